@@ -1,0 +1,11 @@
+"""The operations that weight generation spends its time in.
+
+Every op has a schema in the ``hnetfast`` namespace of :mod:`torch.library`, a reference in plain PyTorch
+that runs on any device, a shape function for tracing, gradients, and, where they are built, compiled kernels
+that PyTorch's dispatcher picks by device.
+"""
+
+from hnetfast.ops.chunked_mlp import chunked_mlp
+from hnetfast.ops.split_targets import split_targets
+
+__all__ = ["chunked_mlp", "split_targets"]

@@ -1,0 +1,50 @@
+"""The ``hnetfast`` operator namespace, and what every op needs to register itself in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+LIBRARY = torch.library.Library("hnetfast", "DEF")
+
+
+def loop_over_batch(op: Callable, info, in_dims: Sequence, *args):
+    """A ``vmap`` rule that calls ``op`` once for every element of the batch and stacks the results.
+
+    For arguments whose batching cannot be folded into the op's own dimensions (batched weights, mostly).
+
+    Args:
+        op: The operator; its results are a tensor or a (nested) sequence of tensors.
+        info: What ``vmap`` passes to its rules (``info.batch_size``).
+        in_dims: For each argument, the batched dimension, ``None``, or a list of those for a list argument.
+        *args: The arguments.
+
+    Returns:
+        The stacked results and their batch dimensions (all 0).
+    """
+
+    def pick(argument, dim, i: int):
+        if isinstance(argument, (list, tuple)) and isinstance(dim, (list, tuple)):
+            return [pick(a, d, i) for a, d in zip(argument, dim, strict=True)]
+        return argument if dim is None else argument.select(dim, i)
+
+    def stack(results):
+        if isinstance(results[0], Tensor):
+            return torch.stack(results)
+        return type(results[0])(stack(list(column)) for column in zip(*results, strict=True))
+
+    def zeros(results):
+        return 0 if isinstance(results, Tensor) else type(results)(zeros(r) for r in results)
+
+    results = [
+        op(*(pick(a, d, i) for a, d in zip(args, in_dims, strict=True))) for i in range(info.batch_size)
+    ]
+    stacked = stack(results)
+    return stacked, zeros(stacked)
+
+
+def has_kernel(op: str, device: str) -> bool:
+    """Whether a compiled kernel for ``op`` is registered for a dispatch key such as ``"CPU"``."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"hnetfast::{op}", device)
