@@ -1,26 +1,132 @@
 """Build of hnetfast: the Python packages and, where a compiler is found, the extension hnetfast/_C."""
 
+import json
+import os
+import sys
 from glob import glob
+from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
 
-packages = [*find_packages(include=["hnetfast", "hnetfast.*"]), "hnetfast.kernels"]
-package_dir = {"hnetfast": "hnetfast", "hnetfast.kernels": "kernels"}
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "build_support"))
+import hnetfast_build as build  # noqa: E402
 
-sources = sorted(glob("csrc/*.cpp"))
-ext_modules, cmdclass = [], {}
-if sources:
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+PACKAGES = [*find_packages(include=["hnetfast", "hnetfast.*"]), "hnetfast.kernels"]
+PACKAGE_DIR = {"hnetfast": "hnetfast", "hnetfast.kernels": "kernels"}
+CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall", "-Wno-unknown-pragmas"]
 
-    ext_modules = [
-        CppExtension(
-            "hnetfast._C",
-            sources,
-            extra_compile_args=["-O3", "-std=c++17", "-fopenmp", "-fvisibility=hidden"],
-            extra_link_args=["-fopenmp"],
-            py_limited_api=False,
-        )
-    ]
-    cmdclass = {"build_ext": BuildExtension.with_options(use_ninja=True)}
 
-setup(packages=packages, package_dir=package_dir, ext_modules=ext_modules, cmdclass=cmdclass)
+def write_build_info(folder: Path, info: dict) -> None:
+    """Writes what the build was made with, for `hnetfast.backends()` and for the check at load time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "_build_info.json").write_text(json.dumps(info, indent=1) + "\n")
+
+
+def pure_setup(reason: str) -> dict:
+    """Returns setup()'s arguments for a build without the extension."""
+    info = {"extension": False, "reason": reason}
+
+    def told(command: type) -> type:
+        class Told(command):
+            def run(self):
+                build.say(f"installing as pure Python, without compiled kernels: {reason}")
+                if command is editable_wheel:
+                    for built in (ROOT / "hnetfast").glob("_C*.so"):
+                        built.unlink()
+                    write_build_info(ROOT / "hnetfast", info)
+                super().run()
+
+        return Told
+
+    class PureBuildPy(build_py):
+        def run(self):
+            super().run()
+            if not self.editable_mode:
+                write_build_info(Path(self.build_lib, "hnetfast"), info)
+
+    return {
+        "install_requires": [build.TORCH, "numpy"],
+        "cmdclass": {
+            "bdist_wheel": told(bdist_wheel),
+            "editable_wheel": told(editable_wheel),
+            "build_py": PureBuildPy,
+        },
+    }
+
+
+def extension_setup(sources: list[str]) -> dict:
+    """Returns setup()'s arguments for a build with the extension."""
+    cxx = build.compiler()
+    if "CXX" not in os.environ:
+        os.environ["CXX"] = cxx
+        os.environ.setdefault("LDCXXSHARED", f"{cxx} -shared")
+    cuda_sources = sorted(glob("csrc/*.cu"))
+    import torch
+
+    cuda, why_not = None, "there are no CUDA sources"
+    if cuda_sources:
+        cuda, why_not = build.cuda_home(torch.version.cuda)
+        if cuda is None:
+            build.say(f"leaving the CUDA sources out: {why_not}")
+        else:
+            # torch reads both at import; it would guess the folder from whatever nvcc is first on PATH.
+            os.environ["CUDA_HOME"] = cuda
+            os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0")
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+
+    # Compiled with -fopenmp, not linked with it: the GOMP_* symbols come from the OpenMP runtime that libtorch_cpu
+    # has loaded, whatever its file is called, so the process never gets a second pool of threads.
+    openmp = ["-fopenmp"] if torch.backends.openmp.is_available() else []
+    flags = {"cxx": [*CXX_FLAGS, *openmp], "nvcc": ["-O3"]}
+    extension = (CUDAExtension if cuda else CppExtension)(
+        "hnetfast._C",
+        sources + (cuda_sources if cuda else []),
+        include_dirs=[str(ROOT / "csrc")],
+        depends=[*glob("csrc/*.h"), "setup.py"],
+        extra_compile_args=flags,
+        py_limited_api=True,  # the kernels are reached through torch.ops: no symbol of Python is used
+    )
+    info = {
+        "extension": True,
+        "torch": torch.__version__,
+        "compiler": cxx,
+        "flags": " ".join(flags["cxx"]),
+        "cuda": why_not if cuda else None,
+        "cuda_reason": None if cuda else why_not,
+    }
+
+    class BuildExt(BuildExtension):
+        def finalize_options(self):
+            super().finalize_options()
+            if self.editable_mode:
+                # Kept between calls, unlike setuptools' choice, so that ninja compiles only what has changed.
+                self.build_temp = str(ROOT / "build" / "editable")
+
+        def run(self):
+            super().run()
+            write_build_info(Path(self.build_lib, "hnetfast"), info)
+            if self.inplace or self.editable_mode:
+                write_build_info(ROOT / "hnetfast", info)
+
+    major, minor = torch.__version__.split(".")[:2]
+    return {
+        "ext_modules": [extension],
+        "cmdclass": {"build_ext": BuildExt},
+        # torch's C++ interface is stable within a minor version only
+        "install_requires": [f"torch=={major}.{minor}.*", "numpy"],
+        "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
+    }
+
+
+os.chdir(ROOT)
+cpp_sources = sorted(glob("csrc/*.cpp"))
+pure_reason = build.why_pure() if cpp_sources else "the sources hold no extension"
+setup(
+    packages=PACKAGES,
+    package_dir=PACKAGE_DIR,
+    **(pure_setup(pure_reason) if pure_reason else extension_setup(cpp_sources)),
+)
