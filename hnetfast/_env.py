@@ -2,14 +2,16 @@
 
 import os
 
+BACKENDS = ("auto", "reference")
+
 
 def backend() -> str:
-    """Returns HNETFAST_BACKEND: "auto" (default) or "reference".
+    """Returns HNETFAST_BACKEND: "auto" (the default: compiled kernels where there are any) or "reference".
 
     Raises:
         ValueError: The variable holds anything else.
     """
-    value = os.environ.get("HNETFAST_BACKEND", "auto").strip().lower() or "auto"
-    if value not in ("auto", "reference"):
-        raise ValueError(f"HNETFAST_BACKEND is {value!r}; accepted are 'auto' and 'reference'.")
+    value = os.environ.get("HNETFAST_BACKEND", "") or "auto"
+    if value not in BACKENDS:
+        raise ValueError(f"HNETFAST_BACKEND is {value!r}; accepted are {', '.join(map(repr, BACKENDS))}.")
     return value
