@@ -1,0 +1,140 @@
+#include "buffer_pool.h"
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <cstdlib>
+#include <map>
+#include <mutex>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace hnetfast {
+namespace {
+
+constexpr size_t kSmallest = size_t(1) << 20;  // below this the system allocator is as fast
+constexpr size_t kHugePage = size_t(1) << 21;
+
+// One buffer: where it starts and how large it is. The context of a DataPtr, so that freeing needs no look-up.
+struct Block {
+  void* data;
+  size_t bytes;
+};
+
+class BufferPool final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    Block* block = take(bytes);
+    return {block->data, block, &give_back, c10::Device(c10::kCPU)};
+  }
+
+  c10::DeleterFnPtr raw_deleter() const override {
+    return nullptr;  // a block is freed through its context, so there is no deleter that takes a raw pointer
+  }
+
+  void copy_data(void* dest, const void* src, std::size_t count) const override {
+    default_copy_data(dest, src, count);
+  }
+
+  void empty_cache() {
+    std::multimap<size_t, Block*> blocks;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      blocks.swap(free_);
+      free_bytes_ = 0;
+    }
+    for (auto& entry : blocks) release(entry.second);
+  }
+
+  void set_limit(size_t bytes) {
+    limit_ = bytes;
+    empty_cache();
+  }
+
+  int64_t free_bytes() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return static_cast<int64_t>(free_bytes_);
+  }
+
+ private:
+  Block* take(size_t bytes) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      auto found = free_.lower_bound(bytes);
+      // An eighth of waste at most: a huge buffer is not given away for a small result.
+      if (found != free_.end() && found->first <= bytes + bytes / 8 + kHugePage) {
+        Block* block = found->second;
+        free_bytes_ -= block->bytes;
+        free_.erase(found);
+        return block;
+      }
+    }
+    const size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    void* data = nullptr;
+    if (posix_memalign(&data, kHugePage, rounded) != 0) {
+      empty_cache();
+      TORCH_CHECK_WITH(OutOfMemoryError, posix_memalign(&data, kHugePage, rounded) == 0,
+                       "hnetfast: cannot allocate ", bytes, " bytes for a result");
+    }
+#ifdef __linux__
+    madvise(data, rounded, MADV_HUGEPAGE);
+#endif
+    return new Block{data, rounded};
+  }
+
+  static void give_back(void* context) {
+    auto* block = static_cast<Block*>(context);
+    BufferPool& pool = instance();
+    {
+      std::lock_guard<std::mutex> lock(pool.mutex_);
+      if (pool.free_bytes_ + block->bytes <= pool.limit_) {
+        pool.free_.emplace(block->bytes, block);
+        pool.free_bytes_ += block->bytes;
+        return;
+      }
+    }
+    release(block);
+  }
+
+  static void release(Block* block) {
+    std::free(block->data);
+    delete block;
+  }
+
+ public:
+  static BufferPool& instance() {
+    static auto* pool = new BufferPool();  // never destroyed: tensors may outlive static destruction
+    return *pool;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::multimap<size_t, Block*> free_;
+  size_t free_bytes_ = 0;
+  std::atomic<size_t> limit_{size_t(2) << 30};
+};
+
+void set_pool_limit(int64_t bytes) {
+  TORCH_CHECK_VALUE(bytes >= 0, "set_pool_limit: bytes is ", bytes, ", accepted is 0 or more");
+  BufferPool::instance().set_limit(static_cast<size_t>(bytes));
+}
+
+}  // namespace
+
+at::Tensor empty_pooled(at::IntArrayRef sizes, const at::Tensor& like) {
+  const size_t bytes = c10::multiply_integers(sizes) * like.element_size();
+  if (bytes < kSmallest) return at::empty(sizes, like.options());
+  return at::detail::empty_generic(sizes, &BufferPool::instance(), c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                   like.scalar_type(), std::nullopt);
+}
+
+TORCH_LIBRARY_FRAGMENT(hnetfast, m) {
+  m.def("empty_cache() -> ()", []() { BufferPool::instance().empty_cache(); });
+  m.def("set_pool_limit(int bytes) -> ()", &set_pool_limit);
+  m.def("pool_bytes() -> int", []() { return BufferPool::instance().free_bytes(); });
+}
+
+}  // namespace hnetfast

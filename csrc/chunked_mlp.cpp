@@ -1,0 +1,373 @@
+// hnetfast::chunked_mlp on the CPU. Notation as in hnetfast/ops/chunked_mlp.py: B conditions, N chunks, S chunk
+// size, R = B·N rows, n outputs a condition.
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <string_view>
+
+#include "buffer_pool.h"
+#include "checks.h"
+#include "output_layer.h"
+
+namespace hnetfast {
+namespace {
+
+using at::Tensor;
+using at::TensorList;
+using std::string_view;
+
+constexpr const char* kOp = "chunked_mlp";
+constexpr int64_t kWideLayer = 192;  // from this width on the library's matrix product is as fast as a tile pass
+constexpr int64_t kFewRows = 4;      // below this many rows packing W costs more than it saves
+
+struct Sizes {
+  int64_t conditions, chunks, chunk_size, outputs;
+  int64_t rows() const { return conditions * chunks; }
+};
+
+Sizes check_arguments(TensorList inputs, TensorList weights, TensorList biases, string_view activation, int64_t outputs) {
+  TORCH_CHECK_VALUE(!inputs.empty() && !weights.empty(), kOp, ": inputs and weights must not be empty, got ",
+                    inputs.size(), ", ", weights.size());
+  TORCH_CHECK_VALUE(activation == "identity" || activation == "relu" || activation == "sigmoid" || activation == "tanh" ||
+                        activation == "elu" || activation == "leaky_relu",
+                    kOp, ": activation is '", activation,
+                    "', accepted are identity, relu, sigmoid, tanh, elu, leaky_relu");
+  TORCH_CHECK_VALUE(biases.empty() || biases.size() == weights.size(), kOp, ": ", biases.size(), " biases for ",
+                    weights.size(), " weights; give one each or none");
+  Sizes sizes{1, 1, weights.back().dim() ? weights.back().size(0) : 0, outputs};
+  int64_t width = 0;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    check_tensor(kOp, "inputs", i, inputs[i], weights[0]);
+    TORCH_CHECK_VALUE(inputs[i].dim() == 3, kOp, ": inputs[", i, "] has shape ", inputs[i].sizes(),
+                      ", expected [conditions or 1, chunks or 1, width]");
+    if (inputs[i].size(0) != 1) sizes.conditions = inputs[i].size(0);
+    if (inputs[i].size(1) != 1) sizes.chunks = inputs[i].size(1);
+    width += inputs[i].size(2);
+  }
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    TORCH_CHECK_VALUE((inputs[i].size(0) == 1 || inputs[i].size(0) == sizes.conditions) &&
+                          (inputs[i].size(1) == 1 || inputs[i].size(1) == sizes.chunks),
+                      kOp, ": inputs[", i, "] has shape ", inputs[i].sizes(), ", expected [", sizes.conditions,
+                      " or 1, ", sizes.chunks, " or 1, width]");
+  }
+  for (size_t i = 0; i < weights.size(); ++i) {
+    check_tensor(kOp, "weights", i, weights[i], weights[0]);
+    TORCH_CHECK_VALUE(weights[i].dim() == 2 && weights[i].size(1) == width, kOp, ": weights[", i, "] has shape ",
+                      weights[i].sizes(), ", expected [out, ", width, "]");
+    width = weights[i].size(0);
+    if (biases.empty()) continue;
+    check_tensor(kOp, "biases", i, biases[i], weights[0]);
+    TORCH_CHECK_VALUE(biases[i].dim() == 1 && biases[i].size(0) == width, kOp, ": biases[", i, "] has shape ",
+                      biases[i].sizes(), ", expected [", width, "]");
+  }
+  TORCH_CHECK_VALUE(outputs >= 0 && outputs <= sizes.chunks * width, kOp, ": num_outputs is ", outputs,
+                    ", accepted is 0 to ", sizes.chunks, " chunks × ", width);
+  return sizes;
+}
+
+void activate_(Tensor& h, string_view activation) {
+  if (activation == "relu") at::relu_(h);
+  else if (activation == "sigmoid") at::sigmoid_(h);
+  else if (activation == "tanh") at::tanh_(h);
+  else if (activation == "elu") at::elu_(h);
+  else if (activation == "leaky_relu") at::leaky_relu_(h);
+}
+
+// Gradient before the activation, from its result h.
+Tensor activation_grad(const Tensor& grad, const Tensor& h, string_view activation) {
+  if (activation == "relu") return at::threshold_backward(grad, h, 0);
+  if (activation == "sigmoid") return at::sigmoid_backward(grad, h);
+  if (activation == "tanh") return at::tanh_backward(grad, h);
+  if (activation == "elu") return at::elu_backward(grad, 1, 1, 1, /*is_result=*/true, h);
+  if (activation == "leaky_relu") return at::leaky_relu_backward(grad, h, 0.01, /*self_is_result=*/true);
+  return grad;
+}
+
+Tensor as_matrix(const Tensor& part) { return part.reshape({part.size(0) * part.size(1), part.size(2)}); }
+
+// The first layer before its activation, one product for each part: [R, out].
+Tensor first_layer(TensorList inputs, const Tensor& weight, const Tensor& bias, const Sizes& sizes) {
+  Tensor sum;
+  int64_t column = 0;
+  for (const Tensor& part : inputs) {
+    const int64_t width = part.size(2);
+    const Tensor w = weight.narrow(1, column, width).t();
+    column += width;
+    const bool add_bias = bias.defined() && !sum.defined();
+    Tensor term = add_bias ? at::addmm(bias, as_matrix(part), w) : at::mm(as_matrix(part), w);
+    term = term.view({part.size(0), part.size(1), weight.size(0)});
+    sum = sum.defined() ? sum + term : term;
+  }
+  return sum.expand({sizes.conditions, sizes.chunks, weight.size(0)}).reshape({sizes.rows(), weight.size(0)});
+}
+
+// What the last layer reads: after hidden layers one matrix of rows; without them the parts that vary with the
+// chunk, and those that do not.
+struct LastInput {
+  Tensor x, y;  // [rows, k], [conditions, l]; y may be undefined
+  int64_t conditions;
+  std::vector<Columns> x_columns, y_columns;
+  bool separable() const { return y.defined(); }
+};
+
+LastInput dense_input(Tensor x) {
+  const int64_t width = x.size(1);
+  return {std::move(x), Tensor(), 1, {{0, 0, width}}, {}};
+}
+
+bool varies_with_both(const Tensor& part, const Sizes& sizes) {
+  return sizes.conditions > 1 && part.size(0) != 1 && part.size(1) != 1;
+}
+
+bool has_tile_kernels(at::ScalarType type) { return type == at::kFloat || type == at::kDouble; }
+
+LastInput separate(TensorList inputs, const Sizes& sizes) {
+  const bool full = std::any_of(inputs.begin(), inputs.end(), [&](const Tensor& p) { return varies_with_both(p, sizes); });
+  if (full || sizes.chunks == 1 || !has_tile_kernels(inputs[0].scalar_type())) {
+    std::vector<Tensor> parts;
+    for (const Tensor& part : inputs) parts.push_back(part.expand({sizes.conditions, sizes.chunks, part.size(2)}));
+    return dense_input(at::cat(parts, 2).view({sizes.rows(), -1}));
+  }
+  LastInput result{{}, {}, sizes.conditions, {}, {}};
+  std::vector<Tensor> of_chunk, of_condition;
+  int64_t column = 0, k = 0, l = 0;
+  for (const Tensor& part : inputs) {
+    const int64_t width = part.size(2);
+    if (part.size(1) != 1) {
+      of_chunk.push_back(part[0]);
+      result.x_columns.push_back({column, k, width});
+      k += width;
+    } else {
+      of_condition.push_back(part.expand({sizes.conditions, 1, width}).select(1, 0));
+      result.y_columns.push_back({column, l, width});
+      l += width;
+    }
+    column += width;
+  }
+  const Tensor none = inputs[0].new_empty({sizes.conditions, 0});
+  result.x = of_chunk.size() == 1 ? of_chunk[0].contiguous() : at::cat(of_chunk, 1);
+  result.y = of_condition.empty() ? none : of_condition.size() == 1 ? of_condition[0].contiguous() : at::cat(of_condition, 1);
+  return result;
+}
+
+bool use_tiles(const LastInput& input, const Tensor& weight) {
+  if (!has_tile_kernels(weight.scalar_type())) return false;
+  return input.separable() || (input.x.size(1) <= kWideLayer && input.x.size(0) >= kFewRows);
+}
+
+template <typename T>
+OutputLayer<T> output_layer(const LastInput& input, const Tensor& weight, const Tensor& bias, const Sizes& sizes) {
+  OutputLayer<T> layer;
+  layer.rows = input.x.size(0);
+  layer.conditions = input.conditions;
+  layer.chunk_size = sizes.chunk_size;
+  layer.out_stride = input.separable() ? sizes.outputs : sizes.conditions * sizes.outputs;
+  layer.offset.resize(layer.rows);
+  layer.width.resize(layer.rows);
+  for (int64_t r = 0; r < layer.rows; ++r) {
+    const int64_t chunk = r % sizes.chunks, start = chunk * sizes.chunk_size;
+    layer.offset[r] = r / sizes.chunks * sizes.outputs + start;
+    layer.width[r] = std::clamp<int64_t>(sizes.outputs - start, 0, sizes.chunk_size);
+  }
+  layer.x = input.x.const_data_ptr<T>();
+  layer.y = input.separable() ? input.y.const_data_ptr<T>() : nullptr;
+  layer.k = input.x.size(1);
+  layer.l = input.separable() ? input.y.size(1) : 0;
+  layer.x_columns = input.x_columns;
+  layer.y_columns = input.y_columns;
+  layer.weight = weight.const_data_ptr<T>();
+  layer.ld = weight.size(1);
+  layer.bias = bias.defined() ? bias.const_data_ptr<T>() : nullptr;
+  return layer;
+}
+
+// --- the last layer by library products: wide layers, few rows, reduced precision --------------------------------
+
+struct Block {
+  Tensor flat;  // a part of the flat result (or its gradient) as a matrix [rows, columns]
+  int64_t first_row, rows, columns;
+};
+
+// All of it where chunks fill it evenly, else the whole chunks and the cut one of each condition.
+std::vector<Block> blocks(const Tensor& flat, const Sizes& sizes) {
+  const int64_t S = sizes.chunk_size, n = sizes.outputs, whole = S ? n / S : 0, tail = n - whole * S;
+  if (tail == 0 && whole == sizes.chunks) return {{flat.view({sizes.rows(), S}), 0, sizes.rows(), S}};
+  std::vector<Block> result;
+  for (int64_t b = 0; b < sizes.conditions; ++b) {
+    const int64_t row = b * sizes.chunks;
+    if (whole) result.push_back({flat.as_strided({whole, S}, {S, 1}, b * n), row, whole, S});
+    if (tail) result.push_back({flat.as_strided({1, tail}, {n, 1}, b * n + whole * S), row + whole, 1, tail});
+  }
+  return result;
+}
+
+void library_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Sizes& sizes, const Tensor& out) {
+  for (Block& block : blocks(out, sizes)) {
+    const Tensor rows = x.narrow(0, block.first_row, block.rows);
+    const Tensor w = weight.narrow(0, 0, block.columns).t();
+    if (bias.defined()) {
+      at::addmm_out(block.flat, bias.narrow(0, 0, block.columns), rows, w);
+    } else {
+      at::mm_out(block.flat, rows, w);
+    }
+  }
+}
+
+struct LastGrads {
+  Tensor weight, bias, x, y;
+};
+
+void library_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Sizes& sizes, LastGrads& grads) {
+  if (grads.weight.defined()) grads.weight.zero_();
+  if (grads.bias.defined()) grads.bias.zero_();
+  if (grads.x.defined()) grads.x.zero_();
+  for (const Block& block : blocks(grad, sizes)) {
+    const Tensor rows = x.narrow(0, block.first_row, block.rows);
+    if (grads.weight.defined()) grads.weight.narrow(0, 0, block.columns).addmm_(block.flat.t(), rows);
+    if (grads.bias.defined()) grads.bias.narrow(0, 0, block.columns).add_(block.flat.sum(0));
+    if (grads.x.defined()) {
+      Tensor target = grads.x.narrow(0, block.first_row, block.rows);
+      at::mm_out(target, block.flat, weight.narrow(0, 0, block.columns));
+    }
+  }
+}
+
+// --- forward and backward ------------------------------------------------------------------------------------------
+
+template <typename F>
+void with_tile_type(at::ScalarType type, const F& run) {
+  if (type == at::kFloat) {
+    run(float());
+  } else {
+    run(double());
+  }
+}
+
+std::tuple<Tensor, Tensor> forward(TensorList inputs, TensorList weights, TensorList biases, string_view activation,
+                                   int64_t num_outputs, bool save_hidden) {
+  const Sizes sizes = check_arguments(inputs, weights, biases, activation, num_outputs);
+  const auto bias_of = [&](size_t i) { return biases.empty() ? Tensor() : biases[i]; };
+  Tensor out = empty_pooled({sizes.conditions, sizes.outputs}, weights[0]);
+
+  std::vector<Tensor> hidden;
+  for (size_t i = 0; i + 1 < weights.size(); ++i) {
+    Tensor h = i == 0             ? first_layer(inputs, weights[0], bias_of(0), sizes)
+               : biases.empty() ? at::mm(hidden.back(), weights[i].t())
+                                : at::addmm(biases[i], hidden.back(), weights[i].t());
+    activate_(h, activation);
+    hidden.push_back(std::move(h));
+  }
+  if (out.numel() > 0) {
+    const LastInput input = hidden.empty() ? separate(inputs, sizes) : dense_input(hidden.back());
+    const Tensor bias = biases.empty() ? Tensor() : biases.back().contiguous();
+    if (use_tiles(input, weights.back())) {
+      const Tensor weight = weights.back().contiguous();
+      with_tile_type(out.scalar_type(), [&](auto zero) {
+        using T = decltype(zero);
+        output_layer_forward(output_layer<T>(input, weight, bias, sizes), out.mutable_data_ptr<T>());
+      });
+    } else {
+      library_forward(input.x, weights.back(), bias, sizes, out);
+    }
+  }
+  if (!save_hidden || hidden.empty()) return {out, at::empty({0}, out.options())};
+  return {out, hidden.size() == 1 ? hidden[0] : at::cat(hidden, 1)};
+}
+
+// Gradients of the parts from that of what the last layer read, where there is no hidden layer.
+void split_input_grads(const LastInput& input, const LastGrads& grads, TensorList inputs, const Sizes& sizes,
+                       std::vector<Tensor>& results) {
+  size_t next_x = 0, next_y = 0;
+  int64_t column = 0;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const Tensor& part = inputs[i];
+    const int64_t width = part.size(2);
+    Tensor grad;
+    if (!input.separable()) {
+      grad = grads.x.view({sizes.conditions, sizes.chunks, -1}).narrow(2, column, width);
+      column += width;
+    } else if (next_x < input.x_columns.size() && part.size(1) != 1) {
+      grad = grads.x.narrow(1, input.x_columns[next_x++].to, width).unsqueeze(0);
+    } else {
+      grad = grads.y.narrow(1, input.y_columns[next_y++].to, width).unsqueeze(1);
+    }
+    results[i] = grad.sum_to_size(part.sizes());
+  }
+}
+
+std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& hidden_all, TensorList inputs, TensorList weights,
+                             TensorList biases, string_view activation, c10::List<bool> needs) {
+  const Sizes sizes = check_arguments(inputs, weights, biases, activation, grad_out.size(1));
+  const size_t first_weight = inputs.size(), first_bias = first_weight + weights.size(), last = weights.size() - 1;
+  TORCH_CHECK_VALUE(needs.size() == first_bias + biases.size(), "chunked_mlp_backward: ", needs.size(),
+                    " needs for ", first_bias + biases.size(), " tensors");
+  const auto need = [&](size_t i) { return static_cast<bool>(needs.get(i)); };
+  std::vector<Tensor> results(first_bias + biases.size());
+
+  std::vector<Tensor> hidden;
+  if (last > 0) {
+    std::vector<int64_t> widths;
+    for (size_t i = 0; i < last; ++i) widths.push_back(weights[i].size(0));
+    hidden = hidden_all.split_with_sizes(widths, 1);
+  }
+  bool below = false;  // does anything below the last layer need a gradient?
+  for (size_t i = 0; i < needs.size(); ++i) below |= need(i) && i != first_weight + last && i != first_bias + last;
+
+  const LastInput input = last > 0 ? dense_input(hidden.back().contiguous()) : separate(inputs, sizes);
+  const Tensor grad = grad_out.contiguous(), weight = weights[last].contiguous();
+  LastGrads grads;
+  if (need(first_weight + last)) grads.weight = empty_pooled(weight.sizes(), weight);
+  if (!biases.empty() && need(first_bias + last)) grads.bias = at::empty_like(biases[last], at::MemoryFormat::Contiguous);
+  if (below) grads.x = at::empty_like(input.x);
+  if (below && input.separable()) grads.y = at::empty_like(input.y);
+  if (use_tiles(input, weight) && grad.numel() > 0) {
+    with_tile_type(grad.scalar_type(), [&](auto zero) {
+      using T = decltype(zero);
+      const auto pointer = [](const Tensor& t) { return t.defined() ? t.mutable_data_ptr<T>() : nullptr; };
+      output_layer_backward(output_layer<T>(input, weight, Tensor(), sizes), grad.const_data_ptr<T>(),
+                            pointer(grads.weight), pointer(grads.bias), pointer(grads.x), pointer(grads.y));
+    });
+  } else {
+    if (grads.y.defined()) grads.y.zero_();
+    library_backward(grad, input.x, weight, sizes, grads);
+  }
+  results[first_weight + last] = grads.weight;
+  if (!biases.empty()) results[first_bias + last] = grads.bias;
+
+  if (below && last == 0) split_input_grads(input, grads, inputs, sizes, results);
+  Tensor g = grads.x;
+  for (size_t i = last; below && i-- > 0;) {  // hidden layers, from the last to the first
+    g = activation_grad(g, hidden[i], activation);  // [R, out]
+    if (!biases.empty() && need(first_bias + i)) results[first_bias + i] = g.sum(0);
+    if (i > 0) {
+      if (need(first_weight + i)) results[first_weight + i] = at::mm(g.t(), hidden[i - 1]);
+      g = at::mm(g, weights[i]);
+      continue;
+    }
+    const Tensor rows = g.view({sizes.conditions, sizes.chunks, -1});
+    std::vector<Tensor> columns;
+    int64_t column = 0;
+    for (size_t p = 0; p < inputs.size(); ++p) {
+      const Tensor& part = inputs[p];
+      // A part that does not vary with the conditions (chunks) meets the sum of the gradient over them.
+      const Tensor sum = as_matrix(rows.sum_to_size({part.size(0), part.size(1), rows.size(2)}));
+      if (need(first_weight)) columns.push_back(at::mm(sum.t(), as_matrix(part)));
+      if (need(p)) results[p] = at::mm(sum, weights[0].narrow(1, column, part.size(2))).view(part.sizes());
+      column += part.size(2);
+    }
+    if (need(first_weight)) results[first_weight] = at::cat(columns, 1);
+  }
+  for (size_t i = 0; i < results.size(); ++i) {
+    if (!need(i) || !results[i].defined()) results[i] = at::empty({0}, grad.options());
+  }
+  return results;
+}
+
+TORCH_LIBRARY_IMPL(hnetfast, CPU, m) {
+  m.impl("chunked_mlp", &forward);
+  m.impl("chunked_mlp_backward", &backward);
+}
+
+}  // namespace
+}  // namespace hnetfast

@@ -1,0 +1,193 @@
+#include "output_layer.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace hnetfast {
+namespace {
+
+constexpr int64_t kTileBytes = 256 << 10;      // of a packed tile of W: stays in the second-level cache
+constexpr int64_t kGradTileBytes = 768 << 10;  // of a tile of the output gradient
+constexpr int64_t kMaxTileColumns = 480;
+constexpr int64_t kRowBlocks = 4;             // register blocks of rows between two writes of the result
+constexpr int64_t kStreamBytes = 24 << 20;    // larger results are written past the caches
+constexpr int64_t kSerialWork = 1 << 17;      // multiply-adds below which a second thread does not pay
+constexpr int64_t kSlabs = 16;                // partial sums of the input gradient: fixed, so that threads do not matter
+
+int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Memory of this thread, kept between calls.
+template <typename T>
+T* scratch(int64_t count) {
+  thread_local std::vector<T> buffer;
+  if (static_cast<int64_t>(buffer.size()) < count) {
+    buffer.clear();
+    buffer.resize(count);
+  }
+  return buffer.data();
+}
+
+template <typename F>
+void parallel(int64_t tasks, int64_t work, const F& run) {
+  if (work < kSerialWork) {
+    run(0, tasks);
+  } else {
+    at::parallel_for(0, tasks, 1, run);
+  }
+}
+
+template <typename T>
+void pack_columns(const TileKernels<T>& kernels, const OutputLayer<T>& layer, const std::vector<Columns>& columns,
+                  int64_t j0, int64_t count, int64_t pitch, T* tile) {
+  const T* end = layer.weight + layer.chunk_size * layer.ld;
+  for (const Columns& run : columns) {
+    kernels.pack_transposed(tile, pitch, layer.weight + j0 * layer.ld, end, layer.ld, count, run);
+  }
+}
+
+// Rows of W, columns gathered and padded with zeros: [count, pitch].
+template <typename T>
+void pack_rows(const OutputLayer<T>& layer, const std::vector<Columns>& columns, int64_t j0, int64_t count,
+               int64_t pitch, T* tile) {
+  std::fill(tile, tile + count * pitch, T(0));
+  for (int64_t j = 0; j < count; ++j) {
+    for (const Columns& run : columns) {
+      std::memcpy(tile + j * pitch + run.to, layer.weight + (j0 + j) * layer.ld + run.from, run.width * sizeof(T));
+    }
+  }
+}
+
+}  // namespace
+
+template <typename T>
+void output_layer_forward(const OutputLayer<T>& layer, T* out) {
+  const TileKernels<T>& kernels = tile_kernels<T>();
+  const int64_t unit = kernels.block_columns, inputs = layer.k + layer.l;
+  const int64_t fitting = kTileBytes / static_cast<int64_t>(sizeof(T)) / std::max<int64_t>(inputs, 1);
+  const int64_t spread = round_up((layer.chunk_size + 3) / 4, unit);  // a few tiles even where chunks are small
+  const int64_t columns = std::min({kMaxTileColumns, spread, std::max(fitting / unit, int64_t(1)) * unit});
+  const int64_t tiles = (layer.chunk_size + columns - 1) / columns;
+  const int64_t block = kRowBlocks * kernels.block_rows;
+  const int64_t groups = std::min<int64_t>((layer.rows + block - 1) / block, tiles < 8 ? 8 / tiles : 1);
+  const int64_t group_rows = round_up((layer.rows + groups - 1) / groups, kernels.block_rows);
+  const bool stream = layer.conditions * layer.out_stride * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
+  const int64_t work = layer.rows * layer.chunk_size * (inputs + layer.conditions);
+
+  parallel(tiles * groups, work, [&](int64_t begin, int64_t end) {
+    T* memory = scratch<T>((inputs + 1 + layer.conditions + block) * columns);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t j0 = task / groups * columns, row0 = task % groups * group_rows;
+      const int64_t row_end = std::min(layer.rows, row0 + group_rows);
+      const int64_t count = std::min(columns, layer.chunk_size - j0), pitch = round_up(count, kernels.lanes);
+      T *w_x = memory, *w_y = w_x + layer.k * pitch, *bias = w_y + layer.l * pitch;
+      T *common = bias + pitch, *result = common + layer.conditions * pitch;
+
+      std::fill(bias, bias + pitch, T(0));
+      if (layer.bias) std::copy(layer.bias + j0, layer.bias + j0 + count, bias);
+      pack_columns(kernels, layer, layer.x_columns, j0, count, pitch, w_x);
+      pack_columns(kernels, layer, layer.y_columns, j0, count, pitch, w_y);
+      kernels.gemm(layer.conditions, pitch, layer.l, layer.y, layer.l, 1, w_y, pitch, common, pitch, bias, false);
+
+      // With one condition its share is where the sums start; with several it is added while writing.
+      const T* start = layer.conditions == 1 ? common : nullptr;
+      for (int64_t r0 = row0; r0 < row_end; r0 += block) {
+        const int64_t height = std::min(block, row_end - r0);
+        kernels.gemm(height, pitch, layer.k, layer.x + r0 * layer.k, layer.k, 1, w_x, pitch, result, pitch, start, false);
+        for (int64_t q = 0; q < layer.conditions; ++q) {
+          for (int64_t r = r0; r < r0 + height; ++r) {
+            const int64_t valid = std::min(count, layer.width[r] - j0);
+            if (valid <= 0) continue;
+            kernels.write_sum(out + q * layer.out_stride + layer.offset[r] + j0, result + (r - r0) * pitch,
+                              start ? nullptr : common + q * pitch, valid, stream);
+          }
+        }
+      }
+    }
+    if (stream) kernels.fence();
+  });
+}
+
+template <typename T>
+void output_layer_backward(const OutputLayer<T>& layer, const T* grad, T* grad_weight, T* grad_bias, T* grad_x,
+                           T* grad_y) {
+  const TileKernels<T>& kernels = tile_kernels<T>();
+  const int64_t unit = kernels.block_columns, q_count = layer.conditions;
+  const int64_t x_pitch = round_up(layer.k, kernels.lanes), y_pitch = round_up(layer.l, kernels.lanes);
+  const int64_t height = layer.rows + q_count + 2 * (layer.k + layer.l) + x_pitch + y_pitch;
+  const int64_t fitting = kGradTileBytes / static_cast<int64_t>(sizeof(T)) / height;
+  const int64_t spread = round_up((layer.chunk_size + 3) / 4, unit);
+  const int64_t columns = std::min({kMaxTileColumns, spread, std::max(fitting / unit, int64_t(1)) * unit});
+  const int64_t tiles = (layer.chunk_size + columns - 1) / columns, slabs = std::min(tiles, kSlabs);
+  const int64_t work = layer.rows * layer.chunk_size * 2 * (layer.k + layer.l + q_count);
+
+  const int64_t x_size = grad_x ? layer.rows * x_pitch : 0, y_size = grad_y ? q_count * y_pitch : 0;
+  std::vector<T> partial(slabs * (x_size + y_size), T(0));
+
+  parallel(slabs, work, [&](int64_t begin, int64_t end) {
+    T* memory = scratch<T>((layer.rows + q_count + 1 + layer.k + layer.l + x_pitch + y_pitch) * columns);
+    for (int64_t slab = begin; slab < end; ++slab) {
+      T *sum_x = partial.data() + slab * (x_size + y_size), *sum_y = sum_x + x_size;
+      for (int64_t tile = slab * tiles / slabs; tile < (slab + 1) * tiles / slabs; ++tile) {
+        const int64_t j0 = tile * columns, count = std::min(columns, layer.chunk_size - j0);
+        const int64_t pitch = round_up(count, kernels.lanes);
+        // g_x[r] = Σ_q grad[q, r] and g_y[q] = Σ_r grad[q, r], both from one reading of the gradient.
+        T *g_x = memory, *g_y = g_x + layer.rows * pitch, *total = g_y + q_count * pitch;
+        T *dw = total + pitch, *w_rows = dw + (layer.k + layer.l) * pitch;
+        std::fill(g_x, total + pitch, T(0));
+        for (int64_t q = 0; q < q_count; ++q) {
+          for (int64_t r = 0; r < layer.rows; ++r) {
+            const int64_t valid = std::min(count, layer.width[r] - j0);
+            if (valid <= 0) continue;
+            const T* from = grad + q * layer.out_stride + layer.offset[r] + j0;
+            if (q == 0) {
+              std::memcpy(g_x + r * pitch, from, valid * sizeof(T));
+            } else {
+              kernels.add(g_x + r * pitch, from, valid);
+            }
+            kernels.add(g_y + q * pitch, from, valid);
+          }
+          kernels.add(total, g_y + q * pitch, count);
+        }
+        if (grad_bias) std::copy(total, total + count, grad_bias + j0);
+        if (grad_weight) {
+          T* dw_y = dw + layer.k * pitch;
+          T* rows = grad_weight + j0 * layer.ld;
+          kernels.gemm(layer.k, pitch, layer.rows, layer.x, 1, layer.k, g_x, pitch, dw, pitch, nullptr, false);
+          kernels.gemm(layer.l, pitch, q_count, layer.y, 1, layer.l, g_y, pitch, dw_y, pitch, nullptr, false);
+          for (const Columns& run : layer.x_columns) kernels.unpack_transposed(dw, pitch, rows, layer.ld, count, run);
+          for (const Columns& run : layer.y_columns) kernels.unpack_transposed(dw_y, pitch, rows, layer.ld, count, run);
+        }
+        if (grad_x) {
+          pack_rows(layer, layer.x_columns, j0, count, x_pitch, w_rows);
+          kernels.gemm(layer.rows, x_pitch, count, g_x, pitch, 1, w_rows, x_pitch, sum_x, x_pitch, nullptr, true);
+        }
+        if (grad_y && layer.l > 0) {
+          pack_rows(layer, layer.y_columns, j0, count, y_pitch, w_rows);
+          kernels.gemm(q_count, y_pitch, count, g_y, pitch, 1, w_rows, y_pitch, sum_y, y_pitch, nullptr, true);
+        }
+      }
+    }
+  });
+
+  const auto reduce = [&](T* target, int64_t rows, int64_t width, int64_t pitch, int64_t start) {
+    for (int64_t r = 0; r < rows; ++r) {
+      T* row = target + r * width;
+      std::fill(row, row + width, T(0));
+      for (int64_t slab = 0; slab < slabs; ++slab) {
+        kernels.add(row, partial.data() + slab * (x_size + y_size) + start + r * pitch, width);
+      }
+    }
+  };
+  if (grad_x) reduce(grad_x, layer.rows, layer.k, x_pitch, 0);
+  if (grad_y) reduce(grad_y, q_count, layer.l, y_pitch, x_size);
+}
+
+template void output_layer_forward<float>(const OutputLayer<float>&, float*);
+template void output_layer_forward<double>(const OutputLayer<double>&, double*);
+template void output_layer_backward<float>(const OutputLayer<float>&, const float*, float*, float*, float*, float*);
+template void output_layer_backward<double>(const OutputLayer<double>&, const double*, double*, double*, double*,
+                                            double*);
+
+}  // namespace hnetfast

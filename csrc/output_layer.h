@@ -1,0 +1,35 @@
+// The last layer of a chunked MLP on the CPU: matrix product, bias and placement in one pass over the result.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tile_kernels.h"
+
+namespace hnetfast {
+
+// out[q, r, j] = Σ_k x[r, k] W[j, xc(k)] + Σ_l y[q, l] W[j, yc(l)] + bias[j]   for j < width[r],
+// stored at q·out_stride + offset[r] + j. Rows are chunks and conditions are conditions where the first layer is
+// also the last; after hidden layers a row is a pair of both, and there is one condition without an input.
+template <typename T>
+struct OutputLayer {
+  int64_t rows, conditions, chunk_size, out_stride;
+  std::vector<int64_t> offset, width;  // [rows]
+  const T* x;                          // [rows, k]
+  const T* y;                          // [conditions, l]
+  int64_t k, l;
+  std::vector<Columns> x_columns, y_columns;  // from: column of W, to: column of x or y
+  const T* weight;                            // [chunk_size, ld]
+  int64_t ld;
+  const T* bias;  // [chunk_size] or null
+};
+
+template <typename T>
+void output_layer_forward(const OutputLayer<T>& layer, T* out);
+
+// Null pointers stand for gradients that nobody needs. The result does not depend on the number of threads.
+template <typename T>
+void output_layer_backward(const OutputLayer<T>& layer, const T* grad, T* grad_weight, T* grad_bias, T* grad_x,
+                           T* grad_y);
+
+}  // namespace hnetfast

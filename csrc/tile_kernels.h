@@ -1,0 +1,39 @@
+// Small dense kernels on tiles that fit the caches, compiled for several instruction sets and chosen at run time.
+#pragma once
+
+#include <cstdint>
+
+namespace hnetfast {
+
+// A run of matrix columns: `width` columns from `from` on in one place are `width` columns from `to` on in the other.
+struct Columns {
+  int64_t from, to, width;
+};
+
+template <typename T>
+struct TileKernels {
+  const char* name;
+  int64_t lanes;  // elements of a vector: tile pitches and padded widths are multiples of it
+  int64_t block_rows, block_columns;  // what one register block covers
+
+  // C[m, n] = init + Σ_p A[m·am + p·ap] B[p·ldb + n] for n < N, a multiple of `lanes`. `init` is C where
+  // `accumulate`, else bias[n], else 0.
+  void (*gemm)(int64_t M, int64_t N, int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb, T* C,
+               int64_t ldc, const T* bias, bool accumulate);
+  // tile[to + k, j] = matrix[j·ld + from + k] for j < rows; 0 up to the pitch. `end` bounds what may be read.
+  void (*pack_transposed)(T* tile, int64_t pitch, const T* matrix, const T* end, int64_t ld, int64_t rows, Columns columns);
+  // matrix[j·ld + from + k] = tile[to + k, j], its inverse.
+  void (*unpack_transposed)(const T* tile, int64_t pitch, T* matrix, int64_t ld, int64_t rows, Columns columns);
+  // out[i] = a[i] (+ b[i]), past the caches where `stream`.
+  void (*write_sum)(T* out, const T* a, const T* b, int64_t count, bool stream);
+  // sum[i] += a[i]
+  void (*add)(T* sum, const T* a, int64_t count);
+  // Ends a sequence of streaming writes.
+  void (*fence)();
+};
+
+// The best that this processor runs.
+template <typename T>
+const TileKernels<T>& tile_kernels();
+
+}  // namespace hnetfast

@@ -1,0 +1,248 @@
+// Body of the tile kernels, included once per instruction set by tile_kernels.cpp, which defines
+//   HN_ISA     namespace, and the name that backends() reports
+//   HN_TARGET  function attribute that turns the instruction set on
+//   HN_BYTES   bytes of a vector register
+//   HN_ROWS, HN_VECTORS  register block: rows × vectors of accumulators
+// (Templates need the attribute on each function: a target pragma does not reach instantiations.)
+
+namespace hnetfast::HN_ISA {
+
+#define HN_INLINE HN_TARGET __attribute__((always_inline)) inline
+
+template <typename T>
+using Vector [[gnu::vector_size(HN_BYTES), gnu::aligned(alignof(T)), gnu::may_alias]] = T;
+
+template <typename T>
+constexpr int kLanes = HN_BYTES / sizeof(T);
+
+template <typename T, int MR, int NV>
+HN_TARGET void register_block(int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb, T* C,
+                              int64_t ldc, const T* bias, bool accumulate) {
+  using V = Vector<T>;
+  V sum[MR][NV];
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; ++m) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+      const T* from = accumulate ? C + m * ldc : bias;
+      sum[m][v] = from ? reinterpret_cast<const V*>(from)[v] : V{};
+    }
+  }
+  for (int64_t p = 0; p < P; ++p) {
+    V b[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) b[v] = reinterpret_cast<const V*>(B)[v];
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m) {
+      const T a = A[m * am];
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) sum[m][v] += b[v] * a;
+    }
+    A += ap;
+    B += ldb;
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; ++m) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) reinterpret_cast<V*>(C + m * ldc)[v] = sum[m][v];
+  }
+}
+
+template <typename T, int NV, int MR = HN_ROWS>
+HN_INLINE void row_tail(int64_t rows, int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb, T* C,
+                        int64_t ldc, const T* bias, bool accumulate) {
+  if constexpr (MR > 0) {
+    if (rows == MR) {
+      register_block<T, MR, NV>(P, A, am, ap, B, ldb, C, ldc, bias, accumulate);
+    } else {
+      row_tail<T, NV, MR - 1>(rows, P, A, am, ap, B, ldb, C, ldc, bias, accumulate);
+    }
+  }
+}
+
+template <typename T, int NV>
+HN_INLINE void column_block(int64_t M, int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb, T* C,
+                            int64_t ldc, const T* bias, bool accumulate) {
+  int64_t m = 0;
+  for (; m + HN_ROWS <= M; m += HN_ROWS) {
+    register_block<T, HN_ROWS, NV>(P, A + m * am, am, ap, B, ldb, C + m * ldc, ldc, bias, accumulate);
+  }
+  row_tail<T, NV, HN_ROWS - 1>(M - m, P, A + m * am, am, ap, B, ldb, C + m * ldc, ldc, bias, accumulate);
+}
+
+template <typename T>
+HN_TARGET void gemm(int64_t M, int64_t N, int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb,
+                    T* C, int64_t ldc, const T* bias, bool accumulate) {
+  constexpr int L = kLanes<T>;
+  int64_t n = 0;
+  for (; n + HN_VECTORS * L <= N; n += HN_VECTORS * L) {
+    column_block<T, HN_VECTORS>(M, P, A, am, ap, B + n, ldb, C + n, ldc, bias ? bias + n : nullptr, accumulate);
+  }
+  for (; n + 2 * L <= N; n += 2 * L) {
+    column_block<T, 2>(M, P, A, am, ap, B + n, ldb, C + n, ldc, bias ? bias + n : nullptr, accumulate);
+  }
+  for (; n < N; n += L) {
+    column_block<T, 1>(M, P, A, am, ap, B + n, ldb, C + n, ldc, bias ? bias + n : nullptr, accumulate);
+  }
+}
+
+// One stage of the transposition of an L × L block: swap the off-diagonal S × S blocks of every 2S × 2S block.
+template <typename T, int S, size_t... Lane>
+HN_INLINE void swap_blocks(Vector<T>& a, Vector<T>& b, std::index_sequence<Lane...>) {
+  constexpr int L = kLanes<T>;
+  const Vector<T> low = __builtin_shufflevector(a, b, ((Lane & S) ? int(L + Lane - S) : int(Lane))...);
+  const Vector<T> high = __builtin_shufflevector(a, b, ((Lane & S) ? int(L + Lane) : int(Lane + S))...);
+  a = low;
+  b = high;
+}
+
+template <typename T, int S = kLanes<T> / 2>
+HN_INLINE void transpose(Vector<T>* rows) {
+  constexpr int L = kLanes<T>;
+  if constexpr (S > 0) {
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) {
+      if (!(i & S)) swap_blocks<T, S>(rows[i], rows[i + S], std::make_index_sequence<L>());
+    }
+    transpose<T, S / 2>(rows);
+  }
+}
+
+template <typename T>
+HN_TARGET void pack_transposed(T* tile, int64_t pitch, const T* matrix, const T* end, int64_t ld, int64_t rows,
+                               Columns columns) {
+  using V = Vector<T>;
+  constexpr int L = kLanes<T>;
+  matrix += columns.from;
+  tile += columns.to * pitch;
+  for (int64_t j = 0; j < pitch; j += L) {
+    const bool whole = j + L <= rows;
+    for (int64_t k = 0; k < columns.width; k += L) {
+      const int64_t width = std::min<int64_t>(L, columns.width - k);
+      // Reading past a row's end is fine within the matrix: what comes from there is not stored.
+      if (whole && matrix + (j + L - 1) * ld + k + L <= end) {
+        V block[L];
+#pragma GCC unroll 16
+        for (int r = 0; r < L; ++r) block[r] = *reinterpret_cast<const V*>(matrix + (j + r) * ld + k);
+        transpose<T>(block);
+        if (width == L) {
+#pragma GCC unroll 16
+          for (int t = 0; t < L; ++t) *reinterpret_cast<V*>(tile + (k + t) * pitch + j) = block[t];
+        } else {
+          for (int t = 0; t < width; ++t) *reinterpret_cast<V*>(tile + (k + t) * pitch + j) = block[t];
+        }
+      } else {
+        for (int64_t t = 0; t < width; ++t) {
+          T* out = tile + (k + t) * pitch + j;
+          for (int64_t r = 0; r < L; ++r) out[r] = j + r < rows ? matrix[(j + r) * ld + k + t] : T(0);
+        }
+      }
+    }
+  }
+}
+
+template <typename T>
+HN_TARGET void unpack_transposed(const T* tile, int64_t pitch, T* matrix, int64_t ld, int64_t rows, Columns columns) {
+  using V = Vector<T>;
+  constexpr int L = kLanes<T>;
+  matrix += columns.from;
+  tile += columns.to * pitch;
+  for (int64_t j = 0; j < rows; j += L) {
+    const int64_t height = std::min<int64_t>(L, rows - j);
+    for (int64_t k = 0; k < columns.width; k += L) {
+      const int64_t width = std::min<int64_t>(L, columns.width - k);
+      V block[L];
+      if (width == L) {
+#pragma GCC unroll 16
+        for (int t = 0; t < L; ++t) block[t] = *reinterpret_cast<const V*>(tile + (k + t) * pitch + j);
+      } else {
+        for (int t = 0; t < L; ++t) block[t] = t < width ? *reinterpret_cast<const V*>(tile + (k + t) * pitch + j) : V{};
+      }
+      transpose<T>(block);
+      if (width == L && height == L) {
+#pragma GCC unroll 16
+        for (int r = 0; r < L; ++r) *reinterpret_cast<V*>(matrix + (j + r) * ld + k) = block[r];
+      } else {
+        for (int64_t r = 0; r < height; ++r) {
+          const T* from = reinterpret_cast<const T*>(&block[r]);
+          T* out = matrix + (j + r) * ld + k;
+          for (int64_t t = 0; t < width; ++t) out[t] = from[t];
+        }
+      }
+    }
+  }
+}
+
+template <typename T>
+HN_INLINE void stream_store(T* out, Vector<T> value) {
+#if defined(__x86_64__) && HN_BYTES == 64
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(out), reinterpret_cast<__m512i>(value));
+#elif defined(__x86_64__) && HN_BYTES == 32
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(out), reinterpret_cast<__m256i>(value));
+#elif defined(__x86_64__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(out), reinterpret_cast<__m128i>(value));
+#else
+  *reinterpret_cast<Vector<T>*>(out) = value;
+#endif
+}
+
+template <typename T>
+HN_TARGET void write_sum(T* out, const T* a, const T* b, int64_t count, bool stream) {
+  using V = Vector<T>;
+  constexpr int L = kLanes<T>;
+  int64_t i = 0;
+  if (stream) {
+    while (i < count && reinterpret_cast<uintptr_t>(out + i) % HN_BYTES) {
+      out[i] = b ? a[i] + b[i] : a[i];
+      ++i;
+    }
+    if (b) {
+      for (; i + L <= count; i += L) {
+        stream_store<T>(out + i, *reinterpret_cast<const V*>(a + i) + *reinterpret_cast<const V*>(b + i));
+      }
+    } else {
+      for (; i + L <= count; i += L) stream_store<T>(out + i, *reinterpret_cast<const V*>(a + i));
+    }
+  } else if (b) {
+    for (; i + L <= count; i += L) {
+      *reinterpret_cast<V*>(out + i) = *reinterpret_cast<const V*>(a + i) + *reinterpret_cast<const V*>(b + i);
+    }
+  } else {
+    for (; i + L <= count; i += L) *reinterpret_cast<V*>(out + i) = *reinterpret_cast<const V*>(a + i);
+  }
+  for (; i < count; ++i) out[i] = b ? a[i] + b[i] : a[i];
+}
+
+template <typename T>
+HN_TARGET void add(T* sum, const T* a, int64_t count) {
+  using V = Vector<T>;
+  constexpr int L = kLanes<T>;
+  int64_t i = 0;
+  for (; i + L <= count; i += L) *reinterpret_cast<V*>(sum + i) += *reinterpret_cast<const V*>(a + i);
+  for (; i < count; ++i) sum[i] += a[i];
+}
+
+inline void fence() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
+#define HN_STRING(x) #x
+#define HN_NAME(x) HN_STRING(x)
+
+template <typename T>
+const TileKernels<T> kTable = {HN_NAME(HN_ISA), kLanes<T>,  HN_ROWS,  HN_VECTORS* kLanes<T>, gemm<T>, pack_transposed<T>,
+                               unpack_transposed<T>, write_sum<T>, add<T>, fence};
+
+#undef HN_NAME
+#undef HN_STRING
+#undef HN_INLINE
+
+}  // namespace hnetfast::HN_ISA
+
+#undef HN_ISA
+#undef HN_TARGET
+#undef HN_BYTES
+#undef HN_ROWS
+#undef HN_VECTORS
