@@ -1,0 +1,189 @@
+"""Creation and registration of the layers that main networks share."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from hnetfast.utils.batchnorm_layer import BatchNormLayer
+from hnetfast.utils.context_mod_layer import ContextModLayer
+from hnetfast.utils.torch_utils import init_params
+
+Shape = Sequence[int]
+
+_CONTEXT_MOD_DEFAULTS = {
+    "use_context_mod": False,
+    "context_mod_inputs": False,
+    "no_last_layer_context_mod": False,
+    "context_mod_no_weights": False,
+    "context_mod_post_activation": False,
+    "context_mod_gain_offset": False,
+    "context_mod_gain_softplus": False,
+}
+
+
+class LayerBuilding:
+    """Part of :class:`~hnetfast.mnets.mnet_interface.MainNetInterface` that its subclasses call while constructed."""
+
+    _internal_params: nn.ParameterList | None
+    _weights: nn.ParameterList | None
+    _param_shapes: list[Shape] | None
+    _param_shapes_meta: list[dict[str, Any]] | None
+    _hyper_shapes_learned: list[Shape] | None
+    _hyper_shapes_learned_ref: list[int] | None
+    _hyper_shapes_distilled: list[Shape] | None
+    _has_bias: bool | None
+    _layer_weight_tensors: nn.ParameterList | None
+    _layer_bias_vectors: nn.ParameterList | None
+    _batchnorm_layers: nn.ModuleList | None
+    _context_mod_layers: nn.ModuleList | None
+
+    @staticmethod
+    def _parse_context_mod_args(cm_kwargs: dict[str, Any]) -> list[str]:
+        """Add the defaults of context modulation to a dictionary of keyword arguments.
+
+        Args:
+            cm_kwargs: Keyword arguments, completed in place.
+
+        Returns:
+            The keys that do not concern context modulation.
+        """
+        unknown = [key for key in cm_kwargs if key not in _CONTEXT_MOD_DEFAULTS]
+        for key, default in _CONTEXT_MOD_DEFAULTS.items():
+            cm_kwargs.setdefault(key, default)
+        return unknown
+
+    def _params_for_layers(self) -> nn.ParameterList:
+        """The list to which new internal parameters are added, whichever name the subclass uses."""
+        if self._internal_params is None and self._weights is None:
+            self._internal_params = nn.ParameterList()
+        return self._weights if self._internal_params is None else self._internal_params
+
+    def _register_shape(self, shape: Shape, name: str, layer: int, param: nn.Parameter | None) -> None:
+        """Add a tensor to the shapes and their metadata, and to the internal parameters or the learned shapes."""
+        if self._param_shapes is None:
+            self._param_shapes = []
+        if self._param_shapes_meta is None:
+            self._param_shapes_meta = []
+        index = -1
+        if param is not None:
+            params = self._params_for_layers()
+            index = len(params)
+            params.append(param)
+        else:
+            if self._hyper_shapes_learned is None:
+                self._hyper_shapes_learned = []
+            if self._hyper_shapes_learned_ref is None:
+                self._hyper_shapes_learned_ref = []
+            self._hyper_shapes_learned.append(shape)
+            self._hyper_shapes_learned_ref.append(len(self._param_shapes))
+        self._param_shapes.append(shape)
+        self._param_shapes_meta.append({"name": name, "index": index, "layer": layer})
+
+    def _add_context_mod_layers(
+        self, cm_shapes: Sequence[Shape], cm_layers: Sequence[int] | None = None
+    ) -> None:
+        """Create context-modulation layers and register their parameters.
+
+        Args:
+            cm_shapes: Argument ``num_features`` of each layer.
+            cm_layers: Entry "layer" of the metadata of each layer.
+        """
+        if self._context_mod_layers is None:
+            self._context_mod_layers = nn.ModuleList()
+        for i, shape in enumerate(cm_shapes):
+            layer = ContextModLayer(
+                shape,
+                no_weights=self._context_mod_no_weights,
+                apply_gain_offset=self._context_mod_gain_offset,
+                apply_gain_softplus=self._context_mod_gain_softplus,
+            )
+            self._context_mod_layers.append(layer)
+            params = [None] * len(layer.param_shapes) if layer.weights is None else list(layer.weights)
+            for param, param_shape, kind in zip(
+                params, layer.param_shapes, layer.param_shapes_meta, strict=True
+            ):
+                name = "cm_scale" if kind == "gain" else "cm_shift"
+                self._register_shape(param_shape, name, -1 if cm_layers is None else cm_layers[i], param)
+
+    def _num_context_mod_shapes(self) -> int:
+        """Number of parameter tensors in the context-modulation layers."""
+        return sum(len(layer.param_shapes) for layer in self._context_mod_layers or ())
+
+    def _add_batchnorm_layers(
+        self,
+        bn_sizes: Sequence[int],
+        bn_no_weights: bool,
+        bn_layers: Sequence[int] | None = None,
+        distill_bn_stats: bool = False,
+        bn_track_stats: bool = True,
+    ) -> None:
+        """Create batch-normalisation layers and register their parameters.
+
+        Args:
+            bn_sizes: Number of features of each layer.
+            bn_no_weights: Whether gains and offsets are given from outside.
+            bn_layers: Entry "layer" of the metadata of each layer.
+            distill_bn_stats: Whether to add the statistics to :attr:`hyper_shapes_distilled`.
+            bn_track_stats: Whether the layers keep running statistics.
+
+        Raises:
+            ValueError: If statistics are to be distilled that are not tracked.
+        """
+        if distill_bn_stats and not bn_track_stats:
+            raise ValueError(
+                "distill_bn_stats=True needs bn_track_stats=True: there are no statistics otherwise"
+            )
+        if self._batchnorm_layers is None:
+            self._batchnorm_layers = nn.ModuleList()
+        if distill_bn_stats and self._hyper_shapes_distilled is None:
+            self._hyper_shapes_distilled = []
+        for i, size in enumerate(bn_sizes):
+            layer = BatchNormLayer(size, affine=not bn_no_weights, track_running_stats=bn_track_stats)
+            self._batchnorm_layers.append(layer)
+            params = [None, None] if layer.weights is None else list(layer.weights)
+            for param, shape, name in zip(params, layer.param_shapes, ("bn_scale", "bn_shift"), strict=True):
+                self._register_shape(shape, name, -1 if bn_layers is None else bn_layers[i], param)
+            if distill_bn_stats:
+                self._hyper_shapes_distilled.extend(list(stats.shape) for stats in layer.get_stats(0))
+
+    def _add_fc_layers(
+        self,
+        in_sizes: Sequence[int],
+        out_sizes: Sequence[int],
+        no_weights: bool,
+        fc_layers: Sequence[int] | None = None,
+    ) -> None:
+        """Create the parameters of fully connected layers, initialised as PyTorch does, and register them.
+
+        Args:
+            in_sizes: Number of inputs of each layer.
+            out_sizes: Number of outputs of each layer.
+            no_weights: Whether the weights are given from outside.
+            fc_layers: Entry "layer" of the metadata of each layer.
+
+        Raises:
+            ValueError: If ``in_sizes`` and ``out_sizes`` differ in length.
+        """
+        if len(in_sizes) != len(out_sizes):
+            raise ValueError(
+                f"in_sizes and out_sizes must be equally long, got {len(in_sizes)} and {len(out_sizes)}"
+            )
+        if self._layer_weight_tensors is None:
+            self._layer_weight_tensors = nn.ParameterList()
+        if self._layer_bias_vectors is None:
+            self._layer_bias_vectors = nn.ParameterList()
+        for i, (n_in, n_out) in enumerate(zip(in_sizes, out_sizes, strict=True)):
+            layer = -1 if fc_layers is None else fc_layers[i]
+            weight = bias = None
+            if not no_weights:
+                weight = nn.Parameter(torch.empty(n_out, n_in))
+                bias = nn.Parameter(torch.empty(n_out)) if self._has_bias else None
+                init_params(weight, bias)
+                self._layer_weight_tensors.append(weight)
+                if bias is not None:
+                    self._layer_bias_vectors.append(bias)
+            self._register_shape([n_out, n_in], "weight", layer, weight)
+            if self._has_bias:
+                self._register_shape([n_out], "bias", layer, bias)

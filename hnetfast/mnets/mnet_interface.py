@@ -1,0 +1,381 @@
+"""Interface of main networks, whose weights may be their own or given from outside."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+from warnings import warn
+
+import torch
+from torch import nn
+
+from hnetfast.mnets._layer_building import LayerBuilding, Shape
+
+__all__ = ["MainNetInterface"]
+
+
+class MainNetInterface(LayerBuilding, ABC):
+    """Network that computes with its own weights, with weights given to :meth:`forward`, or with some of both.
+
+    A subclass calls this constructor, sets the protected attributes behind the properties below and ends its own
+    constructor with :meth:`_is_properly_setup`; ``docs/subclassing.md`` says which and how.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._internal_params: nn.ParameterList | None = None
+        self._param_shapes: list[Shape] | None = None
+        self._param_shapes_meta: list[dict[str, Any]] | None = None
+        self._hyper_shapes_learned: list[Shape] | None = None
+        self._hyper_shapes_learned_ref: list[int] | None = None
+        self._hyper_shapes_distilled: list[Shape] | None = None
+        self._has_bias: bool | None = None
+        self._has_fc_out: bool | None = None
+        self._mask_fc_out: bool | None = None
+        self._has_linear_out: bool | None = None
+        self._layer_weight_tensors: nn.ParameterList | None = None
+        self._layer_bias_vectors: nn.ParameterList | None = None
+        self._batchnorm_layers: nn.ModuleList | None = None
+        self._context_mod_layers: nn.ModuleList | None = None
+        self._num_params: int | None = None
+        self._num_internal_params: int | None = None
+        # Former names of _internal_params, _hyper_shapes_learned and _param_shapes, which subclasses still set.
+        self._weights: nn.ParameterList | None = None
+        self._hyper_shapes: list[Shape] | None = None
+        self._all_shapes: list[Shape] | None = None
+
+    def _is_properly_setup(self, check_has_bias: bool = True) -> None:
+        """Check the attributes that a subclass has set and complete those derived from them.
+
+        Args:
+            check_has_bias: Whether ``_has_bias`` must be set and agree with the number of bias vectors.
+
+        Raises:
+            ValueError: If an attribute is missing or contradicts another one.
+        """
+        self._adopt_former_names()
+        name = type(self).__name__
+        required = ["_param_shapes", "_has_fc_out", "_mask_fc_out", "_has_linear_out"]
+        required += ["_layer_weight_tensors", "_layer_bias_vectors"] + ["_has_bias"] * check_has_bias
+        for attribute in required:
+            if getattr(self, attribute) is None:
+                raise ValueError(f"{name}: the attribute {attribute} must be set before _is_properly_setup()")
+
+        params = self._internal_params
+        if self._hyper_shapes_learned is None and (params is None or len(params) == 0):
+            raise ValueError(
+                f"{name}: neither _internal_params nor _hyper_shapes_learned is set, so there are no weights"
+            )
+        num_weights, num_biases = len(self._layer_weight_tensors), len(self._layer_bias_vectors)
+        if check_has_bias and self._has_bias and num_weights != num_biases:
+            raise ValueError(
+                f"{name}: _has_bias is True, but there are {num_weights} _layer_weight_tensors and {num_biases} "
+                "_layer_bias_vectors"
+            )
+        self._check_meta()
+
+    def _adopt_former_names(self) -> None:
+        if self._weights is not None:
+            if self._internal_params is not None and self._internal_params is not self._weights:
+                raise ValueError(
+                    f"{type(self).__name__}: _weights and _internal_params are two names of one list, but differ"
+                )
+            self._internal_params = self._weights
+        for former, attribute in (
+            ("_hyper_shapes", "_hyper_shapes_learned"),
+            ("_all_shapes", "_param_shapes"),
+        ):
+            if getattr(self, attribute) is None and getattr(self, former) is not None:
+                warn(f'Set "{attribute}" instead of "{former}".', DeprecationWarning, stacklevel=4)
+                setattr(self, attribute, getattr(self, former))
+        self._hyper_shapes = self._hyper_shapes_learned
+
+    def _check_meta(self) -> None:
+        meta = self._param_shapes_meta
+        if meta is None:
+            return
+        name = type(self).__name__
+        if len(meta) != len(self._param_shapes):
+            raise ValueError(
+                f"{name}: _param_shapes_meta has {len(meta)} entries for {len(self._param_shapes)} _param_shapes"
+            )
+        num_internal = 0 if self._internal_params is None else len(self._internal_params)
+        for i, entry in enumerate(meta):
+            missing = [key for key in ("name", "index", "layer") if key not in entry]
+            if missing:
+                raise ValueError(f"{name}: _param_shapes_meta[{i}] lacks the keys {missing}")
+            if not -1 <= entry["index"] < num_internal:
+                raise ValueError(
+                    f"{name}: _param_shapes_meta[{i}]['index'] is {entry['index']}, but there are {num_internal} "
+                    "_internal_params (-1 stands for none)"
+                )
+
+    @property
+    def internal_params(self) -> nn.ParameterList | None:
+        """The parameters kept by this network, those to optimise; None if it keeps none."""
+        return self._internal_params
+
+    @property
+    def weights(self) -> nn.ParameterList | None:
+        """Deprecated name of :attr:`internal_params`."""
+        warn('Use the attribute "internal_params" instead of "weights".', DeprecationWarning, stacklevel=2)
+        return self.internal_params
+
+    @property
+    def internal_params_ref(self) -> list[int] | None:
+        """Indices that :attr:`param_shapes_meta` assigns to the internal parameters, in ascending order.
+
+        Raises:
+            NotImplementedError: If the network has no :attr:`param_shapes_meta`.
+            ValueError: If the metadata does not mention each internal parameter once.
+        """
+        if self._internal_params is None:
+            return None
+        if self._param_shapes_meta is None:
+            raise NotImplementedError(
+                "internal_params_ref: this network has no param_shapes_meta to derive it from"
+            )
+        indices = sorted(entry["index"] for entry in self._param_shapes_meta if entry["index"] != -1)
+        if indices != list(range(len(self._internal_params))):
+            raise ValueError(
+                f"internal_params_ref: the indices in param_shapes_meta, {indices}, do not mention each of the "
+                f"{len(self._internal_params)} internal parameters once"
+            )
+        return indices
+
+    @property
+    def param_shapes(self) -> list[Shape]:
+        """Shapes of all parameter tensors, as if the network stood alone."""
+        return self._param_shapes
+
+    @property
+    def param_shapes_meta(self) -> list[dict[str, Any]]:
+        """For every entry of :attr:`param_shapes` a dictionary with (at least) three keys.
+
+        "name" is "weight", "bias", "bn_scale", "bn_shift", "cm_scale", "cm_shift", "embedding" or None; "index" the
+        index in :attr:`internal_params` or -1; "layer" an integer shared by the tensors of one layer, or -1.
+
+        Raises:
+            NotImplementedError: If the network does not provide it.
+        """
+        if self._param_shapes_meta is None:
+            raise NotImplementedError("param_shapes_meta: this network does not provide it")
+        return self._param_shapes_meta
+
+    @property
+    def hyper_shapes_learned(self) -> list[Shape] | None:
+        """Shapes of the tensors that must be given to :meth:`forward`, None if the network keeps all weights."""
+        return self._hyper_shapes_learned
+
+    @property
+    def hyper_shapes_learned_ref(self) -> list[int] | None:
+        """For every entry of :attr:`hyper_shapes_learned` its index in :attr:`param_shapes`, or -1."""
+        return self._hyper_shapes_learned_ref
+
+    @property
+    def hyper_shapes_distilled(self) -> list[Shape] | None:
+        """Shapes of the tensors that :meth:`distillation_targets` returns, None if there are none."""
+        return self._hyper_shapes_distilled
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether layers have bias terms."""
+        return self._has_bias
+
+    @property
+    def has_fc_out(self) -> bool:
+        """Whether the output layer is fully connected."""
+        return self._has_fc_out
+
+    @property
+    def mask_fc_out(self) -> bool:
+        """Whether the last entries of :attr:`param_shapes` are weight and bias of a fully connected output layer."""
+        return self._mask_fc_out
+
+    @property
+    def has_linear_out(self) -> bool:
+        """Whether the output layer has no nonlinearity."""
+        return self._has_linear_out
+
+    @property
+    def num_params(self) -> int:
+        """Number of weights in :attr:`param_shapes`."""
+        if self._num_params is None:
+            self._num_params = MainNetInterface.shapes_to_num_weights(self.param_shapes)
+        return self._num_params
+
+    @property
+    def num_internal_params(self) -> int:
+        """Number of weights in :attr:`internal_params`."""
+        if self._num_internal_params is None:
+            params = self.internal_params
+            self._num_internal_params = 0 if params is None else sum(p.numel() for p in params)
+        return self._num_internal_params
+
+    @property
+    def layer_weight_tensors(self) -> nn.ParameterList:
+        """Weight tensors of the layers: matrices and kernels, no gains."""
+        return self._layer_weight_tensors
+
+    @property
+    def layer_bias_vectors(self) -> nn.ParameterList:
+        """Bias vectors of the layers; empty without biases, and None for a layer that has none."""
+        return self._layer_bias_vectors
+
+    @property
+    def batchnorm_layers(self) -> nn.ModuleList | None:
+        """The :class:`~hnetfast.utils.batchnorm_layer.BatchNormLayer` instances, None if there are none."""
+        return self._batchnorm_layers
+
+    @property
+    def context_mod_layers(self) -> nn.ModuleList | None:
+        """The :class:`~hnetfast.utils.context_mod_layer.ContextModLayer` instances, None if there are none."""
+        return self._context_mod_layers
+
+    @abstractmethod
+    def distillation_targets(self) -> list[torch.Tensor] | None:
+        """Tensors to distil into a hypernetwork after training, e.g. running statistics.
+
+        Returns:
+            Tensors of the shapes :attr:`hyper_shapes_distilled`, None if there are none.
+        """
+
+    @abstractmethod
+    def forward(
+        self,
+        x: torch.Tensor,
+        weights: Any = None,
+        distilled_params: list[torch.Tensor] | None = None,
+        condition: Any = None,
+    ) -> Any:
+        """Compute the output of the network.
+
+        Args:
+            x: The input.
+            weights: Tensors of the shapes :attr:`hyper_shapes_learned`, or of all :attr:`param_shapes`. May be left
+                out if the network keeps all its weights.
+            distilled_params: Tensors of the shapes :attr:`hyper_shapes_distilled`, instead of
+                :meth:`distillation_targets`.
+            condition: What selects context-dependent state, e.g. the index of stored statistics.
+
+        Returns:
+            The output.
+        """
+
+    @staticmethod
+    def shapes_to_num_weights(dims: Iterable[Shape]) -> int:
+        """Count the weights in tensors of the given shapes.
+
+        Args:
+            dims: The shapes.
+
+        Returns:
+            The number of weights.
+        """
+        return sum(math.prod(shape) if isinstance(shape, Sequence) else int(shape) for shape in dims)
+
+    def custom_init(
+        self, normal_init: bool = False, normal_std: float = 0.02, zero_bias: bool = True
+    ) -> None:
+        """Initialise :attr:`layer_weight_tensors` after Glorot, and set biases to 0.
+
+        Args:
+            normal_init: Draw the weights from a normal distribution instead.
+            normal_std: Its standard deviation.
+            zero_bias: Whether to touch :attr:`layer_bias_vectors`.
+        """
+        for weight in self.layer_weight_tensors:
+            if normal_init:
+                nn.init.normal_(weight, mean=0, std=normal_std)
+            else:
+                nn.init.xavier_uniform_(weight)
+        if zero_bias:
+            for bias in self.layer_bias_vectors:
+                if bias is not None:
+                    nn.init.zeros_(bias)
+
+    def get_output_weight_mask(
+        self, out_inds: Sequence[int] | None = None, device: torch.device | str | None = None
+    ) -> list[torch.Tensor | None]:
+        """Mask the weights of the output layer that belong to the given output units.
+
+        Args:
+            out_inds: Indices of output units, all if None.
+            device: Device of the masks.
+
+        Returns:
+            For every entry of :attr:`param_shapes` a boolean mask of this shape, None for hidden layers.
+
+        Raises:
+            NotImplementedError: If :attr:`has_fc_out` or :attr:`mask_fc_out` is False.
+            IndexError: If there is no such unit.
+        """
+        if not (self.has_fc_out and self.mask_fc_out):
+            raise NotImplementedError(
+                "get_output_weight_mask: only for networks with has_fc_out and mask_fc_out"
+            )
+        num_masked = 2 if self.has_bias else 1
+        masks: list[torch.Tensor | None] = [None] * len(self.param_shapes)
+        for i in range(len(masks) - num_masked, len(masks)):
+            mask = torch.full(tuple(self.param_shapes[i]), out_inds is None, dtype=torch.bool, device=device)
+            if out_inds is not None:
+                mask[torch.as_tensor(out_inds, dtype=torch.long, device=device)] = True
+            masks[i] = mask
+        return masks
+
+    def overwrite_internal_params(self, new_params: Sequence[torch.Tensor]) -> None:
+        """Set the values of all internal parameters, e.g. to the output of a hypernetwork.
+
+        Args:
+            new_params: A tensor for every entry of :attr:`internal_params`, of the same shape. It is copied.
+
+        Raises:
+            ValueError: If a number or a shape differs.
+            TypeError: If an entry is not a tensor.
+        """
+        params = [] if self.internal_params is None else list(self.internal_params)
+        if len(new_params) != len(params):
+            raise ValueError(f"new_params: expected {len(params)} tensors, got {len(new_params)}")
+        for i, (param, new) in enumerate(zip(params, new_params, strict=True)):
+            if not isinstance(new, torch.Tensor):
+                raise TypeError(f"new_params[{i}]: expected a tensor, got {type(new).__name__}")
+            if new.shape != param.shape:
+                raise ValueError(
+                    f"new_params[{i}]: expected the shape {list(param.shape)}, got {list(new.shape)}"
+                )
+        for param, new in zip(params, new_params, strict=True):
+            param.data = new.detach().clone(memory_format=torch.contiguous_format)
+
+    @staticmethod
+    def flatten_params(
+        params: Any, param_shapes: Sequence[Shape] | None = None, unflatten: bool = False
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """Concatenate tensors into a vector, or undo this.
+
+        Args:
+            params: The tensors, or the vector if ``unflatten`` is True.
+            param_shapes: Shapes of the tensors to take from the vector, in order.
+            unflatten: Whether to split.
+
+        Returns:
+            The vector, or the list of tensors, which are views of the vector.
+
+        Raises:
+            ValueError: If there is nothing to concatenate, ``param_shapes`` is missing or needs more entries than the
+                vector has, or ``params`` is not a vector.
+        """
+        if not unflatten:
+            tensors = list(params)
+            if not tensors:
+                raise ValueError("params: there is nothing to flatten, got an empty list")
+            return torch.cat([tensor.reshape(-1) for tensor in tensors])
+        if param_shapes is None:
+            raise ValueError("param_shapes: needed to unflatten a vector")
+        if params.ndim != 1:
+            raise ValueError(f"params: expected a vector to unflatten, got the shape {list(params.shape)}")
+        sizes = [math.prod(shape) for shape in param_shapes]
+        total = sum(sizes)
+        if total > params.numel():
+            raise ValueError(f"params: the shapes need {total} entries, the vector has {params.numel()}")
+        parts = params[:total].split_with_sizes(sizes)
+        return [part.view(tuple(shape)) for part, shape in zip(parts, param_shapes, strict=True)]
