@@ -1,0 +1,38 @@
+# Everything runs in .venv, which `make env` creates; ARGS is passed on: make test ARGS="-k chunked -x"
+PYTHON ?= python3
+ARGS ?=
+PY := .venv/bin/python
+
+.PHONY: help demo env test lint format bench clean
+
+help:
+	@echo "make demo    train a hypernetwork on five tasks, with and without its regulariser, and time it"
+	@echo "make test    run the tests"
+	@echo "make lint    check style; make format mends it"
+	@echo "make bench   measure speed and memory against hypnettorch"
+	@echo "make env     create or refresh .venv and build the extension (the others do so too)"
+	@echo "make clean   remove .venv and whatever was built; the shared dependencies stay in the cache"
+
+env:
+	@$(PYTHON) build_support/environment.py
+
+demo: env
+	$(PY) -m hnetfast.examples.split_digits $(ARGS)
+
+test: env
+	$(PY) -m pytest $(ARGS)
+
+lint: env
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+format: env
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench: env
+	$(PY) -m pytest bench $(ARGS)
+
+clean:
+	rm -rf .venv build dist *.egg-info hnetfast/_C*.so hnetfast/_build_info.json
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
