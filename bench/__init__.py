@@ -1,0 +1,1 @@
+"""Benchmarks of hnetfast: ``pytest bench/`` measures, ``python -m bench.report`` writes it up."""
