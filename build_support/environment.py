@@ -132,7 +132,7 @@ def create(env: Path, with_pip: bool) -> None:
     flags = [] if with_pip and ensurepip else ["--without-pip"]
     run(BASE_PYTHON, "-m", "venv", *flags, str(env))
     if with_pip and not ensurepip:  # Debian ships ensurepip apart
-        run(BASE_PYTHON, "-m", "pip", "--python", str(env / "bin" / "python"), "install", "-q", "pip")
+        run(BASE_PYTHON, "-m", "pip", "--python", str(env / "bin" / "python"), "install", "-qq", "pip")
 
 
 def site_packages(env: Path) -> Path:
@@ -143,7 +143,7 @@ def site_packages(env: Path) -> Path:
 def pip(env: Path, command: str, *arguments: str) -> None:
     """Runs pip of the environment, quiet but for errors."""
     path = f"{env / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    flags = ["-q", "--disable-pip-version-check", "--no-warn-script-location"]
+    flags = ["-qq", "--disable-pip-version-check", "--no-warn-script-location"]
     run(str(env / "bin" / "python"), "-m", "pip", command, *flags, *arguments, PATH=path)
 
 
