@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -124,11 +125,12 @@ void set_pool_limit(int64_t bytes) {
 
 }  // namespace
 
-at::Tensor empty_pooled(at::IntArrayRef sizes, const at::Tensor& like) {
-  const size_t bytes = c10::multiply_integers(sizes) * like.element_size();
-  if (bytes < kSmallest) return at::empty(sizes, like.options());
-  return at::detail::empty_generic(sizes, &BufferPool::instance(), c10::DispatchKeySet(c10::DispatchKey::CPU),
-                                   like.scalar_type(), std::nullopt);
+at::Tensor empty_pooled(at::IntArrayRef sizes, const at::TensorOptions& like) {
+  const auto type = c10::typeMetaToScalarType(like.dtype());
+  const size_t bytes = c10::multiply_integers(sizes) * c10::elementSize(type);
+  if (bytes < kSmallest) return at::empty(sizes, like);
+  return at::detail::empty_generic(sizes, &BufferPool::instance(), c10::DispatchKeySet(c10::DispatchKey::CPU), type,
+                                   std::nullopt);
 }
 
 TORCH_LIBRARY_FRAGMENT(hnetfast, m) {

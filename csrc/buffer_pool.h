@@ -9,6 +9,6 @@
 namespace hnetfast {
 
 // Contiguous CPU tensor with uninitialised contents.
-at::Tensor empty_pooled(at::IntArrayRef sizes, const at::Tensor& like);
+at::Tensor empty_pooled(at::IntArrayRef sizes, const at::TensorOptions& like);
 
 }  // namespace hnetfast

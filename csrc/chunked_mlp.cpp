@@ -248,7 +248,7 @@ std::tuple<Tensor, Tensor> forward(TensorList inputs, TensorList weights, Tensor
                                    int64_t num_outputs, bool save_hidden) {
   const Sizes sizes = check_arguments(inputs, weights, biases, activation, num_outputs);
   const auto bias_of = [&](size_t i) { return biases.empty() ? Tensor() : biases[i]; };
-  Tensor out = empty_pooled({sizes.conditions, sizes.outputs}, weights[0]);
+  Tensor out = empty_pooled({sizes.conditions, sizes.outputs}, weights[0].options());
 
   std::vector<Tensor> hidden;
   for (size_t i = 0; i + 1 < weights.size(); ++i) {
@@ -317,7 +317,7 @@ std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& hidden_all, T
   const LastInput input = last > 0 ? dense_input(hidden.back().contiguous()) : separate(inputs, sizes);
   const Tensor grad = grad_out.contiguous(), weight = weights[last].contiguous();
   LastGrads grads;
-  if (need(first_weight + last)) grads.weight = empty_pooled(weight.sizes(), weight);
+  if (need(first_weight + last)) grads.weight = empty_pooled(weight.sizes(), weight.options());
   if (!biases.empty() && need(first_bias + last)) grads.bias = at::empty_like(biases[last], at::MemoryFormat::Contiguous);
   if (below) grads.x = at::empty_like(input.x);
   if (below && input.separable()) grads.y = at::empty_like(input.y);

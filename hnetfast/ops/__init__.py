@@ -5,10 +5,7 @@ that runs on any device, a shape function for tracing, gradients, and, where the
 that PyTorch's dispatcher picks by device.
 """
 
-from hnetfast import _ext
 from hnetfast.ops.chunked_mlp import chunked_mlp
 from hnetfast.ops.split_targets import split_targets
-
-_ext.load()
 
 __all__ = ["chunked_mlp", "split_targets"]

@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from hnetfast import _ext
+
 LIBRARY = torch.library.Library("hnetfast", "DEF")
+EXTENSION_LOADED = _ext.load()
 
 
 def loop_over_batch(op: Callable, info, in_dims: Sequence, *args):
@@ -43,8 +46,3 @@ def loop_over_batch(op: Callable, info, in_dims: Sequence, *args):
     ]
     stacked = stack(results)
     return stacked, zeros(stacked)
-
-
-def has_kernel(op: str, device: str) -> bool:
-    """Whether a compiled kernel for ``op`` is registered for a dispatch key such as ``"CPU"``."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"hnetfast::{op}", device)

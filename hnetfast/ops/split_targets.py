@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 
+import torch
 from torch import Tensor
+
+from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY
+
+LIBRARY.define("split_targets(Tensor flat, int[] dims, int[] ranks) -> Tensor[]")
 
 
 def split_targets(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[list[Tensor]]:
     """View every row of ``flat`` as a list of tensors with the given shapes.
 
-    One split for all conditions: its backward pass is a single concatenation, where a ``narrow`` for each
-    tensor would add up as many zero-padded copies of the whole gradient.
+    All gradients of the tensors meet in one concatenation; a ``narrow`` for each tensor would add up as many
+    zero-padded copies of the whole gradient.
 
     Args:
-        flat: Generated weights, shape ``[B, n]``.
+        flat: Generated weights, contiguous, shape ``[B, n]``.
         shapes: Shapes of the target tensors; their sizes add up to ``n``.
 
     Returns:
-        ``B`` lists of ``len(shapes)`` views of ``flat``.
+        ``B`` lists of ``len(shapes)`` tensors in the memory of ``flat``.
+
+    Raises:
+        ValueError, RuntimeError: The sizes do not add up to ``n``.
     """
-    num_conditions, num_targets = flat.shape[0], len(shapes)
-    sizes = [prod(shape) for shape in shapes]
-    pieces = flat.reshape(-1).split_with_sizes(sizes * num_conditions)
-    views = [piece.view(shape) for piece, shape in zip(pieces, list(shapes) * num_conditions, strict=True)]
-    return [views[i : i + num_targets] for i in range(0, len(views), num_targets)]
+    # The op's results share memory, which tracing and torch.func do not allow of an op: they take the reference.
+    if EXTENSION_LOADED and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+        tensors = torch.ops.hnetfast.split_targets(flat, *_flat_shapes(tuple(map(tuple, shapes))))
+    else:
+        tensors = split_targets_reference(flat, shapes)
+    count = len(shapes)
+    return [tensors[i : i + count] for i in range(0, len(tensors), count)]
+
+
+@lru_cache(maxsize=64)
+def _flat_shapes(shapes: tuple[tuple[int, ...], ...]) -> tuple[list[int], list[int]]:
+    """All sizes in a row, and the rank of each shape: an operator's schema has no lists of lists."""
+    return [size for shape in shapes for size in shape], [len(shape) for shape in shapes]
+
+
+def split_targets_reference(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The tensors of all rows one after the other, in plain PyTorch."""
+    pieces = flat.reshape(-1).split_with_sizes([prod(shape) for shape in shapes] * flat.shape[0])
+    return [piece.view(shape) for piece, shape in zip(pieces, list(shapes) * flat.shape[0], strict=True)]

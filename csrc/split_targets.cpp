@@ -1,0 +1,140 @@
+// hnetfast::split_targets: the tensors of the target network, cut out of flat rows of generated weights.
+//
+// Hundreds of tensors come out of one call, so each costs as little as a tensor can: they share the storage of the
+// flat buffer and one node of the autograd graph, whose backward pass writes all their gradients into one buffer.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <cstring>
+
+#include "buffer_pool.h"
+
+namespace hnetfast {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr int64_t kCopyGrain = 1 << 16;  // elements
+
+// Shapes as the schema has them: all sizes in a row, and how many of them belong to each tensor.
+struct Pieces {
+  at::IntArrayRef dims, ranks;
+
+  template <typename F>
+  void for_each(const F& run) const {
+    size_t next = 0;
+    int64_t offset = 0;
+    for (size_t t = 0; t < ranks.size(); ++t) {
+      const at::IntArrayRef shape = dims.slice(next, ranks[t]);
+      next += ranks[t];
+      run(t, shape, offset);
+      offset += c10::multiply_integers(shape);
+    }
+  }
+};
+
+variable_list views(const Tensor& flat, const Pieces& pieces) {
+  const int64_t row = flat.size(1);
+  variable_list result;
+  result.reserve(flat.size(0) * pieces.ranks.size());
+  c10::SmallVector<int64_t, 8> strides;
+  for (int64_t b = 0; b < flat.size(0); ++b) {
+    pieces.for_each([&](size_t, at::IntArrayRef shape, int64_t offset) {
+      strides.resize(shape.size());
+      int64_t stride = 1;
+      for (size_t d = shape.size(); d-- > 0;) {
+        strides[d] = stride;
+        stride *= std::max<int64_t>(shape[d], 1);
+      }
+      result.push_back(flat.as_strided(shape, strides, flat.storage_offset() + b * row + offset));
+    });
+  }
+  return result;
+}
+
+// The gradients side by side again, zeros where there is none.
+Tensor join(const variable_list& grads, const Pieces& pieces, int64_t conditions, int64_t row, const at::TensorOptions& options) {
+  if (at::GradMode::is_enabled() || options.device().type() != at::kCPU) {
+    std::vector<Tensor> parts;
+    parts.reserve(grads.size());
+    for (int64_t b = 0; b < conditions; ++b) {
+      pieces.for_each([&](size_t t, at::IntArrayRef shape, int64_t) {
+        const Tensor& grad = grads[b * pieces.ranks.size() + t];
+        parts.push_back(grad.defined() ? grad.reshape({-1}) : at::zeros({c10::multiply_integers(shape)}, options));
+      });
+    }
+    return at::cat(parts).view({conditions, row});
+  }
+  const Tensor flat = empty_pooled({conditions, row}, options);
+  const int64_t size = flat.element_size();
+  auto* base = static_cast<char*>(flat.mutable_data_ptr());
+  for (int64_t b = 0; b < conditions; ++b) {
+    pieces.for_each([&](size_t t, at::IntArrayRef shape, int64_t offset) {
+      const Tensor& grad = grads[b * pieces.ranks.size() + t];
+      char* to = base + (b * row + offset) * size;
+      const bool plain = grad.defined() && grad.is_contiguous() && grad.scalar_type() == flat.scalar_type() && !grad.is_neg();
+      if (grad.defined() && !plain) {
+        flat.view(-1).narrow(0, b * row + offset, c10::multiply_integers(shape)).view(shape).copy_(grad);
+        return;
+      }
+      const char* from = grad.defined() ? static_cast<const char*>(grad.const_data_ptr()) : nullptr;
+      at::parallel_for(0, c10::multiply_integers(shape), kCopyGrain, [&](int64_t begin, int64_t end) {
+        if (from) {
+          std::memcpy(to + begin * size, from + begin * size, (end - begin) * size);
+        } else {
+          std::memset(to + begin * size, 0, (end - begin) * size);
+        }
+      });
+    });
+  }
+  return flat;
+}
+
+class SplitTargets : public torch::autograd::Function<SplitTargets> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const Tensor& flat, const std::vector<int64_t>& dims,
+                               const std::vector<int64_t>& ranks) {
+    ctx->set_materialize_grads(false);
+    ctx->saved_data["dims"] = dims;
+    ctx->saved_data["ranks"] = ranks;
+    ctx->saved_data["shape"] = flat.sizes();
+    ctx->saved_data["like"] = flat.new_empty({0});
+    // The pieces do not overlap, so each is a tensor of its own for autograd and may be changed in place.
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return views(flat, {dims, ranks});
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto dims = ctx->saved_data["dims"].toIntVector(), ranks = ctx->saved_data["ranks"].toIntVector();
+    const auto shape = ctx->saved_data["shape"].toIntVector();
+    const auto options = ctx->saved_data["like"].toTensor().options();
+    return {join(grads, {dims, ranks}, shape[0], shape[1], options), Tensor(), Tensor()};
+  }
+};
+
+variable_list split_targets(const Tensor& flat, at::IntArrayRef dims, at::IntArrayRef ranks) {
+  TORCH_CHECK_VALUE(flat.dim() == 2 && flat.is_contiguous(), "split_targets: flat has shape ", flat.sizes(),
+                    " and strides ", flat.strides(), ", expected a contiguous [conditions, outputs]");
+  int64_t total = 0;
+  const Pieces pieces{dims, ranks};
+  pieces.for_each([&](size_t, at::IntArrayRef shape, int64_t) { total += c10::multiply_integers(shape); });
+  TORCH_CHECK_VALUE(total == flat.size(1), "split_targets: the shapes hold ", total, " elements, flat has ",
+                    flat.size(1), " a condition");
+  if (!flat.requires_grad() || !at::GradMode::is_enabled()) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return views(flat, pieces);
+  }
+  return SplitTargets::apply(flat, dims.vec(), ranks.vec());
+}
+
+// Composite: gradients come from the function above, on every device.
+TORCH_LIBRARY_IMPL(hnetfast, CompositeImplicitAutograd, m) {
+  m.impl("split_targets", &split_targets);
+}
+
+}  // namespace
+}  // namespace hnetfast
