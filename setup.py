@@ -17,7 +17,14 @@ import hnetfast_build as build  # noqa: E402
 
 PACKAGES = [*find_packages(include=["hnetfast", "hnetfast.*"]), "hnetfast.kernels"]
 PACKAGE_DIR = {"hnetfast": "hnetfast", "hnetfast.kernels": "kernels"}
-CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall", "-Wno-unknown-pragmas"]
+CXX_FLAGS = [
+    "-O3",
+    "-g0",
+    "-fvisibility=hidden",
+    "-fvisibility-inlines-hidden",
+    "-Wall",
+    "-Wno-unknown-pragmas",
+]
 
 
 def write_build_info(folder: Path, info: dict) -> None:
@@ -78,8 +85,8 @@ def extension_setup(sources: list[str]) -> dict:
             os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0")
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
-    # Compiled with -fopenmp, not linked with it: the GOMP_* symbols come from the OpenMP runtime that libtorch_cpu
-    # has loaded, whatever its file is called, so the process never gets a second pool of threads.
+    # Compiled with -fopenmp, not linked with it: the GOMP_* symbols come from the OpenMP runtime that
+    # libtorch_cpu has loaded, whatever its file is called: the process never gets a second pool of threads.
     openmp = ["-fopenmp"] if torch.backends.openmp.is_available() else []
     flags = {"cxx": [*CXX_FLAGS, *openmp], "nvcc": ["-O3"]}
     extension = (CUDAExtension if cuda else CppExtension)(

@@ -1,8 +1,9 @@
-"""Creates or refreshes the development environment `.venv`, with hnetfast installed editable; used by the Makefile.
+"""Creates or refreshes the development environment `.venv`, hnetfast installed editable, for the Makefile.
 
-The dependencies (torch above all) are large, so checkouts share them: they live in a virtual environment in the
-user's cache, named after a hash of what is in it, and `.venv` of the checkout only points there. hnetfast itself is
-in `.venv`. Without a cache that can be written, `.venv` holds everything. Nothing is done where nothing has changed.
+The dependencies (torch above all) are large, so checkouts share them: they live in a virtual environment in
+the user's cache, named after a hash of what is in it, and `.venv` of the checkout only points there. hnetfast
+itself is in `.venv`. Without a cache that can be written, `.venv` holds everything. Where nothing has
+changed, nothing is done.
 """
 
 import fcntl
@@ -24,11 +25,15 @@ EXTRAS = ("data", "examples", "test", "dev")
 
 def main() -> None:
     """Brings the environment up to date."""
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036  (whatever python3 is on PATH runs this)
         sys.exit(f"hnetfast needs Python 3.10 or newer; this is {platform.python_version()} (set PYTHON=…)")
     requirements = ["torch>=2.11", "numpy", *extras(ROOT / "pyproject.toml")]
     key = digest(
-        *requirements, (ROOT / "constraints.txt").read_text(), sys.version, sys.base_prefix, platform.machine()
+        *requirements,
+        (ROOT / "constraints.txt").read_text(),
+        sys.version,
+        sys.base_prefix,
+        platform.machine(),
     )
     home = cache_folder()
     dependencies = home / key if home else VENV
@@ -103,7 +108,10 @@ def install_project(key: str) -> None:
     sources += (ROOT / "csrc").glob("*")
     wanted = digest(
         key,
-        *(f"{name}={os.environ.get(name, '')}" for name in ("HNETFAST_BUILD", "CXX", "CUDA_HOME", "CXXFLAGS")),
+        *(
+            f"{name}={os.environ.get(name, '')}"
+            for name in ("HNETFAST_BUILD", "CXX", "CUDA_HOME", "CXXFLAGS")
+        ),
         *(f"{file.name}\0{file.read_text()}" for file in sorted(sources) if file.is_file()),
     )
     stamp = VENV / ".installed"
@@ -124,7 +132,9 @@ def create(env: Path, with_pip: bool) -> None:
     """Creates an empty virtual environment, in place of a broken or outdated one."""
     if env.exists():
         if not (env / MARKER).exists():
-            sys.exit(f"{env} was not made by `make`: move it away first, or use it with pip (CONTRIBUTING.md).")
+            sys.exit(
+                f"{env} was not made by `make`: move it away first, or use it with pip (CONTRIBUTING.md)."
+            )
         shutil.rmtree(env)
     env.mkdir()
     (env / MARKER).touch()

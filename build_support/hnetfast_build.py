@@ -1,8 +1,8 @@
-"""PEP 517 backend of hnetfast (setuptools' own, plus torch where the extension needs it) and what setup.py asks.
+"""The PEP 517 backend (setuptools' own, plus torch where the extension needs it) and what setup.py asks.
 
-The extension must be compiled against the torch that will load it. So the build uses, in this order: torch where
-it is importable (`--no-build-isolation`); torch of the environment that pip installs into, which pip's build
-isolation merely hides; torch fetched into the isolated build environment.
+The extension must be compiled against the torch that will load it. So the build uses, in this order: torch
+where it is importable (`--no-build-isolation`); torch of the environment that pip installs into, which
+pip's build isolation merely hides; torch fetched into the isolated build environment.
 """
 
 import importlib.util
@@ -95,7 +95,7 @@ def get_requires_for_build_editable(config_settings=None):
 
 
 def say(message: str) -> None:
-    """Tells the person who installs. pip swallows what a successful build prints, so write to pip's own stderr."""
+    """Tells the person who installs: on pip's own stderr, as pip swallows what a successful build prints."""
     text = f"hnetfast: {message}"
     if "_PYPROJECT_HOOKS_BUILD_BACKEND" in os.environ or "PEP517_BUILD_BACKEND" in os.environ:
         try:

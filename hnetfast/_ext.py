@@ -13,7 +13,7 @@ _loaded = False
 
 
 def build_info() -> dict:
-    """Returns what the build wrote down (torch, compiler, flags, or why there is no extension); may be empty."""
+    """Returns what the build wrote down: torch, compiler, flags, or why there is no extension; or {}."""
     file = _FOLDER / "_build_info.json"
     return json.loads(file.read_text()) if file.is_file() else {}
 

@@ -85,7 +85,7 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Undoes :func:`install`: hypnettorch's names mean again what they meant before; otherwise does nothing."""
+    """Undoes :func:`install`: hypnettorch's names mean again what they meant before. Else does nothing."""
     with _lock:
         if _finder not in sys.meta_path:
             return

@@ -29,7 +29,16 @@ def test_import_is_light():
         import hnetfast, hnetfast.hnets, hnetfast.mnets, hnetfast.utils, hnetfast.ops
         print(*sorted({name.split(".")[0] for name in set(sys.modules) - before}))
     """).stdout.split()
-    heavy = {"triton", "matplotlib", "sklearn", "scipy", "torchvision", "pandas", "tensorboard", "hypnettorch"}
+    heavy = {
+        "triton",
+        "matplotlib",
+        "sklearn",
+        "scipy",
+        "torchvision",
+        "pandas",
+        "tensorboard",
+        "hypnettorch",
+    }
     assert not heavy & set(loaded)
     assert "hnetfast" in loaded
 
