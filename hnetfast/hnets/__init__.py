@@ -1,0 +1,7 @@
+"""Hypernetworks: networks that generate the weights of other networks."""
+
+from hnetfast.hnets.chunked_mlp_hnet import ChunkedHMLP
+from hnetfast.hnets.hnet_interface import HyperNetInterface
+from hnetfast.hnets.mlp_hnet import HMLP
+
+__all__ = ["HMLP", "ChunkedHMLP", "HyperNetInterface"]

@@ -1,0 +1,98 @@
+"""Choosing the parameters of some conditions from the parameters of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, distributed
+
+
+def select_embeddings(params: Sequence[Tensor], cond_ids: list[int] | Tensor) -> Tensor:
+    """Stack the parameters of the requested conditions.
+
+    Args:
+        params: One tensor of shape ``[...]`` a condition, all of the same shape.
+        cond_ids: Condition IDs, a list or an integer tensor ``[B]`` on any device. IDs on a GPU are not
+            copied to the host: all parameters are stacked and the rows picked on the device, so that the
+            gradient of an unused parameter is zero and not None.
+
+    Returns:
+        Tensor ``[B, ...]``.
+    """
+    if isinstance(cond_ids, Tensor):
+        return torch.stack(list(params)).index_select(0, cond_ids)
+    return torch.stack([params[i] for i in cond_ids])
+
+
+def select_parameters(
+    params: dict[str, Tensor],
+    keys: Sequence[str],
+    given: Sequence[Tensor] | None,
+    cond_ids: list[int] | Tensor,
+    shape: tuple[int, ...],
+) -> Tensor:
+    """Parameters of the requested conditions, a parameter list's own or given ones.
+
+    Args:
+        params: What a :class:`torch.nn.ParameterList` holds, by name.
+        keys: The name of each condition's parameter.
+        given: One tensor a condition, used instead unless None.
+        cond_ids: Condition IDs, see :func:`select_embeddings`.
+        shape: Shape to bring each of them to.
+
+    Returns:
+        Tensor ``[B, *shape]``.
+    """
+    if isinstance(cond_ids, list):
+        if given is None:
+            if len(cond_ids) == 1:
+                return params[keys[cond_ids[0]]].view(1, *shape)
+            chosen = [params[keys[i]] for i in cond_ids]
+        else:
+            chosen = [given[i] for i in cond_ids]
+        return torch.stack(chosen).view(-1, *shape)
+    every = [params[key] for key in keys] if given is None else given
+    return select_embeddings(every, cond_ids).view(-1, *shape)
+
+
+class _TouchParameters(torch.autograd.Function):
+    """Identity of its first argument that has parameters as further inputs, which get no gradient."""
+
+    @staticmethod
+    def forward(x, *params):
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.num_params = len(inputs) - 1
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, *(None,) * ctx.num_params
+
+
+def touch_parameters(x: Tensor, params: Sequence[Tensor]) -> Tensor:
+    """Make parameters part of the graph of ``x`` without giving them a gradient.
+
+    :class:`torch.nn.parallel.DistributedDataParallel` waits in every backward pass for the hook of each
+    parameter. The hook of a parameter that this function touched runs, and finds no gradient; without it a
+    step that leaves most task embeddings unused would fail. Does nothing unless a process group exists and
+    gradients are recorded. A traced graph drops such edges, so nothing is done there either.
+
+    Args:
+        x: Any tensor that the result is computed from.
+        params: Parameters to touch; those that need no gradient are ignored.
+
+    Returns:
+        ``x`` or a view of it.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or not torch.is_grad_enabled()
+        or not (distributed.is_available() and distributed.is_initialized())
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return x
+    params = [p for p in params if p.requires_grad]
+    return _TouchParameters.apply(x, *params) if params else x

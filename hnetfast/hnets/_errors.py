@@ -1,0 +1,18 @@
+"""Errors about the arguments of hypernetworks.
+
+hypnettorch reports a bad argument by ``ValueError``, ``RuntimeError``, ``IndexError`` or ``TypeError``,
+depending on where it happens to notice. These classes are all of what it may raise in their place, so that
+handlers written for it still work, and always a ``ValueError``.
+"""
+
+
+class InputError(ValueError, RuntimeError):
+    """An argument has a value that is not accepted."""
+
+
+class InputTypeError(TypeError, InputError):
+    """An argument is missing or has a type that is not accepted."""
+
+
+class InputIndexError(IndexError, InputError):
+    """An argument has too few entries."""

@@ -1,0 +1,337 @@
+"""Interface of hypernetworks, networks whose outputs are the weights of another network."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+from warnings import warn
+
+import torch
+from torch import Tensor, nn
+
+from hnetfast import ops
+from hnetfast._embeddings import select_embeddings
+from hnetfast.hnets._errors import InputError, InputTypeError
+from hnetfast.hnets._inputs import check_ret_format, check_weights, parse_cond_ids, sort_weights
+from hnetfast.mnets.mnet_interface import MainNetInterface
+
+__all__ = ["HyperNetInterface"]
+
+Targets = list[Tensor] | list[list[Tensor]]
+
+
+class HyperNetInterface(MainNetInterface):
+    """Network that generates tensors of the shapes :attr:`target_shapes` for one or several conditions.
+
+    Hypernetworks: Ha et al., "HyperNetworks", 2016, https://arxiv.org/abs/1609.09106. Parameters that belong
+        to one
+    condition, such as a task embedding, are called conditional, all others unconditional. A subclass sets,
+    besides what :class:`~hnetfast.mnets.mnet_interface.MainNetInterface` asks for, ``_target_shapes``,
+    ``_num_known_conds``, ``_unconditional_param_shapes_ref`` and, if it keeps unconditional parameters,
+    ``_unconditional_params_ref``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._unconditional_param_shapes_ref: list[int] | None = None
+        self._unconditional_params_ref: list[int] | None = None
+        self._target_shapes: Sequence[Sequence[int]] | None = None
+        self._num_known_conds: int | None = None
+
+    def _is_properly_setup(self, check_has_bias: bool = True) -> None:
+        super()._is_properly_setup(check_has_bias)
+        for attribute in ("_target_shapes", "_num_known_conds", "_unconditional_param_shapes_ref"):
+            if getattr(self, attribute) is None:
+                raise ValueError(
+                    f"{type(self).__name__}: {attribute} must be set before _is_properly_setup()"
+                )
+
+    @property
+    def unconditional_params(self) -> list[nn.Parameter] | None:
+        """Internal parameters that do not belong to a condition, None if there are none."""
+        if self._unconditional_params_ref is None:
+            return None
+        params = list(self.internal_params)
+        return [params[i] for i in self._unconditional_params_ref]
+
+    @property
+    def unconditional_params_ref(self) -> list[int] | None:
+        """For every entry of :attr:`unconditional_params` its index in :attr:`internal_params`."""
+        return self._unconditional_params_ref
+
+    @property
+    def unconditional_param_shapes(self) -> list[list[int]]:
+        """Shapes of the parameters that do not belong to a condition, whether internal or not."""
+        return [self.param_shapes[i] for i in self._unconditional_param_shapes_ref]
+
+    @property
+    def unconditional_param_shapes_ref(self) -> list[int]:
+        """For every entry of :attr:`unconditional_param_shapes` its index in :attr:`param_shapes`."""
+        return self._unconditional_param_shapes_ref
+
+    @property
+    def conditional_params(self) -> list[nn.Parameter] | None:
+        """Internal parameters that belong to conditions, such as task embeddings; None if there are none."""
+        if self.internal_params is None:
+            return None
+        unconditional = set(self._unconditional_params_ref or ())
+        return [p for i, p in enumerate(self.internal_params) if i not in unconditional]
+
+    @property
+    def conditional_param_shapes(self) -> list[list[int]]:
+        """Shapes of the parameters that belong to conditions, whether internal or not."""
+        return [self.param_shapes[i] for i in self.conditional_param_shapes_ref]
+
+    @property
+    def conditional_param_shapes_ref(self) -> list[int]:
+        """For every entry of :attr:`conditional_param_shapes` its index in :attr:`param_shapes`."""
+        unconditional = set(self._unconditional_param_shapes_ref)
+        return [i for i in range(len(self.param_shapes)) if i not in unconditional]
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of weights generated for a condition."""
+        return MainNetInterface.shapes_to_num_weights(self._target_shapes)
+
+    @property
+    def target_shapes(self) -> Sequence[Sequence[int]]:
+        """Shapes of the generated tensors."""
+        return self._target_shapes
+
+    @property
+    def num_known_conds(self) -> int:
+        """Number of conditions that can be chosen by ``cond_id``."""
+        return self._num_known_conds
+
+    def get_task_embs(self) -> list[nn.Parameter] | None:
+        """Return :attr:`conditional_params`; deprecated.
+
+        Raises:
+            RuntimeError: If there is not exactly one conditional parameter a condition.
+        """
+        warn(
+            'Use the attribute "conditional_params" instead of "get_task_embs".',
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self._task_embs()
+
+    def get_task_emb(self, task_id: int) -> nn.Parameter:
+        """Return an element of :attr:`conditional_params`; deprecated.
+
+        Args:
+            task_id: The condition.
+
+        Raises:
+            RuntimeError: If there is not exactly one conditional parameter a condition.
+            IndexError: If the condition does not exist.
+        """
+        warn(
+            'Use the attribute "conditional_params" instead of "get_task_emb".',
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self._task_embs()[task_id]
+
+    def _task_embs(self) -> list[nn.Parameter] | None:
+        params = self.conditional_params
+        if params is not None and len(params) != self.num_known_conds:
+            raise InputError(
+                f"task embeddings: there are {len(params)} conditional parameters for {self.num_known_conds} "
+                "conditions; see conditional_params"
+            )
+        return params
+
+    def add_conditions(self, num_conditions: int) -> list[nn.Parameter]:
+        """Make further conditions known, with new parameters where conditional ones are kept internally.
+
+        Args:
+            num_conditions: Number of conditions to add.
+
+        Returns:
+            The new parameters, which an existing optimiser does not know yet (``optimizer.add_param_group``).
+
+        Raises:
+            NotImplementedError: If this kind of hypernetwork has no conditional parameters.
+        """
+        raise NotImplementedError(f"add_conditions: {type(self).__name__} has no conditional parameters")
+
+    @abstractmethod
+    def forward(
+        self,
+        uncond_input: Tensor | None = None,
+        cond_input: Tensor | None = None,
+        cond_id: int | Sequence[int] | Tensor | None = None,
+        weights: list[Tensor] | dict[str, Any] | None = None,
+        distilled_params: Any = None,
+        condition: Any = None,
+        ret_format: str = "squeezed",
+    ) -> Tensor | Targets:
+        """Generate the weights of the target network.
+
+        Args:
+            uncond_input: Unconditional input ``[B or 1, width]``.
+            cond_input: Conditional input ``[B or 1, width]``, instead of the embeddings of ``cond_id``.
+            cond_id: One condition or several ones; each from 0 to :attr:`num_known_conds` - 1.
+            weights: Parameters to use instead of the internal ones: a list as long as
+                :attr:`hyper_shapes_learned` or :attr:`param_shapes`, or a dictionary with the key
+                "uncond_weights" (all unconditional ones) or "cond_weights" (all conditional ones) or both.
+            distilled_params: Not used by the hypernetworks here.
+            condition: What selects context-dependent state, such as stored statistics.
+            ret_format: "flattened": a tensor ``[B, num_outputs]``. "sequential": ``B`` lists of tensors of
+                shapes :attr:`target_shapes`. "squeezed": the same, but for ``B = 1`` the one list itself.
+
+        Returns:
+            As ``ret_format`` says.
+        """
+
+    def add_to_uncond_params(
+        self, dparams: Sequence[Tensor], params: Sequence[Tensor] | None = None
+    ) -> list[Tensor]:
+        """Add a perturbation to the unconditional parameters, without changing them.
+
+        Args:
+            dparams: The perturbation, a tensor for every entry of ``params``.
+            params: What to add to, :attr:`unconditional_params` if None.
+
+        Returns:
+            The sums.
+
+        Raises:
+            ValueError: If the lengths differ, or there are no unconditional parameters.
+        """
+        if params is None:
+            params = self.unconditional_params
+            if params is None:
+                raise InputError("params: needed, because no unconditional parameters are kept internally")
+        if isinstance(dparams, Tensor) or not hasattr(dparams, "__len__"):
+            raise InputTypeError(f"dparams: a list of tensors is accepted, got {type(dparams).__name__}")
+        if len(dparams) != len(params):
+            raise InputError(f"dparams: {len(params)} tensors are accepted, got {len(dparams)}")
+        return [p + d for p, d in zip(params, dparams, strict=True)]
+
+    def convert_out_format(
+        self, hnet_out: Tensor | Targets, src_format: str, trgt_format: str
+    ) -> Tensor | Targets:
+        """Bring an output of :meth:`forward` into another format.
+
+        Args:
+            hnet_out: The output.
+            src_format: Its format, see argument ``ret_format`` of :meth:`forward`.
+            trgt_format: The wanted format.
+
+        Returns:
+            The output in the wanted format; ``hnet_out`` itself if nothing changes.
+
+        Raises:
+            TypeError: If ``hnet_out`` is not of the type that belongs to ``src_format``.
+            ValueError: If a format is unknown, or shapes do not fit :attr:`target_shapes`.
+        """
+        check_ret_format(src_format, "src_format")
+        check_ret_format(trgt_format, "trgt_format")
+        if src_format == trgt_format:
+            return hnet_out
+        if src_format == "flattened":
+            if not isinstance(hnet_out, Tensor):
+                raise InputTypeError(
+                    f"hnet_out: a tensor is accepted as 'flattened', got {type(hnet_out).__name__}"
+                )
+            if hnet_out.dim() != 2 or hnet_out.shape[1] != self.num_outputs:
+                raise InputError(
+                    f"hnet_out: shape [batch, {self.num_outputs}] is accepted, got {list(hnet_out.shape)}"
+                )
+            return self._flat_to_ret_format(hnet_out, trgt_format)
+        if isinstance(hnet_out, Tensor) or not hasattr(hnet_out, "__len__") or len(hnet_out) == 0:
+            raise InputTypeError(
+                f"hnet_out: a non-empty list is accepted as {src_format!r}, got {hnet_out!r}"
+            )
+        samples = hnet_out
+        if src_format == "squeezed" and isinstance(hnet_out[0], Tensor):
+            samples = [hnet_out]
+        for i, sample in enumerate(samples):
+            check_weights(f"hnet_out[{i}]", sample, self.target_shapes)
+        if trgt_format == "flattened":
+            return torch.stack([torch.cat([t.reshape(-1) for t in sample]) for sample in samples])
+        if trgt_format == "squeezed" and len(samples) == 1:
+            return samples[0]
+        return samples
+
+    def _flat_to_ret_format(self, flat_out: Tensor, ret_format: str) -> Tensor | Targets:
+        """Bring generated weights ``[B, num_outputs]`` into the format that the user asked for."""
+        if ret_format == "flattened":
+            return flat_out
+        samples = ops.split_targets(flat_out, self._target_shapes)
+        return samples[0] if ret_format == "squeezed" and len(samples) == 1 else samples
+
+    def _preprocess_forward_args(
+        self, _input_required: bool = True, _parse_cond_id_fct: Callable | None = None, **kwargs: Any
+    ) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None, list[Tensor] | None]:
+        """Parse the arguments of :meth:`forward`, for subclasses that implement it.
+
+        Args:
+            _input_required: Whether any input must be given.
+            _parse_cond_id_fct: Turns IDs into the conditional input: called with the hypernetwork, the list
+                of IDs and the conditional weights. By default the conditional weights of the given IDs are
+                stacked.
+            **kwargs: The arguments of :meth:`forward`.
+
+        Returns:
+            Unconditional input, conditional input, unconditional and conditional weights; None for what is
+            missing.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: If an argument is not accepted; it is named.
+        """
+        uncond_input, cond_input = kwargs.get("uncond_input"), kwargs.get("cond_input")
+        cond_id, weights = kwargs.get("cond_id"), kwargs.get("weights")
+        check_ret_format(kwargs.get("ret_format", "squeezed"))
+        if cond_input is not None and cond_id is not None:
+            raise InputError("cond_input and cond_id exclude each other, both were given")
+        if _input_required and uncond_input is None and cond_input is None and cond_id is None:
+            raise InputError("No input was given: pass cond_id, cond_input or uncond_input")
+        if cond_input is not None and cond_input.dim() < 2:
+            raise InputError(
+                f"cond_input: the batch dimension is missing, got shape {list(cond_input.shape)}"
+            )
+
+        uncond_weights, cond_weights = (None, None) if weights is None else sort_weights(self, weights)
+        if uncond_weights is None:
+            uncond_weights = self.unconditional_params
+            if uncond_weights is None and self.unconditional_param_shapes:
+                raise InputTypeError(
+                    "weights: needed, because the unconditional ones are not kept internally"
+                )
+        if cond_weights is None:
+            cond_weights = self.conditional_params
+        if cond_id is not None:
+            cond_input = self._conditional_input(cond_id, cond_weights, _parse_cond_id_fct)
+        return uncond_input, cond_input, uncond_weights, cond_weights
+
+    def _conditional_input(
+        self, cond_id: Any, cond_weights: list[Tensor] | None, parse_cond_id_fct: Callable | None
+    ) -> Tensor:
+        ids = parse_cond_ids(cond_id, self.num_known_conds)
+        if parse_cond_id_fct is not None:
+            return parse_cond_id_fct(self, ids, cond_weights)
+        if cond_weights is None or len(cond_weights) != self.num_known_conds:
+            raise InputError(
+                "cond_id: there is not one conditional weight a condition, so IDs have no meaning"
+            )
+        return select_embeddings(cond_weights, ids)
+
+    def __str__(self) -> str:
+        num_uncond = MainNetInterface.shapes_to_num_weights(self.unconditional_param_shapes)
+        num_cond = MainNetInterface.shapes_to_num_weights(self.conditional_param_shapes)
+        internal_uncond = sum(p.numel() for p in self.unconditional_params or ())
+        internal_cond = sum(p.numel() for p in self.conditional_params or ())
+        num_outputs = self.num_outputs
+        ratio = self.num_params / num_outputs if num_outputs else math.nan
+        return (
+            f"Hypernetwork with {self.num_params} weights and {num_outputs} outputs "
+            f"(compression ratio: {ratio:.2f}).\n"
+            f"The network consists of {num_uncond} unconditional weights "
+            f"({internal_uncond} internally maintained) "
+            f"and {num_cond} conditional weights ({internal_cond} internally maintained)."
+        )
