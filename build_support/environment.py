@@ -6,6 +6,8 @@ itself is in `.venv`. Without a cache that can be written, `.venv` holds everyth
 changed, nothing is done.
 """
 
+from __future__ import annotations  # an old Python gets as far as being told so
+
 import fcntl
 import hashlib
 import os
