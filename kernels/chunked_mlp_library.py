@@ -1,0 +1,275 @@
+"""The parts of ``chunked_mlp`` on library products: wide or float64 layers, small layers' backward pass.
+
+Plain PyTorch, without gradients; notation as in ``chunked_mlp.py``.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_ACTIVATIONS = {
+    "relu": torch.relu_,
+    "sigmoid": torch.sigmoid_,
+    "tanh": torch.tanh_,
+    "elu": torch.nn.functional.elu_,
+    "leaky_relu": torch.nn.functional.leaky_relu_,
+    "identity": lambda x: x,
+}
+
+
+def hidden_layers(
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    activation: str,
+    num_conditions: int,
+    num_chunks: int,
+    keep_all: bool,
+) -> Tensor:
+    """Compute the hidden layers: all [R, Σ widths], or only the last [R, K] where they need not be kept."""
+    num_rows = num_conditions * num_chunks
+    widths = [weight.shape[0] for weight in weights]
+    kept = inputs[0].new_empty((num_rows, sum(widths))) if keep_all else None
+    last, column = None, 0
+    for layer, weight in enumerate(weights):
+        layer_out = (
+            kept[:, column : column + widths[layer]]
+            if keep_all
+            else weight.new_empty((num_rows, widths[layer]))
+        )
+        column += widths[layer]
+        bias = biases[layer] if biases else None
+        if layer == 0:
+            _first_layer(inputs, weight, bias, layer_out.view(num_conditions, num_chunks, -1))
+        elif bias is None:
+            torch.mm(last, weight.t(), out=layer_out)
+        else:
+            torch.addmm(bias, last, weight.t(), out=layer_out)
+        _ACTIVATIONS[activation](layer_out)
+        last = layer_out
+    return kept if keep_all else last
+
+
+def _first_layer(inputs: Sequence[Tensor], weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """Fill out [B, N, width] with Σ_parts x·Wᵀ + b: each product on the rows the part has, then broadcast."""
+    weight_parts = weight.split([part.shape[2] for part in inputs], dim=1)
+    for i, (part, weight_part) in enumerate(zip(inputs, weight_parts, strict=True)):
+        product = torch.matmul(part, weight_part.t())  # [B or 1, N or 1, width]
+        if i == 0:
+            out.copy_(product)
+        else:
+            out += product
+    if bias is not None:
+        out += bias
+
+
+def hidden_layers_backward(
+    grad_features: Tensor,
+    hidden: Tensor,
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    has_bias: bool,
+    activation: str,
+    num_conditions: int,
+    num_chunks: int,
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of everything below the last layer.
+
+    Args:
+        grad_features: Gradient of the last hidden layer [R, K], in the dtype it was accumulated in.
+        hidden: All hidden layers after the activation [R, Σ widths].
+        inputs: Parts of the input, each [B or 1, N or 1, width].
+        weights: Matrices of the hidden layers.
+        has_bias: Whether every layer has a bias.
+        activation: Activation of the hidden layers.
+        num_conditions: B.
+        num_chunks: N.
+        needs: For inputs, all weights (the output layer's too) and all biases.
+
+    Returns:
+        A gradient or None for each entry of ``needs``; None for those of the output layer.
+    """
+    grads: list[Tensor | None] = [None] * len(needs)
+    first_weight, first_bias = len(inputs), len(inputs) + len(weights) + 1
+    column = hidden.shape[1]
+    grad = grad_features
+    for layer in range(len(weights) - 1, -1, -1):
+        weight = weights[layer].to(grad.dtype)
+        width = weight.shape[0]
+        column -= width
+        grad = _activation_backward(grad, hidden[:, column : column + width], activation)
+        if has_bias and needs[first_bias + layer]:
+            grads[first_bias + layer] = grad.sum(0)
+        if layer == 0:
+            _first_layer_backward(grad, inputs, weight, num_conditions, num_chunks, needs, grads)
+            break
+        if needs[first_weight + layer]:
+            below = hidden[:, column - weights[layer - 1].shape[0] : column].to(grad.dtype)
+            grads[first_weight + layer] = grad.t() @ below
+        if not (
+            any(needs[: first_weight + layer]) or (has_bias and any(needs[first_bias : first_bias + layer]))
+        ):
+            break
+        grad = grad @ weight
+    return grads
+
+
+def _activation_backward(grad: Tensor, hidden: Tensor, activation: str) -> Tensor:
+    """Return grad · act'(z), the derivative taken from h = act(z)."""
+    if activation == "identity":
+        return grad
+    hidden = hidden.to(grad.dtype)
+    if activation == "relu":
+        return torch.where(hidden > 0, grad, 0)
+    if activation == "sigmoid":
+        return torch.ops.aten.sigmoid_backward(grad, hidden)
+    if activation == "tanh":
+        return torch.ops.aten.tanh_backward(grad, hidden)
+    if activation == "elu":
+        return torch.where(hidden > 0, grad, grad * (hidden + 1))
+    return torch.where(hidden > 0, grad, grad * 0.01)
+
+
+def _first_layer_backward(
+    grad: Tensor,
+    inputs: Sequence[Tensor],
+    weight: Tensor,
+    num_conditions: int,
+    num_chunks: int,
+    needs: Sequence[bool],
+    grads: list[Tensor | None],
+) -> None:
+    """Fill in the gradients of the inputs and the first matrix from grad [R, width], summed to each part."""
+    grad = grad.view(num_conditions, num_chunks, -1)
+    weight_parts = weight.split([part.shape[2] for part in inputs], dim=1)
+    columns = []
+    sums: dict[tuple[bool, bool], Tensor] = {}
+    for i, part in enumerate(inputs):
+        key = (part.shape[0] == num_conditions, part.shape[1] == num_chunks)
+        if key not in sums:
+            axes = [axis for axis in (0, 1) if not key[axis]]
+            total = grad.sum(axes, keepdim=True) if axes else grad
+            sums[key] = total.reshape(-1, grad.shape[2])
+        if needs[len(inputs)]:
+            columns.append(sums[key].t() @ part.reshape(-1, part.shape[2]).to(grad.dtype))
+        if needs[i]:
+            grads[i] = sums[key] @ weight_parts[i]
+    if needs[len(inputs)]:
+        grads[len(inputs)] = torch.cat(columns, dim=1)
+
+
+def split_input_gradient(
+    grad_rows: Tensor,
+    inputs: Sequence[Tensor],
+    needs: Sequence[bool],
+    num_conditions: int,
+    num_chunks: int,
+    grads: list[Tensor | None],
+) -> None:
+    """Fill in the gradients of the parts, [B or 1, N or 1, width], from that of whole rows [R, Σ widths]."""
+    parts = grad_rows.reshape(num_conditions, num_chunks, -1).split([part.shape[2] for part in inputs], dim=2)
+    for i, part in enumerate(inputs):
+        if needs[i]:
+            axes = [
+                axis for axis, size in ((0, num_conditions), (1, num_chunks)) if part.shape[axis] == 1 < size
+            ]
+            grads[i] = parts[i].sum(axes, keepdim=True) if axes else parts[i]
+
+
+def _whole_chunks(flat: Tensor, chunk_size: int) -> Tensor:
+    """View the complete chunks of [B, n] as [B, n // S, S]."""
+    num_whole = flat.shape[1] // chunk_size
+    return flat[:, : num_whole * chunk_size].unflatten(1, (num_whole, chunk_size))
+
+
+def product(
+    features: Tensor, weight: Tensor, offset: Tensor | None, out: Tensor, num_chunks: int, repeat: int
+) -> None:
+    """Do what ``chunked_mlp._product`` does by library products that write to the place of the result."""
+    chunk_size = weight.shape[0]
+    if repeat > 1:
+        shared = features @ weight.t()  # [N, S]
+        offset = offset.to(out.dtype)
+        whole = _whole_chunks(out, chunk_size)
+        torch.add(shared[: whole.shape[1]], offset[:, None], out=whole)
+        rest = out[:, whole.shape[1] * chunk_size :]
+        if rest.shape[1]:
+            torch.add(shared[whole.shape[1], : rest.shape[1]], offset[:, : rest.shape[1]], out=rest)
+        return
+    bias = None if offset is None else offset[0].to(out.dtype)
+    num_conditions = features.shape[0] // num_chunks
+    if out.shape[1] == num_chunks * chunk_size:
+        _affine(features, weight, bias, out.view(-1, chunk_size))
+        return
+    rows = features.unflatten(0, (num_conditions, num_chunks))
+    whole = _whole_chunks(out, chunk_size)
+    for condition in range(num_conditions):
+        if whole.shape[1]:
+            _affine(rows[condition, : whole.shape[1]], weight, bias, whole[condition])
+    done = whole.shape[1] * chunk_size
+    rest = out.shape[1] - done
+    if rest:
+        _affine(rows[:, whole.shape[1]], weight[:rest], None if bias is None else bias[:rest], out[:, done:])
+
+
+def _affine(features: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    if bias is None:
+        torch.mm(features, weight.t(), out=out)
+    else:
+        torch.addmm(bias, features, weight.t(), out=out)
+
+
+def product_backward(
+    grad_out: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    grad_weight: Tensor | None,
+    num_chunks: int,
+    repeat: int,
+    need_offset: bool,
+    need_features: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Do what ``chunked_mlp._product_backward`` does by library products."""
+    chunk_size = weight.shape[0]
+    if repeat > 1:
+        grad_offset = _sum_over_chunks(grad_out, chunk_size) if need_offset else None
+        grad_out = grad_out.sum(0, keepdim=True)
+    elif need_offset:
+        grad_offset = _sum_over_chunks(grad_out, chunk_size).sum(0, keepdim=True)
+    else:
+        grad_offset = None
+    grad_out = grad_out.to(weight.dtype)
+    num_conditions = grad_out.shape[0]
+    rows = features.unflatten(0, (num_conditions, num_chunks))
+    whole = _whole_chunks(grad_out, chunk_size)
+    num_whole = whole.shape[1]
+    rest = grad_out[:, num_whole * chunk_size :]
+    grad_features = torch.zeros_like(rows) if need_features else None
+    if grad_weight is not None:
+        if num_whole == num_chunks:
+            total = whole.reshape(-1, chunk_size).t() @ features
+        else:
+            total = torch.zeros_like(weight)
+            for condition in range(num_conditions if num_whole else 0):
+                total.addmm_(whole[condition].t(), rows[condition, :num_whole])
+        if rest.shape[1]:
+            total[: rest.shape[1]] += rest.t() @ rows[:, num_whole]
+        grad_weight.copy_(total)
+    if need_features:
+        if num_whole:
+            grad_features[:, :num_whole] = torch.matmul(whole, weight)
+        if rest.shape[1]:
+            grad_features[:, num_whole] = rest @ weight[: rest.shape[1]]
+        grad_features = grad_features.flatten(0, 1)
+    return grad_offset, grad_features
+
+
+def _sum_over_chunks(grad_out: Tensor, chunk_size: int) -> Tensor:
+    """Sum [B, n] over the chunks to [B, S]; the last chunk may be cut."""
+    whole = _whole_chunks(grad_out, chunk_size)
+    total = whole.sum(1)
+    rest = grad_out[:, whole.shape[1] * chunk_size :]
+    total[:, : rest.shape[1]] += rest
+    return total

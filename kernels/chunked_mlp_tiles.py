@@ -1,0 +1,109 @@
+"""Tile sizes of the ``chunked_mlp`` kernels: a static table per generation of GPU.
+
+They were chosen from the compiler's output (registers, spills, shared memory). There is no autotuning: a call
+never waits for measurements, and the same shapes give the same bits on every run.
+"""
+
+import functools
+from typing import NamedTuple
+
+import torch
+
+# The widest layer that the Triton kernels take; library products do the rest.
+MAX_FUSED_WIDTH = 128
+GENERATIONS = (80, 90, 100)
+# Twice the multiprocessors of an A100, H100 and B200: a property of the generation, not of the device at
+# hand, so that sums are grouped alike on all cards of one generation.
+_PROGRAMS = {80: 216, 90: 264, 100: 296}
+
+
+class Tile(NamedTuple):
+    """Block sizes and compiler options of one kernel launch."""
+
+    block_rows: int
+    block_size: int
+    block_k: int
+    num_warps: int
+    num_stages: int = 2
+    max_registers: int | None = None
+
+
+@functools.cache
+def _generation_of(device_index: int) -> int:
+    major = torch.cuda.get_device_capability(device_index)[0]
+    # Consumer Blackwell (12.x) has neither tensor memory nor large shared memory: Ampere's tiles suit it.
+    return {9: 90, 10: 100, 11: 100}.get(major, 80)
+
+
+def generation(device: torch.device) -> int:
+    """The table to use for a device: 80, 90 or 100; 90 where there is no GPU (interpreter)."""
+    return _generation_of(device.index) if device.type == "cuda" else 90
+
+
+def num_programs(arch: int) -> int:
+    """How many programs fill a device of this generation about twice over."""
+    return _PROGRAMS[arch]
+
+
+def input_precision(dtype: torch.dtype) -> str:
+    """The precision of products: 'ieee', or 'tf32' where it was asked for or is exact.
+
+    float32 follows ``torch.backends.cuda.matmul`` and ``torch.set_float32_matmul_precision``. Products of
+    bfloat16 or float16 values are exact in tf32, so these use the matrix units.
+    """
+    if dtype in (torch.bfloat16, torch.float16):
+        return "tf32"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
+def padded_width(width: int) -> int:
+    """The power of two, at least 16, that holds a layer of this width."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def dot_width(width: int, block_k: int, precision: str) -> int:
+    """How many features go through `tl.dot`; up to 4 left over are cheaper one by one than as a block."""
+    left_over = width % block_k
+    return width - left_over if precision == "ieee" and left_over <= 4 else width
+
+
+def hidden_tile(precision: str) -> Tile:
+    """The tile of the kernel of the hidden layers."""
+    return Tile(16, 0, 16, 4)
+
+
+def forward_tile(arch: int, precision: str, rows: int, width: int) -> Tile:
+    """The tile of the output product for ``rows`` rows of ``width`` features."""
+    if precision == "ieee":
+        # Padded rows cost arithmetic, small blocks cost shared-memory traffic for every product.
+        cost = {64: 1.0, 32: 1.15, 16: 1.4}
+        block_rows = min(cost, key=lambda block: -(-rows // block) * block * cost[block])
+        return {64: Tile(64, 64, 16, 4, 2, 168), 32: Tile(32, 64, 16, 4), 16: Tile(16, 128, 16, 4)}[
+            block_rows
+        ]
+    block_k = padded_width(width)
+    if rows <= 16:
+        return Tile(16, 128, min(block_k, 64), 4, 1)
+    if arch == 100:
+        # One block of K only: ptxas' front end crashes on tcgen05 in a loop over K (triton 3.6).
+        return Tile(64, 64, block_k, 4, 1)
+    return Tile(64, 128, min(block_k, 64), 8, 1)
+
+
+def backward_tile(arch: int, precision: str, rows: int, width: int, need: str, repeated: bool) -> Tile:
+    """The tile of a backward pass; need is 'weight', 'features' or 'both' (of their gradients)."""
+    block_k = padded_width(width)
+    if precision == "ieee":
+        if repeated or need == "both":
+            return Tile(16, 32, block_k, 4 if block_k <= 32 else 8, 4)
+        if need == "weight":
+            block_size, num_warps = {16: (128, 4), 32: (64, 4), 64: (64, 4), 128: (64, 8)}[block_k]
+            return Tile(16, block_size, block_k, num_warps)
+        if rows <= 16:
+            return Tile(16, 32, block_k, 4)
+        return Tile(64, 16, block_k, 8) if block_k == 128 else Tile(64, 32, block_k, 4)
+    if block_k == 128:
+        return Tile(16, 32, block_k, 8) if repeated else Tile(16 if rows <= 16 else 32, 64, block_k, 8)
+    if rows <= 16:
+        return Tile(16, 64, block_k, 4)
+    return Tile(32 if arch == 100 else 64, 64, block_k, 8 if block_k > 16 else 4)
