@@ -24,7 +24,7 @@ _CONTEXT_MOD_DEFAULTS = {
 
 
 class LayerBuilding:
-    """Part of :class:`~hnetfast.mnets.mnet_interface.MainNetInterface` that its subclasses call while constructed."""
+    """The part of ``MainNetInterface`` that its subclasses call while they are constructed."""
 
     _internal_params: nn.ParameterList | None
     _weights: nn.ParameterList | None
@@ -61,7 +61,7 @@ class LayerBuilding:
         return self._weights if self._internal_params is None else self._internal_params
 
     def _register_shape(self, shape: Shape, name: str, layer: int, param: nn.Parameter | None) -> None:
-        """Add a tensor to the shapes and their metadata, and to the internal parameters or the learned shapes."""
+        """Register the shape of a tensor, and the tensor itself or the fact that it is learned outside."""
         if self._param_shapes is None:
             self._param_shapes = []
         if self._param_shapes_meta is None:

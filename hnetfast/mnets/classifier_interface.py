@@ -68,7 +68,8 @@ class Classifier(nn.Module, MainNetInterface):
         Args:
             logits: Logits ``[B, C]`` of the network that learns.
             target_logits: Logits ``[B, C']`` of the network that teaches; not detached here.
-            target_mapping: For each of the teacher's outputs the index of the learner's; needed if C and C' differ.
+            target_mapping: For each of the teacher's outputs the index of the learner's; needed if C and C'
+                differ.
             device: Ignored: targets live where the logits do.
             T: Temperature of both softmax functions.
 
@@ -82,8 +83,8 @@ class Classifier(nn.Module, MainNetInterface):
         if target_mapping is not None:
             if len(target_mapping) != target_logits.shape[1]:
                 raise ValueError(
-                    f"target_mapping: expected one index for each of {target_logits.shape[1]} target logits, got "
-                    f"{len(target_mapping)}"
+                    f"target_mapping: expected one index for each of {target_logits.shape[1]} target logits, "
+                    f"got {len(target_mapping)}"
                 )
             index = torch.as_tensor(target_mapping, dtype=torch.long, device=targets.device)
             padded = torch.zeros(
@@ -152,5 +153,6 @@ class Classifier(nn.Module, MainNetInterface):
 def _check_logits(outputs: torch.Tensor, targets: torch.Tensor) -> None:
     if outputs.ndim != 2 or outputs.shape != targets.shape:
         raise ValueError(
-            f"outputs and targets must have the same shape [B, C], got {list(outputs.shape)} and {list(targets.shape)}"
+            "outputs and targets must have the same shape [B, C], "
+            f"got {list(outputs.shape)} and {list(targets.shape)}"
         )

@@ -15,10 +15,10 @@ __all__ = ["MainNetInterface"]
 
 
 class MainNetInterface(LayerBuilding, ABC):
-    """Network that computes with its own weights, with weights given to :meth:`forward`, or with some of both.
+    """Network that computes with its own weights, with weights given to it, or with some of both.
 
-    A subclass calls this constructor, sets the protected attributes behind the properties below and ends its own
-    constructor with :meth:`_is_properly_setup`; ``docs/subclassing.md`` says which and how.
+    A subclass calls this constructor, sets the protected attributes behind the properties below and ends its
+    own constructor with :meth:`_is_properly_setup`; ``docs/subclassing.md`` says which and how.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,8 @@ class MainNetInterface(LayerBuilding, ABC):
         self._context_mod_layers: nn.ModuleList | None = None
         self._num_params: int | None = None
         self._num_internal_params: int | None = None
-        # Former names of _internal_params, _hyper_shapes_learned and _param_shapes, which subclasses still set.
+        # Former names of _internal_params, _hyper_shapes_learned and _param_shapes, which subclasses still
+        # set.
         self._weights: nn.ParameterList | None = None
         self._hyper_shapes: list[Shape] | None = None
         self._all_shapes: list[Shape] | None = None
@@ -69,8 +70,8 @@ class MainNetInterface(LayerBuilding, ABC):
         num_weights, num_biases = len(self._layer_weight_tensors), len(self._layer_bias_vectors)
         if check_has_bias and self._has_bias and num_weights != num_biases:
             raise ValueError(
-                f"{name}: _has_bias is True, but there are {num_weights} _layer_weight_tensors and {num_biases} "
-                "_layer_bias_vectors"
+                f"{name}: _has_bias is True, but there are {num_weights} _layer_weight_tensors and "
+                f"{num_biases} _layer_bias_vectors"
             )
         self._check_meta()
 
@@ -78,7 +79,7 @@ class MainNetInterface(LayerBuilding, ABC):
         if self._weights is not None:
             if self._internal_params is not None and self._internal_params is not self._weights:
                 raise ValueError(
-                    f"{type(self).__name__}: _weights and _internal_params are two names of one list, but differ"
+                    f"{type(self).__name__}: _weights and _internal_params name one list, but differ"
                 )
             self._internal_params = self._weights
         for former, attribute in (
@@ -97,7 +98,8 @@ class MainNetInterface(LayerBuilding, ABC):
         name = type(self).__name__
         if len(meta) != len(self._param_shapes):
             raise ValueError(
-                f"{name}: _param_shapes_meta has {len(meta)} entries for {len(self._param_shapes)} _param_shapes"
+                f"{name}: _param_shapes_meta has {len(meta)} entries for {len(self._param_shapes)} "
+                "_param_shapes"
             )
         num_internal = 0 if self._internal_params is None else len(self._internal_params)
         for i, entry in enumerate(meta):
@@ -106,8 +108,8 @@ class MainNetInterface(LayerBuilding, ABC):
                 raise ValueError(f"{name}: _param_shapes_meta[{i}] lacks the keys {missing}")
             if not -1 <= entry["index"] < num_internal:
                 raise ValueError(
-                    f"{name}: _param_shapes_meta[{i}]['index'] is {entry['index']}, but there are {num_internal} "
-                    "_internal_params (-1 stands for none)"
+                    f"{name}: _param_shapes_meta[{i}]['index'] is {entry['index']}, but there are "
+                    f"{num_internal} _internal_params (-1 stands for none)"
                 )
 
     @property
@@ -138,8 +140,8 @@ class MainNetInterface(LayerBuilding, ABC):
         indices = sorted(entry["index"] for entry in self._param_shapes_meta if entry["index"] != -1)
         if indices != list(range(len(self._internal_params))):
             raise ValueError(
-                f"internal_params_ref: the indices in param_shapes_meta, {indices}, do not mention each of the "
-                f"{len(self._internal_params)} internal parameters once"
+                f"internal_params_ref: the indices in param_shapes_meta, {indices}, do not mention each of "
+                f"the {len(self._internal_params)} internal parameters once"
             )
         return indices
 
@@ -150,10 +152,11 @@ class MainNetInterface(LayerBuilding, ABC):
 
     @property
     def param_shapes_meta(self) -> list[dict[str, Any]]:
-        """For every entry of :attr:`param_shapes` a dictionary with (at least) three keys.
+        """For every entry of :attr:`param_shapes` a dictionary with at least three keys.
 
-        "name" is "weight", "bias", "bn_scale", "bn_shift", "cm_scale", "cm_shift", "embedding" or None; "index" the
-        index in :attr:`internal_params` or -1; "layer" an integer shared by the tensors of one layer, or -1.
+        "name" is "weight", "bias", "bn_scale", "bn_shift", "cm_scale", "cm_shift", "embedding" or None;
+        "index" is the index in :attr:`internal_params` or -1; "layer" is an integer shared by the tensors of
+        one layer, or -1.
 
         Raises:
             NotImplementedError: If the network does not provide it.
@@ -164,7 +167,7 @@ class MainNetInterface(LayerBuilding, ABC):
 
     @property
     def hyper_shapes_learned(self) -> list[Shape] | None:
-        """Shapes of the tensors that must be given to :meth:`forward`, None if the network keeps all weights."""
+        """Shapes of the tensors that must be given to :meth:`forward`, None if there are none."""
         return self._hyper_shapes_learned
 
     @property
@@ -189,7 +192,7 @@ class MainNetInterface(LayerBuilding, ABC):
 
     @property
     def mask_fc_out(self) -> bool:
-        """Whether the last entries of :attr:`param_shapes` are weight and bias of a fully connected output layer."""
+        """Whether the last of :attr:`param_shapes` are those of a fully connected output layer."""
         return self._mask_fc_out
 
     @property
@@ -224,12 +227,12 @@ class MainNetInterface(LayerBuilding, ABC):
 
     @property
     def batchnorm_layers(self) -> nn.ModuleList | None:
-        """The :class:`~hnetfast.utils.batchnorm_layer.BatchNormLayer` instances, None if there are none."""
+        """The batch-normalisation layers, None if there are none."""
         return self._batchnorm_layers
 
     @property
     def context_mod_layers(self) -> nn.ModuleList | None:
-        """The :class:`~hnetfast.utils.context_mod_layer.ContextModLayer` instances, None if there are none."""
+        """The context-modulation layers, None if there are none."""
         return self._context_mod_layers
 
     @abstractmethod
@@ -252,8 +255,8 @@ class MainNetInterface(LayerBuilding, ABC):
 
         Args:
             x: The input.
-            weights: Tensors of the shapes :attr:`hyper_shapes_learned`, or of all :attr:`param_shapes`. May be left
-                out if the network keeps all its weights.
+            weights: Tensors of the shapes :attr:`hyper_shapes_learned`, or of all :attr:`param_shapes`. May
+                be left out if the network keeps all its weights.
             distilled_params: Tensors of the shapes :attr:`hyper_shapes_distilled`, instead of
                 :meth:`distillation_targets`.
             condition: What selects context-dependent state, e.g. the index of stored statistics.
@@ -361,8 +364,8 @@ class MainNetInterface(LayerBuilding, ABC):
             The vector, or the list of tensors, which are views of the vector.
 
         Raises:
-            ValueError: If there is nothing to concatenate, ``param_shapes`` is missing or needs more entries than the
-                vector has, or ``params`` is not a vector.
+            ValueError: If there is nothing to concatenate, ``param_shapes`` is missing or needs more entries
+                than the vector has, or ``params`` is not a vector.
         """
         if not unflatten:
             tensors = list(params)

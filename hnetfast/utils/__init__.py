@@ -1,0 +1,1 @@
+"""Layers and helpers that networks and training scripts share."""

@@ -17,8 +17,8 @@ class BatchNormLayer(nn.Module):
 
     .. math:: y = (x - m^{(t)}) / \sqrt{v^{(t)} + \epsilon} \cdot \gamma^{(t)} + \beta^{(t)}
 
-    The statistics :math:`m, v` are those of the batch, running estimates, one of several stored sets of running
-    estimates (see :meth:`checkpoint_stats`), or given to :meth:`forward`; so may be gain and offset.
+    The statistics :math:`m, v` are those of the batch, running estimates, one of several stored sets of
+    running estimates (see :meth:`checkpoint_stats`), or given to :meth:`forward`; so may be gain and offset.
 
     Args:
         num_features: Number of features, the size of dimension 1 of the input.
@@ -26,9 +26,9 @@ class BatchNormLayer(nn.Module):
         affine: Whether the layer has its own gain and offset. If not, they must be given to :meth:`forward`.
         track_running_stats: Whether running statistics are kept, and used in evaluation mode.
         frozen_stats: Normalise with mean 0 and variance 1 always; needs ``track_running_stats=False``.
-        learnable_stats: Make the statistics parameters: training normalises with the batch and moves them towards
-            its statistics; evaluation uses them, and gradients reach them. Needs ``track_running_stats=False``.
-            They are not part of :attr:`weights`.
+        learnable_stats: Make the statistics parameters: training normalises with the batch and moves them
+            towards its statistics; evaluation uses them, and gradients reach them. Needs
+            ``track_running_stats=False``. They are not part of :attr:`weights`.
 
     Raises:
         ValueError: If options contradict each other, or ``num_features`` is negative.
@@ -131,9 +131,9 @@ class BatchNormLayer(nn.Module):
     ) -> torch.Tensor:
         """Normalise a batch of activations.
 
-        In training mode the statistics of the batch are used, and the selected running statistics (the given ones
-        too) are updated in place; frozen ones are used as they are and never change. In evaluation mode the selected
-        statistics are used, or the batch's if there are none.
+        In training mode the statistics of the batch are used, and the selected running statistics (the given
+        ones too) are updated in place; frozen ones are used as they are and never change. In evaluation mode
+        the selected statistics are used, or the batch's if there are none.
 
         Args:
             inputs: Activations ``[B, num_features, ...]``.
@@ -147,8 +147,8 @@ class BatchNormLayer(nn.Module):
             The normalised activations, of the shape of ``inputs``.
 
         Raises:
-            ValueError: If only one of ``running_mean`` and ``running_var`` is given, gain or offset is missing, or
-                ``stats_id`` is missing or out of range.
+            ValueError: If only one of ``running_mean`` and ``running_var`` is given, gain or offset is
+                missing, or ``stats_id`` is missing or out of range.
             TypeError: If ``stats_id`` is not an integer.
         """
         if (running_mean is None) != (running_var is None):

@@ -16,8 +16,8 @@ class ContextModLayer(nn.Module):
     r"""Layer that computes :math:`x \odot g + s` with a gain :math:`g` and a shift :math:`s`.
 
     Args:
-        num_features: Shape of gain and shift, which are broadcast against the input: an integer for a linear layer,
-            e.g. ``(C, 1, 1)`` for one gain a feature map or ``(C, H, W)`` for one a pixel.
+        num_features: Shape of gain and shift, which are broadcast against the input: an integer for a linear
+            layer, e.g. ``(C, 1, 1)`` for one gain a feature map or ``(C, H, W)`` for one a pixel.
         no_weights: Keep no parameters; they must be given to :meth:`forward`.
         no_gains: Leave out the gain.
         no_shifts: Leave out the shift.
@@ -26,7 +26,8 @@ class ContextModLayer(nn.Module):
         softplus_scale: Sharpness of that softplus.
 
     Raises:
-        ValueError: If gain and shift are both left out, offset and softplus both applied, or a size is negative.
+        ValueError: If gain and shift are both left out, offset and softplus both applied, or a size is
+            negative.
         TypeError: If ``num_features`` is not an integer or a sequence of integers.
     """
 
@@ -145,8 +146,9 @@ class ContextModLayer(nn.Module):
 
         Args:
             x: Activations, broadcastable with ``num_features``.
-            weights: Tensors to use instead of the layer's own, in the order of :attr:`param_shapes` and with these
-                shapes, or with a leading dimension of the size of ``x``'s batch dimension: one set a sample.
+            weights: Tensors to use instead of the layer's own, in the order of :attr:`param_shapes` and with
+                these shapes, or with a leading dimension of the size of ``x``'s batch dimension: one set a
+                sample.
             ckpt_id: Which stored set of weights to use; ignored if ``weights`` are given.
             bs_dim: Batch dimension of ``x``.
 
@@ -154,7 +156,8 @@ class ContextModLayer(nn.Module):
             The modulated activations.
 
         Raises:
-            ValueError: If ``weights`` are missing or of a wrong number or shape, or ``ckpt_id`` is out of range.
+            ValueError: If ``weights`` are missing or of a wrong number or shape, or ``ckpt_id`` is out of
+                range.
             TypeError: If ``weights`` does not hold tensors or ``ckpt_id`` is not an integer.
         """
         if weights is None:

@@ -30,8 +30,8 @@ def calc_fan_in_and_out(shapes: Sequence[int]) -> tuple[int, int]:
     """Compute fan-in and fan-out of a weight tensor from its shape.
 
     Args:
-        shapes: Shape of a tensor with at least two dimensions, ``[out, in, ...]``; the remaining dimensions are
-            the receptive field of a convolution.
+        shapes: Shape of a tensor with at least two dimensions, ``[out, in, ...]``; the remaining dimensions
+            are the receptive field of a convolution.
 
     Returns:
         The pair ``(fan_in, fan_out)``.

@@ -33,7 +33,8 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module | None]] = {
     "tanh": nn.Tanh,
 }
 
-# Qualitative palettes of colorbrewer2.org. The keys are those of hypnettorch, whose "Set2" is ColorBrewer's Set1.
+# Qualitative palettes of colorbrewer2.org. The keys are those of hypnettorch, whose "Set2" is ColorBrewer's
+# Set1.
 _COLORS = {
     "Set2": ["#e41a1c", "#377eb8", "#4daf4a", "#984ea3", "#ff7f00", "#ffff33", "#a65628", "#b3de69"],
     "Set3": ["#8dd3c7", "#ffffb3", "#bebada", "#fb8072", "#80b1d3", "#fdb462", "#b3de69", "#fccde5"],
@@ -84,7 +85,8 @@ def str_to_floats(str_arg: str) -> list[float]:
     """Convert a string of comma-separated numbers into a list.
 
     Args:
-        str_arg: For instance ``"0.1,1e-3"``; the empty string is the empty list, a number a list with one entry.
+        str_arg: For instance ``"0.1,1e-3"``; the empty string is the empty list, a number a list with one
+            entry.
 
     Returns:
         The numbers.

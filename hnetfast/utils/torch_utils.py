@@ -51,8 +51,9 @@ def get_optimizer(
 ) -> torch.optim.Optimizer:
     """Create an optimiser, :class:`torch.optim.SGD` unless another one is chosen.
 
-    If several are chosen, the first of Adam, RMSprop, Adadelta and Adagrad wins. Options that may differ between
-    parameter groups (``lr``, ``momentum``, ``weight_decay``, ``adam_beta1``) can be lists with a value a group.
+    If several are chosen, the first of Adam, RMSprop, Adadelta and Adagrad wins. Options that may differ
+    between parameter groups (``lr``, ``momentum``, ``weight_decay``, ``adam_beta1``) can be lists with a
+    value a group.
 
     Args:
         params: The parameters to optimise.
@@ -131,8 +132,8 @@ class CutoutTransform:
     """Set random square patches of an image to zero.
 
     Cutout: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017,
-    https://arxiv.org/abs/1708.04552. Patches are placed by numpy's global generator; those that reach beyond the
-    image are clipped.
+    https://arxiv.org/abs/1708.04552. Patches are placed by numpy's global generator; those that reach beyond
+    the image are clipped.
 
     Args:
         n_holes: Number of patches.

@@ -1,0 +1,183 @@
+"""Interpretation of the argument ``weights`` of main networks with context modulation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+_KEYS = ("internal_weights", "mod_weights")
+
+
+class WeightPlan(NamedTuple):
+    """What a main network expects to be given, worked out once.
+
+    Attributes:
+        shapes: Shapes of all parameters: those of context modulation first, then the internal ones.
+        num_mod: Number of parameters of context modulation.
+        own_mod: Whether the network keeps those itself.
+        own_internal: Whether it keeps the internal ones itself.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    num_mod: int
+    own_mod: bool
+    own_internal: bool
+
+
+class GivenWeights(NamedTuple):
+    """The parameters to compute with.
+
+    Attributes:
+        mod: Parameters of context modulation.
+        internal: All others.
+        mod_given: Whether the former came from outside.
+        internal_given: Whether the latter came from outside.
+    """
+
+    mod: Sequence[torch.Tensor]
+    internal: Sequence[torch.Tensor]
+    mod_given: bool
+    internal_given: bool
+
+
+def own_tensors(params: nn.ParameterList | Sequence[torch.Tensor] | None) -> list[torch.Tensor]:
+    """The entries of a parameter list, without the cost of its item access."""
+    if params is None:
+        return []
+    return list(params._parameters.values()) if type(params) is nn.ParameterList else list(params)
+
+
+def select_weights(plan: WeightPlan, weights: Any, own: Any, batch_size: int | None) -> GivenWeights:
+    """Sort the weights given to a network, and fill what is missing from its own.
+
+    Args:
+        plan: What the network expects.
+        weights: A sequence or dictionary as documented in :meth:`hnetfast.mnets.mlp.MLP.forward`, or None.
+        own: The network's own parameters, those of context modulation first.
+        batch_size: Size of the input's first dimension; parameters of context modulation may have such a
+            dimension too. None if there is none.
+
+    Returns:
+        The parameters to use.
+
+    Raises:
+        ValueError: If a number of tensors, a shape or a key is wrong, or a parameter is missing.
+        TypeError: If something is not a tensor.
+    """
+    num_mod, num_all = plan.num_mod, len(plan.shapes)
+    mod = internal = None
+    if weights is None:
+        pass
+    elif isinstance(weights, Mapping):
+        mod, internal = _from_mapping(plan, weights)
+    else:
+        weights = _as_sequence("weights", weights)
+        count = len(weights)
+        if count == num_all:
+            mod, internal = weights[:num_mod], weights[num_mod:]
+        elif count == num_all - num_mod and plan.own_mod and not plan.own_internal:
+            internal = weights
+        elif num_mod and count == num_mod:
+            mod = weights
+        else:
+            raise ValueError(_count_message(plan, count))
+
+    if mod is not None:
+        _check_mod(plan, mod, batch_size)
+    if internal is not None:
+        _check_internal(plan, internal)
+    own = own_tensors(own) if mod is None or internal is None else []
+    num_own_mod = num_mod if plan.own_mod else 0
+    if internal is None:
+        if not plan.own_internal:
+            raise ValueError(
+                "weights: the network was built without weights (no_weights=True), "
+                + (
+                    "pass them"
+                    if weights is None
+                    else "what was passed contains only those of context modulation"
+                )
+            )
+        chosen_internal = own[num_own_mod:]
+    else:
+        chosen_internal = internal
+    if mod is None:
+        if num_mod and not plan.own_mod:
+            raise ValueError(
+                "weights: the context-modulation layers were built without weights "
+                "(context_mod_no_weights=True), pass them"
+            )
+        chosen_mod = own[:num_own_mod]
+    else:
+        chosen_mod = mod
+    return GivenWeights(chosen_mod, chosen_internal, mod is not None, internal is not None)
+
+
+def _from_mapping(
+    plan: WeightPlan, weights: Mapping[str, Any]
+) -> tuple[Sequence[torch.Tensor] | None, Sequence[torch.Tensor] | None]:
+    unknown = [key for key in weights if key not in _KEYS]
+    if unknown or not weights:
+        raise ValueError(f"weights: expected a dictionary with keys from {list(_KEYS)}, got {list(weights)}")
+    mod, internal = weights.get("mod_weights"), weights.get("internal_weights")
+    num_internal = len(plan.shapes) - plan.num_mod
+    if mod is not None:
+        mod = _as_sequence("weights['mod_weights']", mod)
+        if len(mod) != plan.num_mod:
+            raise ValueError(f"weights['mod_weights']: expected {plan.num_mod} tensors, got {len(mod)}")
+    if internal is not None:
+        internal = _as_sequence("weights['internal_weights']", internal)
+        if len(internal) != num_internal:
+            raise ValueError(
+                f"weights['internal_weights']: expected {num_internal} tensors, got {len(internal)}"
+            )
+    return mod, internal
+
+
+def _as_sequence(name: str, value: Any) -> Sequence[torch.Tensor]:
+    if isinstance(value, (list, tuple)):
+        return value
+    if isinstance(value, nn.ParameterList):
+        return own_tensors(value)
+    raise TypeError(f"{name}: expected a list of tensors, got {type(value).__name__}")
+
+
+def _count_message(plan: WeightPlan, count: int) -> str:
+    num_all, num_mod = len(plan.shapes), plan.num_mod
+    accepted = f"{num_all} tensors (all of param_shapes)"
+    if num_mod:
+        accepted += f" or {num_mod} (those of context modulation)"
+        if plan.own_mod and not plan.own_internal:
+            accepted += f" or {num_all - num_mod} (hyper_shapes_learned)"
+    return f"weights: expected {accepted}, got {count}"
+
+
+def _check_internal(plan: WeightPlan, weights: Sequence[torch.Tensor]) -> None:
+    i = plan.num_mod
+    shapes = plan.shapes
+    for weight in weights:
+        if not isinstance(weight, torch.Tensor):
+            raise TypeError(
+                f"weights: entry {i} of param_shapes must be a tensor, got {type(weight).__name__}"
+            )
+        if weight.shape != shapes[i]:
+            raise ValueError(
+                f"weights: entry {i} of param_shapes has the shape {list(shapes[i])}, "
+                f"got {list(weight.shape)}"
+            )
+        i += 1
+
+
+def _check_mod(plan: WeightPlan, weights: Sequence[torch.Tensor], batch_size: int | None) -> None:
+    for i, weight in enumerate(weights):
+        shape = plan.shapes[i]
+        if not isinstance(weight, torch.Tensor):
+            raise TypeError(
+                f"weights: entry {i} of param_shapes must be a tensor, got {type(weight).__name__}"
+            )
+        if weight.shape != shape and (batch_size is None or weight.shape != (batch_size, *shape)):
+            raise ValueError(
+                f"weights: entry {i} of param_shapes has the shape {list(shape)} (or, one set a sample, "
+                f"{[batch_size, *shape]}), got {list(weight.shape)}"
+            )
