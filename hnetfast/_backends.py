@@ -94,14 +94,19 @@ def _serving(op: str, why_no_extension: str | None) -> dict[str, Backend]:
     registrations = dict(
         line.split(": ", 1) for line in torch._C._dispatch_dump(_NAMESPACE + op).splitlines() if ": " in line
     )
+    anywhere = [
+        registrations.get(f"Composite{kind}Autograd[alias]", ".py:") for kind in ("Explicit", "Implicit")
+    ]
     serving = {}
     for device, key in _KEYS.items():
-        if key not in registrations:
+        if key in registrations:
+            compiled = ".py:" not in registrations[key]
+            serving[device] = Backend({"cpu": "C++", "cuda": "CUDA"}[device] if compiled else "Triton")
+        elif any(".py:" not in where for where in anywhere):
+            serving[device] = Backend("C++")  # it only moves views about and runs on every device
+        else:
             missing = why_no_extension if device == "cpu" else _why_no_triton()
             serving[device] = Backend("reference", missing or f"no {key} kernel")
-            continue
-        compiled = ".py:" not in registrations[key]
-        serving[device] = Backend({"cpu": "C++", "cuda": "CUDA"}[device] if compiled else "Triton")
     if not torch.cuda.is_available():
         serving["cuda"] = Backend(serving["cuda"].name, "no GPU here")
     return serving
