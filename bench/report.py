@@ -1,0 +1,234 @@
+"""``python -m bench.report``: turn ``bench/results/*.json`` into the tables of README and docs, and plots."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from bench.results import (
+    COLUMNS,
+    RESULTS,
+    Results,
+    groups,
+    speed_up,
+    summarise,
+    table_cells,
+)
+from bench.timing import MODES
+
+ROOT = RESULTS.parent.parent
+START, END = "<!-- bench:start -->", "<!-- bench:end -->"
+_COMPACT = [
+    (mode, conditions, f"{label}, B = {conditions}")
+    for mode, label in ((MODES[0], "forward"), (MODES[1], "forward+backward"))
+    for conditions in (1, 10)
+]
+_COLORS = {"hnetfast": "#228833", "reference": "#4477aa", "hypnettorch": "#ee6677"}
+_BARS = ("#88ccaa", "#228833", "#99bbdd", "#4477aa")
+
+
+def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    header, *body = lines
+    aligned = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, aligned, *body))
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _rows_by_architecture(results: Results) -> dict[tuple[str, str], dict[tuple[str, int], dict]]:
+    """The rows of the networks themselves (not Gaussian, first problem), by mode and number of conditions."""
+    found: dict[tuple[str, str], dict[tuple[str, int], dict]] = {}
+    for row in results.rows:
+        if not row["group"].startswith("Gaussian"):
+            key = (row["group"], row["layers"] or "none")
+            found.setdefault(key, {}).setdefault((row["mode"], row["conditions"]), row)
+    return found
+
+
+def _environment_line(results: Results) -> str:
+    env = results.environment
+    text = (
+        f"{env['device']}, {env['threads']} threads, torch {env['torch']}, hypnettorch {env['hypnettorch']}"
+    )
+    if "driver" in env:
+        text += f", driver {env['driver']}, triton {env['triton']}"
+    changed = " with uncommitted changes" if env["uncommitted_changes"] else ""
+    return f"{text}; commit {env['commit']}{changed}, {env['date']}"
+
+
+def readme_section(results: Results) -> str:
+    """The table for the README: times of hypnettorch and of hnetfast, and their ratio."""
+    lines = [["network", "hidden layers", *(label for _, _, label in _COMPACT)]]
+    for (network, layers), rows in _rows_by_architecture(results).items():
+        line = [network, f"`{layers}`"]
+        for mode, conditions, _ in _COMPACT:
+            row = rows.get((mode, conditions))
+            ratio = speed_up(row) if row else None
+            if ratio is None:
+                line.append("–")
+                continue
+            times = f"{_milliseconds(row['ms']['hypnettorch'])} → {_milliseconds(row['ms']['hnetfast'])}"
+            line.append(f"{times} (**{ratio:.1f}×**)")
+        lines.append(line)
+    summary = "\n".join(f"- {label}: {figure}" for label, figure in summarise(results.rows))
+    calls = "\n".join(f"- {line}" for line in _call_lines(results))
+    return (
+        "Milliseconds to generate all weights for B conditions, hypnettorch → hnetfast (median).\n\n"
+        f"{_markdown_table(lines)}\n\n{summary}\n{calls}\n\n{_environment_line(results)}."
+    )
+
+
+def _call_lines(results: Results) -> list[str]:
+    return [
+        f"a call on a tiny network, {call['mode']}: "
+        + ", ".join(f"{name} {value:.0f} µs" for name, value in call["us"].items())
+        for call in results.calls
+    ]
+
+
+def docs_page(all_results: Sequence[tuple[str, Results]]) -> str:
+    """A page with every row of every file of results."""
+    parts = [
+        "# Benchmarks\n\nWritten by `python -m bench.report` from `bench/results/`; do not edit.\n\n"
+        "Times are medians in milliseconds, contenders timed in turns within one process. *forward* and "
+        "*fwd+bwd* generate one flat result; *fwd+bwd, targets* generates the list of target tensors and "
+        "starts the backward pass from a gradient for each, as training does. *compiled* is "
+        "`torch.compile(hypnettorch)`. The floor is the larger of the operations that cannot be saved at the "
+        "measured float32 matrix rate, and of filling a warm buffer of the result's size, timed in turns "
+        "with the rest. Peak memory is what a forward without gradients adds to the resident memory of a "
+        "process with cold caches, its result included."
+    ]
+    for name, results in all_results:
+        parts.append(f"## {_environment_line(results)}")
+        parts.append("\n".join(f"- {label}: {figure}" for label, figure in summarise(results.rows)))
+        parts.append("\n".join(f"- {line}" for line in _call_lines(results)))
+        parts.append(f"- float32 matrix rate: {results.matrix_gflops:.0f} GFLOP/s")
+        parts.append(f"![Speed-up](img/speed-{name}.png)\n\n![Times](img/time-{name}.png)")
+        for title, rows in groups(results.rows).items():
+            parts.append(f"### {title}\n\n{_markdown_table([list(COLUMNS), *table_cells(rows)])}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _label(network: str, layers: str) -> str:
+    return f"{network}\n{layers}"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure)
+    temporary = path.with_suffix(".tmp")
+    figure.savefig(temporary, format="png", dpi=130, facecolor="white")
+    temporary.replace(path)
+
+
+def plot_speed_up(results: Results, path: Path) -> None:
+    """Bars: how many times as fast as hypnettorch each architecture is."""
+    architectures = _rows_by_architecture(results)
+    figure = Figure(figsize=(9, 0.62 * len(architectures) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    height = 0.8 / len(_COMPACT)
+    for i, (mode, conditions, label) in enumerate(_COMPACT):
+        points = [
+            (y + (i - 1.5) * height, speed_up(rows[mode, conditions]))
+            for y, rows in enumerate(architectures.values())
+            if (mode, conditions) in rows and speed_up(rows[mode, conditions]) is not None
+        ]
+        if not points:
+            continue
+        y, ratios = zip(*points, strict=True)
+        axes.barh(y, [ratio - 1 for ratio in ratios], height, left=1, color=_BARS[i], label=label)
+        for position, ratio in points:
+            axes.text(max(ratio, 1) * 1.03, position, f"{ratio:.1f}×", va="center", fontsize=7)
+    axes.axvline(1, color="0.3", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xticks([1, 2, 5, 10, 20, 50], [f"{tick}×" for tick in (1, 2, 5, 10, 20, 50)])
+    axes.minorticks_off()
+    axes.set_yticks(range(len(architectures)), [_label(*key) for key in architectures], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("times as fast as hypnettorch")
+    axes.set_title("Generating all weights of a network for B conditions", fontsize=11)
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=len(_COMPACT), frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def plot_times(results: Results, path: Path, conditions: int = 10) -> None:
+    """Dots: the time of a forward for each contender, next to the time of the floor."""
+    architectures = {
+        key: rows[MODES[0], conditions]
+        for key, rows in _rows_by_architecture(results).items()
+        if (MODES[0], conditions) in rows
+    }
+    figure = Figure(figsize=(9, 0.42 * len(architectures) + 1.8), layout="constrained")
+    axes = figure.subplots()
+    for y, row in enumerate(architectures.values()):
+        times = [row["floor_ms"], *row["ms"].values()]
+        axes.plot([min(times), max(times)], [y, y], color="0.88", linewidth=5, zorder=1)
+        axes.plot(
+            row["floor_ms"], y, "|", color="black", markersize=13, zorder=3, label="floor" if y == 0 else None
+        )
+        for name, color in _COLORS.items():
+            if name in row["ms"]:
+                axes.plot(row["ms"][name], y, "o", color=color, zorder=4, label=name if y == 0 else None)
+    axes.set_xscale("log")
+    axes.set_yticks(
+        range(len(architectures)), [f"{network}  {layers}" for network, layers in architectures], fontsize=8
+    )
+    axes.invert_yaxis()
+    axes.set_xlabel("ms")
+    axes.set_title(f"Forward for {conditions} conditions: time of each contender, and the floor", fontsize=11)
+    axes.grid(axis="x", color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def replace_section(text: str, section: str) -> str:
+    """Put ``section`` between the markers of a Markdown text.
+
+    Raises:
+        ValueError: The text does not have each marker once, in order.
+    """
+    pattern = re.compile(re.escape(START) + ".*?" + re.escape(END), re.DOTALL)
+    if text.count(START) != 1 or text.count(END) != 1 or not pattern.search(text):
+        raise ValueError(f"the text needs {START} and, after it, {END}, once each")
+    return pattern.sub(lambda _: f"{START}\n{section}\n{END}", text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write everything; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the stored results")
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder of README.md and docs/")
+    options = parser.parse_args(arguments)
+    paths = sorted(options.results.glob("*.json"))
+    if not paths:
+        parser.error(f"no results in {options.results}; python -m bench.run makes them")
+    all_results = [(path.stem, Results.load(path)) for path in paths]
+    docs = options.root / "docs"
+    for name, results in all_results:
+        plot_speed_up(results, docs / "img" / f"speed-{name}.png")
+        plot_times(results, docs / "img" / f"time-{name}.png")
+    (docs / "benchmarks.md").write_text(docs_page(all_results))
+    readme = options.root / "README.md"
+    on_cpu = [entry for entry in all_results if "driver" not in entry[1].environment] or all_results
+    name, newest = max(on_cpu, key=lambda entry: entry[1].environment["date"])
+    plot = f"![Speed-up over hypnettorch](docs/img/speed-{name}.png)"
+    section = f"{readme_section(newest)}\n\n{plot}\n\nAll rows: [docs/benchmarks.md](docs/benchmarks.md)."
+    readme.write_text(replace_section(readme.read_text(), section))
+    print(f"Wrote {readme}, {docs / 'benchmarks.md'} and {2 * len(all_results)} plots in {docs / 'img'}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
