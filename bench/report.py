@@ -13,10 +13,12 @@ from matplotlib.figure import Figure
 from bench.results import (
     COLUMNS,
     RESULTS,
+    SUMMARY_COLUMNS,
     Results,
+    call_lines,
     groups,
     speed_up,
-    summarise,
+    summary_cells,
     table_cells,
 )
 from bench.timing import MODES
@@ -77,20 +79,12 @@ def readme_section(results: Results) -> str:
             times = f"{_milliseconds(row['ms']['hypnettorch'])} → {_milliseconds(row['ms']['hnetfast'])}"
             line.append(f"{times} (**{ratio:.1f}×**)")
         lines.append(line)
-    summary = "\n".join(f"- {label}: {figure}" for label, figure in summarise(results.rows))
-    calls = "\n".join(f"- {line}" for line in _call_lines(results))
+    summary = _markdown_table([SUMMARY_COLUMNS, *summary_cells(results.rows)])
+    calls = "\n".join(f"- {line}" for line in call_lines(results))
     return (
         "Milliseconds to generate all weights for B conditions, hypnettorch → hnetfast (median).\n\n"
-        f"{_markdown_table(lines)}\n\n{summary}\n{calls}\n\n{_environment_line(results)}."
+        f"{_markdown_table(lines)}\n\n{summary}\n\n{calls}\n\n{_environment_line(results)}."
     )
-
-
-def _call_lines(results: Results) -> list[str]:
-    return [
-        f"a call on a tiny network, {call['mode']}: "
-        + ", ".join(f"{name} {value:.0f} µs" for name, value in call["us"].items())
-        for call in results.calls
-    ]
 
 
 def docs_page(all_results: Sequence[tuple[str, Results]]) -> str:
@@ -103,13 +97,14 @@ def docs_page(all_results: Sequence[tuple[str, Results]]) -> str:
         "`torch.compile(hypnettorch)`. The floor is the larger of the operations that cannot be saved at the "
         "measured float32 matrix rate, and of filling a warm buffer of the result's size, timed in turns "
         "with the rest. Peak memory is what a forward without gradients adds to the resident memory of a "
-        "process with cold caches, its result included."
+        "process with cold caches, its result included; allowed "
+        "are the result and as much again as the largest hidden layer (results above 16 MB)."
     ]
     for name, results in all_results:
         parts.append(f"## {_environment_line(results)}")
-        parts.append("\n".join(f"- {label}: {figure}" for label, figure in summarise(results.rows)))
-        parts.append("\n".join(f"- {line}" for line in _call_lines(results)))
-        parts.append(f"- float32 matrix rate: {results.matrix_gflops:.0f} GFLOP/s")
+        parts.append(_markdown_table([SUMMARY_COLUMNS, *summary_cells(results.rows)]))
+        facts = [*call_lines(results), f"Float32 matrix rate: {results.matrix_gflops:.0f} GFLOP/s"]
+        parts.append("\n".join(f"- {fact}" for fact in facts))
         parts.append(f"![Speed-up](img/speed-{name}.png)\n\n![Times](img/time-{name}.png)")
         for title, rows in groups(results.rows).items():
             parts.append(f"### {title}\n\n{_markdown_table([list(COLUMNS), *table_cells(rows)])}")

@@ -127,35 +127,61 @@ def allowed_bytes(row: dict) -> int:
     return 4 * row["conditions"] * (row["num_outputs"] + num_chunks * widest)
 
 
+_SMALL_BYTES = 16e6
+
+
 def _values(items: Iterable[float | None]) -> list[float]:
     return [item for item in items if item is not None]
 
 
-def summarise(rows: Sequence[dict]) -> list[tuple[str, str]]:
-    """Geometric means and extremes, as pairs of a description and a figure."""
-    lines: list[tuple[str, str]] = []
+SUMMARY_COLUMNS = (
+    "geometric means over rows",
+    "rows",
+    "× hypnettorch",
+    "slowest row",
+    "× compiled",
+    "× own reference",
+    "of floor",
+    "highest peak memory",
+)
+
+
+def summary_cells(rows: Sequence[dict]) -> list[list[str]]:
+    """Texts of a table with the columns ``SUMMARY_COLUMNS``, a line for each mode, Gaussian or not.
+
+    Peak memory is in units of what is allowed (see :func:`allowed_bytes`), for results that are large against
+    the pages that it is counted in.
+    """
+    lines: list[list[str]] = []
     for mode in MODES:
         for gaussian in (False, True):
             chosen = [r for r in rows if r["mode"] == mode and r["group"].startswith("Gaussian") == gaussian]
-            label = f"{mode}{', Gaussian' if gaussian else ''}"
-            for other in ("hypnettorch", "compiled", "reference"):
-                ratios = _values(speed_up(row, other) for row in chosen)
-                if ratios:
-                    who = {"compiled": "torch.compile(hypnettorch)", "reference": "own reference"}.get(
-                        other, other
-                    )
-                    figure = f"{geometric_mean(ratios):.2f}× (slowest {min(ratios):.2f}×, {len(ratios)} rows)"
-                    lines.append((f"{label}: against {who}, geometric mean", figure))
-    shares = _values(floor_share(row) for row in rows)
-    if shares:
-        figure = f"{100 * geometric_mean(shares):.0f} % (lowest {100 * min(shares):.0f} %)"
-        lines.append(("forward: share of the floor, geometric mean", figure))
-    peaks = [row for row in rows if "hnetfast" in row.get("peak_bytes", {})]
-    if peaks:
-        ratios = [row["peak_bytes"]["hnetfast"] / allowed_bytes(row) for row in peaks]
-        lines.append(
-            ("forward: peak memory over result + largest hidden layer, highest", f"{max(ratios):.2f}")
-        )
+            if not chosen:
+                continue
+            ratios = {
+                name: _values(speed_up(row, name) for row in chosen)
+                for name in ("hypnettorch", "compiled", "reference")
+            }
+            means = {name: f"{geometric_mean(r):.2f}×" if r else "" for name, r in ratios.items()}
+            slowest = f"{min(ratios['hypnettorch']):.2f}×" if ratios["hypnettorch"] else ""
+            shares = _values(floor_share(row) for row in chosen)
+            peaks = [
+                row["peak_bytes"]["hnetfast"] / allowed_bytes(row)
+                for row in chosen
+                if "hnetfast" in row.get("peak_bytes", {}) and allowed_bytes(row) > _SMALL_BYTES
+            ]
+            lines.append(
+                [
+                    mode + ", Gaussian" * gaussian,
+                    str(len(chosen)),
+                    means["hypnettorch"],
+                    slowest,
+                    means["compiled"],
+                    means["reference"],
+                    f"{100 * geometric_mean(shares):.0f} %" if shares else "",
+                    f"{max(peaks):.2f} of allowed" if peaks else "",
+                ]
+            )
     return lines
 
 
@@ -195,31 +221,42 @@ def table_cells(rows: Sequence[dict]) -> list[list[str]]:
     return [_cells(row) for row in rows]
 
 
+def _align(cells: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            text.ljust(width) if i in left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+
+
 def format_text(results: Results) -> str:
     """Every table as plain text, as ``pytest bench/`` prints it."""
     lines: list[str] = []
     for title, rows in groups(results.rows).items():
-        cells = [list(COLUMNS), *table_cells(rows)]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
-        lines += ["", f"{title}; times in ms"]
-        for line in cells:
-            texts = [
-                text.ljust(w) if i in (0, 2) else text.rjust(w)
-                for i, (text, w) in enumerate(zip(line, widths, strict=True))
-            ]
-            lines.append("  ".join(texts).rstrip())
-        lines += [f"  {label}: {figure}" for label, figure in summarise(rows)]
+        lines += ["", f"{title}; times in ms", *_align([COLUMNS, *table_cells(rows)], left=(0, 2)), ""]
+        lines += _align([SUMMARY_COLUMNS, *summary_cells(rows)], left=(0,))
         for row in rows:
-            for name, reason in row["left_out"].items():
-                if name != "compiled":
-                    lines.append(
-                        f"  {name} left out of {row['layers'] or 'none'}, B={row['conditions']}: {reason}"
-                    )
-    for call in results.calls:
-        times = ", ".join(f"{name} {value:.1f} µs" for name, value in call["us"].items())
-        lines += ["", f"A call on a tiny network, {call['mode']}: {times}"]
+            where = f"{row['layers'] or 'none'}, B = {row['conditions']}, {row['mode']}"
+            lines += [
+                f"{name} is left out of {where}: {reason}"
+                for name, reason in row["left_out"].items()
+                if name != "compiled"
+            ]
     if len(groups(results.rows)) > 1:
-        lines += ["", "All rows", *(f"  {label}: {figure}" for label, figure in summarise(results.rows))]
+        lines += ["", "All tables", *_align([SUMMARY_COLUMNS, *summary_cells(results.rows)], left=(0,))]
+    lines += ["", *call_lines(results)]
     if results.matrix_gflops:
-        lines.append(f"  measured float32 matrix rate: {results.matrix_gflops:.0f} GFLOP/s")
+        lines.append(f"Measured float32 matrix rate: {results.matrix_gflops:.0f} GFLOP/s")
     return "\n".join(lines)
+
+
+def call_lines(results: Results) -> list[str]:
+    """Sentences on the time of a call on a tiny network."""
+    return [
+        f"A call on a tiny network (4 target tensors), {call['mode']}: "
+        + ", ".join(f"{name} {value:.0f} µs" for name, value in call["us"].items())
+        for call in results.calls
+    ]
