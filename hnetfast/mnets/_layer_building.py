@@ -54,11 +54,16 @@ class LayerBuilding:
             cm_kwargs.setdefault(key, default)
         return unknown
 
-    def _params_for_layers(self) -> nn.ParameterList:
-        """The list to which new internal parameters are added, whichever name the subclass uses."""
+    def _add_internal_param(self, param: nn.Parameter) -> int:
+        """Add a parameter to the list of them, under the names that are in use; return its index."""
         if self._internal_params is None and self._weights is None:
             self._internal_params = nn.ParameterList()
-        return self._weights if self._internal_params is None else self._internal_params
+        lists = [params for params in (self._internal_params, self._weights) if params is not None]
+        if len(lists) == 2 and lists[0] is lists[1]:
+            lists.pop()
+        for params in lists:
+            params.append(param)
+        return len(lists[0]) - 1
 
     def _register_shape(self, shape: Shape, name: str, layer: int, param: nn.Parameter | None) -> None:
         """Register the shape of a tensor, and the tensor itself or the fact that it is learned outside."""
@@ -68,9 +73,7 @@ class LayerBuilding:
             self._param_shapes_meta = []
         index = -1
         if param is not None:
-            params = self._params_for_layers()
-            index = len(params)
-            params.append(param)
+            index = self._add_internal_param(param)
         else:
             if self._hyper_shapes_learned is None:
                 self._hyper_shapes_learned = []

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hnetfast.mnets._spectral_norm import SpectralNorm
-from hnetfast.mnets._weights import GivenWeights, WeightPlan, select_weights
+from hnetfast.mnets._weights import WeightPlan, select_weights
 from hnetfast.mnets.mnet_interface import MainNetInterface
 
 __all__ = ["MLP"]
@@ -229,56 +229,65 @@ class MLP(nn.Module, MainNetInterface):
         bn_stats_id = cmod_ckpt_id = None
         if condition is not None:
             bn_stats_id, cmod_ckpt_id = _parse_condition(condition)
-        self._check_input(x)
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
+        if x.ndim == 0 or x.shape[-1] != self._n_in:
+            raise ValueError(f"x: expected the shape [B, {self._n_in}], got {list(x.shape)}")
         given = select_weights(self._plan, weights, self._internal_params, x.shape[0])
         mod, internal = given.mod, given.internal
         if cmod_ckpt_id is not None and not given.mod_given and self._use_context_mod:
             mod = [w for layer in self._context_mod_layers for w in layer.get_weights(cmod_ckpt_id)]
         bn_stats = self._select_stats(distilled_params, bn_stats_id) if self._num_bn_layers else None
-        _check_same_kind(x, internal[-1])
+        weight = internal[-1]
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(f"x: expected the dtype of the weights, {weight.dtype}, got {x.dtype}")
+        if x.device != weight.device:
+            raise ValueError(
+                f"x: expected to be on the device of the weights, {weight.device}, got {x.device}"
+            )
 
         h = x
         i_mod = 0  # index of the next modulation layer
         i_param = 2 * self._num_bn_layers  # index of the next matrix in `internal`
+        a_fun = self._a_fun
+        modulates, post = self._modulates_hidden, self._context_mod_post_activation
+        if self._use_spectral_norm:
+            internal = self._normalise_spectrally(internal, i_param, not given.internal_given)
         if self._modulates_input:
             h = self._modulate(h, mod, i_mod)
             i_mod += 1
         for i in range(self._num_hidden):
-            h = self._linear(h, given, i, i_param)
+            h = F.linear(h, internal[i_param], internal[i_param + 1] if self._has_bias else None)
             i_param += self._tensors_per_layer
-            if self._modulates_hidden and not self._context_mod_post_activation:
+            if modulates and not post:
                 h = self._modulate(h, mod, i_mod)
             if bn_stats is not None:
                 mean, var = bn_stats[i]
-                h = self._batchnorm_layers[i](
-                    h, running_mean=mean, running_var=var, weight=internal[2 * i], bias=internal[2 * i + 1]
-                )
+                h = self._batchnorm_layers[i](h, mean, var, internal[2 * i], internal[2 * i + 1])
             if self._dropout_rate != -1:
                 h = self._dropout(h)
-            if self._a_fun is not None:
-                h = self._a_fun(h)
-            if self._modulates_hidden and self._context_mod_post_activation:
+            if a_fun is not None:
+                h = a_fun(h)
+            if modulates and post:
                 h = self._modulate(h, mod, i_mod)
             i_mod += 1
-        h = self._linear(h, given, self._num_hidden, i_param)
+        h = F.linear(h, internal[i_param], internal[i_param + 1] if self._has_bias else None)
         if self._modulates_output:
             h = self._modulate(h, mod, i_mod)
         return h if self._out_fn is None else (self._out_fn(h), h)
 
-    def _linear(self, h: torch.Tensor, given: GivenWeights, i_layer: int, i_param: int) -> torch.Tensor:
-        weight = given.internal[i_param]
-        if self._use_spectral_norm:
-            weight = self._spectral_norms[i_layer](weight, own=not given.internal_given)
-        return F.linear(h, weight, given.internal[i_param + 1] if self._has_bias else None)
+    def _normalise_spectrally(
+        self, internal: Sequence[torch.Tensor], i_first: int, own: bool
+    ) -> list[torch.Tensor]:
+        """Replace the matrices, which start at ``i_first``, by their normalised ones."""
+        normalised = list(internal)
+        for i, norm in enumerate(self._spectral_norms):
+            i_param = i_first + self._tensors_per_layer * i
+            normalised[i_param] = norm(internal[i_param], own=own)
+        return normalised
 
     def _modulate(self, h: torch.Tensor, mod: Sequence[torch.Tensor], i_mod: int) -> torch.Tensor:
         return self._context_mod_layers[i_mod](h, weights=mod[2 * i_mod : 2 * i_mod + 2])
-
-    def _check_input(self, x: torch.Tensor) -> None:
-        if not isinstance(x, torch.Tensor):
-            raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
-        if x.ndim == 0 or x.shape[-1] != self._n_in:
-            raise ValueError(f"x: expected the shape [B, {self._n_in}], got {list(x.shape)}")
 
     def _select_stats(
         self, distilled_params: Sequence[torch.Tensor] | None, stats_id: int | None
@@ -394,10 +403,3 @@ def _parse_condition(condition: int | Mapping[str, int]) -> tuple[int | None, in
             f"got {list(condition)}"
         )
     return condition.get("bn_stats_id"), condition.get("cmod_ckpt_id")
-
-
-def _check_same_kind(x: torch.Tensor, weight: torch.Tensor) -> None:
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise TypeError(f"x: expected the dtype of the weights, {weight.dtype}, got {x.dtype}")
-    if x.device != weight.device:
-        raise ValueError(f"x: expected to be on the device of the weights, {weight.device}, got {x.device}")

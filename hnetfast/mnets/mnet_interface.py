@@ -76,12 +76,7 @@ class MainNetInterface(LayerBuilding, ABC):
         self._check_meta()
 
     def _adopt_former_names(self) -> None:
-        if self._weights is not None:
-            if self._internal_params is not None and self._internal_params is not self._weights:
-                raise ValueError(
-                    f"{type(self).__name__}: _weights and _internal_params name one list, but differ"
-                )
-            self._internal_params = self._weights
+        self._adopt_weights()
         for former, attribute in (
             ("_hyper_shapes", "_hyper_shapes_learned"),
             ("_all_shapes", "_param_shapes"),
@@ -90,6 +85,26 @@ class MainNetInterface(LayerBuilding, ABC):
                 warn(f'Set "{attribute}" instead of "{former}".', DeprecationWarning, stacklevel=4)
                 setattr(self, attribute, getattr(self, former))
         self._hyper_shapes = self._hyper_shapes_learned
+
+    def _adopt_weights(self) -> None:
+        """Bring ``_internal_params`` up to date with ``_weights``.
+
+        Two lists of the same parameters, not one list with two names: torch.func.functional_call would leave
+        its substitutes in a module that it meets under two names.
+        """
+        weights, params = self._weights, self._internal_params
+        if weights is None or weights is params:
+            return
+        if params is None:
+            self._internal_params = (
+                nn.ParameterList(weights) if isinstance(weights, nn.ParameterList) else weights
+            )
+            return
+        if len(params) > len(weights) or any(a is not b for a, b in zip(params, weights, strict=False)):
+            raise ValueError(
+                f"{type(self).__name__}: _weights and _internal_params name the same parameters, but differ"
+            )
+        params.extend(list(weights)[len(params) :])
 
     def _check_meta(self) -> None:
         meta = self._param_shapes_meta
@@ -115,7 +130,10 @@ class MainNetInterface(LayerBuilding, ABC):
     @property
     def internal_params(self) -> nn.ParameterList | None:
         """The parameters kept by this network, those to optimise; None if it keeps none."""
-        return self._internal_params
+        params, weights = self._internal_params, self._weights
+        if params is not None and weights is not None and len(weights) > len(params):
+            self._adopt_weights()
+        return params
 
     @property
     def weights(self) -> nn.ParameterList | None:
