@@ -237,7 +237,9 @@ class MLP(nn.Module, MainNetInterface):
         mod, internal = given.mod, given.internal
         if cmod_ckpt_id is not None and not given.mod_given and self._use_context_mod:
             mod = [w for layer in self._context_mod_layers for w in layer.get_weights(cmod_ckpt_id)]
-        bn_stats = self._select_stats(distilled_params, bn_stats_id) if self._num_bn_layers else None
+        bn_stats = None
+        if self._num_bn_layers or distilled_params is not None:
+            bn_stats = self._select_stats(distilled_params, bn_stats_id)
         weight = internal[-1]
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             raise TypeError(f"x: expected the dtype of the weights, {weight.dtype}, got {x.dtype}")
