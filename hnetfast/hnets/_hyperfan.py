@@ -321,18 +321,22 @@ def _target_variance(target: _Target, method: str, use_xavier: bool) -> float:
 
 
 def _mean_per_chunk(targets: list[_Target], variances: list[float], chunk_size: int) -> list[float]:
-    """Mean variance of the weights in every chunk."""
+    """Mean variance of the weights in every chunk.
+
+    What the last chunk has beyond the targets counts as if it belonged to the last one, as in hypnettorch.
+    """
+    sizes = [target.size for target in targets]
+    sizes[-1] += -sum(sizes) % chunk_size
     means = []
     total, count = 0.0, 0
-    for target, variance in zip(targets, variances, strict=True):
-        left = target.size
+    for left, variance in zip(sizes, variances, strict=True):
         while left > 0:
             taken = min(left, chunk_size - count)
             total, count, left = total + taken * variance, count + taken, left - taken
             if count == chunk_size:
                 means.append(total / count)
                 total, count = 0.0, 0
-    return [*means, total / count] if count else means
+    return means
 
 
 def _report(chunk_vars: list[float], num_other: int, num_chunk: int, other_var: float) -> None:

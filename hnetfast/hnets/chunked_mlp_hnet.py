@@ -233,7 +233,8 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
             chunk_embs, hnet_weights = params[self._chunk_keys[0]].unsqueeze(0), None
         else:
             chunk_embs, hnet_weights = uncond_weights[-1].unsqueeze(0), uncond_weights[:-1]
-        if hnet_weights is None:
+        own_weights = hnet_weights is None
+        if own_weights:
             hnet_weights = hnet._own_uncond_weights(params)
 
         # The layers read unconditional input, chunk embedding and conditional input, in this order.
@@ -261,7 +262,7 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
         parts = hnet._checked_parts(names, parts, hnet_weights)
         if distributed.is_available() and distributed.is_initialized():
             parts[0] = touch_parameters(parts[0], [params[key] for key in self._cond_keys])
-        flat = hnet._generate(parts, hnet_weights, self._num_targets, condition)
+        flat = hnet._generate(parts, hnet_weights, own_weights, self._num_targets, condition)
         return self._flat_to_ret_format(flat, ret_format)
 
     def _checked_chunk_embs(self, chunk_embs: Any, cond_id: Any) -> Tensor:

@@ -25,6 +25,7 @@ from hnetfast.hnets._inputs import (
     sort_weights,
 )
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
+from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets.mnet_interface import MainNetInterface
 
 __all__ = ["HMLP"]
@@ -153,8 +154,12 @@ class HMLP(nn.Module, HyperNetInterface):
         if not no_uncond_weights:
             first = 0 if no_cond_weights else self._num_cond_embs
             self._unconditional_params_ref = list(range(first, len(self._internal_params)))
-        if self._use_spectral_norm:
-            raise NotImplementedError
+        if use_spectral_norm:
+            matrices = [None] * (len(layers) + 1) if no_uncond_weights else self._layer_weight_tensors
+            widths = [uncond_in_size + cond_in_size, *layers, self._num_targets]
+            self._spectral_norms = nn.ModuleList(
+                SpectralNorm(matrix, widths[i + 1], widths[i]) for i, matrix in enumerate(matrices)
+            )
         self._set_keys()
         self._is_properly_setup()
         if verbose:
@@ -201,7 +206,8 @@ class HMLP(nn.Module, HyperNetInterface):
         if weights is not None:
             uncond_weights, cond_weights = sort_weights(self, weights)
         params = self._internal_params._parameters
-        if uncond_weights is None:
+        own_weights = uncond_weights is None
+        if own_weights:
             uncond_weights = self._own_uncond_weights(params)
         if cond_input is not None and cond_id is not None:
             raise InputError("cond_input and cond_id exclude each other, both were given")
@@ -223,7 +229,7 @@ class HMLP(nn.Module, HyperNetInterface):
         parts = self._checked_parts(names, parts, uncond_weights)
         if distributed.is_available() and distributed.is_initialized():
             parts[0] = touch_parameters(parts[0], [params[key] for key in self._cond_keys])
-        flat = self._generate(parts, uncond_weights, self._num_targets, condition)
+        flat = self._generate(parts, uncond_weights, own_weights, self._num_targets, condition)
         return self._flat_to_ret_format(flat, ret_format)
 
     def _own_uncond_weights(self, params: dict[str, Tensor]) -> list[Tensor]:
@@ -256,13 +262,19 @@ class HMLP(nn.Module, HyperNetInterface):
         return check_placement(names, parts, uncond_weights[first_layer])
 
     def _generate(
-        self, parts: list[Tensor], uncond_weights: list[Tensor], num_outputs: int, condition: int | None
+        self,
+        parts: list[Tensor],
+        uncond_weights: list[Tensor],
+        own_weights: bool,
+        num_outputs: int,
+        condition: int | None,
     ) -> Tensor:
         """Apply the network to every pair of a condition and a chunk.
 
         Args:
             parts: Parts of the input, each ``[B or 1, N or 1, width]``.
             uncond_weights: Gains and offsets of batch normalisation, then weights and biases of the layers.
+            own_weights: Whether these are the network's own, for which singular vectors are kept.
             num_outputs: Outputs a condition to keep.
             condition: See :meth:`forward`.
 
@@ -274,6 +286,10 @@ class HMLP(nn.Module, HyperNetInterface):
         biases = []
         if self._has_bias:
             weights, biases = weights[::2], weights[1::2]
+        if self._use_spectral_norm:
+            weights = [
+                norm(weight, own_weights) for norm, weight in zip(self._spectral_norms, weights, strict=True)
+            ]
         activation = _op_activation(self._act_fn) if num_hidden else "identity"
         plain = num_hidden > 0 and (
             activation is None

@@ -1,0 +1,516 @@
+"""Hypernetworks against those of hypnettorch: parameters bit for bit, outputs, gradients, checkpoints, errors."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import hnetfast.hnets as hnets
+from hnetfast.mnets import MLP
+
+oracle = pytest.importorskip("hypnettorch.hnets")
+oracle_mnets = pytest.importorskip("hypnettorch.mnets")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+ATTRIBUTES = (
+    "param_shapes",
+    "param_shapes_meta",
+    "hyper_shapes_learned",
+    "hyper_shapes_learned_ref",
+    "hyper_shapes_distilled",
+    "internal_params_ref",
+    "unconditional_params_ref",
+    "unconditional_param_shapes",
+    "unconditional_param_shapes_ref",
+    "conditional_param_shapes",
+    "conditional_param_shapes_ref",
+    "num_known_conds",
+    "num_outputs",
+    "target_shapes",
+    "num_params",
+    "num_internal_params",
+    "has_bias",
+    "has_fc_out",
+    "mask_fc_out",
+    "has_linear_out",
+)
+LISTS = (
+    "internal_params",
+    "layer_weight_tensors",
+    "layer_bias_vectors",
+    "conditional_params",
+    "unconditional_params",
+)
+ACTIVATIONS = (
+    nn.ReLU(),
+    nn.Sigmoid(),
+    nn.Tanh(),
+    nn.ELU(),
+    nn.ELU(alpha=0.5),
+    nn.LeakyReLU(),
+    nn.Softplus(),
+    torch.sin,
+    None,
+)
+
+
+@st.composite
+def constructions(draw, external=False):
+    """A class name and keyword arguments that hypnettorch can construct."""
+    flag = st.booleans()
+    name = draw(st.sampled_from(["HMLP", "ChunkedHMLP"]))
+    kwargs = {
+        "target_shapes": draw(
+            st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1, max_size=4)
+        ),
+        "layers": draw(st.lists(st.integers(1, 6), max_size=3)),
+        "activation_fn": draw(st.sampled_from(ACTIVATIONS)),
+        "use_bias": draw(flag),
+        "num_cond_embs": draw(st.integers(1, 4)),
+        "cond_in_size": draw(st.integers(0, 4)),
+        "uncond_in_size": draw(st.integers(0, 3)),
+        "use_batch_norm": draw(flag),
+        "dropout_rate": draw(st.sampled_from([-1, 0.4])),
+        "verbose": False,
+    }
+    if kwargs["cond_in_size"] == 0 and kwargs["uncond_in_size"] == 0:
+        kwargs["cond_in_size"] = 2
+    if external:
+        kwargs["no_uncond_weights"] = kwargs["no_cond_weights"] = True
+    if name == "ChunkedHMLP":
+        kwargs["chunk_size"] = draw(st.integers(1, 9))
+        kwargs["chunk_emb_size"] = draw(st.integers(1, 4))
+        kwargs["cond_chunk_embs"] = draw(flag)
+        if kwargs["cond_chunk_embs"] and draw(flag):
+            kwargs["cond_in_size"] = kwargs["uncond_in_size"] = 0
+    return name, kwargs
+
+
+@st.composite
+def calls(draw, hnet):
+    """Arguments of ``forward`` that hypnettorch accepts."""
+    kwargs = {}
+    chunked_conds = getattr(hnet, "cond_chunk_embs", False)
+    batch = draw(st.integers(1, 3))
+    if hnet._cond_in_size > 0 or chunked_conds:
+        ids = st.integers(0, hnet.num_known_conds - 1)
+        if draw(st.booleans()):
+            kwargs["cond_id"] = draw(st.one_of(ids, st.lists(ids, min_size=batch, max_size=batch)))
+            batch = len(kwargs["cond_id"]) if isinstance(kwargs["cond_id"], list) else 1
+        else:
+            if hnet._cond_in_size > 0:
+                kwargs["cond_input"] = torch.randn(batch, hnet._cond_in_size)
+            if chunked_conds:
+                shape = (batch, hnet.num_chunks, hnet.chunk_emb_size)
+                kwargs["weights"] = {"chunk_embs": torch.randn(shape)}
+    if hnet._uncond_in_size > 0:
+        # hypnettorch does not broadcast over conditional chunk embeddings.
+        size = batch if chunked_conds else draw(st.sampled_from([1, batch]))
+        if size == batch == 1 and not chunked_conds:
+            size = draw(st.integers(1, 3))
+        kwargs["uncond_input"] = torch.randn(size, hnet._uncond_in_size)
+    elif not kwargs.keys() & {"cond_id", "cond_input"}:
+        kwargs.pop("weights", None)
+        kwargs["cond_id"] = 0
+    if "weights" not in kwargs:
+        full = [torch.randn(*shape) * 0.5 for shape in hnet.param_shapes]
+        sorted_weights = {
+            "uncond_weights": [full[i] for i in hnet.unconditional_param_shapes_ref],
+            "cond_weights": [full[i] for i in hnet.conditional_param_shapes_ref],
+        }
+        forms = [full, sorted_weights]
+        if hnet.unconditional_params is not None:
+            forms += [None, None, {"cond_weights": sorted_weights["cond_weights"]}]
+            forms += [{"uncond_weights": sorted_weights["uncond_weights"]}]
+        if chunked_conds and "cond_input" in kwargs:
+            forms = []
+        kwargs["weights"] = draw(st.sampled_from(forms))
+    elif hnet.unconditional_params is None:
+        full = [torch.randn(*shape) * 0.5 for shape in hnet.param_shapes]
+        kwargs["weights"]["uncond_weights"] = [full[i] for i in hnet.unconditional_param_shapes_ref]
+        kwargs["weights"]["cond_weights"] = [full[i] for i in hnet.conditional_param_shapes_ref]
+    return kwargs
+
+
+def build(module, name, kwargs, seed=0):
+    torch.manual_seed(seed)
+    return getattr(module, name)(**copy.deepcopy(kwargs))
+
+
+def pair(name, kwargs, seed=0):
+    return build(oracle, name, kwargs, seed), build(hnets, name, kwargs, seed)
+
+
+def map_tensors(value, change):
+    """A nested structure of dictionaries and lists with every tensor replaced."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {k: map_tensors(v, change) for k, v in value.items()}
+    if isinstance(value, list):
+        return [map_tensors(v, change) for v in value]
+    return value
+
+
+def leaves_of(value):
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [t for v in value.values() for t in leaves_of(v)]
+    if isinstance(value, list):
+        return [t for v in value for t in leaves_of(v)]
+    return []
+
+
+def norm(tensor):
+    return float(torch.linalg.vector_norm(tensor.detach().double()))
+
+
+def assert_close(ours, theirs, exact, total, what):
+    """Our error against float64 is at most twice that of hypnettorch, but for rounding relative to ``total``."""
+    assert ours.shape == theirs.shape, what
+    error, their_error = norm(ours.double() - exact), norm(theirs.double() - exact)
+    assert their_error <= 1e-4 * total, f"{what}: the float64 run is no reference"
+    assert error <= 2 * their_error + 8 * torch.finfo(torch.float32).eps * total, (what, error, their_error)
+
+
+def run(hnet, kwargs, dtype=torch.float32, seed=3):
+    """Output, gradient of every parameter and of every given tensor, and the batch statistics after the call."""
+    kwargs = map_tensors(kwargs, lambda t: t.detach().to(dtype, copy=True).requires_grad_())
+    given_tensors = leaves_of(kwargs)
+    hnet.zero_grad(set_to_none=True)
+    torch.manual_seed(seed)
+    out = hnet(**kwargs, ret_format="flattened")
+    weight = torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out)
+    if out.requires_grad:
+        (out * weight).sum().backward()
+    grads = [p.grad for p in hnet.internal_params] + [t.grad for t in given_tensors]
+    stats = [buffer for _, buffer in hnet.named_buffers()]
+    return out.detach(), grads, stats
+
+
+def assert_same_run(theirs, ours, kwargs):
+    exact_hnet = copy.deepcopy(theirs).double()
+    their_out, their_grads, their_stats = run(theirs, kwargs)
+    our_out, our_grads, our_stats = run(ours, kwargs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exact_out, exact_grads, _ = run(exact_hnet, kwargs, torch.float64)
+    total = norm(torch.stack([torch.tensor(norm(t)) for t in [exact_out, *exact_grads] if t is not None]))
+    assert_close(our_out, their_out, exact_out, total, "output")
+    for i, (t, o, e) in enumerate(zip(their_grads, our_grads, exact_grads, strict=True)):
+        assert (o is None) == (t is None), f"gradient {i}: ours {o is None}, theirs {t is None}"
+        if o is not None:
+            assert_close(o, t, e, total, f"gradient {i}")
+    for t, o in zip(their_stats, our_stats, strict=True):
+        torch.testing.assert_close(o, t, rtol=1e-5, atol=1e-5)
+
+
+def assert_same_network(theirs, ours):
+    for name in ATTRIBUTES:
+        their_value, our_value = getattr(theirs, name), getattr(ours, name)
+        assert our_value == their_value, name
+        assert type(our_value) is type(their_value), name
+    for name in LISTS:
+        their_value, our_value = getattr(theirs, name), getattr(ours, name)
+        assert type(our_value) is type(their_value), name
+        assert (our_value is None) == (their_value is None), name
+        for t, o in zip(their_value or (), our_value or (), strict=True):
+            assert torch.equal(t, o), name
+    assert [n for n, _ in ours.named_parameters()] == [n for n, _ in theirs.named_parameters()]
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert str(ours) == str(theirs)
+
+
+def free_of_bn_of_one_row(hnet, kwargs):
+    """Batch normalisation cannot train on a single row."""
+    hnet.train()
+    if hnet.batchnorm_layers is not None:
+        with torch.no_grad():
+            sizes = [t.shape[0] for t in leaves_of({k: kwargs.get(k) for k in ("uncond_input", "cond_input")})]
+        ids = kwargs.get("cond_id")
+        sizes.append(len(ids) if isinstance(ids, list) else 1)
+        if max(sizes) * getattr(hnet, "num_chunks", 1) < 2:
+            hnet.eval()
+    return hnet.training
+
+
+@given(constructions(), st.integers(0, 2**16))
+def test_construction(construction, seed):
+    theirs, ours = pair(*construction, seed)
+    assert_same_network(theirs, ours)
+    assert theirs.distillation_targets() is None or construction[0] == "ChunkedHMLP"
+    assert ours.distillation_targets() is None
+
+
+@given(constructions(external=True))
+def test_construction_without_weights(construction):
+    assert_same_network(*pair(*construction))
+
+
+@given(st.data(), st.booleans(), st.booleans())
+def test_forward_and_backward(data, external, training):
+    theirs, ours = pair(*data.draw(constructions(external=external)))
+    kwargs = data.draw(calls(theirs))
+    if training:
+        ours.train(free_of_bn_of_one_row(theirs, kwargs))
+    else:
+        theirs.eval(), ours.eval()
+    assert_same_run(theirs, ours, kwargs)
+
+
+@given(st.data())
+def test_ret_formats(data):
+    theirs, ours = pair(*data.draw(constructions()))
+    theirs.eval(), ours.eval()
+    kwargs = data.draw(calls(theirs))
+    for ret_format in ("flattened", "sequential", "squeezed"):
+        their_out = theirs(**copy.deepcopy(kwargs), ret_format=ret_format)
+        our_out = ours(**kwargs, ret_format=ret_format)
+        assert_same_structure(their_out, our_out)
+    if "ret_format" not in kwargs:
+        assert_same_structure(theirs(**copy.deepcopy(kwargs)), ours(**kwargs))
+
+
+def assert_same_structure(theirs, ours):
+    assert type(theirs) is type(ours)
+    if isinstance(theirs, list):
+        assert len(theirs) == len(ours)
+        for t, o in zip(theirs, ours, strict=True):
+            assert_same_structure(t, o)
+    else:
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@given(constructions())
+def test_checkpoints_load_both_ways(construction):
+    name, kwargs = construction
+    theirs, ours = build(oracle, name, kwargs, 1), build(hnets, name, kwargs, 2)
+    fresh = build(oracle, name, kwargs, 3)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    fresh.load_state_dict(ours.state_dict(), strict=True)
+    for t, o, f in zip(theirs.internal_params, ours.internal_params, fresh.internal_params, strict=True):
+        assert torch.equal(t, o) and torch.equal(t, f)
+
+
+@given(constructions(), st.booleans(), st.booleans())
+def test_custom_init(construction, normal_init, zero_bias):
+    theirs, ours = pair(*construction)
+    for hnet in (theirs, ours):
+        torch.manual_seed(5)
+        hnet.custom_init(normal_init=normal_init, normal_std=0.1, zero_bias=zero_bias)
+    assert_same_network(theirs, ours)
+
+
+@pytest.mark.parametrize("name", ["HMLP", "ChunkedHMLP"])
+def test_stored_batch_statistics(name):
+    kwargs = {"target_shapes": [[4, 3], [4]], "num_cond_embs": 3, "layers": [5, 4], "use_batch_norm": True}
+    kwargs |= {"verbose": False} | ({"chunk_size": 6} if name == "ChunkedHMLP" else {})
+    theirs, ours = pair(name, kwargs)
+    for step in range(3):
+        for hnet in (theirs, ours):
+            hnet(cond_id=[0, 1, 2], condition=step)
+            if step < 2:
+                for layer in hnet.batchnorm_layers:
+                    layer.checkpoint_stats()
+    for hnet in (theirs, ours):
+        hnet.eval()
+    for condition in range(3):
+        assert_same_structure(
+            theirs(cond_id=[0, 1], condition=condition), ours(cond_id=[0, 1], condition=condition)
+        )
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    fresh = build(hnets, name, kwargs, 9)
+    for layer in fresh.batchnorm_layers:
+        layer.checkpoint_stats(), layer.checkpoint_stats()
+    fresh.load_state_dict(theirs.state_dict(), strict=True)
+    fresh.eval()
+    assert_same_structure(theirs(cond_id=0, condition=1), fresh(cond_id=0, condition=1))
+
+
+# --- hyperfan initialisation -----------------------------------------------------------------------
+
+
+def main_networks(draw):
+    kwargs = {
+        "n_in": draw(st.integers(1, 4)),
+        "n_out": draw(st.integers(1, 4)),
+        "hidden_layers": draw(st.lists(st.integers(1, 5), max_size=2)),
+        "use_bias": draw(st.booleans()),
+        "no_weights": draw(st.booleans()),
+        "use_batch_norm": draw(st.booleans()),
+        "use_context_mod": draw(st.booleans()),
+        "verbose": False,
+    }
+    return oracle_mnets.MLP(**kwargs), MLP(**kwargs)
+
+
+def their_mnet_shapes(mnet):
+    return mnet.hyper_shapes_learned if mnet.hyper_shapes_learned is not None else mnet.param_shapes
+
+
+@given(st.data(), st.sampled_from(["in", "out"]), st.booleans(), st.booleans())
+def test_hyperfan_init(data, method, use_xavier, with_mnet):
+    their_mnet, our_mnet = main_networks(data.draw)
+    shapes = their_mnet_shapes(their_mnet)
+    kwargs = {"target_shapes": shapes, "cond_in_size": 3, "uncond_in_size": 2, "verbose": False}
+    kwargs |= {"layers": data.draw(st.lists(st.integers(1, 5), max_size=2))}
+    theirs, ours = pair("HMLP", kwargs)
+    options = {"method": method, "use_xavier": use_xavier, "uncond_var": 0.5, "cond_var": 2.0}
+    if data.draw(st.booleans()):
+        entries = [data.draw(st.sampled_from([None, (0.5, 0.1, 1.0, 0.2), (0, 0, 0.3, 0)])) for _ in shapes]
+        for i, key in enumerate(("w_val", "w_var", "b_val", "b_var")):
+            options[key] = [None if entry is None else entry[i] for entry in entries]
+    for hnet, mnet in ((theirs, their_mnet), (ours, our_mnet)):
+        torch.manual_seed(11)
+        hnet.apply_hyperfan_init(**options, mnet=mnet if with_mnet else None)
+    assert_same_network(theirs, ours)
+
+
+@given(st.data(), st.sampled_from(["in", "out"]), st.booleans(), st.booleans(), st.booleans(), st.booleans())
+def test_chunked_hyperfan_init(data, method, use_xavier, with_mnet, normal, cond_chunk_embs):
+    their_mnet, our_mnet = main_networks(data.draw)
+    shapes = their_mnet_shapes(their_mnet)
+    kwargs = {"target_shapes": shapes, "cond_in_size": 3, "uncond_in_size": 2, "verbose": False}
+    kwargs |= {"layers": data.draw(st.lists(st.integers(1, 5), max_size=2)), "num_cond_embs": 2}
+    kwargs |= {"chunk_size": data.draw(st.integers(1, 9)), "cond_chunk_embs": cond_chunk_embs}
+    theirs, ours = pair("ChunkedHMLP", kwargs)
+    options = {"method": method, "use_xavier": use_xavier, "cond_var": 0.01, "uncond_var": 0.02}
+    options |= {"eps": 1e-3, "cemb_normal_init": normal}
+    options["target_vars"] = data.draw(
+        st.sampled_from([None, {"weight": 0.5}, [0.3] * len(shapes), [None] * len(shapes)])
+    )
+    for hnet, mnet in ((theirs, their_mnet), (ours, our_mnet)):
+        torch.manual_seed(11)
+        hnet.apply_chunked_hyperfan_init(**options, mnet=mnet if with_mnet else None)
+    assert_same_network(theirs, ours)
+
+
+# --- errors ----------------------------------------------------------------------------------------
+
+
+def networks_for_errors():
+    common = {"target_shapes": [[3, 2], [3]], "layers": [4], "num_cond_embs": 2, "verbose": False}
+    chunked = common | {"chunk_size": 4, "chunk_emb_size": 2}
+    return {
+        "HMLP": ("HMLP", common | {"cond_in_size": 3}),
+        "HMLP with both inputs": ("HMLP", common | {"cond_in_size": 3, "uncond_in_size": 2}),
+        "HMLP unconditional": ("HMLP", common | {"cond_in_size": 0, "uncond_in_size": 2}),
+        "HMLP without weights": (
+            "HMLP",
+            common | {"cond_in_size": 3, "no_uncond_weights": True, "no_cond_weights": True},
+        ),
+        "ChunkedHMLP": ("ChunkedHMLP", chunked | {"cond_in_size": 3}),
+        "ChunkedHMLP with both inputs": ("ChunkedHMLP", chunked | {"cond_in_size": 3, "uncond_in_size": 2}),
+        "ChunkedHMLP conditional": ("ChunkedHMLP", chunked | {"cond_in_size": 3, "cond_chunk_embs": True}),
+        "ChunkedHMLP only chunks": ("ChunkedHMLP", chunked | {"cond_in_size": 0, "cond_chunk_embs": True}),
+    }
+
+
+BAD_CALLS = {
+    "no input": {},
+    "cond_id too large": {"cond_id": 2},
+    "cond_id negative": {"cond_id": -1},
+    "cond_id negative in list": {"cond_id": [0, -1]},
+    "cond_id fractional": {"cond_id": 1.0},
+    "cond_id fractional in list": {"cond_id": [0.5]},
+    "cond_id string": {"cond_id": "0"},
+    "cond_id empty": {"cond_id": []},
+    "both": {"cond_id": 0, "cond_input": torch.ones(1, 3)},
+    "cond_input without batch": {"cond_input": torch.ones(3)},
+    "cond_input too wide": {"cond_input": torch.ones(2, 4)},
+    "cond_input of rank 3": {"cond_input": torch.ones(2, 2, 3)},
+    "cond_input double": {"cond_input": torch.ones(2, 3, dtype=torch.float64)},
+    "cond_input empty": {"cond_input": torch.ones(0, 3)},
+    "uncond_input of wrong width": {"uncond_input": torch.ones(1, 3), "cond_id": 0},
+    "uncond_input without batch": {"uncond_input": torch.ones(2), "cond_id": 0},
+    "batch sizes": {"uncond_input": torch.ones(3, 2), "cond_id": [0, 1]},
+    "unknown ret_format": {"cond_id": 0, "ret_format": "flat"},
+    "weights too short": {"cond_id": 0, "weights": [torch.ones(1)]},
+    "weights of wrong shape": {"cond_id": 0, "weights": {"uncond_weights": [torch.ones(1)] * 5}},
+    "weights of unknown key": {"cond_id": 0, "weights": {"theta": [torch.ones(1)]}},
+    "weights without key": {"cond_id": 0, "weights": {}},
+    "weights None in dict": {"cond_id": 0, "weights": {"uncond_weights": None}},
+    "chunk_embs and cond_id": {"cond_id": 0, "weights": {"chunk_embs": torch.ones(1, 3, 2)}},
+}
+
+
+@pytest.mark.parametrize("network", networks_for_errors())
+@pytest.mark.parametrize("call", BAD_CALLS)
+def test_errors_are_of_hypnettorchs_type(network, call):
+    theirs, ours = pair(*networks_for_errors()[network])
+    kwargs = BAD_CALLS[call]
+    try:
+        theirs(**copy.deepcopy(kwargs))
+    except (AssertionError, AttributeError):
+        expected = ValueError  # an assertion, or an accident
+    except Exception as error:
+        expected = type(error)
+    else:
+        pytest.skip("hypnettorch accepts it")
+    with pytest.raises(expected) as info:
+        ours(**kwargs)
+    assert isinstance(info.value, (ValueError, TypeError))
+    assert len(str(info.value)) > 15
+
+
+@pytest.mark.parametrize(
+    ("method", "args"),
+    [
+        ("get_cond_in_emb", (2,)),
+        ("get_cond_in_emb", (-1,)),
+        ("get_cond_in_emb", (0.5,)),
+        ("get_cond_in_emb", ("a",)),
+        ("get_chunk_emb", (3,)),
+        ("get_chunk_emb", (-1,)),
+        ("get_chunk_emb", (1.0,)),
+        ("get_chunk_emb", (None, 0)),
+        ("get_task_emb", (2,)),
+        ("get_task_emb", ("a",)),
+        ("add_to_uncond_params", ([torch.ones(2)],)),
+        ("add_to_uncond_params", (None,)),
+        ("convert_out_format", (torch.ones(2, 9), "flat", "sequential")),
+        ("convert_out_format", (torch.ones(2, 9), "flattened", "list")),
+        ("apply_chunked_hyperfan_init", ("fan_in",)),
+    ],
+)
+def test_errors_of_other_methods(method, args):
+    theirs, ours = pair(*networks_for_errors()["ChunkedHMLP"])
+    with pytest.raises(Exception) as info:
+        getattr(theirs, method)(*args)
+    expected = ValueError if info.type is AssertionError else info.type
+    with pytest.raises(expected):
+        getattr(ours, method)(*args)
+
+
+def test_getters():
+    for network in ("ChunkedHMLP", "ChunkedHMLP conditional", "ChunkedHMLP only chunks"):
+        theirs, ours = pair(*networks_for_errors()[network])
+        cond = {"cond_id": 1} if theirs.cond_chunk_embs else {}
+        assert ours.num_chunks == theirs.num_chunks
+        assert ours.chunk_emb_size == theirs.chunk_emb_size
+        assert ours.cond_chunk_embs == theirs.cond_chunk_embs
+        assert torch.equal(theirs.get_chunk_emb(**cond), ours.get_chunk_emb(**cond))
+        assert torch.equal(theirs.get_chunk_emb(chunk_id=2, **cond), ours.get_chunk_emb(chunk_id=2, **cond))
+        assert type(ours.get_chunk_emb(**cond)) is nn.Parameter
+        if theirs._cond_in_size:
+            assert torch.equal(theirs.get_cond_in_emb(1), ours.get_cond_in_emb(1))
+    theirs, ours = pair(*networks_for_errors()["HMLP"])
+    assert torch.equal(theirs.get_task_emb(1), ours.get_task_emb(1))
+    assert [t is o for t, o in zip(ours.get_task_embs(), ours.conditional_params, strict=True)] == [True, True]
+
+
+def test_squeezed_is_a_fresh_real_list():
+    ours = pair(*networks_for_errors()["ChunkedHMLP"])[1]
+    weights = ours(cond_id=np.int64(1))
+    assert type(weights) is list
+    weights.pop(0)
+    assert len(ours(cond_id=1)) == 2
