@@ -14,12 +14,14 @@ A part is as large as what it varies with: chunk embeddings are ``[1, N, C]``, c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.nn import functional as F
 
+from hnetfast import _env
 from hnetfast.ops._library import LIBRARY, loop_over_batch
 
 ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh", "elu", "leaky_relu")
@@ -217,6 +219,28 @@ LIBRARY.impl("chunked_mlp", _forward_reference, "CompositeExplicitAutograd")
 LIBRARY.impl("chunked_mlp_backward", _backward_reference, "CompositeExplicitAutograd")
 
 
+# --- Triton, on a GPU -----------------------------------------------------------------------------
+
+
+def _forward_triton(inputs, weights, biases, activation, num_outputs, save_hidden=False):
+    from hnetfast.kernels.chunked_mlp import chunked_mlp_forward
+
+    _check(inputs, weights, biases, activation, num_outputs)
+    return chunked_mlp_forward(inputs, weights, biases, activation, num_outputs, save_hidden)
+
+
+def _backward_triton(grad_out, hidden, inputs, weights, biases, activation, needs):
+    from hnetfast.kernels.chunked_mlp import chunked_mlp_backward
+
+    num_outputs = grad_out.shape[1]
+    return chunked_mlp_backward(grad_out, hidden, inputs, weights, biases, activation, num_outputs, needs)
+
+
+if _env.backend() == "auto" and find_spec("triton"):
+    LIBRARY.impl("chunked_mlp", _forward_triton, "CUDA")
+    LIBRARY.impl("chunked_mlp_backward", _backward_triton, "CUDA")
+
+
 # --- tracing --------------------------------------------------------------------------------------
 
 
@@ -262,9 +286,7 @@ class _ChunkedMLP(torch.autograd.Function):
         if torch.is_grad_enabled():
             grads = _differentiable_backward(ctx, grad_out, tensors, needs)
         else:
-            grads = _BACKWARD_OP(
-                grad_out, hidden, *_unflatten(tensors, ctx.counts), ctx.activation, needs
-            )
+            grads = _BACKWARD_OP(grad_out, hidden, *_unflatten(tensors, ctx.counts), ctx.activation, needs)
         return None, None, None, *(g if need else None for g, need in zip(grads, needs, strict=True))
 
 
@@ -312,9 +334,7 @@ def _autocast(device: str):
             return [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
 
         with torch.autocast(device, enabled=False):
-            return _OP(
-                cast(inputs), cast(weights), cast(biases), activation, num_outputs, save_hidden
-            )
+            return _OP(cast(inputs), cast(weights), cast(biases), activation, num_outputs, save_hidden)
 
     return cast_and_call
 

@@ -31,7 +31,11 @@ def split_targets(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[list[Te
         ValueError, RuntimeError: The sizes do not add up to ``n``.
     """
     # The op's results share memory, which tracing and torch.func do not allow of an op: they take the reference.
-    if EXTENSION_LOADED and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+    if (
+        EXTENSION_LOADED
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    ):
         tensors = torch.ops.hnetfast.split_targets(flat, *_flat_shapes(tuple(map(tuple, shapes))))
     else:
         tensors = split_targets_reference(flat, shapes)
