@@ -351,7 +351,7 @@ def _vmap(info, in_dims, inputs, weights, biases, activation, num_outputs, save_
         return loop_over_batch(_OP, info, in_dims, *args)
     size = info.batch_size
     inner = [p if d is None else p.movedim(d, 0)[0] for p, d in zip(inputs, in_dims[0], strict=True)]
-    num_conditions, num_chunks = _sizes(inner)
+    num_conditions, _ = _sizes(inner)
     # The batch becomes a part of the conditions: [V, B or 1, N or 1, w] → [V·B, N or 1, w].
     parts = []
     for part, dim in zip(inputs, in_dims[0], strict=True):

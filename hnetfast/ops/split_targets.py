@@ -30,7 +30,7 @@ def split_targets(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[list[Te
     Raises:
         ValueError, RuntimeError: The sizes do not add up to ``n``.
     """
-    # The op's results share memory, which tracing and torch.func do not allow of an op: they take the reference.
+    # Tracing and torch.func do not allow an op's results to share memory: they take the reference.
     if (
         EXTENSION_LOADED
         and not torch.compiler.is_compiling()
