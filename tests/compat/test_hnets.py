@@ -1,4 +1,5 @@
-"""Hypernetworks against those of hypnettorch: parameters bit for bit, outputs, gradients, checkpoints, errors."""
+"""Hypernetworks against those of hypnettorch: parameters bit for bit, outputs, gradients, checkpoints,
+errors."""
 
 import copy
 import warnings
@@ -175,7 +176,8 @@ def norm(tensor):
 
 
 def assert_close(ours, theirs, exact, total, what):
-    """Our error against float64 is at most twice that of hypnettorch, but for rounding relative to ``total``."""
+    """Our error against float64 is at most twice that of hypnettorch, but for rounding relative to
+    ``total``."""
     assert ours.shape == theirs.shape, what
     error, their_error = norm(ours.double() - exact), norm(theirs.double() - exact)
     assert their_error <= 1e-4 * total, f"{what}: the float64 run is no reference"
@@ -183,13 +185,14 @@ def assert_close(ours, theirs, exact, total, what):
 
 
 def run(hnet, kwargs, dtype=torch.float32, seed=3):
-    """Output, gradient of every parameter and of every given tensor, and the batch statistics after the call."""
-    kwargs = map_tensors(kwargs, lambda t: t.detach().to(dtype, copy=True).requires_grad_())
+    """Output, gradient of every parameter and of every given tensor, and the batch statistics after the
+    call.""" kwargs = map_tensors(kwargs, lambda t: t.detach().to(dtype,
+    copy=True).requires_grad_())
     given_tensors = leaves_of(kwargs)
     hnet.zero_grad(set_to_none=True)
     torch.manual_seed(seed)
-    out = hnet(**kwargs, ret_format="flattened")
-    weight = torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out)
+    out = hnet(**kwargs, ret_format="flattened") weight = torch.linspace(-1, 1, out.numel(),
+    dtype=dtype).view_as(out)
     if out.requires_grad:
         (out * weight).sum().backward()
     grads = [p.grad for p in hnet.internal_params] + [t.grad for t in given_tensors]
@@ -235,7 +238,8 @@ def free_of_bn_of_one_row(hnet, kwargs):
     hnet.train()
     if hnet.batchnorm_layers is not None:
         with torch.no_grad():
-            sizes = [t.shape[0] for t in leaves_of({k: kwargs.get(k) for k in ("uncond_input", "cond_input")})]
+            sizes = [t.shape[0] for t in leaves_of({k: kwargs.get(k) for k in ("uncond_input",
+            "cond_input")})]
         ids = kwargs.get("cond_id")
         sizes.append(len(ids) if isinstance(ids, list) else 1)
         if max(sizes) * getattr(hnet, "num_chunks", 1) < 2:
@@ -505,7 +509,8 @@ def test_getters():
             assert torch.equal(theirs.get_cond_in_emb(1), ours.get_cond_in_emb(1))
     theirs, ours = pair(*networks_for_errors()["HMLP"])
     assert torch.equal(theirs.get_task_emb(1), ours.get_task_emb(1))
-    assert [t is o for t, o in zip(ours.get_task_embs(), ours.conditional_params, strict=True)] == [True, True]
+    assert [t is o for t, o in zip(ours.get_task_embs(), ours.conditional_params, strict=True)] == [True,
+    True]
 
 
 def test_squeezed_is_a_fresh_real_list():

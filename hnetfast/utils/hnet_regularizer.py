@@ -1,0 +1,223 @@
+"""Regularisers that keep the output of a hypernetwork for earlier tasks as it was."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hnetfast.hnets._errors import InputError, InputIndexError, InputTypeError
+from hnetfast.hnets.hnet_interface import HyperNetInterface
+from hnetfast.mnets.mnet_interface import MainNetInterface
+
+__all__ = ["calc_fix_target_reg", "flatten_and_remove_out_heads", "get_current_targets"]
+
+
+@contextmanager
+def _evaluation_mode(hnet: HyperNetInterface) -> Iterator[None]:
+    """Put a network and all its parts in evaluation mode, and afterwards each part back in its own."""
+    modes = [(module, module.training) for module in hnet.modules()]
+    hnet.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _check_task_id(task_id: int, minimum: int) -> int:
+    try:
+        task_id = operator.index(task_id)
+    except TypeError:
+        raise InputTypeError(f"task_id: an integer is accepted, got {task_id!r}") from None
+    if task_id < minimum:
+        raise InputError(f"task_id: an integer of at least {minimum} is accepted, got {task_id}")
+    return task_id
+
+
+def get_current_targets(task_id: int, hnet: HyperNetInterface) -> list[list[Tensor]]:
+    """Generate the weights of all tasks before ``task_id``, in evaluation mode and without gradients.
+
+    They are what :func:`calc_fix_target_reg` compares with while task ``task_id`` is learned.
+
+    Args:
+        task_id: The task about to be learned.
+        hnet: The hypernetwork; its mode is as before afterwards.
+
+    Returns:
+        For each task a list of tensors of the hypernetwork's ``target_shapes``; empty for task 0.
+
+    Raises:
+        TypeError, ValueError: If ``task_id`` is not a natural number, or a condition does not exist.
+    """
+    task_id = _check_task_id(task_id, 0)
+    if task_id == 0:
+        return []
+    with torch.no_grad(), _evaluation_mode(hnet):
+        targets = hnet.forward(cond_id=list(range(task_id)), ret_format="sequential")
+    return [[tensor.detach() for tensor in task] for task in targets]
+
+
+def calc_fix_target_reg(
+    hnet: HyperNetInterface,
+    task_id: int,
+    targets: Sequence[Any] | None = None,
+    dTheta: Sequence[Tensor] | None = None,
+    dTembs: Sequence[Tensor] | None = None,
+    mnet: MainNetInterface | None = None,
+    inds_of_out_heads: Sequence[Sequence[int]] | None = None,
+    fisher_estimates: Sequence[Sequence[Tensor]] | None = None,
+    prev_theta: Sequence[Tensor] | None = None,
+    prev_task_embs: Sequence[Tensor] | None = None,
+    batch_size: int | None = None,
+    reg_scaling: Sequence[float] | None = None,
+) -> Tensor:
+    r"""Penalise changes of the weights that are generated for the tasks before ``task_id``.
+
+    .. math:: \frac{1}{T} \sum_j s_j \sum F_j \odot (t_j - h(c_j, \theta + \Delta\theta))^2
+
+    Von Oswald et al., "Continual learning with hypernetworks", 2020, https://arxiv.org/abs/1906.00695, eq. 2.
+
+    Args:
+        hnet: The hypernetwork.
+        task_id: The current task, at least 1.
+        targets: For each earlier task the weights to keep, see :func:`get_current_targets`; not detached
+            here.
+        dTheta: Change of the unconditional parameters at which the penalty is evaluated, a tensor for each;
+            gradients reach it.
+        dTembs: Change of the conditional parameters, a tensor for each.
+        mnet: The main network, needed for ``inds_of_out_heads``.
+        inds_of_out_heads: For each earlier task the output units it uses; the weights of other output units
+            are not penalised.
+        fisher_estimates: For each earlier task an importance for each weight, in tensors like the targets.
+        prev_theta: Unconditional parameters from which targets are generated on the fly, in evaluation mode
+            and without gradients; together with ``prev_task_embs``, instead of ``targets``.
+        prev_task_embs: Conditional parameters for the same purpose.
+        batch_size: Penalise only that many earlier tasks, drawn by numpy's global generator; all of them if
+            it is not positive or larger than their number.
+        reg_scaling: Factor for each earlier task.
+
+    Returns:
+        The mean penalty over the tasks, a scalar tensor.
+
+    Raises:
+        TypeError, ValueError: If arguments are missing, contradict each other, or have too few entries.
+    """
+    task_id = _check_task_id(task_id, 1)
+    _check_sources(task_id, targets, prev_theta, prev_task_embs)
+    if inds_of_out_heads is not None and mnet is None:
+        raise InputError("mnet: needed with inds_of_out_heads, got None")
+    for name, values in (
+        ("inds_of_out_heads", inds_of_out_heads),
+        ("fisher_estimates", fisher_estimates),
+        ("reg_scaling", reg_scaling),
+    ):
+        if values is not None and len(values) < task_id:
+            raise InputIndexError(
+                f"{name}: an entry for each of the {task_id} earlier tasks is needed, got {len(values)}"
+            )
+
+    weights = _changed_weights(hnet, dTheta, dTembs)
+    task_ids = list(range(task_id))
+    if batch_size is not None and 0 < batch_size < task_id:
+        task_ids = np.random.choice(task_id, size=batch_size, replace=False).tolist()
+
+    penalty = 0.0
+    for i in task_ids:
+        current = hnet.forward(cond_id=i, weights=weights, ret_format="squeezed")
+        if targets is not None:
+            target = targets[i]
+        else:
+            previous = {"uncond_weights": list(prev_theta), "cond_weights": list(prev_task_embs)}
+            with torch.no_grad(), _evaluation_mode(hnet):
+                target = hnet.forward(cond_id=i, weights=previous, ret_format="squeezed")
+        out_units = None if inds_of_out_heads is None else inds_of_out_heads[i]
+        squares = (_flatten(target, mnet, out_units) - _flatten(current, mnet, out_units)).pow(2)
+        if fisher_estimates is not None:
+            squares = _flatten(fisher_estimates[i], mnet, out_units) * squares
+        summand = squares.sum()
+        penalty = penalty + (summand if reg_scaling is None else reg_scaling[i] * summand)
+    return penalty / len(task_ids)
+
+
+def _check_sources(
+    task_id: int,
+    targets: Sequence[Any] | None,
+    prev_theta: Sequence[Tensor] | None,
+    prev_task_embs: Sequence[Tensor] | None,
+) -> None:
+    previous = {"prev_theta": prev_theta, "prev_task_embs": prev_task_embs}
+    given = [name for name, value in previous.items() if value is not None]
+    if targets is not None:
+        if given:
+            raise InputError(f"targets and {' and '.join(given)} exclude each other, both were given")
+        if len(targets) != task_id:
+            raise InputError(
+                f"targets: {task_id} entries, one an earlier task, are accepted, got {len(targets)}"
+            )
+    elif len(given) < 2:
+        missing = "targets" if not given else next(name for name in previous if name not in given)
+        raise InputTypeError(f"{missing}: needed; pass either targets or both prev_theta and prev_task_embs")
+
+
+def _changed_weights(
+    hnet: HyperNetInterface, theta_change: Sequence[Tensor] | None, embedding_change: Sequence[Tensor] | None
+) -> dict[str, list[Tensor]] | None:
+    """Argument ``weights`` of the hypernetwork after the given changes."""
+    weights = {}
+    if theta_change is not None:
+        weights["uncond_weights"] = hnet.add_to_uncond_params(theta_change)
+    if embedding_change is not None:
+        embeddings = hnet.conditional_params
+        if embeddings is None or len(embedding_change) != len(embeddings):
+            raise InputError(
+                f"dTembs: {len(embeddings or ())} tensors, one a conditional parameter, are accepted, got "
+                f"{len(embedding_change)}"
+            )
+        weights["cond_weights"] = [e + d for e, d in zip(embeddings, embedding_change, strict=True)]
+    return weights or None
+
+
+def _flatten(weights: Any, mnet: MainNetInterface | None, out_units: Sequence[int] | None) -> Tensor:
+    if out_units is not None:
+        return flatten_and_remove_out_heads(mnet, weights, out_units)
+    if isinstance(weights, Tensor):
+        return weights.reshape(-1)
+    return torch.cat([weight.reshape(-1) for weight in weights])
+
+
+def flatten_and_remove_out_heads(
+    mnet: MainNetInterface, weights: Sequence[Tensor], allowed_outputs: Sequence[int] | None
+) -> Tensor:
+    """Concatenate the weights of a main network, without those of output units of other tasks.
+
+    Args:
+        mnet: The main network; its output layer must be fully connected.
+        weights: Tensors of its ``hyper_shapes_learned`` or ``param_shapes``.
+        allowed_outputs: Output units whose weights stay, in the order of the units; all if None.
+
+    Returns:
+        Vector of the remaining weights.
+
+    Raises:
+        ValueError: If the number of tensors is wrong.
+        IndexError: If there is no such unit.
+        NotImplementedError: If the network has no maskable output layer.
+    """
+    masks = mnet.get_output_weight_mask(
+        out_inds=allowed_outputs, device=weights[-1].device if weights else None
+    )
+    learned = mnet.hyper_shapes_learned
+    if len(weights) != len(masks):
+        if learned is None or len(weights) != len(learned):
+            lengths = f"{len(masks)}" if learned is None else f"{len(learned)} or {len(masks)}"
+            raise InputError(f"weights: {lengths} tensors are accepted, got {len(weights)}")
+        masks = [masks[i] if i != -1 else None for i in mnet.hyper_shapes_learned_ref]
+    return torch.cat(
+        [(w if mask is None else w[mask]).reshape(-1) for w, mask in zip(weights, masks, strict=True)]
+    )

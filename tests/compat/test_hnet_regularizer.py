@@ -1,0 +1,180 @@
+"""The output regulariser against that of hypnettorch, argument by argument."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hnetfast.hnets as hnets
+from hnetfast.mnets import MLP
+from hnetfast.utils import hnet_regularizer as ours_reg
+
+oracle_hnets = pytest.importorskip("hypnettorch.hnets")
+oracle_mnets = pytest.importorskip("hypnettorch.mnets")
+oracle_reg = pytest.importorskip("hypnettorch.utils.hnet_regularizer")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+NUM_TASKS = 4
+MNET = {"n_in": 3, "n_out": 6, "hidden_layers": [4], "no_weights": True, "verbose": False}
+
+
+def build(name="HMLP", seed=0, use_bias=True, **kwargs):
+    result = []
+    for hnet_module, mlp in ((oracle_hnets, oracle_mnets.MLP), (hnets, MLP)):
+        mnet = mlp(**MNET, use_bias=use_bias)
+        options = {"cond_in_size": 3, "num_cond_embs": NUM_TASKS, "layers": [5], "verbose": False} | kwargs
+        if name == "ChunkedHMLP":
+            options["chunk_size"] = 7
+        torch.manual_seed(seed)
+        result.append((getattr(hnet_module, name)(mnet.hyper_shapes_learned, **options), mnet))
+    return result
+
+
+def random_like(shapes, scale=0.1):
+    return [torch.randn(*shape) * scale for shape in shapes]
+
+
+@st.composite
+def arguments(draw, hnet, task_id):
+    flag = st.booleans()
+    shapes = [list(shape) for shape in hnet.target_shapes]
+    kwargs = {}
+    if draw(flag):
+        kwargs["targets"] = [random_like(shapes, 1.0) for _ in range(task_id)]
+    else:
+        kwargs["prev_theta"] = random_like(hnet.unconditional_param_shapes, 0.5)
+        kwargs["prev_task_embs"] = random_like(hnet.conditional_param_shapes, 0.5)
+    if draw(flag):
+        kwargs["dTheta"] = random_like(hnet.unconditional_param_shapes)
+    if draw(flag):
+        kwargs["dTembs"] = random_like(hnet.conditional_param_shapes)
+    if draw(flag):
+        units = st.lists(st.integers(0, MNET["n_out"] - 1), min_size=1, max_size=3, unique=True)
+        kwargs["inds_of_out_heads"] = [draw(units) for _ in range(task_id)]
+    if draw(flag):
+        kwargs["fisher_estimates"] = [[t.abs() for t in random_like(shapes, 1.0)] for _ in range(task_id)]
+    if draw(flag):
+        kwargs["batch_size"] = draw(st.integers(-1, task_id + 1))
+    if draw(flag):
+        kwargs["reg_scaling"] = [draw(st.sampled_from([0.5, 1.0, 2.0])) for _ in range(task_id)]
+    return kwargs
+
+
+def leaves(kwargs):
+    """The arguments with every tensor a leaf of its own, and these leaves."""
+    kwargs = copy.deepcopy(kwargs)
+    found = []
+    for value in kwargs.values():
+        for item in value if isinstance(value, list) else ():
+            found += [t for t in (item if isinstance(item, list) else [item]) if isinstance(t, torch.Tensor)]
+    return kwargs, [t.requires_grad_() for t in found]
+
+
+@given(st.data(), st.integers(1, NUM_TASKS), st.sampled_from(["HMLP", "ChunkedHMLP"]), st.booleans())
+def test_value_and_gradients(data, task_id, name, training):
+    dropout = data.draw(st.sampled_from([-1, 0.4]))
+    pairs = build(name, dropout_rate=dropout, use_bias=data.draw(st.booleans()))
+    kwargs = data.draw(arguments(pairs[0][0], task_id))
+    results = []
+    for (hnet, mnet), module in zip(pairs, (oracle_reg, ours_reg), strict=True):
+        hnet.train(training)
+        call, tensors = leaves(kwargs)
+        torch.manual_seed(1)
+        np.random.seed(1)
+        value = module.calc_fix_target_reg(hnet, task_id, mnet=mnet, **call)
+        value.backward()
+        assert hnet.training == training
+        results.append((value, [p.grad for p in hnet.internal_params] + [t.grad for t in tensors]))
+    (their_value, their_grads), (our_value, our_grads) = results
+    assert our_value.shape == their_value.shape
+    torch.testing.assert_close(our_value, their_value, rtol=1e-5, atol=1e-6)
+    for t, o in zip(their_grads, our_grads, strict=True):
+        assert (t is None) == (o is None)
+        if t is not None:
+            torch.testing.assert_close(o, t, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["HMLP", "ChunkedHMLP"])
+def test_current_targets(name):
+    (theirs, _), (ours, _) = build(name, dropout_rate=0.5)
+    for task_id in (1, 2, NUM_TASKS):
+        their_targets = oracle_reg.get_current_targets(task_id, theirs)
+        our_targets = ours_reg.get_current_targets(task_id, ours)
+        assert ours.training and len(our_targets) == task_id
+        for t, o in zip(their_targets, our_targets, strict=True):
+            assert type(o) is list
+            for a, b in zip(t, o, strict=True):
+                torch.testing.assert_close(b, a)
+                assert not b.requires_grad
+
+
+def test_no_targets_before_the_first_task():
+    ours = build()[1][0]
+    assert ours_reg.get_current_targets(0, ours) == []
+
+
+def test_modes_of_all_parts_are_restored():
+    ours = build(dropout_rate=0.5, use_batch_norm=True)[1][0]
+    ours.train()
+    ours._dropout.eval()
+    before = [m.training for m in ours.modules()]
+    stats = [b.clone() for b in ours.buffers()]
+    ours_reg.get_current_targets(2, ours)
+    assert [m.training for m in ours.modules()] == before
+    with pytest.raises(ValueError):
+        ours_reg.get_current_targets(NUM_TASKS + 1, ours)
+    assert [m.training for m in ours.modules()] == before
+    assert all(torch.equal(a, b) for a, b in zip(stats, ours.buffers(), strict=True))
+
+
+@given(st.lists(st.integers(0, MNET["n_out"] - 1), max_size=4, unique=True), st.booleans())
+def test_removing_out_heads(units, use_bias):
+    (_, their_mnet), (_, our_mnet) = build(use_bias=use_bias)
+    weights = random_like(our_mnet.hyper_shapes_learned)
+    for allowed in (units, None):
+        t = oracle_reg.flatten_and_remove_out_heads(their_mnet, weights, allowed)
+        assert torch.equal(t, ours_reg.flatten_and_remove_out_heads(our_mnet, weights, allowed))
+
+
+def bad_calls(hnet):
+    shapes = hnet.target_shapes
+    targets = [random_like(shapes) for _ in range(3)]
+    theta, embeddings = (
+        random_like(hnet.unconditional_param_shapes),
+        random_like(hnet.conditional_param_shapes),
+    )
+    return {
+        "nothing": {},
+        "too few targets": {"targets": targets[:2]},
+        "too many targets": {"targets": targets + targets},
+        "first task": {"task_id": 0, "targets": []},
+        "negative task": {"task_id": -1, "targets": targets},
+        "fractional task": {"task_id": 3.0, "targets": targets},
+        "unknown task": {"task_id": 5, "targets": targets + targets[:2]},
+        "short dTheta": {"targets": targets, "dTheta": theta[:-1]},
+        "short dTembs": {"targets": targets, "dTembs": embeddings[:-1]},
+        "heads without mnet": {"targets": targets, "inds_of_out_heads": [[0]] * 3, "mnet": None},
+        "too few heads": {"targets": targets, "inds_of_out_heads": [[0]] * 2},
+        "head that does not exist": {"targets": targets, "inds_of_out_heads": [[0], [1], [9]]},
+        "too few Fisher estimates": {"targets": targets, "fisher_estimates": targets[:2]},
+        "too few factors": {"targets": targets, "reg_scaling": [1.0, 1.0]},
+        "theta and targets": {"targets": targets, "prev_theta": theta},
+        "theta alone": {"prev_theta": theta},
+        "embeddings alone": {"prev_task_embs": embeddings},
+        "too few embeddings": {"prev_theta": theta, "prev_task_embs": embeddings[:-1]},
+    }
+
+
+@pytest.mark.parametrize("case", bad_calls(build()[0][0]))
+def test_errors_are_of_hypnettorchs_type(case):
+    (theirs, their_mnet), (ours, our_mnet) = build()
+    kwargs = {"task_id": 3} | bad_calls(theirs)[case]
+    with pytest.raises(Exception) as info:
+        oracle_reg.calc_fix_target_reg(theirs, **{"mnet": their_mnet} | kwargs)
+    expected = ValueError if info.type is AssertionError else info.type
+    with pytest.raises(expected) as info:
+        ours_reg.calc_fix_target_reg(ours, **{"mnet": our_mnet} | kwargs)
+    assert len(str(info.value)) > 15
