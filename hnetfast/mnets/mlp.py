@@ -240,7 +240,8 @@ class MLP(nn.Module, MainNetInterface):
         bn_stats = None
         if self._num_bn_layers or distilled_params is not None:
             bn_stats = self._select_stats(distilled_params, bn_stats_id)
-        weight = internal[-1]
+        i_param = 2 * self._num_bn_layers  # index of the next matrix in `internal`
+        weight = internal[i_param]
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             raise TypeError(f"x: expected the dtype of the weights, {weight.dtype}, got {x.dtype}")
         if x.device != weight.device:
@@ -250,7 +251,6 @@ class MLP(nn.Module, MainNetInterface):
 
         h = x
         i_mod = 0  # index of the next modulation layer
-        i_param = 2 * self._num_bn_layers  # index of the next matrix in `internal`
         a_fun = self._a_fun
         modulates, post = self._modulates_hidden, self._context_mod_post_activation
         if self._use_spectral_norm:

@@ -165,7 +165,7 @@ class ContextModLayer(nn.Module):
                 raise ValueError("weights: the layer was built without weights (no_weights=True), pass them")
             gain, shift = self.get_weights(ckpt_id)
         else:
-            self._check_weights(x, weights, bs_dim)
+            weights = self._align_weights(x, weights, bs_dim)
             gain = None if self._no_gains else weights[0]
             shift = None if self._no_shifts else weights[-1]
         if gain is not None:
@@ -174,24 +174,43 @@ class ContextModLayer(nn.Module):
             x = x.add(shift)
         return x
 
-    def _check_weights(self, x: torch.Tensor, weights: Sequence[torch.Tensor], bs_dim: int) -> None:
+    def _align_weights(
+        self, x: torch.Tensor, weights: Sequence[torch.Tensor], bs_dim: int
+    ) -> Sequence[torch.Tensor]:
+        """Check weights from outside, and line up those that differ between samples with the batch."""
         shapes = self._param_shapes
         if len(weights) != len(shapes):
             raise ValueError(
                 f"weights: expected {len(shapes)} tensors {self._param_shapes_meta}, got {len(weights)}"
             )
-        for i, (weight, shape) in enumerate(zip(weights, shapes, strict=True)):
-            if not isinstance(weight, torch.Tensor):
-                raise TypeError(f"weights[{i}]: expected a tensor, got {type(weight).__name__}")
-            if weight.shape == torch.Size(shape):
-                continue
-            fits = weight.ndim == len(shape) + 1 and weight.shape[1:] == torch.Size(shape)
-            # One set a sample must line up with the batch when broadcast.
-            if not fits or weight.ndim > x.ndim or weight.shape[0] != x.shape[bs_dim]:
-                raise ValueError(
-                    f"weights[{i}] ({self._param_shapes_meta[i]}): expected the shape {list(shape)} or "
-                    f"{[x.shape[bs_dim], *shape]}, got {list(weight.shape)}"
-                )
+        if all(
+            isinstance(weight, torch.Tensor) and weight.shape == tuple(shape)
+            for weight, shape in zip(weights, shapes, strict=True)
+        ):
+            return weights
+        return [self._align_weight(x, weight, i, bs_dim) for i, weight in enumerate(weights)]
+
+    def _align_weight(self, x: torch.Tensor, weight: torch.Tensor, index: int, bs_dim: int) -> torch.Tensor:
+        if not isinstance(weight, torch.Tensor):
+            raise TypeError(f"weights[{index}]: expected a tensor, got {type(weight).__name__}")
+        shape = tuple(self._param_shapes[index])
+        if weight.shape == shape:
+            return weight
+        batch_size, bs_dim = x.shape[bs_dim], bs_dim % x.ndim
+        num_leading = x.ndim - len(shape)
+        if num_leading == 0 and shape[bs_dim] == 1:
+            # E.g. num_features=(1, C, 1, 1): the shape already has a place for samples.
+            per_sample = (*shape[:bs_dim], batch_size, *shape[bs_dim + 1 :])
+            if weight.shape == per_sample:
+                return weight
+        elif bs_dim < num_leading and weight.shape == (batch_size, *shape):
+            leading = [1] * num_leading
+            leading[bs_dim] = batch_size
+            return weight.reshape(*leading, *shape)
+        raise ValueError(
+            f"weights[{index}] ({self._param_shapes_meta[index]}): expected the shape {list(shape)}, or one "
+            f"such tensor for each of {batch_size} samples, got {list(weight.shape)}"
+        )
 
     def preprocess_gain(self, gain: torch.Tensor) -> torch.Tensor:
         """Turn gain parameters into the gains that are applied.
