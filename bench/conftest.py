@@ -9,7 +9,7 @@ import torch
 
 from bench.memory import measure_peaks
 from bench.results import Results, describe_environment, format_text
-from bench.timing import MODES, matrix_rate
+from bench.timing import MODES
 
 _RESULTS = pytest.StashKey[Results]()
 _REQUESTS = pytest.StashKey[list]()
@@ -39,7 +39,6 @@ def results(request: pytest.FixtureRequest) -> Results:
     config = request.config
     torch.set_num_threads(config.option.threads)
     found = Results(describe_environment(config.option.bench_device))
-    found.matrix_gflops = matrix_rate(config.option.bench_device) / 1e9
     config.stash[_RESULTS] = found
     config.stash[_REQUESTS] = []
     return found

@@ -15,7 +15,7 @@ from bench.results import (
     RESULTS,
     SUMMARY_COLUMNS,
     Results,
-    call_lines,
+    facts,
     groups,
     speed_up,
     summary_cells,
@@ -80,10 +80,10 @@ def readme_section(results: Results) -> str:
             line.append(f"{times} (**{ratio:.1f}×**)")
         lines.append(line)
     summary = _markdown_table([SUMMARY_COLUMNS, *summary_cells(results.rows)])
-    calls = "\n".join(f"- {line}" for line in call_lines(results))
+    lines_below = "\n".join(f"- {line}" for line in facts(results))
     return (
         "Milliseconds to generate all weights for B conditions, hypnettorch → hnetfast (median).\n\n"
-        f"{_markdown_table(lines)}\n\n{summary}\n\n{calls}\n\n{_environment_line(results)}."
+        f"{_markdown_table(lines)}\n\n{summary}\n\n{lines_below}\n\n{_environment_line(results)}."
     )
 
 
@@ -103,8 +103,7 @@ def docs_page(all_results: Sequence[tuple[str, Results]]) -> str:
     for name, results in all_results:
         parts.append(f"## {_environment_line(results)}")
         parts.append(_markdown_table([SUMMARY_COLUMNS, *summary_cells(results.rows)]))
-        facts = [*call_lines(results), f"Float32 matrix rate: {results.matrix_gflops:.0f} GFLOP/s"]
-        parts.append("\n".join(f"- {fact}" for fact in facts))
+        parts.append("\n".join(f"- {line}" for line in facts(results)))
         parts.append(f"![Speed-up](img/speed-{name}.png)\n\n![Times](img/time-{name}.png)")
         for title, rows in groups(results.rows).items():
             parts.append(f"### {title}\n\n{_markdown_table([list(COLUMNS), *table_cells(rows)])}")
@@ -145,6 +144,8 @@ def plot_speed_up(results: Results, path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xticks([1, 2, 5, 10, 20, 50], [f"{tick}×" for tick in (1, 2, 5, 10, 20, 50)])
     axes.minorticks_off()
+    axes.margins(y=0.01)
+    axes.set_xlim(left=min(0.95, axes.get_xlim()[0]))
     axes.set_yticks(range(len(architectures)), [_label(*key) for key in architectures], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("times as fast as hypnettorch")
@@ -179,6 +180,7 @@ def plot_times(results: Results, path: Path, conditions: int = 10) -> None:
         range(len(architectures)), [f"{network}  {layers}" for network, layers in architectures], fontsize=8
     )
     axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("ms")
     axes.set_title(f"Forward for {conditions} conditions: time of each contender, and the floor", fontsize=11)
     axes.grid(axis="x", color="0.92")

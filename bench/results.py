@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import statistics
 import subprocess
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -76,19 +77,16 @@ class Results:
         environment: See :func:`describe_environment`.
         rows: See ``Comparison.row``; forward rows may have ``peak_bytes`` by contender.
         calls: Times of a call on a tiny network, in microseconds: ``mode`` and ``us`` by contender.
-        matrix_gflops: Rate of a large float32 matrix product.
     """
 
     def __init__(self, environment: dict) -> None:
         self.environment = environment
         self.rows: list[dict] = []
         self.calls: list[dict] = []
-        self.matrix_gflops: float | None = None
 
     def save(self, path: Path) -> None:
         """Write everything as JSON; the file appears complete or not at all."""
-        content = {"format": FORMAT, "environment": self.environment, "matrix_gflops": self.matrix_gflops}
-        content |= {"calls": self.calls, "rows": self.rows}
+        content = {"format": FORMAT, "environment": self.environment, "calls": self.calls, "rows": self.rows}
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -106,7 +104,6 @@ class Results:
             raise ValueError(f"{path} has format {content.get('format')!r}, expected {FORMAT}")
         results = cls(content["environment"])
         results.rows, results.calls = content["rows"], content["calls"]
-        results.matrix_gflops = content["matrix_gflops"]
         return results
 
 
@@ -247,16 +244,23 @@ def format_text(results: Results) -> str:
             ]
     if len(groups(results.rows)) > 1:
         lines += ["", "All tables", *_align([SUMMARY_COLUMNS, *summary_cells(results.rows)], left=(0,))]
-    lines += ["", *call_lines(results)]
-    if results.matrix_gflops:
-        lines.append(f"Measured float32 matrix rate: {results.matrix_gflops:.0f} GFLOP/s")
+    lines += ["", *facts(results)]
     return "\n".join(lines)
 
 
-def call_lines(results: Results) -> list[str]:
-    """Sentences on the time of a call on a tiny network."""
-    return [
+def facts(results: Results) -> list[str]:
+    """Sentences on the time of a call on a tiny network, and on the machine."""
+    lines = [
         f"A call on a tiny network (4 target tensors), {call['mode']}: "
         + ", ".join(f"{name} {value:.0f} µs" for name, value in call["us"].items())
         for call in results.calls
     ]
+    if results.rows:
+        matrix = statistics.median(row["matrix_gflops"] for row in results.rows)
+        largest = max(results.rows, key=lambda row: row["num_outputs"] * row["conditions"])
+        fill = 4e-6 * largest["num_outputs"] * largest["conditions"] / largest["fill_ms"]
+        lines.append(
+            f"Measured in turns with the rest: {matrix:.0f} GFLOP/s in a large float32 product, "
+            f"{fill:.0f} GB/s in filling a warm buffer of the largest result's size"
+        )
+    return lines

@@ -55,7 +55,7 @@ def test_generation(measurement, benchmark, results, peak_requests, pytestconfig
     rounds = choose_rounds(comparison.warm_up(), pytestconfig.option.seconds)
     # The others take their turn before every round of hnetfast.
     benchmark.pedantic(comparison.own_call, setup=comparison.time_others, rounds=rounds, iterations=1)
-    row = comparison.row(benchmark.stats.stats.data, 1e9 * results.matrix_gflops)
+    row = comparison.row(benchmark.stats.stats.data)
     benchmark.extra_info.update(row)
     results.rows.append(row)
     if mode == MODES[0]:

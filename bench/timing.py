@@ -26,6 +26,7 @@ CONDITIONS = 10
 # What hypnettorch 0.0.4 needs beyond its parameters, in units of the result's size, as measured on WRN-28-10.
 _HYPNETTORCH_MEMORY = {MODES[0]: 2.0, MODES[1]: 2.6, MODES[2]: 3.6}
 MEMORY_LIMIT = 12e9
+_LARGE = 10_000_000  # elements of a result that takes so long that a larger product can take turns with it
 _SPLIT_BACKWARD_LIMIT = 20_000_000  # generated weights; beyond, hypnettorch takes 5 to 15 s for a call
 
 
@@ -100,7 +101,7 @@ def contenders(case: ChunkedCase, device: str, with_compiled: bool) -> dict[str,
         found["hypnettorch"] = _contender(hnet_oracle, hnet_oracle.forward)
         if with_compiled:
             torch.compiler.reset()
-            found["compiled"] = _contender(hnet_oracle, torch.compile(hnet_oracle.forward))
+            found["compiled"] = _contender(hnet_oracle, torch.compile(hnet_oracle.forward, dynamic=False))
     return found
 
 
@@ -113,6 +114,7 @@ class Comparison:
         self.case, self.conditions, self.mode, self.device = case, conditions, mode, device
         self.competitors = dict(competitors)
         self.left_out = self._leave_out()
+        self._first: dict[str, float] = {}
         generator = torch.Generator(device).manual_seed(2)
         self._grad = torch.randn(conditions, case.num_outputs, generator=generator, device=device)
         shapes = case.target_shapes
@@ -126,9 +128,13 @@ class Comparison:
             name: self._call(contender) for name, contender in self.competitors.items()
         }
         self._fill = torch.empty_like(self._grad)
-        self.others: dict[str, list[float]] = {
-            name: [] for name in (*self.calls, "fill") if name != "hnetfast"
-        }
+        size = 2048 if self._fill.numel() > _LARGE else 1024
+        self._factor = torch.randn(size, size, generator=generator, device=device)
+        self._product = torch.empty_like(self._factor)
+        # Everyone and everything that takes turns with hnetfast.
+        self._turns = {"product": self._multiply, "fill": self._fill_buffer, **self.calls}
+        del self._turns["hnetfast"]
+        self._others: dict[str, list[float]] = {name: [] for name in self._turns}
 
     def _leave_out(self) -> dict[str, str]:
         reasons: dict[str, str] = {}
@@ -172,9 +178,10 @@ class Comparison:
         if self.mode == MODES[0]:
             with torch.no_grad():
                 _assert_close("weights", ours.flat(cond_ids), reference.flat(cond_ids), 1e-5)
-                if self.conditions == 1 and "hypnettorch" in self.competitors:
-                    other = self.competitors["hypnettorch"].flat(cond_ids)
-                    _assert_close("hypnettorch's weights", other, reference.flat(cond_ids), 1e-5)
+                for name in {"hypnettorch", "compiled"} & self.competitors.keys():
+                    if self.conditions == 1 or name == "compiled":  # which compiles here, before it is timed
+                        other = self.competitors[name].flat(cond_ids)
+                        _assert_close(f"weights of {name}", other, reference.flat(cond_ids), 1e-5)
             return
         pairs = zip(self._gradients(ours), self._gradients(reference), strict=True)
         for i, (actual, expected) in enumerate(pairs):
@@ -188,35 +195,41 @@ class Comparison:
         """Call everyone once; returns how long that took in seconds."""
         start = time.perf_counter()
         self.own_call()
-        self.time_others(record=False)
+        own = time.perf_counter() - start
+        self.time_others()
+        self._first = {"hnetfast": own} | {name: times.pop() for name, times in self._others.items()}
         return time.perf_counter() - start
 
     def own_call(self) -> None:
         """What is measured: the call of hnetfast."""
         self.calls["hnetfast"]()
 
-    def time_others(self, record: bool = True) -> None:
-        """Time one call of everyone else, and the filling of a buffer of the result's size."""
-        for name, durations in self.others.items():
-            call = self._fill_buffer if name == "fill" else self.calls[name]
+    def time_others(self) -> None:
+        """Time a call of everyone else, a large product, and filling a buffer of the result's size."""
+        for name, call in self._turns.items():
             start = time.perf_counter()
             call()
-            if record:
-                durations.append(time.perf_counter() - start)
+            self._others[name].append(time.perf_counter() - start)
 
     def _fill_buffer(self) -> None:
         self._fill.zero_()
         self.synchronize()
 
-    def row(self, own: Sequence[float], rate: float) -> dict:
+    def _multiply(self) -> None:
+        torch.mm(self._factor, self._factor, out=self._product)
+        self.synchronize()
+
+    def row(self, own: Sequence[float]) -> dict:
         """What was measured, as a plain dictionary.
 
         Args:
             own: Durations of hnetfast's call in seconds.
-            rate: Floating point operations a second of a large matrix product.
         """
-        durations = {"hnetfast": list(own), **self.others}
+        durations = {"hnetfast": list(own), **self._others}
+        if len(own) == 1:  # Calls this long owe nothing to a warm-up, which then counts as a round.
+            durations = {name: [self._first[name], *times] for name, times in durations.items()}
         fill = statistics.median(durations.pop("fill"))
+        rate = 2 * len(self._factor) ** 3 / statistics.median(durations.pop("product"))
         floor = max(fill, floor_operations(self.case, self.conditions) / rate)
         return {
             "group": self.case.group,
@@ -228,8 +241,9 @@ class Comparison:
             "mode": self.mode,
             "ms": {name: 1e3 * statistics.median(times) for name, times in durations.items()},
             "best_ms": {name: 1e3 * min(times) for name, times in durations.items()},
-            "rounds": len(own),
+            "rounds": len(durations["hnetfast"]),
             "fill_ms": 1e3 * fill,
+            "matrix_gflops": rate / 1e9,
             "floor_ms": 1e3 * floor if self.mode == MODES[0] else None,
             "left_out": self.left_out,
         }
@@ -260,22 +274,9 @@ def floor_operations(case: ChunkedCase, conditions: int) -> int:
     return 2 * products
 
 
-def matrix_rate(device: str, size: int = 2048, rounds: int = 10) -> float:
-    """Operations a second of the fastest of several float32 products of large square matrices."""
-    a, b = torch.randn(2, size, size, device=device)
-    out = torch.empty_like(a)
-    best = math.inf
-    for _ in range(rounds):
-        start = time.perf_counter()
-        torch.mm(a, b, out=out)
-        if a.device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
-
-
-def choose_rounds(round_seconds: float, seconds: float, minimum: int = 2, maximum: int = 100) -> int:
-    """How many rounds fit into ``seconds``, within bounds."""
+def choose_rounds(round_seconds: float, seconds: float, maximum: int = 100) -> int:
+    """How many rounds fit into ``seconds``: at most ``maximum``, at least two, or one long one."""
+    minimum = 1 if round_seconds > 4 else 2
     return max(minimum, min(maximum, round(seconds / max(round_seconds, 1e-9))))
 
 
