@@ -19,6 +19,7 @@ using std::string_view;
 
 constexpr const char* kOp = "chunked_mlp";
 constexpr int64_t kWideLayer = 192;  // from this width on the library's matrix product is as fast as a tile pass
+constexpr int64_t kSmallNetwork = 1 << 14;  // multiply-adds of the hidden layers below which calls cost more
 constexpr int64_t kFewRows = 4;      // below this many rows packing W costs more than it saves
 
 struct Sizes {
@@ -84,6 +85,17 @@ Tensor activation_grad(const Tensor& grad, const Tensor& h, string_view activati
   return grad;
 }
 
+template <typename F>
+void with_tile_type(at::ScalarType type, const F& run) {
+  if (type == at::kFloat) {
+    run(float());
+  } else {
+    run(double());
+  }
+}
+
+bool has_tile_kernels(at::ScalarType type) { return type == at::kFloat || type == at::kDouble; }
+
 Tensor as_matrix(const Tensor& part) { return part.reshape({part.size(0) * part.size(1), part.size(2)}); }
 
 // The first layer before its activation, one product for each part: [R, out].
@@ -102,6 +114,97 @@ Tensor first_layer(TensorList inputs, const Tensor& weight, const Tensor& bias, 
   return sum.expand({sizes.conditions, sizes.chunks, weight.size(0)}).reshape({sizes.rows(), weight.size(0)});
 }
 
+template <typename T>
+T dot(const T* a, const T* b, int64_t count) {
+  T sum[4] = {};
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    for (int lane = 0; lane < 4; ++lane) sum[lane] += a[i + lane] * b[i + lane];
+  }
+  for (; i < count; ++i) sum[0] += a[i] * b[i];
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+// All hidden layers of a small network with relu or no activation, without a library call for each.
+template <typename T>
+void small_hidden(TensorList inputs, TensorList weights, TensorList biases, bool relu, const Sizes& sizes, T* hidden, int64_t ld) {
+  std::vector<Tensor> kept;
+  const auto data = [&](const Tensor& t) {
+    kept.push_back(t.contiguous());
+    return kept.back().const_data_ptr<T>();
+  };
+  int64_t column = 0, width = 0;
+  for (size_t layer = 0; layer + 1 < weights.size(); ++layer) {
+    const int64_t out = weights[layer].size(0), in = weights[layer].size(1);
+    const T* w = data(weights[layer]);
+    const T* bias = biases.empty() ? nullptr : data(biases[layer]);
+    for (int64_t r = 0; r < sizes.rows(); ++r) {
+      T* h = hidden + r * ld + column;
+      for (int64_t o = 0; o < out; ++o) h[o] = bias ? bias[o] : T(0);
+    }
+    if (layer == 0) {
+      int64_t from = 0;
+      for (const Tensor& part : inputs) {
+        const T* x = data(part);
+        const int64_t of_condition = part.size(0) == 1 ? 0 : part.size(1) * part.size(2);
+        const int64_t of_chunk = part.size(1) == 1 ? 0 : part.size(2);
+        for (int64_t r = 0; r < sizes.rows(); ++r) {
+          const T* row = x + r / sizes.chunks * of_condition + r % sizes.chunks * of_chunk;
+          for (int64_t o = 0; o < out; ++o) hidden[r * ld + o] += dot(row, w + o * in + from, part.size(2));
+        }
+        from += part.size(2);
+      }
+    } else {
+      for (int64_t r = 0; r < sizes.rows(); ++r) {
+        const T* row = hidden + r * ld + column - width;
+        for (int64_t o = 0; o < out; ++o) hidden[r * ld + column + o] += dot(row, w + o * in, in);
+      }
+    }
+    if (relu) {
+      for (int64_t r = 0; r < sizes.rows(); ++r) {
+        T* h = hidden + r * ld + column;
+        for (int64_t o = 0; o < out; ++o) h[o] = h[o] < T(0) ? T(0) : h[o];  // keeps NaN, as torch does
+      }
+    }
+    column += out;
+    width = out;
+  }
+}
+
+// Results of all hidden layers side by side: [R, Σ widths].
+Tensor hidden_layers(TensorList inputs, TensorList weights, TensorList biases, string_view activation, const Sizes& sizes) {
+  int64_t width = 0, work = 0;
+  for (size_t i = 0; i + 1 < weights.size(); ++i) {
+    width += weights[i].size(0);
+    work += sizes.rows() * weights[i].size(0) * weights[i].size(1);
+  }
+  const Tensor all = at::empty({sizes.rows(), width}, weights[0].options());
+  const bool simple = activation == "relu" || activation == "identity";
+  if (simple && work <= kSmallNetwork && has_tile_kernels(all.scalar_type())) {
+    with_tile_type(all.scalar_type(), [&](auto zero) {
+      using T = decltype(zero);
+      small_hidden<T>(inputs, weights, biases, activation == "relu", sizes, all.mutable_data_ptr<T>(), width);
+    });
+    return all;
+  }
+  int64_t column = 0;
+  Tensor below;
+  for (size_t i = 0; i + 1 < weights.size(); ++i) {
+    Tensor h = all.narrow(1, column, weights[i].size(0));
+    column += weights[i].size(0);
+    if (i == 0) {
+      h.copy_(first_layer(inputs, weights[0], biases.empty() ? Tensor() : biases[0], sizes));
+    } else if (biases.empty()) {
+      at::mm_out(h, below, weights[i].t());
+    } else {
+      at::addmm_out(h, biases[i], below, weights[i].t());
+    }
+    activate_(h, activation);
+    below = h;
+  }
+  return all;
+}
+
 // What the last layer reads: after hidden layers one matrix of rows; without them the parts that vary with the
 // chunk, and those that do not.
 struct LastInput {
@@ -116,11 +219,14 @@ LastInput dense_input(Tensor x) {
   return {std::move(x), Tensor(), 1, {{0, 0, width}}, {}};
 }
 
+Tensor last_hidden(const Tensor& hidden, TensorList weights) {
+  const int64_t width = weights.back().size(1);
+  return hidden.narrow(1, hidden.size(1) - width, width);
+}
+
 bool varies_with_both(const Tensor& part, const Sizes& sizes) {
   return sizes.conditions > 1 && part.size(0) != 1 && part.size(1) != 1;
 }
-
-bool has_tile_kernels(at::ScalarType type) { return type == at::kFloat || type == at::kDouble; }
 
 LastInput separate(TensorList inputs, const Sizes& sizes) {
   const bool full = std::any_of(inputs.begin(), inputs.end(), [&](const Tensor& p) { return varies_with_both(p, sizes); });
@@ -173,6 +279,7 @@ OutputLayer<T> output_layer(const LastInput& input, const Tensor& weight, const 
   layer.x = input.x.const_data_ptr<T>();
   layer.y = input.separable() ? input.y.const_data_ptr<T>() : nullptr;
   layer.k = input.x.size(1);
+  layer.x_ld = input.x.stride(0);
   layer.l = input.separable() ? input.y.size(1) : 0;
   layer.x_columns = input.x_columns;
   layer.y_columns = input.y_columns;
@@ -235,31 +342,15 @@ void library_backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
 
 // --- forward and backward ------------------------------------------------------------------------------------------
 
-template <typename F>
-void with_tile_type(at::ScalarType type, const F& run) {
-  if (type == at::kFloat) {
-    run(float());
-  } else {
-    run(double());
-  }
-}
-
 std::tuple<Tensor, Tensor> forward(TensorList inputs, TensorList weights, TensorList biases, string_view activation,
                                    int64_t num_outputs, bool save_hidden) {
   const Sizes sizes = check_arguments(inputs, weights, biases, activation, num_outputs);
-  const auto bias_of = [&](size_t i) { return biases.empty() ? Tensor() : biases[i]; };
   Tensor out = empty_pooled({sizes.conditions, sizes.outputs}, weights[0].options());
 
-  std::vector<Tensor> hidden;
-  for (size_t i = 0; i + 1 < weights.size(); ++i) {
-    Tensor h = i == 0             ? first_layer(inputs, weights[0], bias_of(0), sizes)
-               : biases.empty() ? at::mm(hidden.back(), weights[i].t())
-                                : at::addmm(biases[i], hidden.back(), weights[i].t());
-    activate_(h, activation);
-    hidden.push_back(std::move(h));
-  }
+  const bool has_hidden = weights.size() > 1;
+  const Tensor hidden = has_hidden ? hidden_layers(inputs, weights, biases, activation, sizes) : at::empty({0}, out.options());
   if (out.numel() > 0) {
-    const LastInput input = hidden.empty() ? separate(inputs, sizes) : dense_input(hidden.back());
+    const LastInput input = has_hidden ? dense_input(last_hidden(hidden, weights)) : separate(inputs, sizes);
     const Tensor bias = biases.empty() ? Tensor() : biases.back().contiguous();
     if (use_tiles(input, weights.back())) {
       const Tensor weight = weights.back().contiguous();
@@ -271,8 +362,7 @@ std::tuple<Tensor, Tensor> forward(TensorList inputs, TensorList weights, Tensor
       library_forward(input.x, weights.back(), bias, sizes, out);
     }
   }
-  if (!save_hidden || hidden.empty()) return {out, at::empty({0}, out.options())};
-  return {out, hidden.size() == 1 ? hidden[0] : at::cat(hidden, 1)};
+  return {out, save_hidden || !has_hidden ? hidden : at::empty({0}, out.options())};
 }
 
 // Gradients of the parts from that of what the last layer read, where there is no hidden layer.
@@ -314,12 +404,12 @@ std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& hidden_all, T
   bool below = false;  // does anything below the last layer need a gradient?
   for (size_t i = 0; i < needs.size(); ++i) below |= need(i) && i != first_weight + last && i != first_bias + last;
 
-  const LastInput input = last > 0 ? dense_input(hidden.back().contiguous()) : separate(inputs, sizes);
+  const LastInput input = last > 0 ? dense_input(last_hidden(hidden_all, weights)) : separate(inputs, sizes);
   const Tensor grad = grad_out.contiguous(), weight = weights[last].contiguous();
   LastGrads grads;
   if (need(first_weight + last)) grads.weight = empty_pooled(weight.sizes(), weight.options());
   if (!biases.empty() && need(first_bias + last)) grads.bias = at::empty_like(biases[last], at::MemoryFormat::Contiguous);
-  if (below) grads.x = at::empty_like(input.x);
+  if (below) grads.x = at::empty(input.x.sizes(), input.x.options());
   if (below && input.separable()) grads.y = at::empty_like(input.y);
   if (use_tiles(input, weight) && grad.numel() > 0) {
     with_tile_type(grad.scalar_type(), [&](auto zero) {

@@ -94,7 +94,7 @@ void output_layer_forward(const OutputLayer<T>& layer, T* out) {
       const T* start = layer.conditions == 1 ? common : nullptr;
       for (int64_t r0 = row0; r0 < row_end; r0 += block) {
         const int64_t height = std::min(block, row_end - r0);
-        kernels.gemm(height, pitch, layer.k, layer.x + r0 * layer.k, layer.k, 1, w_x, pitch, result, pitch, start, false);
+        kernels.gemm(height, pitch, layer.k, layer.x + r0 * layer.x_ld, layer.x_ld, 1, w_x, pitch, result, pitch, start, false);
         for (int64_t q = 0; q < layer.conditions; ++q) {
           for (int64_t r = r0; r < r0 + height; ++r) {
             const int64_t valid = std::min(count, layer.width[r] - j0);
@@ -154,7 +154,7 @@ void output_layer_backward(const OutputLayer<T>& layer, const T* grad, T* grad_w
         if (grad_weight) {
           T* dw_y = dw + layer.k * pitch;
           T* rows = grad_weight + j0 * layer.ld;
-          kernels.gemm(layer.k, pitch, layer.rows, layer.x, 1, layer.k, g_x, pitch, dw, pitch, nullptr, false);
+          kernels.gemm(layer.k, pitch, layer.rows, layer.x, 1, layer.x_ld, g_x, pitch, dw, pitch, nullptr, false);
           kernels.gemm(layer.l, pitch, q_count, layer.y, 1, layer.l, g_y, pitch, dw_y, pitch, nullptr, false);
           for (const Columns& run : layer.x_columns) kernels.unpack_transposed(dw, pitch, rows, layer.ld, count, run);
           for (const Columns& run : layer.y_columns) kernels.unpack_transposed(dw_y, pitch, rows, layer.ld, count, run);

@@ -15,9 +15,9 @@ template <typename T>
 struct OutputLayer {
   int64_t rows, conditions, chunk_size, out_stride;
   std::vector<int64_t> offset, width;  // [rows]
-  const T* x;                          // [rows, k]
+  const T* x;                          // [rows, k], x_ld apart
   const T* y;                          // [conditions, l]
-  int64_t k, l;
+  int64_t k, l, x_ld;
   std::vector<Columns> x_columns, y_columns;  // from: column of W, to: column of x or y
   const T* weight;                            // [chunk_size, ld]
   int64_t ld;
