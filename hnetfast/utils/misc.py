@@ -199,6 +199,7 @@ def repair_canvas_and_show_fig(fig: "Figure", close: bool = True) -> None:
     plt.show()
     if close:
         plt.close(fig)
+        plt.close(manager.num)
 
 
 def get_default_args(func: Callable[..., Any]) -> dict[str, Any]:
