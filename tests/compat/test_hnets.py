@@ -1,5 +1,4 @@
-"""Hypernetworks against those of hypnettorch: parameters bit for bit, outputs, gradients, checkpoints,
-errors."""
+"""Hypernetworks against those of hypnettorch: parameters, outputs, gradients, checkpoints, errors."""
 
 import copy
 import warnings
@@ -185,14 +184,13 @@ def assert_close(ours, theirs, exact, total, what):
 
 
 def run(hnet, kwargs, dtype=torch.float32, seed=3):
-    """Output, gradient of every parameter and of every given tensor, and the batch statistics after the
-    call.""" kwargs = map_tensors(kwargs, lambda t: t.detach().to(dtype,
-    copy=True).requires_grad_())
+    """Output, gradient of every parameter and of every given tensor, and batch statistics after the call."""
+    kwargs = map_tensors(kwargs, lambda t: t.detach().to(dtype, copy=True).requires_grad_())
     given_tensors = leaves_of(kwargs)
     hnet.zero_grad(set_to_none=True)
     torch.manual_seed(seed)
-    out = hnet(**kwargs, ret_format="flattened") weight = torch.linspace(-1, 1, out.numel(),
-    dtype=dtype).view_as(out)
+    out = hnet(**kwargs, ret_format="flattened")
+    weight = torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out)
     if out.requires_grad:
         (out * weight).sum().backward()
     grads = [p.grad for p in hnet.internal_params] + [t.grad for t in given_tensors]
