@@ -6,23 +6,22 @@ import sys
 
 import pytest
 
+from hnetfast.examples import _speed, split_digits
+
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
-
-_SPLIT_DIGITS = [sys.executable, "-m", "hnetfast.examples.split_digits"]
-
-
-def _run(*arguments, cwd=None):
-    return subprocess.run(
-        [*_SPLIT_DIGITS, *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=cwd
-    )
 
 
 @pytest.fixture(scope="module")
 def quick_run(tmp_path_factory):
     path = tmp_path_factory.mktemp("split_digits") / "figures" / "digits.png"
-    finished = _run("--quick", "--out", path)
+    finished = subprocess.run(
+        [sys.executable, "-m", "hnetfast.examples.split_digits", "--quick", "--out", path],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert finished.returncode == 0, finished.stderr
     return finished.stdout, path
 
@@ -77,26 +76,42 @@ def test_speed_table_has_the_four_resnet32_rows(quick_run):
         (["--device", "abacus"], "--device: 'abacus' cannot be used here"),
         (["--device", "meta"], "--device: 'meta' holds no values"),
         (["--out", "digits.jpg"], "--out: 'digits.jpg' is neither a folder nor a name that ends in .png"),
+        (["--out", "/dev/null/digits.png"], "--out: cannot write in '/dev/null'"),
     ],
 )
-def test_bad_options_are_explained(arguments, message, tmp_path):
-    finished = _run(*arguments, cwd=tmp_path)
-    assert finished.returncode == 2
-    assert message in finished.stderr
+def test_bad_options_are_explained(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        split_digits.main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_explains_every_option(tmp_path):
-    text = _run("--help", cwd=tmp_path).stdout
+def test_help_explains_every_option(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        split_digits.main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
     for option in ("--seed", "--device", "--out", "--quick"):
         assert option in text
 
 
-def test_same_seed_gives_the_same_accuracies():
-    from hnetfast.examples.split_digits import Settings, load_tasks, train
+def test_speed_table_without_hypnettorch():
+    rows = [
+        {"layers": "", "chunk_size": 7, "conditions": 1, "mode": mode, "hnetfast": 0.5, "reference": 1.0}
+        for mode in ("forward", "forward+backward")
+    ]
+    text = _speed.format_speed_table(rows)
+    assert "hypnettorch is not installed" in text
+    assert "speed-up" not in text
 
-    settings = Settings(steps=12, eval_every=4)
-    tasks = load_tasks("cpu")[:2]
-    first, second, other = (train(tasks, settings, seed, "cpu", regularise=True) for seed in (3, 3, 4))
+
+def test_same_seed_gives_the_same_accuracies():
+    settings = split_digits.Settings(steps=12, eval_every=4)
+    tasks = split_digits.load_tasks("cpu")[:2]
+    first, second, other = (
+        split_digits.train(tasks, settings, seed, "cpu", regularise=True) for seed in (3, 3, 4)
+    )
     assert first == second
     assert first.curves != other.curves

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -212,11 +213,18 @@ def _png_path(text: str) -> Path:
         path = path / "split_digits.png"
     if path.suffix.lower() != ".png":
         raise argparse.ArgumentTypeError(f"{text!r} is neither a folder nor a name that ends in .png")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"the folder of {text!r} cannot be made: {error.strerror}") from None
     return path
+
+
+def _make_folder(folder: Path) -> None:
+    """Make sure that a file can be written in a folder.
+
+    Raises:
+        OSError: It cannot.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -230,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=_seed, default=0, help="seed of initial weights and sample order")
     parser.add_argument("--device", type=_device, default="cpu", help="where to run, such as cpu or cuda")
     parser.add_argument(
-        "--out", type=_png_path, default="split_digits.png", help="the figure's file name, or a folder for it"
+        "--out", type=_png_path, default="out/split_digits.png", help="the figure's file name, or a folder for it"
     )
     parser.add_argument("--quick", action="store_true", help="train and measure a few seconds only")
     return parser
@@ -245,7 +253,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 1 where a package that only the example needs is missing.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        _make_folder(options.out.parent)
+    except OSError as error:
+        parser.error(f"argument --out: cannot write in {str(options.out.parent)!r}: {error.strerror}")
     try:
         from hnetfast.examples._split_digits_figure import save_figure
 
