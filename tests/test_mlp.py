@@ -299,3 +299,10 @@ def test_distillation_targets_are_the_statistics():
     assert [list(target.shape) for target in targets] == network.hyper_shapes_distilled
     assert targets[0] is network.batchnorm_layers[0].get_stats()[0]
     assert build(use_batch_norm=True).distillation_targets() is None
+
+
+def test_option_for_modulation_weights_is_void_without_modulation():
+    x = torch.randn(6, 3)
+    for kwargs in ({}, {"use_context_mod": True, "no_last_layer_context_mod": True}):
+        network = build(hidden_layers=[], context_mod_no_weights=True, **kwargs)
+        torch.testing.assert_close(network(x), network(x, weights=list(network.internal_params)))
