@@ -48,13 +48,13 @@ def own_tensors(params: nn.ParameterList | Sequence[torch.Tensor] | None) -> lis
     return list(params._parameters.values()) if type(params) is nn.ParameterList else list(params)
 
 
-def select_weights(plan: WeightPlan, weights: Any, own: Any, batch_size: int | None) -> GivenWeights:
+def select_weights(plan: WeightPlan, weights: Any, network: Any, batch_size: int | None) -> GivenWeights:
     """Sort the weights given to a network, and fill what is missing from its own.
 
     Args:
         plan: What the network expects.
         weights: A sequence or dictionary as documented in :meth:`hnetfast.mnets.mlp.MLP.forward`, or None.
-        own: The network's own parameters, those of context modulation first.
+        network: The network, whose own parameters are those of context modulation first.
         batch_size: Size of the input's first dimension; parameters of context modulation may have such a
             dimension too. None if there is none.
 
@@ -75,7 +75,7 @@ def select_weights(plan: WeightPlan, weights: Any, own: Any, batch_size: int | N
         weights = _as_sequence("weights", weights)
         count = len(weights)
         if count == num_all:
-            mod, internal = weights[:num_mod], weights[num_mod:]
+            mod, internal = (weights[:num_mod], weights[num_mod:]) if num_mod else ((), weights)
         elif count == num_all - num_mod and plan.own_mod and not plan.own_internal:
             internal = weights
         elif num_mod and count == num_mod:
@@ -87,7 +87,9 @@ def select_weights(plan: WeightPlan, weights: Any, own: Any, batch_size: int | N
         _check_mod(plan, mod, batch_size)
     if internal is not None:
         _check_internal(plan, internal)
-    own = own_tensors(own) if mod is None or internal is None else []
+        if mod is not None:
+            return GivenWeights(mod, internal, True, True)
+    own = own_tensors(network._internal_params)
     num_own_mod = num_mod if plan.own_mod else 0
     if internal is None:
         if not plan.own_internal:

@@ -233,7 +233,7 @@ class MLP(nn.Module, MainNetInterface):
             raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
         if x.ndim == 0 or x.shape[-1] != self._n_in:
             raise ValueError(f"x: expected the shape [B, {self._n_in}], got {list(x.shape)}")
-        given = select_weights(self._plan, weights, self._internal_params, x.shape[0])
+        given = select_weights(self._plan, weights, self, x.shape[0])
         mod, internal = given.mod, given.internal
         if cmod_ckpt_id is not None and not given.mod_given and self._use_context_mod:
             mod = [w for layer in self._context_mod_layers for w in layer.get_weights(cmod_ckpt_id)]
