@@ -77,7 +77,7 @@ def test_one_condition(kind, cond_id):
     ids=str,
 )
 def test_conditions_that_do_not_exist(kind, cond_id):
-    with pytest.raises(ValueError, match="cond_id: condition (3|-1|1099511627776) does not exist.*0 to 2"):
+    with pytest.raises(ValueError, match=r"cond_id: condition (3|-1|1099511627776) does not exist.*0 to 2"):
         build(kind)(cond_id=cond_id)
 
 
@@ -119,7 +119,9 @@ def test_ids_on_the_device_are_gathered_there(kind, device):
 def test_gathering_by_a_tensor_gives_the_same_gradients():
     params = [torch.randn(4, requires_grad=True) for _ in range(3)]
     weight = torch.randn(2, 4)
-    expected = torch.autograd.grad((_embeddings.select_embeddings(params, [2, 0]) * weight).sum(), [params[2]])
+    expected = torch.autograd.grad(
+        (_embeddings.select_embeddings(params, [2, 0]) * weight).sum(), [params[2]]
+    )
     found = torch.autograd.grad(
         (_embeddings.select_embeddings(params, torch.tensor([2, 0])) * weight).sum(), params
     )

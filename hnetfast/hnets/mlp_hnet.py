@@ -157,9 +157,11 @@ class HMLP(nn.Module, HyperNetInterface):
         if use_spectral_norm:
             matrices = [None] * (len(layers) + 1) if no_uncond_weights else self._layer_weight_tensors
             widths = [uncond_in_size + cond_in_size, *layers, self._num_targets]
-            self._spectral_norms = nn.ModuleList(
-                SpectralNorm(matrix, widths[i + 1], widths[i]) for i, matrix in enumerate(matrices)
-            )
+            # Other parameters of the same seed shall not depend on whether this option is set.
+            with torch.random.fork_rng(devices=[]):
+                self._spectral_norms = nn.ModuleList(
+                    SpectralNorm(matrix, widths[i + 1], widths[i]) for i, matrix in enumerate(matrices)
+                )
         self._set_keys()
         self._is_properly_setup()
         if verbose:

@@ -1,0 +1,135 @@
+"""Hyperfan initialisation where it differs from hypnettorch, and what it refuses."""
+
+import pytest
+import torch
+from torch import nn
+
+from hnetfast.hnets import HMLP, ChunkedHMLP
+from hnetfast.mnets import MLP
+
+SHAPES = [[6, 4], [6], [3, 6], [3]]
+
+
+def build(cls=HMLP, **kwargs):
+    options = {"cond_in_size": 5, "layers": [10], "verbose": False}
+    if cls is ChunkedHMLP:
+        options["chunk_size"] = 8
+    return cls(SHAPES, **options | kwargs)
+
+
+def variances(hnet):
+    """Variance that the uniform distribution of each head was drawn with, estimated by its largest value."""
+    heads = hnet.layer_weight_tensors[-1].split([24, 6, 18, 3])
+    return [float(head.detach().abs().max() ** 2 / 3) for head in heads]
+
+
+def test_harmonic_is_the_harmonic_mean_of_in_and_out():
+    torch.manual_seed(0)
+    hnet = build(layers=[200])
+    found = {}
+    for method in ("in", "out", "harmonic"):
+        hnet.apply_hyperfan_init(method=method)
+        found[method] = variances(hnet)
+    for var_in, var_out, harmonic in zip(*(found[m] for m in ("in", "out", "harmonic")), strict=True):
+        expected = 2 * var_in * var_out / (var_in + var_out) if var_out else 0.0
+        assert harmonic == pytest.approx(expected, rel=0.05)
+
+
+def test_generated_weights_have_the_variance_of_kaiming():
+    torch.manual_seed(0)
+    hnet = HMLP([[100, 50], [40, 100]], cond_in_size=300, layers=[300], num_cond_embs=20, verbose=False)
+    hnet.apply_hyperfan_init(method="in")
+    with torch.no_grad():
+        weights = hnet(cond_id=range(20), ret_format="sequential")
+    for i, fan_in in enumerate((50, 100)):
+        variance = torch.stack([sample[i] for sample in weights]).var()
+        assert float(variance) == pytest.approx(2 / fan_in, rel=0.15)
+
+
+def test_single_values_for_weights_and_biases_count():
+    hnet = build()
+    hnet.apply_hyperfan_init(w_val=[1.0, None, None, None], w_var=[0, None, None, None])
+    head, *others = hnet.layer_weight_tensors[-1].split([24, 6, 18, 3])
+    assert (head == 1).all() and all((other != 1).all() for other in others)
+    hnet.apply_hyperfan_init(b_val={"bias": 2.0}, b_var={"weight": 0.5})
+    weight, bias = hnet.layer_bias_vectors[-1][:24], hnet.layer_bias_vectors[-1][24:30]
+    assert (bias == 2).all() and weight.abs().min() > 0
+
+
+def test_norm_layers_of_the_main_network_start_as_identity():
+    mnet = MLP(n_in=4, n_out=3, hidden_layers=[5], use_batch_norm=True, use_context_mod=True, verbose=False)
+    hnet = HMLP(mnet.param_shapes, layers=[7], verbose=False)
+    hnet.apply_hyperfan_init(mnet=mnet)
+    for tensor, meta in zip(hnet(cond_id=0), mnet.param_shapes_meta, strict=True):
+        if meta["name"] in ("bn_scale", "cm_scale"):
+            assert (tensor == 1).all()
+        if meta["name"] in ("bn_shift", "cm_shift"):
+            assert (tensor == 0).all()
+
+
+BAD_HYPERFAN = [
+    ({"method": "fan_in"}, "method: 'fan_in' is unknown.*'in', 'out', 'harmonic'"),
+    ({"cond_var": -1.0}, "cond_var: a variance of at least 0.*-1.0"),
+    ({"uncond_var": "a"}, "uncond_var"),
+    ({"cond_var": 0.0}, "cond_var"),
+    ({"w_val": [1.0]}, "w_val: a list of 4 numbers is accepted, got 1"),
+    ({"b_var": [-1.0, None, None, None]}, r"b_var\[0\]: a variance"),
+    ({"w_var": 0.5}, "w_var: a list or a dictionary"),
+    ({"mnet": MLP(n_in=2, n_out=2, verbose=False)}, "mnet: its param_shapes or hyper_shapes_learned"),
+    ({"mnet": nn.Linear(2, 2)}, "mnet: a main network is accepted, got Linear"),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "message"), BAD_HYPERFAN, ids=lambda v: str(v)[:40])
+def test_bad_arguments(kwargs, message):
+    hnet = build()
+    before = [p.detach().clone() for p in hnet.parameters()]
+    state = torch.get_rng_state()
+    with pytest.raises((ValueError, TypeError), match=message):
+        hnet.apply_hyperfan_init(**kwargs)
+    assert all(torch.equal(a, b) for a, b in zip(before, hnet.parameters(), strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+BAD_CHUNKED = [
+    ({"method": "fan_in"}, "method: 'fan_in' is unknown"),
+    ({"eps": -1.0}, "eps: a variance"),
+    ({"target_vars": [1.0]}, "target_vars: a list of 4 numbers"),
+    ({"target_vars": {"weight": -1.0}}, r"target_vars\[0\]: a variance"),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "message"), BAD_CHUNKED, ids=lambda v: str(v)[:40])
+def test_bad_arguments_of_chunks(kwargs, message):
+    hnet = build(ChunkedHMLP)
+    before = [p.detach().clone() for p in hnet.parameters()]
+    with pytest.raises(ValueError, match=message):
+        hnet.apply_chunked_hyperfan_init(**kwargs)
+    assert all(torch.equal(a, b) for a, b in zip(before, hnet.parameters(), strict=True))
+
+
+def test_networks_that_cannot_be_initialised():
+    with pytest.raises(ValueError, match="keeps no weights"):
+        build(no_uncond_weights=True).apply_hyperfan_init()
+    with pytest.raises(ValueError, match="keeps not all weights"):
+        build(ChunkedHMLP, no_uncond_weights=True).apply_chunked_hyperfan_init()
+    with pytest.raises(RuntimeError, match="batch normalisation"):
+        build(ChunkedHMLP, use_batch_norm=True).apply_chunked_hyperfan_init()
+    mnet = MLP(n_in=4, n_out=3, hidden_layers=[], use_batch_norm=False, use_context_mod=True, verbose=False)
+    hnet = HMLP(mnet.param_shapes, use_bias=False, verbose=False)
+    with pytest.raises(ValueError, match=r"target \d \('cm_scale'\) needs biases.*use_bias=False"):
+        hnet.apply_hyperfan_init(mnet=mnet)
+
+
+def test_chunked_harmonic_and_clipping(capsys):
+    torch.manual_seed(0)
+    hnet = build(ChunkedHMLP, chunk_emb_size=400)
+    with pytest.warns(UserWarning, match="7/7 chunk embeddings had to be clipped"):
+        hnet.apply_chunked_hyperfan_init(method="harmonic", cond_var=1e4)
+    assert "variance of the hypernetwork's inputs should be below" in capsys.readouterr().out
+    assert hnet.get_chunk_emb().abs().max() <= (3e-5) ** 0.5
+    found = []
+    for method in ("in", "out", "harmonic"):
+        hnet.apply_chunked_hyperfan_init(method=method, cond_var=0.0)
+        found.append(float(hnet.get_chunk_emb()[0].detach().var()))
+    assert found[2] == pytest.approx(2 * found[0] * found[1] / (found[0] + found[1]), rel=0.1)
