@@ -181,3 +181,16 @@ class TestContextModLayer:
             layer.get_weights()
         with pytest.raises(ValueError, match=r"sparsity.*1\.5"):
             ContextModLayer(3).sparse_init(1.5)
+
+
+@pytest.mark.parametrize("build", [BatchNormLayer, ContextModLayer])
+def test_a_checkpoint_taken_earlier_stays_as_it_was(build):
+    layer = build(3)
+    add = layer.checkpoint_stats if build is BatchNormLayer else layer.checkpoint_weights
+    before = layer.state_dict()
+    counters = {name: int(value) for name, value in before.items() if name.startswith("_num")}
+    add()
+    layer.load_state_dict(before, strict=False, assign=True)
+    add()
+    assert {name: int(before[name]) for name in counters} == counters
+    assert layer.get_stats(2) if build is BatchNormLayer else layer.get_weights(1)

@@ -91,8 +91,8 @@ class BatchNormLayer(nn.Module):
 
     def _set_stats_count(self, count: int) -> None:
         self._stats_count = count
-        with torch.no_grad():
-            self._num_stats.fill_(count)
+        # A new tensor: a state_dict taken earlier shares the old one.
+        self._num_stats = torch.full_like(self._num_stats, count)
 
     def _register_stats(self, device: torch.device | str | None) -> None:
         mean_name, var_name = self._stats_names(self._stats_count)

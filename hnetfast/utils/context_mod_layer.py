@@ -251,8 +251,8 @@ class ContextModLayer(nn.Module):
 
     def _set_ckpt_count(self, count: int) -> None:
         self._ckpt_count = count
-        with torch.no_grad():
-            self._num_ckpts.fill_(count)
+        # A new tensor: a state_dict taken earlier shares the old one.
+        self._num_ckpts = torch.full_like(self._num_ckpts, count)
 
     def get_weights(self, ckpt_id: int | None = None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Return the current or a stored set of weights.
