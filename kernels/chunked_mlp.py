@@ -8,7 +8,6 @@ Triton's interpreter.
 
 import contextlib
 import itertools
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,13 +15,7 @@ import torch
 from torch import Tensor
 
 from . import chunked_mlp_library as library
-from . import chunked_mlp_tiles as tiles
-from .chunked_mlp_kernels import (
-    _chunked_mlp_bwd_kernel,
-    _chunked_mlp_fwd_kernel,
-    _chunked_mlp_hidden_kernel,
-    _chunked_mlp_reduce_kernel,
-)
+from . import chunked_mlp_products as products
 
 
 class _Run(NamedTuple):
@@ -69,12 +62,12 @@ def chunked_mlp_forward(
         if len(weights) == 1:
             _forward_without_hidden(inputs, weights[0], biases, out, num_chunks)
             return out, out.new_empty(0)
-        hidden = _hidden_layers(
+        hidden = products.hidden_layers(
             inputs, weights[:-1], biases, activation, num_conditions, num_chunks, save_hidden
         )
         features = hidden[:, hidden.shape[1] - weights[-1].shape[1] :]
         offset = biases[-1][None] if biases else None
-        _product(features, weights[-1], offset, out, num_chunks, repeat=1)
+        products.product(features, weights[-1], offset, out, num_chunks, repeat=1)
     return out, hidden if keep_hidden else out.new_empty(0)
 
 
@@ -125,7 +118,7 @@ def chunked_mlp_backward(
         else:
             needs_below = any(need_inputs) or any(need_weights[:-1]) or any(need_biases[:-1])
             grad_weight = torch.empty_like(weights[-1]) if need_weights[-1] else None
-            grad_offset, grad_features = _product_backward(
+            grad_offset, grad_features = products.product_backward(
                 grad_out,
                 hidden[:, hidden.shape[1] - weights[-1].shape[1] :],
                 weights[-1],
@@ -177,241 +170,6 @@ def _device_of(tensor: Tensor) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
-def _is_fused(dtype: torch.dtype, *widths: int) -> bool:
-    return dtype != torch.float64 and max(widths) <= tiles.MAX_FUSED_WIDTH
-
-
-def _alignment(dtype: torch.dtype, *sizes: int) -> int:
-    """How many elements, at most 16 bytes, divide all sizes: what kernels may assume of rows."""
-    return math.gcd(16 // dtype.itemsize, *sizes)
-
-
-def _options(tile: tiles.Tile) -> dict[str, int | None]:
-    return {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "maxnreg": tile.max_registers}
-
-
-def _hidden_layers(
-    inputs: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    activation: str,
-    num_conditions: int,
-    num_chunks: int,
-    keep_all: bool,
-) -> Tensor:
-    """All hidden layers [R, Σ widths]; at least the last one where they need not be kept."""
-    widths = [weight.shape[0] for weight in weights]
-    if not _is_fused(inputs[0].dtype, *widths):
-        return library.hidden_layers(
-            inputs, weights, biases, activation, num_conditions, num_chunks, keep_all
-        )
-    num_rows = num_conditions * num_chunks
-    hidden = inputs[0].new_empty((num_rows, sum(widths)))
-    precision = tiles.input_precision(hidden.dtype)
-    tile = tiles.hidden_tile(precision)
-    part_widths = [part.shape[2] for part in inputs]
-    columns = itertools.accumulate(part_widths, initial=0)
-    _chunked_mlp_hidden_kernel[(-(-num_rows // tile.block_rows),)](
-        tuple(inputs),
-        tuple(weights),
-        tuple(biases[: len(weights)]),
-        hidden,
-        num_rows,
-        num_chunks,
-        PARTS=tuple(
-            (part.shape[2], column, part.shape[0] > 1, part.shape[1] > 1)
-            for part, column in zip(inputs, columns, strict=False)
-        ),
-        WIDTHS=tuple(widths),
-        COLUMNS=tuple(itertools.accumulate(widths[:-1], initial=0)),
-        BLOCK_WIDTHS=tuple(tiles.padded_width(width) for width in widths),
-        DOT_WIDTHS=tuple(
-            tiles.dot_width(width, tile.block_k, precision) for width in part_widths + widths[:-1]
-        ),
-        IN_WIDTH=sum(part_widths),
-        HIDDEN_PITCH=hidden.shape[1],
-        HAS_BIAS=len(biases) > 0,
-        ACTIVATION=activation,
-        BLOCK_ROWS=tile.block_rows,
-        BLOCK_K=tile.block_k,
-        PRECISION=precision,
-        NUM_STAGES=tile.num_stages,
-        **_options(tile),
-    )
-    return hidden
-
-
-def _product(
-    features: Tensor, weight: Tensor, offset: Tensor | None, out: Tensor, num_chunks: int, repeat: int
-) -> None:
-    """Fill out[r // N + b, (r % N)·S + j] = Σ_k features[r, k]·weight[j, k] + offset[b, j], b < repeat.
-
-    features [rows, K] and weight [S, K] may be columns of wider tensors; offset [repeat, S] or None;
-    out [conditions, n], where n cuts the last chunk.
-    """
-    chunk_size, width = weight.shape
-    num_rows, num_outputs = features.shape[0], out.shape[1]
-    if not _is_fused(weight.dtype, width):
-        library.product(features, weight, offset, out, num_chunks, repeat)
-        return
-    arch = tiles.generation(out.device)
-    precision = tiles.input_precision(weight.dtype)
-    tile = tiles.forward_tile(arch, precision, num_rows, width)
-    num_tiles = -(-chunk_size // tile.block_size)
-    # Enough programs for the device: one has all rows of its tile, unless there are too few tiles.
-    row_groups = max(1, min(-(-num_rows // tile.block_rows), 2 * tiles.num_programs(arch) // num_tiles))
-    _chunked_mlp_fwd_kernel[(num_tiles * row_groups,)](
-        features,
-        weight,
-        weight if offset is None else offset,
-        out,
-        num_rows,
-        num_chunks,
-        chunk_size,
-        num_outputs,
-        repeat,
-        row_groups,
-        WIDTH=width,
-        DOT_WIDTH=tiles.dot_width(width, tile.block_k, precision),
-        FEATURE_PITCH=features.stride(0),
-        WEIGHT_PITCH=weight.stride(0),
-        HAS_OFFSET=offset is not None,
-        BLOCK_ROWS=tile.block_rows,
-        BLOCK_SIZE=tile.block_size,
-        BLOCK_K=tile.block_k,
-        PRECISION=precision,
-        NUM_STAGES=tile.num_stages,
-        ALIGNMENT=_alignment(out.dtype, num_outputs, chunk_size),
-        **_options(tile),
-    )
-
-
-def _product_backward(
-    grad_out: Tensor,
-    features: Tensor,
-    weight: Tensor,
-    grad_weight: Tensor | None,
-    num_chunks: int,
-    repeat: int,
-    need_offset: bool,
-    need_features: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Backward pass of ``_product``.
-
-    Writes grad_weight [S, K] (may be columns of a wider tensor) if given, and returns the gradients of offset
-    [repeat, S] and features [rows, K] as they were accumulated, in float32 or float64, or None.
-    """
-    if not _is_fused(weight.dtype, weight.shape[1]):
-        return library.product_backward(
-            grad_out, features, weight, grad_weight, num_chunks, repeat, need_offset, need_features
-        )
-    needs_sums = grad_weight is not None or need_offset
-    args = (grad_out, features, weight, num_chunks, repeat)
-    if needs_sums and need_features and repeat == 1 and tiles.input_precision(weight.dtype) == "ieee":
-        # Bound by arithmetic: two passes with a good tile each are faster than one that reads grad_out once.
-        grad_offset, _ = _launch_backward(*args, grad_weight, need_offset, False)
-        _, grad_features = _launch_backward(*args, None, False, True)
-        return grad_offset, grad_features
-    if needs_sums or need_features:
-        return _launch_backward(*args, grad_weight, need_offset, need_features)
-    return None, None
-
-
-def _launch_backward(
-    grad_out: Tensor,
-    features: Tensor,
-    weight: Tensor,
-    num_chunks: int,
-    repeat: int,
-    grad_weight: Tensor | None,
-    need_offset: bool,
-    need_features: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """One pass over grad_out, and the ordered sums of what its programs left."""
-    chunk_size, width = weight.shape
-    num_rows, num_outputs = features.shape[0], grad_out.shape[1]
-    arch = tiles.generation(grad_out.device)
-    precision = tiles.input_precision(weight.dtype)
-    needs_sums = grad_weight is not None or need_offset
-    need = "both" if needs_sums and need_features else "features" if need_features else "weight"
-    tile = tiles.backward_tile(arch, precision, num_rows, width, need, repeat > 1)
-    num_tiles = -(-chunk_size // tile.block_size)
-    num_blocks = -(-num_rows // tile.block_rows)
-    programs = tiles.num_programs(arch)
-    if need == "features":
-        row_groups = num_blocks
-    else:
-        # Each group of rows writes sums as large as the weight: only where the weight is small.
-        row_groups = max(1, min(num_blocks, programs // num_tiles, 8))
-    tile_groups = min(num_tiles, max(1, programs // row_groups)) if need_features else num_tiles
-    partial_pitch = (width + 3) // 4 * 4
-    workspace = {"dtype": torch.float32, "device": grad_out.device}
-    grad_offset = grad_features = None
-    if need_offset:
-        grad_offset = torch.empty((row_groups, repeat, chunk_size), **workspace)
-    if need_features:
-        grad_features = torch.empty((tile_groups, num_rows, partial_pitch), **workspace)
-    partial_weight = grad_weight
-    if grad_weight is not None and row_groups > 1:
-        partial_weight = torch.empty((row_groups, chunk_size, width), **workspace)
-    _chunked_mlp_bwd_kernel[(tile_groups * row_groups,)](
-        grad_out,
-        features,
-        weight,
-        weight if partial_weight is None else partial_weight,
-        weight if grad_offset is None else grad_offset,
-        weight if grad_features is None else grad_features,
-        num_rows,
-        num_chunks,
-        chunk_size,
-        num_outputs,
-        repeat,
-        row_groups,
-        WIDTH=width,
-        FEATURE_PITCH=features.stride(0),
-        WEIGHT_PITCH=weight.stride(0),
-        GRAD_WEIGHT_PITCH=width if partial_weight is None else partial_weight.stride(-2),
-        PARTIAL_PITCH=partial_pitch,
-        NEED_WEIGHT=grad_weight is not None,
-        NEED_OFFSET=need_offset,
-        NEED_FEATURES=need_features,
-        REPEATED=repeat > 1,
-        ONE_BLOCK=row_groups == num_blocks,
-        BLOCK_ROWS=tile.block_rows,
-        BLOCK_SIZE=tile.block_size,
-        BLOCK_K=tile.block_k,
-        PRECISION=precision,
-        NUM_STAGES=tile.num_stages,
-        ALIGNMENT=_alignment(grad_out.dtype, num_outputs, chunk_size),
-        **_options(tile),
-    )
-    if grad_weight is not None and row_groups > 1:
-        grad_weight.copy_(_sum_parts(partial_weight))
-    if need_offset:
-        grad_offset = _sum_parts(grad_offset)
-    if need_features:
-        grad_features = _sum_parts(grad_features)[:, :width]
-    return grad_offset, grad_features
-
-
-def _sum_parts(parts: Tensor) -> Tensor:
-    """parts[0] + parts[1] + … in a fixed order; [P, rows, columns] float32 → [rows, columns]."""
-    if parts.shape[0] == 1:
-        return parts[0]
-    total = parts.new_empty(parts.shape[1:])
-    block_elements = 128
-    _chunked_mlp_reduce_kernel[(-(-total.numel() // block_elements),)](
-        parts,
-        total,
-        total.numel(),
-        parts.shape[0],
-        BLOCK_PARTS=16,
-        BLOCK_ELEMENTS=block_elements,
-        num_warps=4,
-    )
-    return total
-
-
 def _separate(inputs: Sequence[Tensor], num_chunks: int) -> list[_Run] | None:
     """The runs of parts of a single layer whose product can be formed apart, or None if they cannot be.
 
@@ -448,23 +206,25 @@ def _forward_without_hidden(
     offset = biases[0][None] if biases else None
     runs = _separate(inputs, num_chunks)
     if runs is None:
-        _product(_all_rows(inputs, num_conditions, num_chunks), weight, offset, out, num_chunks, repeat=1)
+        products.product(
+            _all_rows(inputs, num_conditions, num_chunks), weight, offset, out, num_chunks, repeat=1
+        )
         return
     for run in runs:
         if not run.varies_with_chunk:
             rows = _rows_of(inputs, run, num_conditions)
             columns = weight[:, run.column : run.column + run.width]
-            dtype = torch.float32 if _is_fused(out.dtype, run.width) else out.dtype
+            dtype = torch.float32 if products.is_fused(out.dtype, run.width) else out.dtype
             total = out.new_empty((num_conditions, weight.shape[0]), dtype=dtype)
             if offset is None or offset.shape[0] == 1:
-                _product(rows, columns, offset, total, num_chunks=1, repeat=1)
+                products.product(rows, columns, offset, total, num_chunks=1, repeat=1)
             else:
-                _product(rows, columns, None, total, num_chunks=1, repeat=1)
+                products.product(rows, columns, None, total, num_chunks=1, repeat=1)
                 total += offset
             offset = total
     run = next(run for run in runs if run.varies_with_chunk)
     rows = _rows_of(inputs, run, num_chunks)
-    _product(
+    products.product(
         rows, weight[:, run.column : run.column + run.width], offset, out, num_chunks, repeat=num_conditions
     )
 
@@ -485,7 +245,7 @@ def _backward_without_hidden(
     runs = _separate(inputs, num_chunks)
     if runs is None:
         rows = _all_rows(inputs, num_conditions, num_chunks)
-        grad_bias, grad_rows = _product_backward(
+        grad_bias, grad_rows = products.product_backward(
             grad_out, rows, weight, grad_weight, num_chunks, 1, need_bias, any(need_inputs)
         )
         if grad_rows is not None:
@@ -494,7 +254,7 @@ def _backward_without_hidden(
 
     def backward_of(run: _Run, grad: Tensor, num_rows: int, repeat: int, need_offset: bool) -> Tensor | None:
         columns = slice(run.column, run.column + run.width)
-        grad_offset, grad_rows = _product_backward(
+        grad_offset, grad_rows = products.product_backward(
             grad,
             _rows_of(inputs, run, num_rows),
             weight[:, columns],

@@ -187,7 +187,7 @@ def _whole_chunks(flat: Tensor, chunk_size: int) -> Tensor:
 def product(
     features: Tensor, weight: Tensor, offset: Tensor | None, out: Tensor, num_chunks: int, repeat: int
 ) -> None:
-    """Do what ``chunked_mlp._product`` does by library products that write to the place of the result."""
+    """Do what ``chunked_mlp_products.product`` does by library products, in the place of the result."""
     chunk_size = weight.shape[0]
     if repeat > 1:
         shared = features @ weight.t()  # [N, S]
@@ -231,7 +231,7 @@ def product_backward(
     need_offset: bool,
     need_features: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Do what ``chunked_mlp._product_backward`` does by library products."""
+    """Do what ``chunked_mlp_products.product_backward`` does by library products."""
     chunk_size = weight.shape[0]
     if repeat > 1:
         grad_offset = _sum_over_chunks(grad_out, chunk_size) if need_offset else None

@@ -24,8 +24,7 @@ class Tile(NamedTuple):
     block_size: int
     block_k: int
     num_warps: int
-    num_stages: int = 2
-    max_registers: int | None = None
+    num_stages: int = 1
 
 
 @functools.cache
@@ -67,27 +66,26 @@ def dot_width(width: int, block_k: int, precision: str) -> int:
     return width - left_over if precision == "ieee" and left_over <= 4 else width
 
 
-def hidden_tile(precision: str) -> Tile:
+def hidden_tile() -> Tile:
     """The tile of the kernel of the hidden layers."""
     return Tile(16, 0, 16, 4)
 
 
-def forward_tile(arch: int, precision: str, rows: int, width: int) -> Tile:
-    """The tile of the output product for ``rows`` rows of ``width`` features."""
+def forward_tile(arch: int, precision: str, rows: int, width: int, alignment: int) -> Tile:
+    """The tile of the output product of ``rows`` rows of ``width`` features; alignment in elements."""
     if precision == "ieee":
-        # Padded rows cost arithmetic, small blocks cost shared-memory traffic for every product.
-        cost = {64: 1.0, 32: 1.15, 16: 1.4}
+        # Padded rows cost arithmetic, small blocks cost shared-memory traffic for every product. Rows that
+        # start anywhere need an address each, for which a large block has no registers.
+        cost = {64: 1.0, 32: 1.15, 16: 1.4} if alignment > 1 else {32: 1.15, 16: 1.4}
         block_rows = min(cost, key=lambda block: -(-rows // block) * block * cost[block])
-        return {64: Tile(64, 64, 16, 4, 2, 168), 32: Tile(32, 64, 16, 4), 16: Tile(16, 128, 16, 4)}[
-            block_rows
-        ]
+        return {64: Tile(64, 128, 16, 8), 32: Tile(32, 64, 16, 4), 16: Tile(16, 128, 16, 4)}[block_rows]
     block_k = padded_width(width)
     if rows <= 16:
-        return Tile(16, 128, min(block_k, 64), 4, 1)
+        return Tile(16, 128, min(block_k, 64), 4)
     if arch == 100:
-        # One block of K only: ptxas' front end crashes on tcgen05 in a loop over K (triton 3.6).
-        return Tile(64, 64, block_k, 4, 1)
-    return Tile(64, 128, min(block_k, 64), 8, 1)
+        # One block of K only: the compiler crashes on tcgen05 in a loop over K (triton 3.6).
+        return Tile(64, 64, block_k, 4)
+    return Tile(64, 128, min(block_k, 64), 8)
 
 
 def backward_tile(arch: int, precision: str, rows: int, width: int, need: str, repeated: bool) -> Tile:
@@ -97,11 +95,8 @@ def backward_tile(arch: int, precision: str, rows: int, width: int, need: str, r
         if repeated or need == "both":
             return Tile(16, 32, block_k, 4 if block_k <= 32 else 8, 4)
         if need == "weight":
-            block_size, num_warps = {16: (128, 4), 32: (64, 4), 64: (64, 4), 128: (64, 8)}[block_k]
-            return Tile(16, block_size, block_k, num_warps)
-        if rows <= 16:
-            return Tile(16, 32, block_k, 4)
-        return Tile(64, 16, block_k, 8) if block_k == 128 else Tile(64, 32, block_k, 4)
+            return Tile(16, 128 if block_k <= 32 else 64, block_k, 8 if block_k == 128 else 4)
+        return Tile(64 if rows > 16 else 16, 32, block_k, 8 if block_k == 128 and rows > 16 else 4)
     if block_k == 128:
         return Tile(16, 32, block_k, 8) if repeated else Tile(16 if rows <= 16 else 32, 64, block_k, 8)
     if rows <= 16:

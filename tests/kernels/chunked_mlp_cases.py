@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import itertools
 
 import torch
 from torch import Tensor
@@ -20,7 +20,10 @@ ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One network: layouts are the parts' letters, 'n' [1, N, w], 'b' [B, 1, w], 'u' [1, 1, w], 'f' [B, N, w]."""
+    """One network.
+
+    A letter of ``layouts`` is a part: 'n' [1, N, w], 'b' [B, 1, w], 'u' [1, 1, w], 'f' [B, N, w].
+    """
 
     name: str
     layouts: str = "bn"
@@ -58,7 +61,7 @@ class Case:
         }
         inputs = [draw(*sizes[letter], self.part_width + i) for i, letter in enumerate(self.layouts)]
         widths = [sum(part.shape[2] for part in inputs), *self.hidden, self.chunk_size]
-        weights = [draw(width, fan_in, scale=fan_in**-0.5) for fan_in, width in zip(widths, widths[1:])]
+        weights = [draw(width, fan_in, scale=fan_in**-0.5) for fan_in, width in itertools.pairwise(widths)]
         biases = [draw(width) for width in widths[1:]] if self.bias else []
         return inputs, weights, biases
 
@@ -123,38 +126,37 @@ def check(case: Case, device: str = "cpu") -> None:
         assert error <= budget, f"{name}: error {error / scale:.2e}, budget {budget / scale:.2e}"
 
 
-_case = functools.partial(Case)
 CASES = [
     # Single layers: separable, with one or more parts a side, and not separable.
-    _case("single"),
-    _case("single-chunk-first", "nb", conditions=1, cut=0),
-    _case("single-uncond", "un", conditions=1, chunk_size=65),
-    _case("single-two-sides", "bnu", bias=False),
-    _case("single-two-sides-bias", "unb", chunks=2),
-    _case("single-apart", "nbn", chunks=2, cut=36),
-    _case("single-full", "uf", bias=False),
-    _case("single-one-chunk", "bu", chunks=1, part_width=33),
-    _case("single-many-conditions", "bn", conditions=19, chunks=2, part_width=50, chunk_size=33),
-    _case("single-chunks-only", "n", conditions=1, part_width=3, chunks=40),
+    Case("single"),
+    Case("single-chunk-first", "nb", conditions=1, cut=0),
+    Case("single-uncond", "un", conditions=1, chunk_size=65),
+    Case("single-two-sides", "bnu", bias=False),
+    Case("single-two-sides-bias", "unb", chunks=2),
+    Case("single-apart", "nbn", chunks=2, cut=36),
+    Case("single-full", "uf", bias=False),
+    Case("single-one-chunk", "bu", chunks=1, part_width=33),
+    Case("single-many-conditions", "bn", conditions=19, chunks=2, part_width=50, chunk_size=33),
+    Case("single-chunks-only", "n", conditions=1, part_width=3, chunks=40),
     # Hidden layers.
-    _case("one-layer", "bn", (10,), activation="tanh"),
-    _case("one-layer-full", "ufn", (33,), activation="sigmoid", conditions=1, chunk_size=129),
-    _case("one-chunk", "bu", (50,), chunks=1, activation="elu", conditions=1),
-    _case("two-layers", "nb", (100, 100), activation="leaky_relu", chunks=2, chunk_size=70, cut=69),
-    _case("four-layers", "bnu", (50, 50, 50, 50), activation="elu"),
-    _case("four-narrow-layers", "bn", (10, 10, 10, 10), activation="sigmoid", chunk_size=150, cut=0),
-    _case("no-bias", "bn", (17, 20), bias=False, activation="identity"),
-    _case("many-rows", "bn", (20,), conditions=20, chunks=9, chunk_size=130, part_width=3),
-    _case("full-blocks", "bn", (64, 128), conditions=2, chunks=8, chunk_size=64, cut=0, part_width=16),
+    Case("one-layer", "bn", (10,), activation="tanh"),
+    Case("one-layer-full", "ufn", (33,), activation="sigmoid", conditions=1, chunk_size=129),
+    Case("one-chunk", "bu", (50,), chunks=1, activation="elu", conditions=1),
+    Case("two-layers", "nb", (100, 100), activation="leaky_relu", chunks=2, chunk_size=70, cut=69),
+    Case("four-layers", "bnu", (50, 50, 50, 50), activation="elu"),
+    Case("four-narrow-layers", "bn", (10, 10, 10, 10), activation="sigmoid", chunk_size=150, cut=0),
+    Case("no-bias", "bn", (17, 20), bias=False, activation="identity"),
+    Case("many-rows", "bn", (20,), conditions=20, chunks=9, chunk_size=130, part_width=3),
+    Case("full-blocks", "bn", (64, 128), conditions=2, chunks=8, chunk_size=64, cut=0, part_width=16),
     # Library products: a wide last layer, a wide hidden one, both.
-    _case("wide-last", "bn", (10, 130), activation="tanh"),
-    _case("wide-last-exact", "un", (130,), conditions=1, cut=0, bias=False),
-    _case("wide-hidden", "bn", (150, 20), activation="elu"),
-    _case("wide-inputs", "bun", part_width=140),
-    _case("wide-inputs-one-chunk", "b", chunks=1, part_width=140),
+    Case("wide-last", "bn", (10, 130), activation="tanh"),
+    Case("wide-last-exact", "un", (130,), conditions=1, cut=0, bias=False),
+    Case("wide-hidden", "bn", (150, 20), activation="elu"),
+    Case("wide-inputs", "bun", part_width=140),
+    Case("wide-inputs-one-chunk", "b", chunks=1, part_width=140),
     # Layouts and dtypes.
-    _case("strided", "bn", (20,), contiguous=False, activation="tanh"),
-    _case("strided-single", "bn", contiguous=False),
+    Case("strided", "bn", (20,), contiguous=False, activation="tanh"),
+    Case("strided-single", "bn", contiguous=False),
     *(
         Case(f"{name}-{layers}", "bn", hidden, dtype=dtype, activation="tanh")
         for name, dtype in (("double", torch.float64), ("bfloat16", torch.bfloat16), ("half", torch.float16))

@@ -12,7 +12,7 @@ def pytest_configure():
 
 
 def _let_the_interpreter_index():
-    """Triton 3.6 turns loop bounds into integers by int() of an array of one element, an error in NumPy 2.4."""
+    """Triton 3.6 calls int() on loop bounds, arrays of one element; NumPy 2.4 refuses that."""
     import triton.runtime.interpreter as interpreter
 
     patch = interpreter._patch_lang_tensor
