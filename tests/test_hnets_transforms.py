@@ -133,6 +133,22 @@ def test_functional_call(kind):
         torch.testing.assert_close(grads[name], expected)
 
 
+@pytest.mark.parametrize("kind", ["HMLP", "ChunkedHMLP"])
+def test_functional_call_leaves_nothing_behind(kind):
+    hnet = build(kind, use_batch_norm=True).eval()
+    named = {
+        n: id(t)
+        for source in (hnet.named_parameters, hnet.named_buffers)
+        for n, t in source(remove_duplicate=False)
+    }
+    substitutes = {n: 2 * t.detach() for n, t in [*hnet.named_parameters(), *hnet.named_buffers()]}
+    torch.func.functional_call(hnet, substitutes, kwargs={"cond_id": [0, 1]})
+    for source in (hnet.named_parameters, hnet.named_buffers):
+        for name, tensor in source(remove_duplicate=False):
+            assert named.pop(name) == id(tensor)
+    assert not named
+
+
 def test_an_ensemble_of_hypernetworks(kind):
     hnet = build(kind)
     stacked = {name: torch.stack([p, 0.5 * p]).detach() for name, p in hnet.named_parameters()}

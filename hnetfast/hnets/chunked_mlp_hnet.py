@@ -134,7 +134,9 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
         self._layer_weight_tensors = nn.ParameterList(hnet.layer_weight_tensors)
         self._layer_bias_vectors = nn.ParameterList(hnet.layer_bias_vectors)
         if hnet.batchnorm_layers is not None:
-            self._batchnorm_layers = nn.ModuleList(hnet.batchnorm_layers)
+            # Not registered: torch.func.functional_call leaves its substitutes in a module with two names.
+            self.__dict__["_batchnorm_layers"] = hnet.batchnorm_layers
+            self.register_state_dict_post_hook(_repeat_batchnorm_entries)
 
         external = no_cond_weights if cond_chunk_embs else no_uncond_weights
         for _ in range(num_cond_embs if cond_chunk_embs else 1):
@@ -410,6 +412,10 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
     ):
         check_checkpoint(self, state_dict, prefix, strict)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, *args)
+        unexpected_keys = args[1]
+        if self._batchnorm_layers is not None:
+            repeated = f"{prefix}_batchnorm_layers."
+            unexpected_keys[:] = [key for key in unexpected_keys if not key.startswith(repeated)]
 
     def apply_chunked_hyperfan_init(
         self,
@@ -450,6 +456,14 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
         chunked_hyperfan_init(
             self, method, use_xavier, uncond_var, cond_var, eps, cemb_normal_init, mnet, target_vars
         )
+
+
+def _repeat_batchnorm_entries(module: nn.Module, state_dict: dict, prefix: str, metadata: Any) -> None:
+    """Write the layers' tensors under both names that hypnettorch expects in a checkpoint."""
+    name = "_batchnorm_layers."
+    start = f"{prefix}_hnet.{name}"
+    for key in [key for key in state_dict if key.startswith(start)]:
+        state_dict[f"{prefix}{name}{key[len(start) :]}"] = state_dict[key]
 
 
 def _check_index(name: str, value: Any, size: int) -> int:
