@@ -238,7 +238,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=_seed, default=0, help="seed of initial weights and sample order")
     parser.add_argument("--device", type=_device, default="cpu", help="where to run, such as cpu or cuda")
     parser.add_argument(
-        "--out", type=_png_path, default="out/split_digits.png", help="the figure's file name, or a folder for it"
+        "--out",
+        type=_png_path,
+        default="out/split_digits.png",
+        help="the figure's file name, or a folder for it",
     )
     parser.add_argument("--quick", action="store_true", help="train and measure a few seconds only")
     return parser
