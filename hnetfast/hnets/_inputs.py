@@ -145,6 +145,32 @@ def check_input(name: str, value: Any, width: int, dim: int = 2) -> None:
         raise InputError(f"{name}: shape [{expected}] is accepted, got {list(shape)}{hint}")
 
 
+def check_complete(
+    uncond_input: Any, cond_input: Any, cond_id: Any, uncond_in_size: int, cond_in_size: int
+) -> None:
+    """Check that every input that the layers read was given.
+
+    Args:
+        uncond_input: Argument of ``forward``, as the next two.
+        cond_input: See there.
+        cond_id: See there.
+        uncond_in_size: Width of the unconditional input.
+        cond_in_size: Width of the conditional input.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    lacks_uncond = uncond_input is None and uncond_in_size > 0
+    lacks_cond = cond_input is None and cond_id is None and cond_in_size > 0
+    if not lacks_uncond and not lacks_cond:
+        return
+    if uncond_input is None and cond_input is None and cond_id is None:
+        raise InputError("No input was given: pass cond_id, cond_input or uncond_input")
+    if lacks_uncond:
+        raise InputError(f"uncond_input: needed, a tensor of shape [batch size, {uncond_in_size}]")
+    raise InputError("cond_input or cond_id: one of them is needed")
+
+
 def check_placement(names: Sequence[str], parts: list[Tensor], weight: Tensor) -> list[Tensor]:
     """Check dtype and device of the inputs against those of the weights that they meet.
 

@@ -14,6 +14,7 @@ from hnetfast.hnets._errors import InputError, InputIndexError, InputTypeError
 from hnetfast.hnets._hyperfan import chunked_hyperfan_init
 from hnetfast.hnets._inputs import (
     RET_FORMATS,
+    check_complete,
     check_input,
     check_ret_format,
     parse_cond_ids,
@@ -122,6 +123,7 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
             use_batch_norm=use_batch_norm,
         )
         hnet = self._hnet
+        self._num_hnet_weights = len(hnet.unconditional_param_shapes)
         self._has_bias = hnet.has_bias
         self._has_fc_out = hnet.has_fc_out
         self._mask_fc_out = False  # the last layer generates chunks, which are no output heads
@@ -210,34 +212,25 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
         if ret_format not in RET_FORMATS:
             check_ret_format(ret_format)
         hnet = self._hnet
-        uncond_weights = cond_weights = chunk_embs = None
+        uncond_weights = cond_weights = chunk_embs = ids = None
         if weights is not None:
             uncond_weights, cond_weights = sort_weights(self, weights, ("chunk_embs",))
             if isinstance(weights, dict) and "chunk_embs" in weights:
                 chunk_embs = self._checked_chunk_embs(weights["chunk_embs"], cond_id)
-        if cond_input is not None and cond_id is not None:
-            raise InputError("cond_input and cond_id exclude each other, both were given")
-
-        params = self._internal_params._parameters
-        num_embeddings = hnet._num_cond_embs
-        ids = None
         if cond_id is not None:
+            if cond_input is not None:
+                raise InputError("cond_input and cond_id exclude each other, both were given")
             ids = parse_cond_ids(cond_id, self._num_known_conds)
             if self._cond_in_size == 0 and not self._cond_chunk_embs:
                 raise InputError("cond_id: this hypernetwork has no conditional parameters to choose by it")
-        if self._cond_chunk_embs:
-            if chunk_embs is None:
-                chunk_embs = self._select_chunk_embs(ids, params, cond_weights, num_embeddings)
-            hnet_weights = uncond_weights
-        elif uncond_weights is None:
-            if self._no_uncond_weights:
-                raise InputTypeError("weights: needed, because unconditional weights are not kept internally")
-            chunk_embs, hnet_weights = params[self._chunk_keys[0]].unsqueeze(0), None
-        else:
-            chunk_embs, hnet_weights = uncond_weights[-1].unsqueeze(0), uncond_weights[:-1]
-        own_weights = hnet_weights is None
+
+        params = self._internal_params._parameters
+        if chunk_embs is None:
+            chunk_embs = self._chunk_embeddings(ids, params, uncond_weights, cond_weights)
+        own_weights = uncond_weights is None
         if own_weights:
-            hnet_weights = hnet._own_uncond_weights(params)
+            uncond_weights = hnet._own_uncond_weights(params)
+        hnet_weights = uncond_weights[: self._num_hnet_weights]
 
         # The layers read unconditional input, chunk embedding and conditional input, in this order.
         names, parts = ["chunk embeddings"], [chunk_embs]
@@ -257,9 +250,9 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
         elif ids is not None and self._cond_in_size > 0:
             names.append("cond_id")
             if cond_weights is not None:
-                cond_weights = cond_weights[:num_embeddings]
+                cond_weights = cond_weights[: hnet._num_cond_embs]
             parts.append(hnet._embeddings(ids, params, cond_weights))
-        self._check_complete(uncond_input, cond_input, ids)
+        check_complete(uncond_input, cond_input, cond_id, self._uncond_in_size, self._cond_in_size)
 
         parts = hnet._checked_parts(names, parts, hnet_weights)
         if distributed.is_available() and distributed.is_initialized():
@@ -282,36 +275,32 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
             )
         return chunk_embs
 
-    def _select_chunk_embs(
+    def _chunk_embeddings(
         self,
         ids: list[int] | Tensor | None,
         params: dict[str, Tensor],
+        uncond_weights: list[Tensor] | None,
         cond_weights: list[Tensor] | None,
-        num_embeddings: int,
     ) -> Tensor:
-        """Chunk embeddings of the requested conditions, ``[B, num_chunks, chunk_emb_size]``."""
+        """Chunk embeddings of the requested conditions, ``[B or 1, num_chunks, chunk_emb_size]``."""
+        if not self._cond_chunk_embs:
+            if uncond_weights is not None:
+                return uncond_weights[-1].unsqueeze(0)
+            if self._no_uncond_weights:
+                raise InputTypeError("weights: needed, because unconditional weights are not kept internally")
+            return params[self._chunk_keys[0]].unsqueeze(0)
         if ids is None:
             raise InputError(
                 "weights: needs the key 'chunk_embs' if cond_id is not given, because chunk embeddings "
                 "belong to conditions"
             )
         if cond_weights is not None:
-            cond_weights = cond_weights[num_embeddings:]
+            cond_weights = cond_weights[self._hnet._num_cond_embs :]
         elif self._no_cond_weights:
             raise InputTypeError(
                 "weights: needed for cond_id, because chunk embeddings are not kept internally"
             )
         return select_parameters(params, self._chunk_keys, cond_weights, ids, tuple(self._cemb_shape))
-
-    def _check_complete(self, uncond_input: Any, cond_input: Any, cond_id: Any) -> None:
-        if uncond_input is None and self._uncond_in_size > 0:
-            if cond_input is None and cond_id is None:
-                raise InputError("No input was given: pass cond_id, cond_input or uncond_input")
-            raise InputError(f"uncond_input: needed, a tensor of shape [batch size, {self._uncond_in_size}]")
-        if cond_input is None and cond_id is None and self._cond_in_size > 0:
-            if uncond_input is None:
-                raise InputError("No input was given: pass cond_id, cond_input or uncond_input")
-            raise InputError("cond_input or cond_id: one of them is needed")
 
     def distillation_targets(self) -> None:
         """There is nothing to distil.

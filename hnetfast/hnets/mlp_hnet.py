@@ -18,6 +18,7 @@ from hnetfast.hnets._hyperfan import hyperfan_init
 from hnetfast.hnets._inputs import (
     RET_FORMATS,
     batch_size_of,
+    check_complete,
     check_input,
     check_placement,
     check_ret_format,
@@ -227,7 +228,7 @@ class HMLP(nn.Module, HyperNetInterface):
             ids = parse_cond_ids(cond_id, self._num_cond_embs)
             names.append("cond_id")
             parts.append(self._embeddings(ids, params, cond_weights))
-        self._check_complete(uncond_input, cond_input, cond_id)
+        check_complete(uncond_input, cond_input, cond_id, self._uncond_in_size, self._cond_in_size)
         parts = self._checked_parts(names, parts, uncond_weights)
         if distributed.is_available() and distributed.is_initialized():
             parts[0] = touch_parameters(parts[0], [params[key] for key in self._cond_keys])
@@ -246,14 +247,6 @@ class HMLP(nn.Module, HyperNetInterface):
         if cond_weights is None and self._no_cond_weights:
             raise InputTypeError("weights: needed for cond_id, because embeddings are not kept internally")
         return select_parameters(params, self._cond_keys, cond_weights, ids, (1, self._cond_in_size))
-
-    def _check_complete(self, uncond_input: Any, cond_input: Any, cond_id: Any) -> None:
-        if uncond_input is None and cond_input is None and cond_id is None:
-            raise InputError("No input was given: pass cond_id, cond_input or uncond_input")
-        if uncond_input is None and self._uncond_in_size > 0:
-            raise InputError(f"uncond_input: needed, a tensor of shape [batch size, {self._uncond_in_size}]")
-        if cond_input is None and cond_id is None and self._cond_in_size > 0:
-            raise InputError("cond_input or cond_id: one of them is needed")
 
     def _checked_parts(
         self, names: list[str], parts: list[Tensor], uncond_weights: list[Tensor]
