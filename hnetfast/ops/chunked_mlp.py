@@ -92,13 +92,15 @@ def _check(inputs, weights, biases, activation: str, num_outputs: int) -> None:
         raise ValueError(
             f"chunked_mlp: {len(biases)} biases for {len(weights)} weights; give one each or none"
         )
+    for i, part in enumerate(inputs):
+        if part.dim() != 3:
+            raise ValueError(
+                f"chunked_mlp: inputs[{i}] has shape {tuple(part.shape)}, expected "
+                "[conditions or 1, chunks or 1, width]"
+            )
     num_conditions, num_chunks = _sizes(inputs)
     for i, part in enumerate(inputs):
-        if (
-            part.dim() != 3
-            or part.shape[0] not in (1, num_conditions)
-            or part.shape[1] not in (1, num_chunks)
-        ):
+        if part.shape[0] not in (1, num_conditions) or part.shape[1] not in (1, num_chunks):
             raise ValueError(
                 f"chunked_mlp: inputs[{i}] has shape {tuple(part.shape)}, expected "
                 f"[{num_conditions} or 1, {num_chunks} or 1, width]"
@@ -185,7 +187,7 @@ def _forward_reference(inputs, weights, biases, activation, num_outputs, save_hi
     if not save_hidden or not hidden:
         return out, out.new_empty(0)
     rows = num_conditions * num_chunks
-    hidden = [h.expand(num_conditions, num_chunks, -1).reshape(rows, -1) for h in hidden]
+    hidden = [h.expand(num_conditions, num_chunks, -1).reshape(rows, h.shape[2]) for h in hidden]
     return out, torch.cat(hidden, dim=1)
 
 
@@ -195,7 +197,7 @@ def _backward_reference(grad_out, hidden, inputs, weights, biases, activation, n
     tail = num_chunks * chunk_size - grad_out.shape[1]
     grad = F.pad(grad_out, (0, tail)).view(num_conditions, num_chunks, chunk_size)
     widths = [w.shape[0] for w in weights[:-1]]
-    layers = hidden.view(num_conditions, num_chunks, -1).split(widths, dim=2) if widths else ()
+    layers = hidden.view(num_conditions, num_chunks, sum(widths)).split(widths, dim=2) if widths else ()
     grad_inputs, grad_weights, grad_biases = [], [None] * len(weights), [None] * len(biases)
     for i in reversed(range(len(weights))):
         if biases:
@@ -296,13 +298,14 @@ def _unflatten(tensors, counts):
 
 
 def _differentiable_backward(ctx, grad_out, tensors, needs):
-    """Gradients that can be differentiated again, through the reference."""
+    """Gradients that can be differentiated again: the reference's formulas, on hidden layers with a graph."""
+    inputs, weights, biases = _unflatten(tensors, ctx.counts)
     with torch.enable_grad():
-        leaves = [t if need else t.detach() for t, need in zip(tensors, needs, strict=True)]
-        out = chunked_mlp_reference(*_unflatten(leaves, ctx.counts), ctx.activation, ctx.num_outputs)
-        wanted = [t for t, need in zip(leaves, needs, strict=True) if need]
-        grads = iter(torch.autograd.grad(out, wanted, grad_out, create_graph=True, allow_unused=True))
-    return [next(grads) if need else None for need in needs]
+        *hidden, _ = _layers(inputs, weights, biases, ctx.activation)
+        num_conditions, num_chunks = _sizes(inputs)
+        hidden = [h.expand(num_conditions, num_chunks, -1) for h in hidden]
+        hidden = torch.cat(hidden, dim=2) if hidden else None
+        return _backward_reference(grad_out, hidden, inputs, weights, biases, ctx.activation, needs)
 
 
 def _autograd(keyset, inputs, weights, biases, activation, num_outputs, save_hidden=False):

@@ -25,7 +25,9 @@ DEFAULT_LIMIT = 2 << 30
 
 def network(megabytes=8, conditions=1):
     chunk_size = megabytes * MEBI // 4 // 8
-    return random_network([("chunk", 4), ("condition", 4)], conditions=conditions, chunks=8, chunk_size=chunk_size)
+    return random_network(
+        [("chunk", 4), ("condition", 4)], conditions=conditions, chunks=8, chunk_size=chunk_size
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -216,5 +218,7 @@ chunked_mlp(*arguments).fill_(0)
 _, status = os.waitpid(pid, 0)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
-    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
+    child = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False
+    )
     assert child.returncode == 0, child.stderr

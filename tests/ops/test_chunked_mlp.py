@@ -44,7 +44,7 @@ def sizes_for(parts, conditions, chunks):
 
 def reference_op(*args):
     """The op as it is without the extension, gradients included."""
-    inputs, weights, biases, activation, num_outputs = args
+    inputs, weights, biases, activation, _ = args
 
     class Reference(torch.autograd.Function):
         @staticmethod
@@ -67,7 +67,13 @@ def reference_op(*args):
 def test_result_and_gradients_for_every_layout_of_parts(parts, hidden, device):
     for bias in (True, False):
         network = random_network(
-            parts, hidden, **sizes_for(parts, 3, 5), chunk_size=53, activation="tanh", bias=bias, device=device
+            parts,
+            hidden,
+            **sizes_for(parts, 3, 5),
+            chunk_size=53,
+            activation="tanh",
+            bias=bias,
+            device=device,
         )
         for n in (network.num_outputs, network.num_outputs - 20):
             network = random_network(
@@ -166,9 +172,19 @@ def test_precisions_without_hidden_layers(dtype, device):
 @pytest.mark.parametrize("conditions", [0, 1, 2, 3, 40])
 def test_numbers_of_conditions(conditions, hidden, device):
     """One chunk (an ordinary hypernetwork) and a few, from no row at all to many."""
-    for parts, chunks in ((PARTS["condition"], 1), (PARTS["chunk, condition"], 3), (PARTS["both, condition"], 3)):
+    for parts, chunks in (
+        (PARTS["condition"], 1),
+        (PARTS["chunk, condition"], 3),
+        (PARTS["both, condition"], 3),
+    ):
         network = random_network(
-            parts, hidden, conditions=conditions, chunks=chunks, chunk_size=30, activation="tanh", device=device
+            parts,
+            hidden,
+            conditions=conditions,
+            chunks=chunks,
+            chunk_size=30,
+            activation="tanh",
+            device=device,
         )
         assert_accurate(chunked_mlp, chunked_mlp_reference, network)
         assert_accurate(reference_op, chunked_mlp_reference, network)
@@ -301,7 +317,13 @@ def test_second_order_gradients_repeat(device):
     def second_order():
         torch.manual_seed(1)
         network = random_network(
-            PARTS["chunk, condition"], [20], conditions=3, chunks=30, chunk_size=300, activation="tanh", device=device
+            PARTS["chunk, condition"],
+            [20],
+            conditions=3,
+            chunks=30,
+            chunk_size=300,
+            activation="tanh",
+            device=device,
         ).leaves()
         out = chunked_mlp(*network.arguments)
         grads = torch.autograd.grad(out.square().sum(), network.tensors, create_graph=True)
@@ -346,7 +368,13 @@ def test_results_do_not_depend_on_the_number_of_threads(case, conditions):
 def test_nothing_is_left_unwritten_in_reused_memory(hidden):
     parts = PARTS["chunk, condition"]
     network = random_network(
-        parts, hidden, conditions=2, chunks=40, chunk_size=5003, num_outputs=40 * 5003 - 777, activation="tanh"
+        parts,
+        hidden,
+        conditions=2,
+        chunks=40,
+        chunk_size=5003,
+        num_outputs=40 * 5003 - 777,
+        activation="tanh",
     )
     grad_out = torch.randn(2, network.num_outputs)
     expected = run(chunked_mlp, network.leaves(), grad_out)
@@ -356,12 +384,16 @@ def test_nothing_is_left_unwritten_in_reused_memory(hidden):
             value.fill_(torch.nan)
         del value
         assert torch.ops.hnetfast.pool_bytes() > 0
-        for name, a, b in zip(names(network), run(chunked_mlp, network.leaves(), grad_out), expected, strict=True):
+        for name, a, b in zip(
+            names(network), run(chunked_mlp, network.leaves(), grad_out), expected, strict=True
+        ):
             assert torch.equal(a, b), name
 
 
 def test_what_is_kept_survives_later_calls():
-    network = random_network(PARTS["chunk, condition"], [10], conditions=2, chunks=40, chunk_size=20000).leaves()
+    network = random_network(
+        PARTS["chunk, condition"], [10], conditions=2, chunks=40, chunk_size=20000
+    ).leaves()
     grad_out = torch.randn(2, network.num_outputs)
     kept = run(chunked_mlp, network, grad_out)
     copies = [t.clone() for t in kept]
@@ -373,7 +405,9 @@ def test_what_is_kept_survives_later_calls():
 
 def test_gradient_needs_what_the_graph_holds_and_nothing_else():
     """A result that is dropped or overwritten does not matter: the op does not save it."""
-    network = random_network(PARTS["chunk, condition"], [10], conditions=2, chunks=40, chunk_size=20000).leaves()
+    network = random_network(
+        PARTS["chunk, condition"], [10], conditions=2, chunks=40, chunk_size=20000
+    ).leaves()
     weights = torch.randn(2, network.num_outputs)
     expected = run(chunked_mlp, network, weights)[1:]
     loss = (chunked_mlp(*network.arguments) * weights).sum()
@@ -387,7 +421,9 @@ def test_gradient_needs_what_the_graph_holds_and_nothing_else():
 def test_changing_a_tensor_before_backward_is_detected(create_graph, device):
     count = len(random_network(PARTS["chunk, condition"], [10]).tensors)
     for i in range(count):
-        network = random_network(PARTS["chunk, condition"], [10], conditions=2, chunks=3, device=device).leaves()
+        network = random_network(
+            PARTS["chunk, condition"], [10], conditions=2, chunks=3, device=device
+        ).leaves()
         out = chunked_mlp(*network.arguments)
         with torch.no_grad():
             network.tensors[i].add_(1)
@@ -500,7 +536,12 @@ def _read_up_to_the_guard_page():
         for hidden in ([], [5], [33]):
             for chunk_size in (3, 16, 17, 500):
                 network = random_network(
-                    PARTS["shared, chunk, condition"], hidden, conditions=3, chunks=5, chunk_size=chunk_size, dtype=dtype
+                    PARTS["shared, chunk, condition"],
+                    hidden,
+                    conditions=3,
+                    chunks=5,
+                    chunk_size=chunk_size,
+                    dtype=dtype,
                 ).map(_before_a_guard_page)
                 out, saved = torch.ops.hnetfast.chunked_mlp(*network.arguments, True)
                 if hidden:
@@ -512,7 +553,9 @@ def _read_up_to_the_guard_page():
 
 def test_no_read_past_the_end_of_a_tensor():
     """In a child process, which a read past the end would kill."""
-    child = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=120, check=False)
+    child = subprocess.run(
+        [sys.executable, __file__], capture_output=True, text=True, timeout=120, check=False
+    )
     assert child.returncode == 0, child.stderr
 
 

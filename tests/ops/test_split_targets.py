@@ -117,7 +117,13 @@ def test_second_order_through_generation_repeats(device):
     def second_order():
         torch.manual_seed(3)
         network = random_network(
-            [("chunk", 4), ("condition", 4)], [20], conditions=2, chunks=10, chunk_size=200, activation="tanh", device=device
+            [("chunk", 4), ("condition", 4)],
+            [20],
+            conditions=2,
+            chunks=10,
+            chunk_size=200,
+            activation="tanh",
+            device=device,
         ).leaves()
         tensors = split_targets(chunked_mlp(*network.arguments), [(30, 40), (800,)])
         loss = sum(t.square().sum() for row in tensors for t in row)
@@ -189,5 +195,5 @@ def test_function_transforms():
 def test_sizes_that_do_not_add_up(split):
     for shapes in ([(3, 3)], [(3, 2), (5,)], [(3, 2)]):
         for requires_grad in (False, True):
-            with pytest.raises((ValueError, RuntimeError), match="hold|sum|split"):
+            with pytest.raises((ValueError, RuntimeError), match=r"hold|sum|split"):
                 split(torch.randn(2, 10, requires_grad=requires_grad), shapes)
