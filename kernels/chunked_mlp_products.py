@@ -150,14 +150,28 @@ def product_backward(
         )
     needs_sums = grad_weight is not None or need_offset
     args = (grad_out, features, weight, num_chunks, repeat)
-    if needs_sums and need_features and repeat == 1 and tiles.input_precision(weight.dtype) == "ieee":
-        # Bound by arithmetic: two passes with a good tile each are faster than one that reads grad_out once.
+    if needs_sums and need_features and not _is_one_pass(grad_out, features, weight, repeat):
         grad_offset, _ = _launch_backward(*args, grad_weight, need_offset, False)
         _, grad_features = _launch_backward(*args, None, False, True)
         return grad_offset, grad_features
     if needs_sums or need_features:
         return _launch_backward(*args, grad_weight, need_offset, need_features)
     return None, None
+
+
+def _is_one_pass(grad_out: Tensor, features: Tensor, weight: Tensor, repeat: int) -> bool:
+    """Whether all gradients come from one read of grad_out.
+
+    float32 products are bound by arithmetic, where two passes with a good tile each are faster. With several
+    blocks of rows, the sums of grad_features would travel to the workspace and back for every tile of weight,
+    more bytes than a second read; unless many conditions share them.
+    """
+    if repeat > 1:
+        return True
+    precision = tiles.input_precision(weight.dtype)
+    num_rows, width = features.shape
+    tile = tiles.backward_tile(tiles.generation(grad_out.device), precision, num_rows, width, "both", False)
+    return precision != "ieee" and num_rows <= tile.block_rows
 
 
 def _launch_backward(

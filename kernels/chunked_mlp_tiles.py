@@ -68,7 +68,7 @@ def dot_width(width: int, block_k: int, precision: str) -> int:
 
 def hidden_tile() -> Tile:
     """The tile of the kernel of the hidden layers."""
-    return Tile(16, 0, 16, 4)
+    return Tile(16, 0, 16, 8)
 
 
 def forward_tile(arch: int, precision: str, rows: int, width: int, alignment: int) -> Tile:
@@ -78,7 +78,7 @@ def forward_tile(arch: int, precision: str, rows: int, width: int, alignment: in
         # start anywhere need an address each, for which a large block has no registers.
         cost = {64: 1.0, 32: 1.15, 16: 1.4} if alignment > 1 else {32: 1.15, 16: 1.4}
         block_rows = min(cost, key=lambda block: -(-rows // block) * block * cost[block])
-        return {64: Tile(64, 128, 16, 8), 32: Tile(32, 64, 16, 4), 16: Tile(16, 128, 16, 4)}[block_rows]
+        return {64: Tile(64, 128, 16, 8), 32: Tile(32, 128, 16, 8), 16: Tile(16, 128, 16, 4)}[block_rows]
     block_k = padded_width(width)
     if rows <= 16:
         return Tile(16, 128, min(block_k, 64), 4)
@@ -93,12 +93,16 @@ def backward_tile(arch: int, precision: str, rows: int, width: int, need: str, r
     block_k = padded_width(width)
     if precision == "ieee":
         if repeated or need == "both":
-            return Tile(16, 32, block_k, 4 if block_k <= 32 else 8, 4)
+            return Tile(16, 32, block_k, 8, 4)
         if need == "weight":
-            return Tile(16, 128 if block_k <= 32 else 64, block_k, 8 if block_k == 128 else 4)
+            return Tile(16, 128 if block_k == 16 else 64, block_k, 8 if block_k == 128 else 4)
         return Tile(64 if rows > 16 else 16, 32, block_k, 8 if block_k == 128 and rows > 16 else 4)
-    if block_k == 128:
-        return Tile(16, 32, block_k, 8) if repeated else Tile(16 if rows <= 16 else 32, 64, block_k, 8)
+    if repeated and block_k == 128:
+        return Tile(16, 32, block_k, 8)
     if rows <= 16:
-        return Tile(16, 64, block_k, 4)
-    return Tile(32 if arch == 100 else 64, 64, block_k, 8 if block_k > 16 else 4)
+        return Tile(16, 64, block_k, 8 if block_k == 128 else 4)
+    if need == "features" and block_k == 128:
+        return Tile(64, 64, block_k, 8)
+    if need == "weight" or arch == 100 or block_k == 128:
+        return Tile(32, 64, block_k, 8 if block_k > 16 else 4)
+    return Tile(64, 64, block_k, 8 if block_k > 16 else 4)

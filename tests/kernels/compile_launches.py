@@ -1,8 +1,8 @@
 """Compiles the launches of chunked_mlp for GPUs that need not be there, and reads the compiler's report.
 
-``python compile_launches.py SHARE SHARES`` takes every SHARES-th launch, starting from SHARE, and prints a line
-of JSON for each. The launches are recorded from the launchers themselves, on meta tensors, so what is compiled
-is what a call would run.
+``python compile_launches.py SHARE SHARES`` takes every SHARES-th launch, starting from SHARE, and prints a
+line of JSON for each. The launches are recorded from the launchers themselves, on meta tensors, so what is
+compiled is what a call would run.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ KERNELS = [
     "_chunked_mlp_bwd_kernel",
     "_chunked_mlp_reduce_kernel",
 ]
+MODES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 
 
@@ -160,19 +161,30 @@ def compile_launch(launch: Launch, arch: int) -> dict[str, int]:
 
 
 def all_launches() -> list[tuple[str, int, Launch]]:
-    """Distinct launches as (description, arch, launch)."""
-    found, seen = [], set()
+    """Distinct launches as (description, arch, launch): the benchmark everywhere, the corners on Hopper."""
+    found: dict[tuple[int, str], tuple[str, int, Launch]] = {}
     for arch in chunked_mlp_tiles.GENERATIONS:
-        for dtype in (torch.float32, torch.bfloat16):
-            for network in ROWS + (CORNERS if arch == 90 else []):
-                for conditions in (1, 10):
-                    for launch in launches_of(network, conditions, dtype, arch):
-                        key = (arch, launch.key())
-                        if key not in seen:
-                            seen.add(key)
-                            dtype_name = str(dtype).removeprefix("torch.")
-                            found.append((f"{network.name} B={conditions} {dtype_name}", arch, launch))
-    return found
+        for mode, dtype in MODES.items():
+            networks = ROWS if arch != 90 or mode == "tf32" else ROWS + CORNERS
+            for network, conditions in itertools.product(networks, (1, 10)):
+                with allow_tf32(mode == "tf32"):
+                    launches = launches_of(network, conditions, dtype, arch)
+                for launch in launches:
+                    found.setdefault(
+                        (arch, launch.key()), (f"{network.name} B={conditions} {mode}", arch, launch)
+                    )
+    return list(found.values())
+
+
+@contextlib.contextmanager
+def allow_tf32(allow: bool):
+    """Ask for tf32 products, as a user would."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if allow else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def describe(launch: Launch) -> str:

@@ -1,0 +1,49 @@
+"""Every launch of chunked_mlp compiles for A100, H100 and B200 within their registers and shared memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+SHARES = 2
+# What one thread block may have, in bytes.
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+
+
+def test_launches_compile_without_spills(tmp_path):
+    """A crash of the compiler ends a child process, not the test run; nothing is found in an old cache."""
+    script = Path(__file__).with_name("compile_launches.py")
+    children = []
+    for share in range(SHARES):
+        environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / str(share)), "OMP_NUM_THREADS": "1"}
+        environment.pop("TRITON_INTERPRET", None)
+        command = [sys.executable, str(script), str(share), str(SHARES)]
+        children.append(
+            subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
+    results = [child.communicate() for child in children]
+    for child, (_, errors) in zip(children, results, strict=True):
+        assert child.returncode == 0, errors[-3000:]
+    rows = [json.loads(line) for output, _ in results for line in output.splitlines()]
+
+    rows.sort(key=lambda row: (row["arch"], row["kernel"], row["case"], row["tile"]))
+    for row in rows:
+        print(
+            f"sm_{row['arch']:<4}{row['kernel'][13:-7]:<7} {row['case']:<38} {row['tile']:<62} "
+            f"{row['reg']:>4} registers {row['shared']:>7} B shared"
+        )
+    assert {row["arch"] for row in rows} == set(SHARED_MEMORY)
+    assert {row["kernel"] for row in rows} == {
+        f"_chunked_mlp_{name}_kernel" for name in ("hidden", "fwd", "bwd", "reduce")
+    }
+    spilled = [row for row in rows if row["stack"] or row["local"]]
+    assert not spilled, spilled
+    assert all(row["reg"] <= 255 for row in rows)
+    assert all(row["shared"] <= SHARED_MEMORY[row["arch"]] for row in rows)
