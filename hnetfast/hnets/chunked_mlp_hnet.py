@@ -143,7 +143,7 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
         external = no_cond_weights if cond_chunk_embs else no_uncond_weights
         for _ in range(num_cond_embs if cond_chunk_embs else 1):
             param = None if external else new_embedding(self._cemb_shape, None)
-            self._register_shape(self._cemb_shape, "embedding", 0, param)
+            self._register_shape(list(self._cemb_shape), "embedding", 0, param)
             self._param_shapes_meta[-1]["info"] = _CHUNK_EMBEDDINGS
 
         self._unconditional_param_shapes_ref = list(hnet.unconditional_param_shapes_ref)
