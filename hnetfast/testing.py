@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -82,8 +83,7 @@ def random_network(
     inputs = [torch.randn(_PART_SHAPES[kind](conditions, chunks, w), **options) for kind, w in parts]
     widths = [sum(width for _, width in parts), *hidden, chunk_size]
     weights = [
-        torch.randn(wide, narrow, **options) / max(narrow, 1) ** 0.5
-        for narrow, wide in zip(widths, widths[1:], strict=False)
+        torch.randn(wide, narrow, **options) / max(narrow, 1) ** 0.5 for narrow, wide in pairwise(widths)
     ]
     biases = [torch.randn(width, **options) for width in widths[1:]] if bias else []
     outputs = chunks * chunk_size if num_outputs is None else num_outputs
@@ -137,7 +137,8 @@ def assert_within_budget(
     worst = tuple(i.item() for i in torch.unravel_index(difference.argmax(), exact.shape))
     raise AssertionError(
         f"{name} {tuple(result.shape)}: error {error:.3g} (norm of the exact {scale:.3g}) where plain "
-        f"{result.dtype} has {plain_error:.3g}, one rounding of the arguments {sensitivity:.3g}, and {budget:.3g} is allowed; worst at {worst}: "
+        f"{result.dtype} has {plain_error:.3g}, one rounding of the arguments "
+        f"{sensitivity:.3g}, and {budget:.3g} is allowed; worst at {worst}: "
         f"{result[worst].item():.9g}, exact {exact[worst].item():.9g}"
     )
 
