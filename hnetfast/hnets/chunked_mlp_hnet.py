@@ -254,7 +254,8 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
             parts.append(hnet._embeddings(ids, params, cond_weights))
         check_complete(uncond_input, cond_input, cond_id, self._uncond_in_size, self._cond_in_size)
 
-        parts = hnet._checked_parts(names, parts, hnet_weights)
+        if weights is not None or uncond_input is not None or cond_input is not None:
+            parts = hnet._checked_parts(names, parts, hnet_weights)
         if distributed.is_available() and distributed.is_initialized():
             parts[0] = touch_parameters(parts[0], [params[key] for key in self._cond_keys])
         flat = hnet._generate(parts, hnet_weights, own_weights, self._num_targets, condition)

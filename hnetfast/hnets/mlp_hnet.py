@@ -229,7 +229,8 @@ class HMLP(nn.Module, HyperNetInterface):
             names.append("cond_id")
             parts.append(self._embeddings(ids, params, cond_weights))
         check_complete(uncond_input, cond_input, cond_id, self._uncond_in_size, self._cond_in_size)
-        parts = self._checked_parts(names, parts, uncond_weights)
+        if weights is not None or uncond_input is not None or cond_input is not None:
+            parts = self._checked_parts(names, parts, uncond_weights)
         if distributed.is_available() and distributed.is_initialized():
             parts[0] = touch_parameters(parts[0], [params[key] for key in self._cond_keys])
         flat = self._generate(parts, uncond_weights, own_weights, self._num_targets, condition)
@@ -251,6 +252,7 @@ class HMLP(nn.Module, HyperNetInterface):
     def _checked_parts(
         self, names: list[str], parts: list[Tensor], uncond_weights: list[Tensor]
     ) -> list[Tensor]:
+        """Check sizes and placement of parts that are not all the network's own parameters."""
         if len(parts) > 1:
             batch_size_of(names, parts)
         first_layer = 2 * len(self._layers) if self._use_batch_norm else 0
