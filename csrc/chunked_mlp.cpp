@@ -9,6 +9,7 @@
 #include "buffer_pool.h"
 #include "checks.h"
 #include "output_layer.h"
+#include "product.h"
 
 namespace hnetfast {
 namespace {
@@ -19,6 +20,7 @@ using std::string_view;
 
 constexpr const char* kOp = "chunked_mlp";
 constexpr int64_t kWideLayer = 192;  // from this width on the library's matrix product is as fast as a tile pass
+constexpr int64_t kBlockRows = 1024;  // that go through the hidden layers together
 constexpr int64_t kSmallNetwork = 1 << 14;  // multiply-adds of the hidden layers below which calls cost more
 constexpr int64_t kFewRows = 4;      // below this many rows packing W costs more than it saves
 
@@ -106,8 +108,7 @@ Tensor first_layer(TensorList inputs, const Tensor& weight, const Tensor& bias, 
     const int64_t width = part.size(2);
     const Tensor w = weight.narrow(1, column, width).t();
     column += width;
-    const bool add_bias = bias.defined() && !sum.defined();
-    Tensor term = add_bias ? at::addmm(bias, as_matrix(part), w) : at::mm(as_matrix(part), w);
+    Tensor term = product(as_matrix(part), w, sum.defined() ? Tensor() : bias);
     term = term.view({part.size(0), part.size(1), weight.size(0)});
     sum = sum.defined() ? sum + term : term;
   }
@@ -171,38 +172,64 @@ void small_hidden(TensorList inputs, TensorList weights, TensorList biases, bool
   }
 }
 
-// Results of all hidden layers side by side: [R, Σ widths].
-Tensor hidden_layers(TensorList inputs, TensorList weights, TensorList biases, string_view activation, const Sizes& sizes) {
+// The parts of the rows of conditions [b0, b0 + conditions) and chunks [i0, i0 + chunks).
+std::vector<Tensor> rows_of(TensorList inputs, int64_t b0, int64_t conditions, int64_t i0, int64_t chunks) {
+  std::vector<Tensor> parts;
+  for (const Tensor& part : inputs) {
+    Tensor rows = part.size(0) == 1 ? part : part.narrow(0, b0, conditions);
+    parts.push_back(part.size(1) == 1 ? rows : rows.narrow(1, i0, chunks));
+  }
+  return parts;
+}
+
+// The hidden layers of some rows. `target` takes all of them side by side, or the last one alone.
+void hidden_block(TensorList inputs, TensorList weights, TensorList biases, string_view activation, const Sizes& sizes,
+                  const Tensor& target, bool save) {
+  int64_t column = 0;
+  Tensor below;
+  for (size_t i = 0; i + 1 < weights.size(); ++i) {
+    const int64_t width = weights[i].size(0);
+    const bool keep = save || i + 2 == weights.size();
+    Tensor h = keep ? target.narrow(1, column, width) : at::empty({sizes.rows(), width}, target.options());
+    column += save ? width : 0;
+    if (i == 0) {
+      h.copy_(first_layer(inputs, weights[0], biases.empty() ? Tensor() : biases[0], sizes));
+    } else {
+      product_out(h, below, weights[i].t(), biases.empty() ? Tensor() : biases[i]);
+    }
+    activate_(h, activation);
+    below = h;
+  }
+}
+
+// Results of all hidden layers side by side, [R, Σ widths], or without `save` those of the last, [R, K]. Rows go
+// through all layers in blocks: what lies between the layers stays in the caches and is never held whole.
+Tensor hidden_layers(TensorList inputs, TensorList weights, TensorList biases, string_view activation, const Sizes& sizes, bool save) {
   int64_t width = 0, work = 0;
   for (size_t i = 0; i + 1 < weights.size(); ++i) {
     width += weights[i].size(0);
     work += sizes.rows() * weights[i].size(0) * weights[i].size(1);
   }
-  const Tensor all = at::empty({sizes.rows(), width}, weights[0].options());
   const bool simple = activation == "relu" || activation == "identity";
-  if (simple && work <= kSmallNetwork && has_tile_kernels(all.scalar_type())) {
-    with_tile_type(all.scalar_type(), [&](auto zero) {
+  const bool small = simple && work <= kSmallNetwork && has_tile_kernels(weights[0].scalar_type());
+  const Tensor result = empty_pooled({sizes.rows(), save || small ? width : weights.back().size(1)}, weights[0].options());
+  if (small) {
+    with_tile_type(result.scalar_type(), [&](auto zero) {
       using T = decltype(zero);
-      small_hidden<T>(inputs, weights, biases, activation == "relu", sizes, all.mutable_data_ptr<T>(), width);
+      small_hidden<T>(inputs, weights, biases, activation == "relu", sizes, result.mutable_data_ptr<T>(), width);
     });
-    return all;
+    return result;
   }
-  int64_t column = 0;
-  Tensor below;
-  for (size_t i = 0; i + 1 < weights.size(); ++i) {
-    Tensor h = all.narrow(1, column, weights[i].size(0));
-    column += weights[i].size(0);
-    if (i == 0) {
-      h.copy_(first_layer(inputs, weights[0], biases.empty() ? Tensor() : biases[0], sizes));
-    } else if (biases.empty()) {
-      at::mm_out(h, below, weights[i].t());
-    } else {
-      at::addmm_out(h, biases[i], below, weights[i].t());
+  const int64_t conditions = std::clamp<int64_t>(kBlockRows / std::max<int64_t>(sizes.chunks, 1), 1, std::max<int64_t>(sizes.conditions, 1));
+  const int64_t chunks = sizes.chunks < 2 * kBlockRows ? sizes.chunks : kBlockRows;
+  for (int64_t b = 0; b < sizes.conditions; b += conditions) {
+    for (int64_t i = 0; i < sizes.chunks; i += chunks) {
+      const Sizes block{std::min(conditions, sizes.conditions - b), std::min(chunks, sizes.chunks - i), 0, 0};
+      hidden_block(rows_of(inputs, b, block.conditions, i, block.chunks), weights, biases, activation, block,
+                   result.narrow(0, b * sizes.chunks + i, block.rows()), save);
     }
-    activate_(h, activation);
-    below = h;
   }
-  return all;
+  return result;
 }
 
 // What the last layer reads: after hidden layers one matrix of rows; without them the parts that vary with the
@@ -225,7 +252,7 @@ Tensor last_hidden(const Tensor& hidden, TensorList weights) {
 }
 
 bool varies_with_both(const Tensor& part, const Sizes& sizes) {
-  return sizes.conditions > 1 && part.size(0) != 1 && part.size(1) != 1;
+  return sizes.conditions != 1 && part.size(0) != 1 && part.size(1) != 1;
 }
 
 LastInput separate(TensorList inputs, const Sizes& sizes) {
@@ -233,7 +260,7 @@ LastInput separate(TensorList inputs, const Sizes& sizes) {
   if (full || sizes.chunks == 1 || !has_tile_kernels(inputs[0].scalar_type())) {
     std::vector<Tensor> parts;
     for (const Tensor& part : inputs) parts.push_back(part.expand({sizes.conditions, sizes.chunks, part.size(2)}));
-    return dense_input(at::cat(parts, 2).view({sizes.rows(), -1}));
+    return dense_input(at::cat(parts, 2).flatten(0, 1));
   }
   LastInput result{{}, {}, sizes.conditions, {}, {}};
   std::vector<Tensor> of_chunk, of_condition;
@@ -302,22 +329,18 @@ std::vector<Block> blocks(const Tensor& flat, const Sizes& sizes) {
   if (tail == 0 && whole == sizes.chunks) return {{flat.view({sizes.rows(), S}), 0, sizes.rows(), S}};
   std::vector<Block> result;
   for (int64_t b = 0; b < sizes.conditions; ++b) {
-    const int64_t row = b * sizes.chunks;
-    if (whole) result.push_back({flat.as_strided({whole, S}, {S, 1}, b * n), row, whole, S});
-    if (tail) result.push_back({flat.as_strided({1, tail}, {n, 1}, b * n + whole * S), row + whole, 1, tail});
+    const int64_t row = b * sizes.chunks, start = flat.storage_offset() + b * n;
+    if (whole) result.push_back({flat.as_strided({whole, S}, {S, 1}, start), row, whole, S});
+    if (tail) result.push_back({flat.as_strided({1, tail}, {n, 1}, start + whole * S), row + whole, 1, tail});
   }
   return result;
 }
 
 void library_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Sizes& sizes, const Tensor& out) {
-  for (Block& block : blocks(out, sizes)) {
+  for (const Block& block : blocks(out, sizes)) {
     const Tensor rows = x.narrow(0, block.first_row, block.rows);
     const Tensor w = weight.narrow(0, 0, block.columns).t();
-    if (bias.defined()) {
-      at::addmm_out(block.flat, bias.narrow(0, 0, block.columns), rows, w);
-    } else {
-      at::mm_out(block.flat, rows, w);
-    }
+    product_out(block.flat, rows, w, bias.defined() ? bias.narrow(0, 0, block.columns) : bias);
   }
 }
 
@@ -329,13 +352,14 @@ void library_backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
   if (grads.weight.defined()) grads.weight.zero_();
   if (grads.bias.defined()) grads.bias.zero_();
   if (grads.x.defined()) grads.x.zero_();
+  if (grads.y.defined()) grads.y.zero_();
+  if (grad.numel() == 0) return;
   for (const Block& block : blocks(grad, sizes)) {
     const Tensor rows = x.narrow(0, block.first_row, block.rows);
-    if (grads.weight.defined()) grads.weight.narrow(0, 0, block.columns).addmm_(block.flat.t(), rows);
+    if (grads.weight.defined()) product_out(grads.weight.narrow(0, 0, block.columns), block.flat.t(), rows, {}, true);
     if (grads.bias.defined()) grads.bias.narrow(0, 0, block.columns).add_(block.flat.sum(0));
     if (grads.x.defined()) {
-      Tensor target = grads.x.narrow(0, block.first_row, block.rows);
-      at::mm_out(target, block.flat, weight.narrow(0, 0, block.columns));
+      product_out(grads.x.narrow(0, block.first_row, block.rows), block.flat, weight.narrow(0, 0, block.columns));
     }
   }
 }
@@ -348,7 +372,7 @@ std::tuple<Tensor, Tensor> forward(TensorList inputs, TensorList weights, Tensor
   Tensor out = empty_pooled({sizes.conditions, sizes.outputs}, weights[0].options());
 
   const bool has_hidden = weights.size() > 1;
-  const Tensor hidden = has_hidden ? hidden_layers(inputs, weights, biases, activation, sizes) : at::empty({0}, out.options());
+  const Tensor hidden = has_hidden ? hidden_layers(inputs, weights, biases, activation, sizes, save_hidden) : at::empty({0}, out.options());
   if (out.numel() > 0) {
     const LastInput input = has_hidden ? dense_input(last_hidden(hidden, weights)) : separate(inputs, sizes);
     const Tensor bias = biases.empty() ? Tensor() : biases.back().contiguous();
@@ -375,20 +399,26 @@ void split_input_grads(const LastInput& input, const LastGrads& grads, TensorLis
     const int64_t width = part.size(2);
     Tensor grad;
     if (!input.separable()) {
-      grad = grads.x.view({sizes.conditions, sizes.chunks, -1}).narrow(2, column, width);
+      grad = grads.x.view({sizes.conditions, sizes.chunks, grads.x.size(1)}).narrow(2, column, width);
       column += width;
     } else if (next_x < input.x_columns.size() && part.size(1) != 1) {
       grad = grads.x.narrow(1, input.x_columns[next_x++].to, width).unsqueeze(0);
     } else {
       grad = grads.y.narrow(1, input.y_columns[next_y++].to, width).unsqueeze(1);
     }
-    results[i] = grad.sum_to_size(part.sizes());
+    results[i] = grad.sum_to_size(part.sizes()).contiguous();
   }
 }
 
 std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& hidden_all, TensorList inputs, TensorList weights,
                              TensorList biases, string_view activation, c10::List<bool> needs) {
+  TORCH_CHECK_VALUE(grad_out.dim() == 2, kOp, "_backward: grad_out has shape ", grad_out.sizes(), ", expected [conditions, outputs]");
   const Sizes sizes = check_arguments(inputs, weights, biases, activation, grad_out.size(1));
+  TORCH_CHECK_VALUE(grad_out.size(0) == sizes.conditions && grad_out.scalar_type() == weights[0].scalar_type(), kOp,
+                    "_backward: grad_out is ", grad_out.scalar_type(), " ", grad_out.sizes(), ", expected ",
+                    weights[0].scalar_type(), " [", sizes.conditions, ", outputs]");
+  TORCH_CHECK_VALUE(weights.size() == 1 || (hidden_all.dim() == 2 && hidden_all.size(0) == sizes.rows()), kOp,
+                    "_backward: hidden has shape ", hidden_all.sizes(), ", expected [", sizes.rows(), ", widths]");
   const size_t first_weight = inputs.size(), first_bias = first_weight + weights.size(), last = weights.size() - 1;
   TORCH_CHECK_VALUE(needs.size() == first_bias + biases.size(), "chunked_mlp_backward: ", needs.size(),
                     " needs for ", first_bias + biases.size(), " tensors");
@@ -409,7 +439,7 @@ std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& hidden_all, T
   LastGrads grads;
   if (need(first_weight + last)) grads.weight = empty_pooled(weight.sizes(), weight.options());
   if (!biases.empty() && need(first_bias + last)) grads.bias = at::empty_like(biases[last], at::MemoryFormat::Contiguous);
-  if (below) grads.x = at::empty(input.x.sizes(), input.x.options());
+  if (below) grads.x = empty_pooled(input.x.sizes(), input.x.options());
   if (below && input.separable()) grads.y = at::empty_like(input.y);
   if (use_tiles(input, weight) && grad.numel() > 0) {
     with_tile_type(grad.scalar_type(), [&](auto zero) {
@@ -419,7 +449,6 @@ std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& hidden_all, T
                             pointer(grads.weight), pointer(grads.bias), pointer(grads.x), pointer(grads.y));
     });
   } else {
-    if (grads.y.defined()) grads.y.zero_();
     library_backward(grad, input.x, weight, sizes, grads);
   }
   results[first_weight + last] = grads.weight;
@@ -431,19 +460,19 @@ std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& hidden_all, T
     g = activation_grad(g, hidden[i], activation);  // [R, out]
     if (!biases.empty() && need(first_bias + i)) results[first_bias + i] = g.sum(0);
     if (i > 0) {
-      if (need(first_weight + i)) results[first_weight + i] = at::mm(g.t(), hidden[i - 1]);
-      g = at::mm(g, weights[i]);
+      if (need(first_weight + i)) results[first_weight + i] = product(g.t(), hidden[i - 1]);
+      g = product(g, weights[i]);
       continue;
     }
-    const Tensor rows = g.view({sizes.conditions, sizes.chunks, -1});
+    const Tensor rows = g.view({sizes.conditions, sizes.chunks, g.size(1)});
     std::vector<Tensor> columns;
     int64_t column = 0;
     for (size_t p = 0; p < inputs.size(); ++p) {
       const Tensor& part = inputs[p];
       // A part that does not vary with the conditions (chunks) meets the sum of the gradient over them.
       const Tensor sum = as_matrix(rows.sum_to_size({part.size(0), part.size(1), rows.size(2)}));
-      if (need(first_weight)) columns.push_back(at::mm(sum.t(), as_matrix(part)));
-      if (need(p)) results[p] = at::mm(sum, weights[0].narrow(1, column, part.size(2))).view(part.sizes());
+      if (need(first_weight)) columns.push_back(product(sum.t(), as_matrix(part)));
+      if (need(p)) results[p] = product(sum, weights[0].narrow(1, column, part.size(2))).view(part.sizes());
       column += part.size(2);
     }
     if (need(first_weight)) results[first_weight] = at::cat(columns, 1);

@@ -8,11 +8,12 @@
 namespace hnetfast {
 namespace {
 
-constexpr int64_t kTileBytes = 256 << 10;      // of a packed tile of W: stays in the second-level cache
-constexpr int64_t kGradTileBytes = 768 << 10;  // of a tile of the output gradient
+constexpr int64_t kTileBytes = 256 << 10;      // of packed panels of W: they stay in the second-level cache
+constexpr int64_t kFewRows = 96;               // whose places in the result the processor keeps track of by itself
+constexpr int64_t kGradTileBytes = 1024 << 10; // of a tile of the output gradient
 constexpr int64_t kMaxTileColumns = 480;
 constexpr int64_t kRowBlocks = 4;             // register blocks of rows between two writes of the result
-constexpr int64_t kStreamBytes = 24 << 20;    // larger results are written past the caches
+constexpr int64_t kStreamBytes = 4 << 20;     // larger results are written past the caches
 constexpr int64_t kSerialWork = 1 << 17;      // multiply-adds below which a second thread does not pay
 constexpr int64_t kSlabs = 16;                // partial sums of the input gradient: fixed, so that threads do not matter
 
@@ -59,26 +60,72 @@ void pack_rows(const OutputLayer<T>& layer, const std::vector<Columns>& columns,
   }
 }
 
-}  // namespace
-
+// Groups of rows where there are too few tiles of columns to share out.
 template <typename T>
-void output_layer_forward(const OutputLayer<T>& layer, T* out) {
+int64_t row_groups(int64_t tiles, int64_t rows, const TileKernels<T>& kernels) {
+  return std::clamp<int64_t>(8 / tiles, 1, (rows + kernels.block_rows - 1) / kernels.block_rows);
+}
+
+// One condition: the products go straight to their place, a panel of columns at a time. Some neighbouring panels
+// are packed together, so that what is written to a row lies together too.
+template <typename T>
+void forward_panels(const OutputLayer<T>& layer, T* out) {
   const TileKernels<T>& kernels = tile_kernels<T>();
   const int64_t unit = kernels.block_columns, inputs = layer.k + layer.l;
-  const int64_t fitting = kTileBytes / static_cast<int64_t>(sizeof(T)) / std::max<int64_t>(inputs, 1);
-  const int64_t spread = round_up((layer.chunk_size + 3) / 4, unit);  // a few tiles even where chunks are small
-  const int64_t columns = std::min({kMaxTileColumns, spread, std::max(fitting / unit, int64_t(1)) * unit});
-  const int64_t tiles = (layer.chunk_size + columns - 1) / columns;
-  const int64_t block = kRowBlocks * kernels.block_rows;
-  const int64_t groups = std::min<int64_t>((layer.rows + block - 1) / block, tiles < 8 ? 8 / tiles : 1);
+  const int64_t all = (layer.chunk_size + unit - 1) / unit;
+  const int64_t fitting = kTileBytes / static_cast<int64_t>(sizeof(T)) / unit / std::max<int64_t>(inputs, 1);
+  const int64_t wanted = layer.rows <= kFewRows ? 1 : std::min(fitting, all / 8);
+  const int64_t panels = std::clamp<int64_t>(wanted, 1, kMaxTileColumns / unit);
+  const int64_t tiles = (all + panels - 1) / panels, groups = row_groups(tiles, layer.rows, kernels);
   const int64_t group_rows = round_up((layer.rows + groups - 1) / groups, kernels.block_rows);
+  const int64_t work = layer.rows * layer.chunk_size * (layer.k + 1);
+
+  // Neighbouring tasks are neighbouring tiles of the same rows.
+  parallel(tiles * groups, work, [&](int64_t begin, int64_t end) {
+    const int64_t panel_size = (inputs + 1) * unit;
+    T* memory = scratch<T>(panels * panel_size);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task % tiles * panels, row0 = task / tiles * group_rows;
+      const int64_t last = std::min(first + panels, all), row_end = std::min(layer.rows, row0 + group_rows);
+      for (int64_t p = first; p < last; ++p) {
+        const int64_t j0 = p * unit, count = std::min(unit, layer.chunk_size - j0);
+        T* w_x = memory + (p - first) * panel_size;
+        T *w_y = w_x + layer.k * unit, *start = w_y + layer.l * unit;
+        pack_columns(kernels, layer, layer.x_columns, j0, count, unit, w_x);
+        pack_columns(kernels, layer, layer.y_columns, j0, count, unit, w_y);
+        std::fill(start, start + unit, T(0));
+        if (layer.bias) std::copy(layer.bias + j0, layer.bias + j0 + count, start);
+        kernels.gemm(1, unit, layer.l, layer.y, layer.l, 1, w_y, unit, start, unit, nullptr, true);
+      }
+      const int64_t block = panels > 1 ? kernels.block_rows : row_end - row0;
+      for (int64_t r0 = row0; r0 < row_end; r0 += block) {
+        for (int64_t p = first; p < last; ++p) {
+          const T* w_x = memory + (p - first) * panel_size;
+          kernels.gemm_scatter(std::min(block, row_end - r0), layer.k, layer.x + r0 * layer.x_ld, layer.x_ld, w_x,
+                               w_x + inputs * unit, out + p * unit, layer.offset.data() + r0, layer.width.data() + r0,
+                               p * unit);
+        }
+      }
+    }
+  });
+}
+
+// Several conditions: the share of the chunks is computed once, and written with that of each condition added.
+template <typename T>
+void forward_sums(const OutputLayer<T>& layer, T* out) {
+  const TileKernels<T>& kernels = tile_kernels<T>();
+  const int64_t unit = kernels.block_columns, inputs = layer.k + layer.l;
+  const int64_t columns = std::min(kMaxTileColumns, round_up((layer.chunk_size + 3) / 4, unit));
+  const int64_t tiles = (layer.chunk_size + columns - 1) / columns, groups = row_groups(tiles, layer.rows, kernels);
+  const int64_t group_rows = round_up((layer.rows + groups - 1) / groups, kernels.block_rows);
+  const int64_t block = kRowBlocks * kernels.block_rows;
   const bool stream = layer.conditions * layer.out_stride * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
   const int64_t work = layer.rows * layer.chunk_size * (inputs + layer.conditions);
 
   parallel(tiles * groups, work, [&](int64_t begin, int64_t end) {
     T* memory = scratch<T>((inputs + 1 + layer.conditions + block) * columns);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t j0 = task / groups * columns, row0 = task % groups * group_rows;
+      const int64_t j0 = task % tiles * columns, row0 = task / tiles * group_rows;
       const int64_t row_end = std::min(layer.rows, row0 + group_rows);
       const int64_t count = std::min(columns, layer.chunk_size - j0), pitch = round_up(count, kernels.lanes);
       T *w_x = memory, *w_y = w_x + layer.k * pitch, *bias = w_y + layer.l * pitch;
@@ -89,24 +136,32 @@ void output_layer_forward(const OutputLayer<T>& layer, T* out) {
       pack_columns(kernels, layer, layer.x_columns, j0, count, pitch, w_x);
       pack_columns(kernels, layer, layer.y_columns, j0, count, pitch, w_y);
       kernels.gemm(layer.conditions, pitch, layer.l, layer.y, layer.l, 1, w_y, pitch, common, pitch, bias, false);
-
-      // With one condition its share is where the sums start; with several it is added while writing.
-      const T* start = layer.conditions == 1 ? common : nullptr;
       for (int64_t r0 = row0; r0 < row_end; r0 += block) {
         const int64_t height = std::min(block, row_end - r0);
-        kernels.gemm(height, pitch, layer.k, layer.x + r0 * layer.x_ld, layer.x_ld, 1, w_x, pitch, result, pitch, start, false);
+        const T* x = layer.x + r0 * layer.x_ld;
+        kernels.gemm(height, pitch, layer.k, x, layer.x_ld, 1, w_x, pitch, result, pitch, nullptr, false);
         for (int64_t q = 0; q < layer.conditions; ++q) {
-          for (int64_t r = r0; r < r0 + height; ++r) {
-            const int64_t valid = std::min(count, layer.width[r] - j0);
-            if (valid <= 0) continue;
-            kernels.write_sum(out + q * layer.out_stride + layer.offset[r] + j0, result + (r - r0) * pitch,
-                              start ? nullptr : common + q * pitch, valid, stream);
+          for (int64_t r = 0; r < height; ++r) {
+            const int64_t valid = std::min(count, layer.width[r0 + r] - j0);
+            T* to = out + q * layer.out_stride + layer.offset[r0 + r] + j0;
+            if (valid > 0) kernels.write_sum(to, result + r * pitch, common + q * pitch, valid, stream);
           }
         }
       }
     }
     if (stream) kernels.fence();
   });
+}
+
+}  // namespace
+
+template <typename T>
+void output_layer_forward(const OutputLayer<T>& layer, T* out) {
+  if (layer.conditions == 1) {
+    forward_panels(layer, out);
+  } else {
+    forward_sums(layer, out);
+  }
 }
 
 template <typename T>
@@ -122,6 +177,7 @@ void output_layer_backward(const OutputLayer<T>& layer, const T* grad, T* grad_w
   const int64_t tiles = (layer.chunk_size + columns - 1) / columns, slabs = std::min(tiles, kSlabs);
   const int64_t work = layer.rows * layer.chunk_size * 2 * (layer.k + layer.l + q_count);
 
+  const bool stream = layer.chunk_size * layer.ld * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
   const int64_t x_size = grad_x ? layer.rows * x_pitch : 0, y_size = grad_y ? q_count * y_pitch : 0;
   std::vector<T> partial(slabs * (x_size + y_size), T(0));
 
@@ -152,12 +208,12 @@ void output_layer_backward(const OutputLayer<T>& layer, const T* grad, T* grad_w
         }
         if (grad_bias) std::copy(total, total + count, grad_bias + j0);
         if (grad_weight) {
-          T* dw_y = dw + layer.k * pitch;
-          T* rows = grad_weight + j0 * layer.ld;
+          T *dw_y = dw + layer.k * pitch, *rows = grad_weight + j0 * layer.ld, *target = stream ? w_rows : rows;
           kernels.gemm(layer.k, pitch, layer.rows, layer.x, 1, layer.x_ld, g_x, pitch, dw, pitch, nullptr, false);
           kernels.gemm(layer.l, pitch, q_count, layer.y, 1, layer.l, g_y, pitch, dw_y, pitch, nullptr, false);
-          for (const Columns& run : layer.x_columns) kernels.unpack_transposed(dw, pitch, rows, layer.ld, count, run);
-          for (const Columns& run : layer.y_columns) kernels.unpack_transposed(dw_y, pitch, rows, layer.ld, count, run);
+          for (const Columns& run : layer.x_columns) kernels.unpack_transposed(dw, pitch, target, layer.ld, count, run);
+          for (const Columns& run : layer.y_columns) kernels.unpack_transposed(dw_y, pitch, target, layer.ld, count, run);
+          if (stream) kernels.write_sum(rows, target, nullptr, count * layer.ld, true);
         }
         if (grad_x) {
           pack_rows(layer, layer.x_columns, j0, count, x_pitch, w_rows);
@@ -169,6 +225,7 @@ void output_layer_backward(const OutputLayer<T>& layer, const T* grad, T* grad_w
         }
       }
     }
+    if (stream) kernels.fence();
   });
 
   const auto reduce = [&](T* target, int64_t rows, int64_t width, int64_t pitch, int64_t start) {

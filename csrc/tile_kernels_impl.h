@@ -16,15 +16,15 @@ template <typename T>
 constexpr int kLanes = HN_BYTES / sizeof(T);
 
 template <typename T, int MR, int NV>
-HN_TARGET void register_block(int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb, T* C,
-                              int64_t ldc, const T* bias, bool accumulate) {
+HN_TARGET void register_block(int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb,
+                              T* const* C, const T* bias, bool accumulate) {
   using V = Vector<T>;
   V sum[MR][NV];
 #pragma GCC unroll 16
   for (int m = 0; m < MR; ++m) {
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) {
-      const T* from = accumulate ? C + m * ldc : bias;
+      const T* from = accumulate ? C[m] : bias;
       sum[m][v] = from ? reinterpret_cast<const V*>(from)[v] : V{};
     }
   }
@@ -44,18 +44,18 @@ HN_TARGET void register_block(int64_t P, const T* A, int64_t am, int64_t ap, con
 #pragma GCC unroll 16
   for (int m = 0; m < MR; ++m) {
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) reinterpret_cast<V*>(C + m * ldc)[v] = sum[m][v];
+    for (int v = 0; v < NV; ++v) reinterpret_cast<V*>(C[m])[v] = sum[m][v];
   }
 }
 
 template <typename T, int NV, int MR = HN_ROWS>
-HN_INLINE void row_tail(int64_t rows, int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb, T* C,
-                        int64_t ldc, const T* bias, bool accumulate) {
+HN_INLINE void some_rows(int64_t rows, int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb,
+                         T* const* C, const T* bias, bool accumulate) {
   if constexpr (MR > 0) {
     if (rows == MR) {
-      register_block<T, MR, NV>(P, A, am, ap, B, ldb, C, ldc, bias, accumulate);
+      register_block<T, MR, NV>(P, A, am, ap, B, ldb, C, bias, accumulate);
     } else {
-      row_tail<T, NV, MR - 1>(rows, P, A, am, ap, B, ldb, C, ldc, bias, accumulate);
+      some_rows<T, NV, MR - 1>(rows, P, A, am, ap, B, ldb, C, bias, accumulate);
     }
   }
 }
@@ -63,11 +63,49 @@ HN_INLINE void row_tail(int64_t rows, int64_t P, const T* A, int64_t am, int64_t
 template <typename T, int NV>
 HN_INLINE void column_block(int64_t M, int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb, T* C,
                             int64_t ldc, const T* bias, bool accumulate) {
-  int64_t m = 0;
-  for (; m + HN_ROWS <= M; m += HN_ROWS) {
-    register_block<T, HN_ROWS, NV>(P, A + m * am, am, ap, B, ldb, C + m * ldc, ldc, bias, accumulate);
+  T* rows[HN_ROWS];
+  for (int64_t m = 0; m < M; m += HN_ROWS) {
+    for (int i = 0; i < HN_ROWS; ++i) rows[i] = C + (m + i) * ldc;
+    some_rows<T, NV>(std::min<int64_t>(HN_ROWS, M - m), P, A + m * am, am, ap, B, ldb, rows, bias, accumulate);
   }
-  row_tail<T, NV, HN_ROWS - 1>(M - m, P, A + m * am, am, ap, B, ldb, C + m * ldc, ldc, bias, accumulate);
+}
+
+template <typename T>
+HN_TARGET void gemm_scatter(int64_t M, int64_t P, const T* A, int64_t lda, const T* panel, const T* bias, T* out,
+                            const int64_t* offset, const int64_t* width, int64_t start) {
+  constexpr int64_t columns = HN_VECTORS * kLanes<T>;
+  alignas(64) T edge[HN_ROWS][columns];
+  T* rows[HN_ROWS];
+  for (int64_t m = 0; m < M; m += HN_ROWS) {
+    const int64_t count = std::min<int64_t>(HN_ROWS, M - m);
+    int64_t widest = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t valid = width[m + i] - start;
+      widest = std::max(widest, valid);
+      rows[i] = valid >= columns ? out + offset[m + i] : edge[i];
+    }
+    if (widest <= 0) continue;
+    some_rows<T, HN_VECTORS>(count, P, A + m * lda, lda, 1, panel, columns, rows, bias, false);
+    for (int64_t i = 0; i < count; ++i) {
+      if (rows[i] != edge[i]) continue;
+      const int64_t valid = std::max<int64_t>(width[m + i] - start, 0);
+      std::copy(edge[i], edge[i] + valid, out + offset[m + i]);
+    }
+  }
+}
+
+// Terms of the sums are taken kDepth at a time, so that a panel of B stays in the first-level cache for all rows.
+constexpr int64_t kDepth = 128;
+
+template <typename T, int NV>
+HN_INLINE void panel(int64_t M, int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb, T* C,
+                     int64_t ldc, const T* bias, bool accumulate) {
+  int64_t p = 0;
+  do {
+    const int64_t depth = P - p < 2 * kDepth ? P - p : kDepth;
+    column_block<T, NV>(M, depth, A + p * ap, am, ap, B + p * ldb, ldb, C, ldc, bias, accumulate || p > 0);
+    p += depth;
+  } while (p < P);
 }
 
 template <typename T>
@@ -75,14 +113,14 @@ HN_TARGET void gemm(int64_t M, int64_t N, int64_t P, const T* A, int64_t am, int
                     T* C, int64_t ldc, const T* bias, bool accumulate) {
   constexpr int L = kLanes<T>;
   int64_t n = 0;
-  for (; n + HN_VECTORS * L <= N; n += HN_VECTORS * L) {
-    column_block<T, HN_VECTORS>(M, P, A, am, ap, B + n, ldb, C + n, ldc, bias ? bias + n : nullptr, accumulate);
+  for (; n + HN_VECTORS * L <= N && N - n != 4 * L; n += HN_VECTORS * L) {  // 2 + 2 vectors beat 3 + 1
+    panel<T, HN_VECTORS>(M, P, A, am, ap, B + n, ldb, C + n, ldc, bias ? bias + n : nullptr, accumulate);
   }
   for (; n + 2 * L <= N; n += 2 * L) {
-    column_block<T, 2>(M, P, A, am, ap, B + n, ldb, C + n, ldc, bias ? bias + n : nullptr, accumulate);
+    panel<T, 2>(M, P, A, am, ap, B + n, ldb, C + n, ldc, bias ? bias + n : nullptr, accumulate);
   }
   for (; n < N; n += L) {
-    column_block<T, 1>(M, P, A, am, ap, B + n, ldb, C + n, ldc, bias ? bias + n : nullptr, accumulate);
+    panel<T, 1>(M, P, A, am, ap, B + n, ldb, C + n, ldc, bias ? bias + n : nullptr, accumulate);
   }
 }
 
@@ -141,6 +179,20 @@ HN_TARGET void pack_transposed(T* tile, int64_t pitch, const T* matrix, const T*
   }
 }
 
+// The first `count` elements of a vector.
+template <typename T>
+HN_INLINE void store_some(T* out, Vector<T> value, int64_t count) {
+#if defined(__x86_64__) && HN_BYTES == 64
+  if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_epi32(out, static_cast<__mmask16>((1u << count) - 1), reinterpret_cast<__m512i>(value));
+  } else {
+    _mm512_mask_storeu_epi64(out, static_cast<__mmask8>((1u << count) - 1), reinterpret_cast<__m512i>(value));
+  }
+#else
+  for (int64_t i = 0; i < count; ++i) out[i] = value[i];
+#endif
+}
+
 template <typename T>
 HN_TARGET void unpack_transposed(const T* tile, int64_t pitch, T* matrix, int64_t ld, int64_t rows, Columns columns) {
   using V = Vector<T>;
@@ -163,11 +215,7 @@ HN_TARGET void unpack_transposed(const T* tile, int64_t pitch, T* matrix, int64_
 #pragma GCC unroll 16
         for (int r = 0; r < L; ++r) *reinterpret_cast<V*>(matrix + (j + r) * ld + k) = block[r];
       } else {
-        for (int64_t r = 0; r < height; ++r) {
-          const T* from = reinterpret_cast<const T*>(&block[r]);
-          T* out = matrix + (j + r) * ld + k;
-          for (int64_t t = 0; t < width; ++t) out[t] = from[t];
-        }
+        for (int64_t r = 0; r < height; ++r) store_some<T>(matrix + (j + r) * ld + k, block[r], width);
       }
     }
   }
@@ -232,7 +280,7 @@ inline void fence() {
 #define HN_NAME(x) HN_STRING(x)
 
 template <typename T>
-const TileKernels<T> kTable = {HN_NAME(HN_ISA), kLanes<T>,  HN_ROWS,  HN_VECTORS* kLanes<T>, gemm<T>, pack_transposed<T>,
+const TileKernels<T> kTable = {HN_NAME(HN_ISA), kLanes<T>,  HN_ROWS,  HN_VECTORS* kLanes<T>, gemm<T>, gemm_scatter<T>, pack_transposed<T>,
                                unpack_transposed<T>, write_sum<T>, add<T>, fence};
 
 #undef HN_NAME
