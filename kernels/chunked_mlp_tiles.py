@@ -84,7 +84,7 @@ def forward_tile(arch: int, precision: str, rows: int, width: int, alignment: in
         return Tile(16, 128, min(block_k, 64), 4)
     if arch == 100:
         # One block of K only: the compiler crashes on tcgen05 in a loop over K (triton 3.6).
-        return Tile(64, 64, block_k, 4)
+        return Tile(64, 64, block_k, 8)
     return Tile(64, 128, min(block_k, 64), 8)
 
 
@@ -104,5 +104,5 @@ def backward_tile(arch: int, precision: str, rows: int, width: int, need: str, r
     if need == "features" and block_k == 128:
         return Tile(64, 64, block_k, 8)
     if need == "weight" or arch == 100 or block_k == 128:
-        return Tile(32, 64, block_k, 8 if block_k > 16 else 4)
+        return Tile(32, 64, block_k, 4 if block_k == 16 or repeated else 8)
     return Tile(64, 64, block_k, 8 if block_k > 16 else 4)
