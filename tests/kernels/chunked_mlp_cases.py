@@ -156,7 +156,13 @@ CASES = [
     Case("wide-hidden", "bn", (150, 20), activation="elu"),
     Case("wide-inputs", "bun", part_width=140),
     Case("wide-inputs-one-chunk", "b", chunks=1, part_width=140),
+    # More than one chunk is cut off.
+    Case("cut-single", "bn", cut=80),
+    Case("cut-hidden", "bn", (10,), cut=80),
+    Case("cut-wide", "bn", (130,), cut=80),
+    Case("cut-wide-inputs", "bn", part_width=140, cut=80),
     # Layouts and dtypes.
+    Case("bfloat16-wide-inputs", "bun", part_width=140, dtype=torch.bfloat16),
     Case("strided", "bn", (20,), contiguous=False, activation="tanh"),
     Case("strided-single", "bn", contiguous=False),
     *(
