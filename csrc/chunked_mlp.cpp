@@ -32,6 +32,9 @@ struct Sizes {
 Sizes check_arguments(TensorList inputs, TensorList weights, TensorList biases, string_view activation, int64_t outputs) {
   TORCH_CHECK_VALUE(!inputs.empty() && !weights.empty(), kOp, ": inputs and weights must not be empty, got ",
                     inputs.size(), ", ", weights.size());
+  const at::ScalarType type = weights[0].scalar_type();
+  TORCH_CHECK_VALUE(type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf, kOp,
+                    ": weights[0] is ", type, ", accepted are Half, BFloat16, Float, Double");
   TORCH_CHECK_VALUE(activation == "identity" || activation == "relu" || activation == "sigmoid" || activation == "tanh" ||
                         activation == "elu" || activation == "leaky_relu",
                     kOp, ": activation is '", activation,
@@ -256,8 +259,10 @@ bool varies_with_both(const Tensor& part, const Sizes& sizes) {
 }
 
 LastInput separate(TensorList inputs, const Sizes& sizes) {
+  int64_t width = 0;
+  for (const Tensor& part : inputs) width += part.size(2);
   const bool full = std::any_of(inputs.begin(), inputs.end(), [&](const Tensor& p) { return varies_with_both(p, sizes); });
-  if (full || sizes.chunks == 1 || !has_tile_kernels(inputs[0].scalar_type())) {
+  if (full || sizes.chunks == 1 || width > kWideLayer || !has_tile_kernels(inputs[0].scalar_type())) {
     std::vector<Tensor> parts;
     for (const Tensor& part : inputs) parts.push_back(part.expand({sizes.conditions, sizes.chunks, part.size(2)}));
     return dense_input(at::cat(parts, 2).flatten(0, 1));
@@ -266,17 +271,17 @@ LastInput separate(TensorList inputs, const Sizes& sizes) {
   std::vector<Tensor> of_chunk, of_condition;
   int64_t column = 0, k = 0, l = 0;
   for (const Tensor& part : inputs) {
-    const int64_t width = part.size(2);
+    const int64_t part_width = part.size(2);
     if (part.size(1) != 1) {
       of_chunk.push_back(part[0]);
-      result.x_columns.push_back({column, k, width});
-      k += width;
+      result.x_columns.push_back({column, k, part_width});
+      k += part_width;
     } else {
-      of_condition.push_back(part.expand({sizes.conditions, 1, width}).select(1, 0));
-      result.y_columns.push_back({column, l, width});
-      l += width;
+      of_condition.push_back(part.expand({sizes.conditions, 1, part_width}).select(1, 0));
+      result.y_columns.push_back({column, l, part_width});
+      l += part_width;
     }
-    column += width;
+    column += part_width;
   }
   const Tensor none = inputs[0].new_empty({sizes.conditions, 0});
   result.x = of_chunk.size() == 1 ? of_chunk[0].contiguous() : at::cat(of_chunk, 1);
@@ -286,7 +291,7 @@ LastInput separate(TensorList inputs, const Sizes& sizes) {
 
 bool use_tiles(const LastInput& input, const Tensor& weight) {
   if (!has_tile_kernels(weight.scalar_type())) return false;
-  return input.separable() || (input.x.size(1) <= kWideLayer && input.x.size(0) >= kFewRows);
+  return input.x.size(1) <= kWideLayer && (input.separable() || input.x.size(0) >= kFewRows);
 }
 
 template <typename T>
@@ -349,14 +354,20 @@ struct LastGrads {
 };
 
 void library_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Sizes& sizes, LastGrads& grads) {
-  if (grads.weight.defined()) grads.weight.zero_();
+  const auto parts = grad.numel() > 0 ? blocks(grad, sizes) : std::vector<Block>();
+  int64_t covered = 0;
+  for (const Block& block : parts) covered += block.rows;
+  const bool all_columns = !parts.empty() && parts[0].columns == sizes.chunk_size;
+  if (grads.weight.defined() && !all_columns) grads.weight.zero_();
   if (grads.bias.defined()) grads.bias.zero_();
-  if (grads.x.defined()) grads.x.zero_();
+  if (grads.x.defined() && covered < x.size(0)) grads.x.zero_();
   if (grads.y.defined()) grads.y.zero_();
-  if (grad.numel() == 0) return;
-  for (const Block& block : blocks(grad, sizes)) {
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const Block& block = parts[i];
     const Tensor rows = x.narrow(0, block.first_row, block.rows);
-    if (grads.weight.defined()) product_out(grads.weight.narrow(0, 0, block.columns), block.flat.t(), rows, {}, true);
+    if (grads.weight.defined()) {
+      product_out(grads.weight.narrow(0, 0, block.columns), block.flat.t(), rows, {}, i > 0 || !all_columns);
+    }
     if (grads.bias.defined()) grads.bias.narrow(0, 0, block.columns).add_(block.flat.sum(0));
     if (grads.x.defined()) {
       product_out(grads.x.narrow(0, block.first_row, block.rows), block.flat, weight.narrow(0, 0, block.columns));
@@ -410,21 +421,22 @@ void split_input_grads(const LastInput& input, const LastGrads& grads, TensorLis
   }
 }
 
-std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& hidden_all, TensorList inputs, TensorList weights,
+std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& saved_hidden, TensorList inputs, TensorList weights,
                              TensorList biases, string_view activation, c10::List<bool> needs) {
   TORCH_CHECK_VALUE(grad_out.dim() == 2, kOp, "_backward: grad_out has shape ", grad_out.sizes(), ", expected [conditions, outputs]");
   const Sizes sizes = check_arguments(inputs, weights, biases, activation, grad_out.size(1));
   TORCH_CHECK_VALUE(grad_out.size(0) == sizes.conditions && grad_out.scalar_type() == weights[0].scalar_type(), kOp,
                     "_backward: grad_out is ", grad_out.scalar_type(), " ", grad_out.sizes(), ", expected ",
                     weights[0].scalar_type(), " [", sizes.conditions, ", outputs]");
-  TORCH_CHECK_VALUE(weights.size() == 1 || (hidden_all.dim() == 2 && hidden_all.size(0) == sizes.rows()), kOp,
-                    "_backward: hidden has shape ", hidden_all.sizes(), ", expected [", sizes.rows(), ", widths]");
+  TORCH_CHECK_VALUE(weights.size() == 1 || (saved_hidden.dim() == 2 && saved_hidden.size(0) == sizes.rows()), kOp,
+                    "_backward: hidden has shape ", saved_hidden.sizes(), ", expected [", sizes.rows(), ", widths]");
   const size_t first_weight = inputs.size(), first_bias = first_weight + weights.size(), last = weights.size() - 1;
   TORCH_CHECK_VALUE(needs.size() == first_bias + biases.size(), "chunked_mlp_backward: ", needs.size(),
                     " needs for ", first_bias + biases.size(), " tensors");
   const auto need = [&](size_t i) { return static_cast<bool>(needs.get(i)); };
   std::vector<Tensor> results(first_bias + biases.size());
 
+  const Tensor hidden_all = saved_hidden.contiguous();  // hooks on saved tensors may bring it back in any layout
   std::vector<Tensor> hidden;
   if (last > 0) {
     std::vector<int64_t> widths;

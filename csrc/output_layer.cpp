@@ -1,9 +1,9 @@
 #include "output_layer.h"
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <cstring>
+
+#include "tasks.h"
 
 namespace hnetfast {
 namespace {
@@ -14,30 +14,7 @@ constexpr int64_t kGradTileBytes = 1024 << 10; // of a tile of the output gradie
 constexpr int64_t kMaxTileColumns = 480;
 constexpr int64_t kRowBlocks = 4;             // register blocks of rows between two writes of the result
 constexpr int64_t kStreamBytes = 4 << 20;     // larger results are written past the caches
-constexpr int64_t kSerialWork = 1 << 17;      // multiply-adds below which a second thread does not pay
 constexpr int64_t kSlabs = 16;                // partial sums of the input gradient: fixed, so that threads do not matter
-
-int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
-// Memory of this thread, kept between calls.
-template <typename T>
-T* scratch(int64_t count) {
-  thread_local std::vector<T> buffer;
-  if (static_cast<int64_t>(buffer.size()) < count) {
-    buffer.clear();
-    buffer.resize(count);
-  }
-  return buffer.data();
-}
-
-template <typename F>
-void parallel(int64_t tasks, int64_t work, const F& run) {
-  if (work < kSerialWork) {
-    run(0, tasks);
-  } else {
-    at::parallel_for(0, tasks, 1, run);
-  }
-}
 
 template <typename T>
 void pack_columns(const TileKernels<T>& kernels, const OutputLayer<T>& layer, const std::vector<Columns>& columns,
@@ -58,12 +35,6 @@ void pack_rows(const OutputLayer<T>& layer, const std::vector<Columns>& columns,
       std::memcpy(tile + j * pitch + run.to, layer.weight + (j0 + j) * layer.ld + run.from, run.width * sizeof(T));
     }
   }
-}
-
-// Groups of rows where there are too few tiles of columns to share out.
-template <typename T>
-int64_t row_groups(int64_t tiles, int64_t rows, const TileKernels<T>& kernels) {
-  return std::clamp<int64_t>(8 / tiles, 1, (rows + kernels.block_rows - 1) / kernels.block_rows);
 }
 
 // One condition: the products go straight to their place, a panel of columns at a time. Some neighbouring panels

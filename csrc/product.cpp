@@ -1,32 +1,91 @@
 #include "product.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-#include <dlfcn.h>
+
+#include "tasks.h"
 
 namespace hnetfast {
 namespace {
 
 using at::Tensor;
 
-constexpr int64_t kLongSum = 192;  // from this length on MKL may share the terms of one sum out among its threads
-constexpr int64_t kBlock = 512;    // rows or columns of the result that a task should have: smaller ones cost packing
-constexpr int64_t kMostTasks = 64;
+constexpr int64_t kDepth = 1024;  // terms of the sums taken together
+constexpr int64_t kPanels = 4;    // panels of columns packed together: with kDepth, a part of the second-level cache
+constexpr int64_t kRows = 512;    // of a result that one library call computes
 
-// While it lives, MKL uses one thread for the calls of this one. PyTorch brings MKL along without its headers.
-class SerialLibrary {
- public:
-  SerialLibrary() : before_(set_ ? set_(1) : 0) {}
-  ~SerialLibrary() {
-    if (set_) set_(before_);
+// [depth, count] with rows `ld` apart to [depth, unit], padded with zeros.
+template <typename T>
+void copy_panel(const T* from, int64_t ld, int64_t depth, int64_t count, T* panel, int64_t unit) {
+  for (int64_t t = 0; t < depth; ++t) {
+    T* row = panel + t * unit;
+    std::fill(std::copy(from + t * ld, from + t * ld + count, row), row + unit, T(0));
   }
-  SerialLibrary(const SerialLibrary&) = delete;
-  SerialLibrary& operator=(const SerialLibrary&) = delete;
+}
 
- private:
-  static inline int (*const set_)(int) = reinterpret_cast<int (*)(int)>(dlsym(RTLD_DEFAULT, "MKL_Set_Num_Threads_Local"));
-  int before_;
-};
+// C = A·B, or A·Bᵀ where `transposed`: each element summed by one thread, in an order that only P decides.
+template <typename T>
+void tile_product(int64_t M, int64_t N, int64_t P, const T* A, int64_t lda, const T* B, int64_t ldb, bool transposed,
+                  T* C, int64_t ldc, const T* bias, bool accumulate) {
+  const TileKernels<T>& kernels = tile_kernels<T>();
+  const int64_t unit = kernels.block_columns, all = (N + unit - 1) / unit;
+  const int64_t panels = std::min(all, kPanels);
+  const int64_t tiles = (all + panels - 1) / panels, groups = row_groups(tiles, M, kernels);
+  const int64_t group_rows = round_up((M + groups - 1) / groups, kernels.block_rows);
+  const int64_t panel_size = (kDepth + 1) * unit;
+
+  parallel(tiles * groups, M * N * P, [&](int64_t begin, int64_t end) {
+    T* memory = scratch<T>(panels * panel_size + kernels.block_rows * unit);
+    T* edge = memory + panels * panel_size;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task % tiles * panels, last = std::min(first + panels, all);
+      const int64_t row0 = task / tiles * group_rows, row_end = std::min(M, row0 + group_rows);
+      int64_t p0 = 0;
+      do {
+        const int64_t depth = std::min(kDepth, P - p0);
+        const bool add = accumulate || p0 > 0;
+        for (int64_t p = first; p < last; ++p) {
+          const int64_t j0 = p * unit, count = std::min(unit, N - j0);
+          T *panel = memory + (p - first) * panel_size, *start = panel + kDepth * unit;
+          if (transposed) {
+            kernels.pack_transposed(panel, unit, B + j0 * ldb, B + (N - 1) * ldb + P, ldb, count, {p0, 0, depth});
+          } else {
+            copy_panel(B + p0 * ldb + j0, ldb, depth, count, panel, unit);
+          }
+          std::fill(start, start + unit, T(0));
+          if (bias) std::copy(bias + j0, bias + j0 + count, start);
+        }
+        for (int64_t m = row0; m < row_end; m += kernels.block_rows) {
+          const int64_t height = std::min(kernels.block_rows, row_end - m);
+          const T* a = A + m * lda + p0;
+          for (int64_t p = first; p < last; ++p) {
+            const int64_t j0 = p * unit, count = std::min(unit, N - j0);
+            const T *panel = memory + (p - first) * panel_size, *start = panel + kDepth * unit;
+            T* c = C + m * ldc + j0;
+            if (count == unit) {
+              kernels.gemm(height, unit, depth, a, lda, 1, panel, unit, c, ldc, start, add);
+              continue;
+            }
+            for (int64_t i = 0; i < height && add; ++i) std::copy(c + i * ldc, c + i * ldc + count, edge + i * unit);
+            kernels.gemm(height, round_up(count, kernels.lanes), depth, a, lda, 1, panel, unit, edge,
+                         unit, start, add);
+            for (int64_t i = 0; i < height; ++i) std::copy(edge + i * unit, edge + i * unit + count, c + i * ldc);
+          }
+        }
+        p0 += depth;
+      } while (p0 < P);
+    }
+  });
+}
+
+bool by_rows(const Tensor& matrix) { return matrix.stride(1) == 1 || matrix.size(1) == 1; }
+
+template <typename T>
+void tile_product(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulate) {
+  const bool transposed = !by_rows(b);
+  tile_product<T>(a.size(0), b.size(1), a.size(1), a.const_data_ptr<T>(), a.stride(0), b.const_data_ptr<T>(),
+                  b.stride(transposed), transposed, out.mutable_data_ptr<T>(), out.stride(0),
+                  bias.defined() ? bias.const_data_ptr<T>() : nullptr, accumulate);
+}
 
 void library_product(Tensor out, const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulate) {
   if (accumulate) {
@@ -38,30 +97,36 @@ void library_product(Tensor out, const Tensor& a, const Tensor& b, const Tensor&
   }
 }
 
+// By library calls on blocks of rows, the same blocks for any number of threads; each call runs on one thread, as
+// it is made from within a parallel region. (A call of its own may share the terms of one sum out among threads.)
+void blocked_library_product(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulate) {
+  const int64_t rows = out.size(0), tasks = std::clamp<int64_t>(rows / kRows, 2, 64);
+  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    at::AutoDispatchBelowADInplaceOrView guard;  // other threads start without the state of this one
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t start = rows * task / tasks, count = rows * (task + 1) / tasks - start;
+      if (count == 0) continue;
+      library_product(out.narrow(0, start, count), a.narrow(0, start, count), b, bias, accumulate);
+    }
+  });
+}
+
 }  // namespace
 
 void product_out(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulate) {
-  const bool splits_sums = a.scalar_type() == at::kFloat || a.scalar_type() == at::kDouble;
-  if (a.size(1) < kLongSum || !splits_sums) return library_product(out, a, b, bias, accumulate);
-  // Each thread computes blocks of the result instead, cut the same way for any number of threads.
-  const int64_t axis = out.size(0) < out.size(1), size = out.size(axis);
-  int64_t tasks = 2;  // an even share for two threads
-  while (tasks < kMostTasks && size / tasks > kBlock) tasks *= 2;
-  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    at::AutoDispatchBelowADInplaceOrView guard;  // other threads start without the state of this one
-    SerialLibrary serial;
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t start = size * task / tasks, width = size * (task + 1) / tasks - start;
-      if (width == 0) continue;
-      const Tensor block = out.narrow(axis, start, width);
-      if (axis == 0) {
-        library_product(block, a.narrow(0, start, width), b, bias, accumulate);
-      } else {
-        const Tensor part = bias.defined() ? bias.narrow(0, start, width) : bias;
-        library_product(block, a, b.narrow(1, start, width), part, accumulate);
-      }
-    }
-  });
+  if (out.numel() == 0) return;
+  const bool tiles = a.scalar_type() == at::kFloat || a.scalar_type() == at::kDouble;
+  if (!tiles) return library_product(out, a, b, bias, accumulate);
+  // Columns of `a` that lie together suit the library, which rearranges both sides.
+  if (!by_rows(a) && a.stride(0) == 1) return blocked_library_product(out, a, b, bias, accumulate);
+  const Tensor left = by_rows(a) ? a : a.contiguous();
+  const Tensor right = by_rows(b) || b.stride(0) == 1 ? b : b.contiguous();
+  const Tensor start = bias.defined() ? bias.contiguous() : bias;
+  if (a.scalar_type() == at::kFloat) {
+    tile_product<float>(out, left, right, start, accumulate);
+  } else {
+    tile_product<double>(out, left, right, start, accumulate);
+  }
 }
 
 Tensor product(const Tensor& a, const Tensor& b, const Tensor& bias) {

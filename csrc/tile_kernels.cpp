@@ -2,7 +2,15 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <type_traits>
 #include <utility>
+
+#if __has_builtin(__builtin_shufflevector)
+#define HN_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else  // GCC before 12: the indices are a vector of integers as wide as the elements
+#define HN_SHUFFLE(a, b, ...) \
+  __builtin_shuffle(a, b, Vector<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>{__VA_ARGS__})
+#endif
 
 #if defined(__x86_64__)
 #include <immintrin.h>

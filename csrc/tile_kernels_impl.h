@@ -128,8 +128,8 @@ HN_TARGET void gemm(int64_t M, int64_t N, int64_t P, const T* A, int64_t am, int
 template <typename T, int S, size_t... Lane>
 HN_INLINE void swap_blocks(Vector<T>& a, Vector<T>& b, std::index_sequence<Lane...>) {
   constexpr int L = kLanes<T>;
-  const Vector<T> low = __builtin_shufflevector(a, b, ((Lane & S) ? int(L + Lane - S) : int(Lane))...);
-  const Vector<T> high = __builtin_shufflevector(a, b, ((Lane & S) ? int(L + Lane) : int(Lane + S))...);
+  const Vector<T> low = HN_SHUFFLE(a, b, ((Lane & S) ? int(L + Lane - S) : int(Lane))...);
+  const Vector<T> high = HN_SHUFFLE(a, b, ((Lane & S) ? int(L + Lane) : int(Lane + S))...);
   a = low;
   b = high;
 }

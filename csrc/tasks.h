@@ -1,0 +1,45 @@
+// What the tile passes share: sharing out tasks among threads, and memory for each thread.
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "tile_kernels.h"
+
+namespace hnetfast {
+
+inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Memory of this thread, kept between calls.
+template <typename T>
+T* scratch(int64_t count) {
+  thread_local std::vector<T> buffer;
+  if (static_cast<int64_t>(buffer.size()) < count) {
+    buffer.clear();
+    buffer.resize(count);
+  }
+  return buffer.data();
+}
+
+// Runs tasks [0, tasks) on all threads, or on this one where `work` multiply-adds do not pay for a second.
+template <typename F>
+void parallel(int64_t tasks, int64_t work, const F& run) {
+  constexpr int64_t kSerialWork = 1 << 17;
+  if (work < kSerialWork) {
+    run(0, tasks);
+  } else {
+    at::parallel_for(0, tasks, 1, run);
+  }
+}
+
+// Groups of rows where there are too few tiles of columns to share out.
+template <typename T>
+int64_t row_groups(int64_t tiles, int64_t rows, const TileKernels<T>& kernels) {
+  const int64_t most = std::max<int64_t>((rows + kernels.block_rows - 1) / kernels.block_rows, 1);
+  return std::clamp<int64_t>(8 / std::max<int64_t>(tiles, 1), 1, most);
+}
+
+}  // namespace hnetfast
