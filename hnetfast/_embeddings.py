@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+
+from hnetfast.mnets._weights import look_up
 
 
 def select_embeddings(params: Sequence[Tensor], cond_ids: list[int] | Tensor) -> Tensor:
@@ -26,7 +28,7 @@ def select_embeddings(params: Sequence[Tensor], cond_ids: list[int] | Tensor) ->
 
 
 def select_parameters(
-    params: dict[str, Tensor],
+    params: nn.ParameterList,
     keys: Sequence[str],
     given: Sequence[Tensor] | None,
     cond_ids: list[int] | Tensor,
@@ -35,8 +37,8 @@ def select_parameters(
     """Parameters of the requested conditions, a parameter list's own or given ones.
 
     Args:
-        params: What a :class:`torch.nn.ParameterList` holds, by name.
-        keys: The name of each condition's parameter.
+        params: The parameters of a hypernetwork.
+        keys: The name of each condition's parameter in it.
         given: One tensor a condition, used instead unless None.
         cond_ids: Condition IDs, see :func:`select_embeddings`.
         shape: Shape to bring each of them to.
@@ -46,13 +48,13 @@ def select_parameters(
     """
     if isinstance(cond_ids, list):
         if given is None:
-            if len(cond_ids) == 1:
-                return params[keys[cond_ids[0]]].view(1, *shape)
-            chosen = [params[keys[i]] for i in cond_ids]
+            chosen = look_up(params, [keys[i] for i in cond_ids])
+            if len(chosen) == 1:
+                return chosen[0].view(1, *shape)
         else:
             chosen = [given[i] for i in cond_ids]
         return torch.stack(chosen).view(-1, *shape)
-    every = [params[key] for key in keys] if given is None else given
+    every = look_up(params, keys) if given is None else given
     return select_embeddings(every, cond_ids).view(-1, *shape)
 
 

@@ -1,5 +1,7 @@
 """Arguments that hypernetworks refuse, what the message says, and that nothing has changed by then."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -28,6 +30,7 @@ BAD_ARGUMENTS = [
     ({"target_shapes": [[2.0]]}, TypeError, r"target_shapes\[0\]\[0\].*2.0"),
     ({"target_shapes": [3]}, TypeError, r"target_shapes\[0\]"),
     ({"target_shapes": None}, TypeError, "target_shapes"),
+    ({"target_shapes": [torch.tensor([2, 3])]}, TypeError, r"target_shapes\[0\]"),
     ({"layers": [4, 0]}, ValueError, r"layers\[1\].*at least 1.*got 0"),
     ({"layers": [-2]}, ValueError, r"layers\[0\]"),
     ({"layers": [2.5]}, TypeError, r"layers\[0\].*2.5"),
@@ -284,3 +287,17 @@ def test_a_users_hypernetwork():
         Table(3, complete=False)
     with pytest.raises(NotImplementedError, match="Table has no conditional"):
         hnet.add_conditions(1)
+
+
+def test_weights_of_two_dtypes_change_nothing(cls):
+    hnet = construct(cls, use_batch_norm=True, dropout_rate=0.5, layers=[4], num_cond_embs=2)
+    weights = [p.detach().clone() for p in hnet.internal_params]
+    last_bias = hnet.unconditional_params_ref[5]
+    weights[last_bias] = weights[last_bias].double()
+    before = copy.deepcopy(hnet.state_dict())
+    state = torch.get_rng_state()
+    with pytest.raises((ValueError, TypeError), match=r"weights: one dtype and device.*float32.*float64"):
+        hnet(cond_id=[0, 1], weights=weights)
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in hnet.state_dict().items():
+        assert torch.equal(value, before[name]), name

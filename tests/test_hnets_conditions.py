@@ -301,3 +301,16 @@ def test_plain_ddp_with_a_different_condition_on_each_rank():
 
 if __name__ == "__main__":
     train_distributed(int(sys.argv[3]), *sys.argv[1:3])
+
+
+def test_metadata_belongs_to_the_user(kind):
+    hnet = build(kind)
+    for entry in hnet.param_shapes_meta:
+        entry["info"] = "mine"
+    hnet.add_conditions(1)
+    fresh = build(kind, num_cond_embs=4)
+    fresh.load_state_dict(hnet.state_dict())
+    assert torch.equal(flat(hnet, cond_id=[3, 0]), flat(fresh, cond_id=[3, 0]))
+    assert sum(entry.get("info") == "mine" for entry in hnet.param_shapes_meta) == len(
+        build(kind).param_shapes
+    )

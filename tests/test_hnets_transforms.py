@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from hnetfast.hnets import HMLP, ChunkedHMLP
 from hnetfast.mnets import MLP
@@ -315,3 +316,52 @@ def test_verbose(capsys):
     assert capsys.readouterr().out == f"Created Chunked MLP Hypernet with 7 chunk(s) of size 7.\n{hnet}\n"
     hnet = build("HMLP", verbose=True)
     assert capsys.readouterr().out == f"Created MLP Hypernet.\n{hnet}\n"
+
+
+# --- parameters that are no longer what was registered -----------------------------------------------
+
+
+class Double(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+@pytest.mark.parametrize("index", [1, 3, 5])
+def test_pruned_and_replaced_parameters(kind, index):
+    hnet, expected = build(kind), build(kind)
+    ids = [1, 0]
+    doubled = copy.deepcopy(expected)
+    with torch.no_grad():
+        doubled.internal_params[index].mul_(2)
+
+    parametrized = build(kind)
+    parametrize.register_parametrization(parametrized.internal_params, str(index), Double())
+    torch.testing.assert_close(flat(parametrized, cond_id=ids), flat(doubled, cond_id=ids))
+
+    prune.random_unstructured(hnet.internal_params, str(index), amount=0.0)
+    torch.testing.assert_close(flat(hnet, cond_id=ids), flat(expected, cond_id=ids))
+    prune.remove(hnet.internal_params, str(index))
+    torch.testing.assert_close(flat(hnet, cond_id=ids), flat(expected, cond_id=ids))
+
+    value = hnet.internal_params[index].detach() * 2
+    del hnet.internal_params._parameters[str(index)]
+    setattr(hnet.internal_params, str(index), value.requires_grad_())
+    out = flat(hnet, cond_id=ids)
+    torch.testing.assert_close(out, flat(doubled, cond_id=ids))
+    out.sum().backward()
+    assert value.grad is not None
+
+    hnet.internal_params[0] = nn.Parameter(torch.ones(4))
+    with torch.no_grad():
+        doubled.internal_params[0].fill_(1)
+    torch.testing.assert_close(flat(hnet, cond_id=0), flat(doubled, cond_id=0))
+
+
+def test_backward_hooks_of_the_activation_are_called():
+    seen = []
+    activation = nn.ReLU()
+    hnet = build("ChunkedHMLP", activation_fn=activation)
+    flat(hnet, cond_id=0)
+    activation.register_full_backward_hook(lambda *_: seen.append(1))
+    flat(hnet, cond_id=0).sum().backward()
+    assert seen == [1]

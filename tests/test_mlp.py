@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from hnetfast.mnets import MLP
 
@@ -306,3 +307,41 @@ def test_option_for_modulation_weights_is_void_without_modulation():
     for kwargs in ({}, {"use_context_mod": True, "no_last_layer_context_mod": True}):
         network = build(hidden_layers=[], context_mod_no_weights=True, **kwargs)
         torch.testing.assert_close(network(x), network(x, weights=list(network.internal_params)))
+
+
+class Double(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_pruned_and_parametrized_weights(index):
+    torch.manual_seed(0)
+    network = build(n_in=4, n_out=4, hidden_layers=[4, 4])  # all shapes alike, so that a mix-up is silent
+    x = torch.randn(3, 4)
+    doubled = copy.deepcopy(network)
+    with torch.no_grad():
+        doubled.internal_params[index].mul_(2)
+    expected = network(x)
+    pruned = copy.deepcopy(network)
+    for i in (index, 4):
+        prune.random_unstructured(pruned.internal_params, str(i), amount=0.0)
+        torch.testing.assert_close(pruned(x), expected)
+        prune.remove(pruned.internal_params, str(i))
+        torch.testing.assert_close(pruned(x), expected)
+    parametrize.register_parametrization(network.internal_params, str(index), Double())
+    torch.testing.assert_close(network(x), doubled(x))
+
+
+def test_weights_of_two_dtypes_change_no_statistics():
+    network = build(use_batch_norm=True, dropout_rate=0.5)
+    weights = weights_for(network)
+    weights[-1] = weights[-1].double()
+    before = copy.deepcopy(network.state_dict())
+    x = torch.randn(6, 3)
+    state = torch.get_rng_state()
+    with pytest.raises(TypeError, match=r"torch\.float64, got torch\.float32"):
+        network(x, weights=weights)
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name

@@ -6,7 +6,9 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from hnetfast.hnets._errors import InputError, InputTypeError
+from torch import Tensor
+
+from hnetfast._errors import InputError, InputTypeError
 
 
 def check_size(name: str, value: Any, minimum: int) -> int:
@@ -36,7 +38,8 @@ def check_size(name: str, value: Any, minimum: int) -> int:
 
 
 def _check_sequence(name: str, value: Any) -> None:
-    if isinstance(value, (str, dict)) or not hasattr(value, "__len__") or not hasattr(value, "__getitem__"):
+    is_sequence = hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    if isinstance(value, (str, dict, Tensor)) or not is_sequence:
         raise InputTypeError(f"{name}: a list is accepted, got {value!r} ({type(value).__name__})")
 
 

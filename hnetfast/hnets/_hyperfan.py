@@ -11,7 +11,7 @@ from warnings import warn
 import torch
 from torch import Tensor, nn
 
-from hnetfast.hnets._errors import InputError, InputTypeError
+from hnetfast._errors import InputError, InputTypeError
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.utils.init_utils import calc_fan_in_and_out, xavier_fan_in_
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hnetfast.hnets._errors import InputError, InputTypeError
+from hnetfast._errors import InputError, InputTypeError
 
 if TYPE_CHECKING:
     from hnetfast.hnets.hnet_interface import HyperNetInterface
@@ -171,15 +171,15 @@ def check_complete(
     raise InputError("cond_input or cond_id: one of them is needed")
 
 
-def check_placement(names: Sequence[str], parts: list[Tensor], weight: Tensor) -> list[Tensor]:
-    """Check dtype and device of the inputs against those of the weights that they meet.
+def check_placement(names: Sequence[str], parts: list[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+    """Check dtype and device of the inputs and of the weights that they meet.
 
     Inputs of different dtypes are promoted as their concatenation would be.
 
     Args:
         names: Name of each part for messages.
         parts: Parts of the input.
-        weight: A weight matrix of the hypernetwork.
+        weights: Weight matrices and bias vectors of the hypernetwork.
 
     Returns:
         The parts, converted where needed.
@@ -187,7 +187,13 @@ def check_placement(names: Sequence[str], parts: list[Tensor], weight: Tensor) -
     Raises:
         ValueError: If a part is on another device, or the dtypes do not fit.
     """
-    device, dtype = weight.device, weight.dtype
+    device, dtype = weights[0].device, weights[0].dtype
+    for weight in weights:
+        if weight.device != device or (weight.dtype != dtype and not torch.is_autocast_enabled(device.type)):
+            raise InputTypeError(
+                f"weights: one dtype and device is accepted, got {dtype} on {device} and {weight.dtype} on "
+                f"{weight.device}"
+            )
     odd = False
     for name, part in zip(names, parts, strict=True):
         if part.device != device:

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, distributed, nn
 
 from hnetfast._embeddings import select_parameters, touch_parameters
+from hnetfast._errors import InputError, InputIndexError, InputTypeError
 from hnetfast.hnets._arguments import check_mlp_arguments, check_size
 from hnetfast.hnets._conditions import check_checkpoint, insert_conditional, new_embedding
-from hnetfast.hnets._errors import InputError, InputIndexError, InputTypeError
 from hnetfast.hnets._hyperfan import chunked_hyperfan_init
 from hnetfast.hnets._inputs import (
     RET_FORMATS,
@@ -22,6 +22,7 @@ from hnetfast.hnets._inputs import (
 )
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
 from hnetfast.hnets.mlp_hnet import HMLP, RELU
+from hnetfast.mnets._weights import look_up
 from hnetfast.mnets.mnet_interface import MainNetInterface
 
 __all__ = ["ChunkedHMLP"]
@@ -160,8 +161,9 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
 
     def _set_keys(self) -> None:
         """Keep the names of the parameters in their list, which :meth:`forward` looks them up by."""
-        chunk_meta = [m["index"] for m in self._param_shapes_meta if m.get("info") == _CHUNK_EMBEDDINGS]
-        self._chunk_keys = tuple(str(index) for index in chunk_meta if index != -1)
+        num_sets = self._num_cond_embs if self._cond_chunk_embs else 1
+        indices = [entry["index"] for entry in self._param_shapes_meta[-num_sets:]]
+        self._chunk_keys = tuple(str(index) for index in indices if index != -1)
         self._cond_keys = self._hnet._cond_keys + (self._chunk_keys if self._cond_chunk_embs else ())
 
     @property
@@ -224,7 +226,7 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
             if self._cond_in_size == 0 and not self._cond_chunk_embs:
                 raise InputError("cond_id: this hypernetwork has no conditional parameters to choose by it")
 
-        params = self._internal_params._parameters
+        params = self._internal_params
         if chunk_embs is None:
             chunk_embs = self._chunk_embeddings(ids, params, uncond_weights, cond_weights)
         own_weights = uncond_weights is None
@@ -257,7 +259,7 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
         if weights is not None or uncond_input is not None or cond_input is not None:
             parts = hnet._checked_parts(names, parts, hnet_weights)
         if distributed.is_available() and distributed.is_initialized():
-            parts[0] = touch_parameters(parts[0], [params[key] for key in self._cond_keys])
+            parts[0] = touch_parameters(parts[0], look_up(params, self._cond_keys))
         flat = hnet._generate(parts, hnet_weights, own_weights, self._num_targets, condition)
         return self._flat_to_ret_format(flat, ret_format)
 
@@ -279,7 +281,7 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
     def _chunk_embeddings(
         self,
         ids: list[int] | Tensor | None,
-        params: dict[str, Tensor],
+        params: nn.ParameterList,
         uncond_weights: list[Tensor] | None,
         cond_weights: list[Tensor] | None,
     ) -> Tensor:
@@ -289,7 +291,7 @@ class ChunkedHMLP(nn.Module, HyperNetInterface):
                 return uncond_weights[-1].unsqueeze(0)
             if self._no_uncond_weights:
                 raise InputTypeError("weights: needed, because unconditional weights are not kept internally")
-            return params[self._chunk_keys[0]].unsqueeze(0)
+            return look_up(params, self._chunk_keys)[0].unsqueeze(0)
         if ids is None:
             raise InputError(
                 "weights: needs the key 'chunk_embs' if cond_id is not given, because chunk embeddings "

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hnetfast import ops
 from hnetfast._embeddings import select_embeddings
-from hnetfast.hnets._errors import InputError, InputTypeError
+from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets._inputs import check_ret_format, check_weights, parse_cond_ids, sort_weights
 from hnetfast.mnets.mnet_interface import MainNetInterface
 
@@ -26,9 +26,8 @@ class HyperNetInterface(MainNetInterface):
     """Network that generates tensors of the shapes :attr:`target_shapes` for one or several conditions.
 
     Hypernetworks: Ha et al., "HyperNetworks", 2016, https://arxiv.org/abs/1609.09106. Parameters that belong
-        to one
-    condition, such as a task embedding, are called conditional, all others unconditional. A subclass sets,
-    besides what :class:`~hnetfast.mnets.mnet_interface.MainNetInterface` asks for, ``_target_shapes``,
+    to one condition, such as a task embedding, are called conditional, all others unconditional. A subclass
+    sets, besides what :class:`~hnetfast.mnets.mnet_interface.MainNetInterface` asks for, ``_target_shapes``,
     ``_num_known_conds``, ``_unconditional_param_shapes_ref`` and, if it keeps unconditional parameters,
     ``_unconditional_params_ref``.
     """

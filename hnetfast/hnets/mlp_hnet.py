@@ -11,9 +11,9 @@ from torch import Tensor, distributed, nn
 
 from hnetfast import ops
 from hnetfast._embeddings import select_parameters, touch_parameters
+from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets._arguments import check_mlp_arguments, check_size
 from hnetfast.hnets._conditions import check_checkpoint, insert_conditional, new_embedding
-from hnetfast.hnets._errors import InputError, InputTypeError
 from hnetfast.hnets._hyperfan import hyperfan_init
 from hnetfast.hnets._inputs import (
     RET_FORMATS,
@@ -27,6 +27,7 @@ from hnetfast.hnets._inputs import (
 )
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
 from hnetfast.mnets._spectral_norm import SpectralNorm
+from hnetfast.mnets._weights import look_up
 from hnetfast.mnets.mnet_interface import MainNetInterface
 
 __all__ = ["HMLP"]
@@ -60,7 +61,13 @@ def _op_activation(activation_fn: Callable | None) -> str | None:
     else:
         return None
     # Hooks must see the activations.
-    return None if activation_fn._forward_hooks or activation_fn._forward_pre_hooks else name
+    hooked = (
+        activation_fn._forward_hooks
+        or activation_fn._forward_pre_hooks
+        or activation_fn._backward_hooks
+        or activation_fn._backward_pre_hooks
+    )
+    return None if hooked else name
 
 
 class HMLP(nn.Module, HyperNetInterface):
@@ -143,7 +150,7 @@ class HMLP(nn.Module, HyperNetInterface):
         for _ in range(self._num_cond_embs):
             param = None if no_cond_weights else new_embedding([cond_in_size], None)
             self._register_shape([cond_in_size], "embedding", 0, param)
-        if use_batch_norm:
+        if use_batch_norm and layers:
             self._add_batchnorm_layers(layers, self._no_uncond_weights, range(2, 2 * len(layers) + 2, 2))
         self._add_fc_layers(
             [uncond_in_size + cond_in_size, *layers],
@@ -208,7 +215,7 @@ class HMLP(nn.Module, HyperNetInterface):
         uncond_weights = cond_weights = None
         if weights is not None:
             uncond_weights, cond_weights = sort_weights(self, weights)
-        params = self._internal_params._parameters
+        params = self._internal_params
         own_weights = uncond_weights is None
         if own_weights:
             uncond_weights = self._own_uncond_weights(params)
@@ -232,17 +239,17 @@ class HMLP(nn.Module, HyperNetInterface):
         if weights is not None or uncond_input is not None or cond_input is not None:
             parts = self._checked_parts(names, parts, uncond_weights)
         if distributed.is_available() and distributed.is_initialized():
-            parts[0] = touch_parameters(parts[0], [params[key] for key in self._cond_keys])
+            parts[0] = touch_parameters(parts[0], look_up(params, self._cond_keys))
         flat = self._generate(parts, uncond_weights, own_weights, self._num_targets, condition)
         return self._flat_to_ret_format(flat, ret_format)
 
-    def _own_uncond_weights(self, params: dict[str, Tensor]) -> list[Tensor]:
+    def _own_uncond_weights(self, params: nn.ParameterList) -> list[Tensor]:
         if self._no_uncond_weights:
             raise InputTypeError("weights: needed, because unconditional weights are not kept internally")
-        return [params[key] for key in self._uncond_keys]
+        return look_up(params, self._uncond_keys)
 
     def _embeddings(
-        self, ids: list[int] | Tensor, params: dict[str, Tensor], cond_weights: list[Tensor] | None
+        self, ids: list[int] | Tensor, params: nn.ParameterList, cond_weights: list[Tensor] | None
     ) -> Tensor:
         """Embeddings of the requested conditions, ``[B, 1, cond_in_size]``."""
         if cond_weights is None and self._no_cond_weights:
@@ -256,7 +263,7 @@ class HMLP(nn.Module, HyperNetInterface):
         if len(parts) > 1:
             batch_size_of(names, parts)
         first_layer = 2 * len(self._layers) if self._use_batch_norm else 0
-        return check_placement(names, parts, uncond_weights[first_layer])
+        return check_placement(names, parts, uncond_weights[first_layer:])
 
     def _generate(
         self,

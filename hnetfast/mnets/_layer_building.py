@@ -134,7 +134,7 @@ class LayerBuilding:
         Raises:
             ValueError: If statistics are to be distilled that are not tracked.
         """
-        if distill_bn_stats and not bn_track_stats:
+        if bn_sizes and distill_bn_stats and not bn_track_stats:
             raise ValueError(
                 "distill_bn_stats=True needs bn_track_stats=True: there are no statistics otherwise"
             )

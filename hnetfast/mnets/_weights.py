@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from hnetfast._errors import InputTypeError
+
 _KEYS = ("internal_weights", "mod_weights")
 
 
@@ -45,7 +47,27 @@ def own_tensors(params: nn.ParameterList | Sequence[torch.Tensor] | None) -> lis
     """The entries of a parameter list, without the cost of its item access."""
     if params is None:
         return []
-    return list(params._parameters.values()) if type(params) is nn.ParameterList else list(params)
+    if isinstance(params, nn.ParameterList):
+        return look_up(params, list(map(str, range(len(params)))))
+    return list(params)
+
+
+def look_up(params: nn.ParameterList, names: Sequence[str]) -> list[torch.Tensor]:
+    """Entries of a parameter list by their names.
+
+    Args:
+        params: The list.
+        names: Indices as strings, under which the list has registered the entries.
+
+    Returns:
+        The entries.
+    """
+    registered = params._parameters
+    try:
+        return [registered[name] for name in names]
+    except KeyError:
+        # Pruned, parametrised, or replaced by a tensor that is no parameter.
+        return [getattr(params, name) for name in names]
 
 
 def select_weights(plan: WeightPlan, weights: Any, network: Any, batch_size: int | None) -> GivenWeights:
@@ -142,7 +164,7 @@ def _as_sequence(name: str, value: Any) -> Sequence[torch.Tensor]:
         return value
     if isinstance(value, nn.ParameterList):
         return own_tensors(value)
-    raise TypeError(f"{name}: expected a list of tensors, got {type(value).__name__}")
+    raise InputTypeError(f"{name}: expected a list of tensors, got {type(value).__name__}")
 
 
 def _count_message(plan: WeightPlan, count: int) -> str:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hnetfast._errors import InputError, InputTypeError
 from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets._weights import WeightPlan, select_weights
 from hnetfast.mnets.mnet_interface import MainNetInterface
@@ -93,7 +94,7 @@ class MLP(nn.Module, MainNetInterface):
         for name, function in (("activation_fn", activation_fn), ("out_fn", out_fn)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name}: expected a function or None, got {function!r}")
-        if use_batch_norm and distill_bn_stats and not bn_track_stats:
+        if use_batch_norm and len(sizes) > 2 and distill_bn_stats and not bn_track_stats:
             raise ValueError(
                 "distill_bn_stats=True needs bn_track_stats=True: there are no statistics otherwise"
             )
@@ -232,7 +233,7 @@ class MLP(nn.Module, MainNetInterface):
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
         if x.ndim == 0 or x.shape[-1] != self._n_in:
-            raise ValueError(f"x: expected the shape [B, {self._n_in}], got {list(x.shape)}")
+            raise InputError(f"x: expected the shape [B, {self._n_in}], got {list(x.shape)}")
         given = select_weights(self._plan, weights, self, x.shape[0])
         mod, internal = given.mod, given.internal
         if cmod_ckpt_id is not None and not given.mod_given and self._use_context_mod:
@@ -241,13 +242,7 @@ class MLP(nn.Module, MainNetInterface):
         if self._num_bn_layers or distilled_params is not None:
             bn_stats = self._select_stats(distilled_params, bn_stats_id)
         i_param = 2 * self._num_bn_layers  # index of the next matrix in `internal`
-        weight = internal[i_param]
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise TypeError(f"x: expected the dtype of the weights, {weight.dtype}, got {x.dtype}")
-        if x.device != weight.device:
-            raise ValueError(
-                f"x: expected to be on the device of the weights, {weight.device}, got {x.device}"
-            )
+        _check_placement(x, internal[i_param:] if given.internal_given else internal[i_param : i_param + 1])
 
         h = x
         i_mod = 0  # index of the next modulation layer
@@ -388,10 +383,21 @@ def _width(name: str, value: Any) -> int:
     try:
         width = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name}: expected a positive integer, got {value!r}") from None
+        raise InputTypeError(f"{name}: expected a positive integer, got {value!r}") from None
     if width <= 0:
-        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+        raise InputError(f"{name}: expected a positive integer, got {value!r}")
     return width
+
+
+def _check_placement(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> None:
+    """Refuse another dtype or device before a layer has changed its statistics."""
+    for weight in weights:
+        if x.device != weight.device:
+            raise InputError(
+                f"x: expected to be on the device of the weights, {weight.device}, got {x.device}"
+            )
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise InputTypeError(f"x: expected the dtype of the weights, {weight.dtype}, got {x.dtype}")
 
 
 def _parse_condition(condition: int | Mapping[str, int]) -> tuple[int | None, int | None]:

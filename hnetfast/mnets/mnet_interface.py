@@ -9,6 +9,7 @@ from warnings import warn
 import torch
 from torch import nn
 
+from hnetfast._errors import InputError
 from hnetfast.mnets._layer_building import LayerBuilding, Shape
 
 __all__ = ["MainNetInterface"]
@@ -293,7 +294,7 @@ class MainNetInterface(LayerBuilding, ABC):
         Returns:
             The number of weights.
         """
-        return sum(math.prod(shape) if isinstance(shape, Sequence) else int(shape) for shape in dims)
+        return sum(math.prod(shape) if hasattr(shape, "__len__") else int(shape) for shape in dims)
 
     def custom_init(
         self, normal_init: bool = False, normal_std: float = 0.02, zero_bias: bool = True
@@ -397,6 +398,6 @@ class MainNetInterface(LayerBuilding, ABC):
         sizes = [math.prod(shape) for shape in param_shapes]
         total = sum(sizes)
         if total > params.numel():
-            raise ValueError(f"params: the shapes need {total} entries, the vector has {params.numel()}")
+            raise InputError(f"params: the shapes need {total} entries, the vector has {params.numel()}")
         parts = params[:total].split_with_sizes(sizes)
         return [part.view(tuple(shape)) for part, shape in zip(parts, param_shapes, strict=True)]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hnetfast.hnets._errors import InputError, InputIndexError, InputTypeError
+from hnetfast._errors import InputError, InputIndexError, InputTypeError
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.mnets.mnet_interface import MainNetInterface
 

@@ -334,3 +334,43 @@ def test_flatten_params_like_hypnettorch(shapes):
     split = MainNetInterface.flatten_params(ours, param_shapes=shapes, unflatten=True)
     for our, their in zip(split, tensors, strict=True):
         assert torch.equal(our, their)
+
+
+BAD_INPUTS = {
+    "width": {"x": torch.ones(2, 4)},
+    "rank": {"x": torch.tensor(1.0)},
+    "integer": {"x": torch.ones(2, 3, dtype=torch.long)},
+    "double": {"x": torch.ones(2, 3, dtype=torch.float64)},
+    "device": {"x": torch.ones(2, 3, device="meta")},
+    "tensor as weights": {"x": torch.ones(2, 3), "weights": torch.ones(4)},
+    "too few weights": {"x": torch.ones(2, 3), "weights": [torch.ones(4)]},
+    "no weights": {"x": torch.ones(2, 3), "weights": []},
+    "double weights": {
+        "x": torch.ones(2, 3),
+        "weights": [torch.ones(2, 3, dtype=torch.float64), torch.ones(2)],
+    },
+}
+
+
+@pytest.mark.parametrize("kwargs", BAD_INPUTS.values(), ids=BAD_INPUTS)
+def test_errors_are_of_hypnettorchs_type(kwargs):
+    ours, theirs = build_both({"n_in": 3, "n_out": 2, "hidden_layers": [], "verbose": False})[::-1]
+    with pytest.raises(Exception) as info:
+        theirs(**kwargs)
+    expected = ValueError if info.type is AssertionError else info.type
+    with pytest.raises(expected) as info:
+        ours(**kwargs)
+    assert isinstance(info.value, (ValueError, TypeError))
+
+
+@pytest.mark.parametrize("sizes", [{"n_in": -1}, {"n_out": -1}, {"hidden_layers": [-1]}, {"n_in": 1.5}])
+def test_bad_widths_raise_errors_of_hypnettorchs_type(sizes):
+    with pytest.raises(Exception) as info:
+        oracle_mlp.MLP(verbose=False, **sizes)
+    with pytest.raises(info.type, match=next(iter(sizes))):
+        MLP(verbose=False, **sizes)
+
+
+def test_options_of_absent_layers_are_ignored_like_by_hypnettorch():
+    options = {"use_batch_norm": True, "distill_bn_stats": True, "bn_track_stats": False}
+    assert_same_metadata(*build_both({"hidden_layers": [], "verbose": False} | options)[::-1])

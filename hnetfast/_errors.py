@@ -1,4 +1,4 @@
-"""Errors about the arguments of hypernetworks.
+"""Errors about the arguments of networks.
 
 hypnettorch reports a bad argument by ``ValueError``, ``RuntimeError``, ``IndexError`` or ``TypeError``,
 depending on where it happens to notice. These classes are all of what it may raise in their place, so that
