@@ -6,11 +6,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from hnetfast import _ext
 
 LIBRARY = torch.library.Library("hnetfast", "DEF")
 EXTENSION_LOADED = _ext.load()
+
+
+def is_forward_mode() -> bool:
+    """Returns whether tensors may carry tangents (forward-mode differentiation), which no kernel knows of."""
+    return forward_ad._current_level >= 0
 
 
 def loop_over_batch(op: Callable, info, in_dims: Sequence, *args):

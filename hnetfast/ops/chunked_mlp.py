@@ -22,9 +22,10 @@ from torch._functorch.autograd_function import enable_single_level_autograd_func
 from torch.nn import functional as F
 
 from hnetfast import _env
-from hnetfast.ops._library import LIBRARY, loop_over_batch
+from hnetfast.ops._library import LIBRARY, is_forward_mode, loop_over_batch
 
 ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh", "elu", "leaky_relu")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 LIBRARY.define(
     "chunked_mlp(Tensor[] inputs, Tensor[] weights, Tensor[] biases, str activation, SymInt num_outputs, "
@@ -121,6 +122,10 @@ def _check(inputs, weights, biases, activation: str, num_outputs: int) -> None:
             f"chunked_mlp: num_outputs is {num_outputs}, accepted is 0 to {num_chunks} chunks × {width}"
         )
     first = weights[0]
+    if first.dtype not in DTYPES:
+        raise ValueError(
+            f"chunked_mlp: weights[0] is {first.dtype}, accepted are {', '.join(map(str, DTYPES))}"
+        )
     for name, tensors in (("inputs", inputs), ("weights", weights), ("biases", biases)):
         for i, tensor in enumerate(tensors):
             if tensor.dtype != first.dtype or tensor.device != first.device:
@@ -270,9 +275,14 @@ class _ChunkedMLP(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, counts, activation, num_outputs, *tensors):
-        inputs, weights, biases = _unflatten(tensors, counts)
+        args = (*_unflatten(tensors, counts), activation, num_outputs, True)
         with torch._C._AutoDispatchBelowAutograd():
-            out, hidden = _OP(inputs, weights, biases, activation, num_outputs, True)
+            if torch._C._are_functorch_transforms_active():
+                # A Function turns gradients off, but an outer transform may have to record the call too.
+                with torch.enable_grad():
+                    out, hidden = _OP(*args)
+            else:
+                out, hidden = _OP(*args)
         ctx.counts, ctx.activation, ctx.num_outputs = counts, activation, num_outputs
         ctx.mark_non_differentiable(hidden)
         ctx.set_materialize_grads(False)
@@ -285,7 +295,7 @@ class _ChunkedMLP(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         hidden, *tensors = ctx.saved_tensors
         needs = ctx.needs_input_grad[3:]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_forward_mode():
             grads = _differentiable_backward(ctx, grad_out, tensors, needs)
         else:
             grads = _BACKWARD_OP(grad_out, hidden, *_unflatten(tensors, ctx.counts), ctx.activation, needs)
@@ -309,6 +319,8 @@ def _differentiable_backward(ctx, grad_out, tensors, needs):
 
 
 def _autograd(keyset, inputs, weights, biases, activation, num_outputs, save_hidden=False):
+    if is_forward_mode():
+        return _forward_reference(inputs, weights, biases, activation, num_outputs, save_hidden)
     tensors = (*inputs, *weights, *biases)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         counts = (len(inputs), len(inputs) + len(weights))
@@ -334,7 +346,8 @@ def _autocast(device: str):
         dtype = torch.get_autocast_dtype(device)
 
         def cast(tensors):
-            return [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
+            # Others than these are refused below, as without autocast.
+            return [t.to(dtype) if t.dtype in DTYPES and t.dtype != torch.float64 else t for t in tensors]
 
         with torch.autocast(device, enabled=False):
             return _OP(cast(inputs), cast(weights), cast(biases), activation, num_outputs, save_hidden)

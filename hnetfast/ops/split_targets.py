@@ -9,13 +9,16 @@ from math import prod
 import torch
 from torch import Tensor
 
-from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY
+from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, is_forward_mode
 
 LIBRARY.define("split_targets(Tensor flat, int[] dims, int[] ranks) -> Tensor[]")
 
 
 def split_targets(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[list[Tensor]]:
     """View every row of ``flat`` as a list of tensors with the given shapes.
+
+    Each result is a tensor of its own to autograd, which allows changing it in place: changes are noticed
+    where the graph holds that result, not where it holds ``flat``, and changes of ``flat`` are not either.
 
     All gradients of the tensors meet in one concatenation; a ``narrow`` for each tensor would add up as many
     zero-padded copies of the whole gradient.
@@ -30,17 +33,19 @@ def split_targets(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[list[Te
     Raises:
         ValueError, RuntimeError: The sizes do not add up to ``n``.
     """
-    # Tracing and torch.func do not allow an op's results to share memory: they take the reference.
+    # Tracing and torch.func do not allow an op's results to share memory, and the op has no derivative in
+    # forward mode: they take the reference.
     if (
         EXTENSION_LOADED
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
+        and not is_forward_mode()
     ):
         tensors = torch.ops.hnetfast.split_targets(flat, *_flat_shapes(tuple(map(tuple, shapes))))
     else:
         tensors = split_targets_reference(flat, shapes)
     count = len(shapes)
-    return [tensors[i : i + count] for i in range(0, len(tensors), count)]
+    return [tensors[b * count : (b + 1) * count] for b in range(flat.shape[0])]
 
 
 @lru_cache(maxsize=64)
