@@ -6,7 +6,16 @@ import sys
 from glob import glob
 from pathlib import Path
 
+import setuptools
 from setuptools import find_packages, setup
+
+# pip checks this only when it isolates the build; a new environment of Python 3.11 and older has an old one
+if int(setuptools.__version__.split(".")[0]) < 77:
+    raise SystemExit(
+        f"hnetfast: setuptools 77 or newer is needed to build, found {setuptools.__version__}. "
+        "Leave out --no-build-isolation, or: python -m pip install -U 'setuptools>=77,<82'"
+    )
+
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
