@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -74,11 +73,11 @@ def save_figure(path: Path, results: Mapping[str, object], names: Sequence[str],
     figure.legend(
         handles, labels, title="test set of", loc="outside lower center", ncols=len(names), frameon=False
     )
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".png.tmp")
-    os.close(handle)
+    # not tempfile's: only the owner may read those, whatever the umask
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.png.tmp")
     try:
         figure.savefig(temporary, format="png", dpi=120, facecolor="white")
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
