@@ -9,8 +9,15 @@ namespace hnetfast::HN_ISA {
 
 #define HN_INLINE HN_TARGET __attribute__((always_inline)) inline
 
+// Not an alias template with attributes, of which Clang drops `aligned`: every pointer would be one to an aligned
+// vector. For the same reason local arrays say their alignment: Clang reads and writes them as if they had it.
 template <typename T>
-using Vector [[gnu::vector_size(HN_BYTES), gnu::aligned(alignof(T)), gnu::may_alias]] = T;
+struct VectorOf {
+  typedef T type __attribute__((vector_size(HN_BYTES), aligned(alignof(T)), may_alias));
+};
+
+template <typename T>
+using Vector = typename VectorOf<T>::type;
 
 template <typename T>
 constexpr int kLanes = HN_BYTES / sizeof(T);
@@ -19,7 +26,7 @@ template <typename T, int MR, int NV>
 HN_TARGET void register_block(int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb,
                               T* const* C, const T* bias, bool accumulate) {
   using V = Vector<T>;
-  V sum[MR][NV];
+  alignas(HN_BYTES) V sum[MR][NV];
 #pragma GCC unroll 16
   for (int m = 0; m < MR; ++m) {
 #pragma GCC unroll 4
@@ -29,7 +36,7 @@ HN_TARGET void register_block(int64_t P, const T* A, int64_t am, int64_t ap, con
     }
   }
   for (int64_t p = 0; p < P; ++p) {
-    V b[NV];
+    alignas(HN_BYTES) V b[NV];
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) b[v] = reinterpret_cast<const V*>(B)[v];
 #pragma GCC unroll 16
@@ -159,7 +166,7 @@ HN_TARGET void pack_transposed(T* tile, int64_t pitch, const T* matrix, const T*
       const int64_t width = std::min<int64_t>(L, columns.width - k);
       // Reading past a row's end is fine within the matrix: what comes from there is not stored.
       if (whole && matrix + (j + L - 1) * ld + k + L <= end) {
-        V block[L];
+        alignas(HN_BYTES) V block[L];
 #pragma GCC unroll 16
         for (int r = 0; r < L; ++r) block[r] = *reinterpret_cast<const V*>(matrix + (j + r) * ld + k);
         transpose<T>(block);
@@ -203,7 +210,7 @@ HN_TARGET void unpack_transposed(const T* tile, int64_t pitch, T* matrix, int64_
     const int64_t height = std::min<int64_t>(L, rows - j);
     for (int64_t k = 0; k < columns.width; k += L) {
       const int64_t width = std::min<int64_t>(L, columns.width - k);
-      V block[L];
+      alignas(HN_BYTES) V block[L];
       if (width == L) {
 #pragma GCC unroll 16
         for (int t = 0; t < L; ++t) block[t] = *reinterpret_cast<const V*>(tile + (k + t) * pitch + j);
