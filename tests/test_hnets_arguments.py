@@ -50,6 +50,7 @@ BAD_ARGUMENTS = [
     ({"dropout_rate": None}, TypeError, "dropout_rate"),
     ({"dropout_rate": "a"}, TypeError, "dropout_rate"),
     ({"activation_fn": "relu"}, TypeError, "activation_fn.*relu"),
+    ({"activation_fn": torch.nn.ReLU}, TypeError, r"activation_fn.*class ReLU: pass ReLU\(\)"),
 ]
 BAD_CHUNKS = [
     ({"chunk_size": 0}, ValueError, "chunk_size.*at least 1.*got 0"),

@@ -121,12 +121,20 @@ def test_networks_that_cannot_be_initialised():
         hnet.apply_hyperfan_init(mnet=mnet)
 
 
-def test_chunked_harmonic_and_clipping(capsys):
+def test_chunked_init_of_small_inputs_says_nothing(capsys, recwarn):
+    build(ChunkedHMLP, chunk_emb_size=400).apply_chunked_hyperfan_init(cond_var=1e-4)
+    assert not recwarn.list
+    assert capsys.readouterr().out == ""
+
+
+def test_chunked_harmonic_and_clipping():
     torch.manual_seed(0)
     hnet = build(ChunkedHMLP, chunk_emb_size=400)
-    with pytest.warns(UserWarning, match="7/7 chunk embeddings had to be clipped"):
+    with (
+        pytest.warns(UserWarning, match="inputs is 10000.*needs less than.*pass their variance as cond_var"),
+        pytest.warns(UserWarning, match="7/7 chunk embeddings had to be clipped"),
+    ):
         hnet.apply_chunked_hyperfan_init(method="harmonic", cond_var=1e4)
-    assert "variance of the hypernetwork's inputs should be below" in capsys.readouterr().out
     assert hnet.get_chunk_emb().abs().max() <= (3e-5) ** 0.5
     found = []
     for method in ("in", "out", "harmonic"):

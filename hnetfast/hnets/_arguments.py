@@ -6,7 +6,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hnetfast._errors import InputError, InputTypeError
 
@@ -93,6 +93,11 @@ def check_activation(activation_fn: Any) -> None:
     """
     if activation_fn is not None and not callable(activation_fn):
         raise InputTypeError(f"activation_fn: a function or None is accepted, got {activation_fn!r}")
+    if isinstance(activation_fn, type) and issubclass(activation_fn, nn.Module):
+        name = activation_fn.__name__
+        raise InputTypeError(
+            f"activation_fn: a function or None is accepted, got the class {name}: pass {name}()"
+        )
 
 
 def check_mlp_arguments(

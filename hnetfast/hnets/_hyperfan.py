@@ -293,7 +293,7 @@ def chunked_hyperfan_init(
     for bias in hnet.layer_bias_vectors:
         nn.init.zeros_(bias)
     if num_other > 0:
-        _report(chunk_vars, num_other, num_chunk, other_var)
+        _warn_of_large_inputs(chunk_vars, num_other, num_chunk, other_var)
     num_clipped = sum(var < eps for var in wanted)
     if num_clipped:
         warn(
@@ -339,13 +339,13 @@ def _mean_per_chunk(targets: list[_Target], variances: list[float], chunk_size: 
     return means
 
 
-def _report(chunk_vars: list[float], num_other: int, num_chunk: int, other_var: float) -> None:
-    """Tell how small the variance of the inputs must be for the method to work."""
+def _warn_of_large_inputs(chunk_vars: list[float], num_other: int, num_chunk: int, other_var: float) -> None:
+    """Tell how small the variance of the inputs must be if it is too large for the method to work."""
     limit = (num_other + num_chunk) / num_other * min(chunk_vars)
-    print(f"Chunked hyperfan init: the variance of the hypernetwork's inputs should be below {limit:.6f}.")
     if other_var >= limit:
         warn(
             f"The variance of the hypernetwork's inputs is {other_var:.6f}; chunked hyperfan init needs "
-            f"less than {limit:.6f} (std {math.sqrt(limit):.6f}).",
+            f"less than {limit:.6f} (std {math.sqrt(limit):.6f}). Make the inputs smaller, embeddings by "
+            "torch.nn.init.normal_(embedding, std=...), and pass their variance as cond_var or uncond_var.",
             stacklevel=4,
         )

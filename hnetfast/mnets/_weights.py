@@ -103,7 +103,7 @@ def select_weights(plan: WeightPlan, weights: Any, network: Any, batch_size: int
         elif num_mod and count == num_mod:
             mod = weights
         else:
-            raise ValueError(_count_message(plan, count))
+            raise ValueError(_count_message(plan, weights))
 
     if mod is not None:
         _check_mod(plan, mod, batch_size)
@@ -167,14 +167,16 @@ def _as_sequence(name: str, value: Any) -> Sequence[torch.Tensor]:
     raise InputTypeError(f"{name}: expected a list of tensors, got {type(value).__name__}")
 
 
-def _count_message(plan: WeightPlan, count: int) -> str:
+def _count_message(plan: WeightPlan, weights: Sequence[Any]) -> str:
     num_all, num_mod = len(plan.shapes), plan.num_mod
     accepted = f"{num_all} tensors (all of param_shapes)"
     if num_mod:
         accepted += f" or {num_mod} (those of context modulation)"
         if plan.own_mod and not plan.own_internal:
             accepted += f" or {num_all - num_mod} (hyper_shapes_learned)"
-    return f"weights: expected {accepted}, got {count}"
+    nested = weights and isinstance(weights[0], (list, tuple))
+    got = " lists; pass the weights of one condition" if nested else ""
+    return f"weights: expected {accepted}, got {len(weights)}{got}"
 
 
 def _check_internal(plan: WeightPlan, weights: Sequence[torch.Tensor]) -> None:

@@ -158,7 +158,7 @@ def _check_sources(
             raise InputError(f"targets and {' and '.join(given)} exclude each other, both were given")
         if len(targets) != task_id:
             raise InputError(
-                f"targets: {task_id} entries, one an earlier task, are accepted, got {len(targets)}"
+                f"targets: {task_id} entries, one for each earlier task, are accepted, got {len(targets)}"
             )
     elif len(given) < 2:
         missing = "targets" if not given else next(name for name in previous if name not in given)
