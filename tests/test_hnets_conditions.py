@@ -166,6 +166,7 @@ def test_added_conditions_are_as_if_constructed(kind):
     hnet, larger = build(kind), build(kind, num_cond_embs=5)
     before = flat(hnet, cond_id=[0, 1, 2])
     old = list(hnet.internal_params)
+    counts = hnet.num_params, hnet.num_internal_params
     added = hnet.add_conditions(2)
 
     assert torch.equal(flat(hnet, cond_id=[0, 1, 2]), before)
@@ -184,6 +185,7 @@ def test_added_conditions_are_as_if_constructed(kind):
     )
     for name in names:
         assert getattr(hnet, name) == getattr(larger, name), name
+    assert (hnet.num_params, hnet.num_internal_params) > counts  # which were asked for, and kept, before
     assert [n for n, _ in hnet.named_parameters()] == [n for n, _ in larger.named_parameters()]
     assert list(hnet.state_dict()) == list(larger.state_dict())
     assert str(hnet) == str(larger)

@@ -290,6 +290,18 @@ def test_spectral_norm(kind):
     copy.deepcopy(hnet).load_state_dict(hnet.state_dict())
 
 
+def test_spectral_norm_may_be_refined_before_the_backward_pass(kind):
+    hnet = build(kind, use_spectral_norm=True)
+    flat(hnet.eval(), cond_id=0).sum().backward()
+    expected = gradients(hnet)
+    hnet.zero_grad()
+    out = flat(hnet, cond_id=0)
+    flat(hnet.train(), cond_id=0)
+    out.sum().backward()
+    for grad, expected_grad in zip(gradients(hnet), expected, strict=True):
+        torch.testing.assert_close(grad, expected_grad)
+
+
 def test_spectral_norm_changes_no_initial_parameter(kind):
     with_norm, without = build(kind, use_spectral_norm=True), build(kind)
     assert all(torch.equal(a, b) for a, b in zip(with_norm.parameters(), without.parameters(), strict=True))
