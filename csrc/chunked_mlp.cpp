@@ -19,10 +19,11 @@ using at::TensorList;
 using std::string_view;
 
 constexpr const char* kOp = "chunked_mlp";
-constexpr int64_t kWideLayer = 192;  // from this width on the library's matrix product is as fast as a tile pass
-constexpr int64_t kBlockRows = 1024;  // that go through the hidden layers together
+constexpr int64_t kWideLayer = 192;         // from this width on the library's matrix product is as fast as a tile pass
+constexpr int64_t kBlockRows = 1024;        // that go through the hidden layers together
+constexpr int64_t kSmallSums = 1 << 20;     // elements
 constexpr int64_t kSmallNetwork = 1 << 14;  // multiply-adds of the hidden layers below which calls cost more
-constexpr int64_t kFewRows = 4;      // below this many rows packing W costs more than it saves
+constexpr int64_t kFewRows = 4;             // below this many rows packing W costs more than it saves
 
 struct Sizes {
   int64_t conditions, chunks, chunk_size, outputs;
@@ -294,6 +295,13 @@ bool use_tiles(const LastInput& input, const Tensor& weight) {
   return input.x.size(1) <= kWideLayer && (input.separable() || input.x.size(0) >= kFewRows);
 }
 
+// The tile pass holds partial sums of the input gradient: not worth it where they outweigh the output gradient.
+bool use_tiles_backward(const LastInput& input, const Tensor& weight) {
+  const int64_t rows = input.x.size(0), width = input.x.size(1);
+  const bool small = kSlabs * rows * width <= kSmallSums, light = 2 * kSlabs * width <= weight.size(0);
+  return use_tiles(input, weight) && (input.separable() || small || light);
+}
+
 template <typename T>
 OutputLayer<T> output_layer(const LastInput& input, const Tensor& weight, const Tensor& bias, const Sizes& sizes) {
   OutputLayer<T> layer;
@@ -453,7 +461,7 @@ std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& saved_hidden,
   if (!biases.empty() && need(first_bias + last)) grads.bias = at::empty_like(biases[last], at::MemoryFormat::Contiguous);
   if (below) grads.x = empty_pooled(input.x.sizes(), input.x.options());
   if (below && input.separable()) grads.y = at::empty_like(input.y);
-  if (use_tiles(input, weight) && grad.numel() > 0) {
+  if (use_tiles_backward(input, weight) && grad.numel() > 0) {
     with_tile_type(grad.scalar_type(), [&](auto zero) {
       using T = decltype(zero);
       const auto pointer = [](const Tensor& t) { return t.defined() ? t.mutable_data_ptr<T>() : nullptr; };

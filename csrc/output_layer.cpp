@@ -14,7 +14,6 @@ constexpr int64_t kGradTileBytes = 1024 << 10; // of a tile of the output gradie
 constexpr int64_t kMaxTileColumns = 480;
 constexpr int64_t kRowBlocks = 4;             // register blocks of rows between two writes of the result
 constexpr int64_t kStreamBytes = 4 << 20;     // larger results are written past the caches
-constexpr int64_t kSlabs = 16;                // partial sums of the input gradient: fixed, so that threads do not matter
 
 template <typename T>
 void pack_columns(const TileKernels<T>& kernels, const OutputLayer<T>& layer, const std::vector<Columns>& columns,

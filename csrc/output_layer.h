@@ -27,6 +27,9 @@ struct OutputLayer {
 template <typename T>
 void output_layer_forward(const OutputLayer<T>& layer, T* out);
 
+// Partial sums of the input gradient that the backward pass holds at once: fixed, so that threads do not matter.
+constexpr int64_t kSlabs = 16;
+
 // Null pointers stand for gradients that nobody needs. The result does not depend on the number of threads.
 template <typename T>
 void output_layer_backward(const OutputLayer<T>& layer, const T* grad, T* grad_weight, T* grad_bias, T* grad_x,
