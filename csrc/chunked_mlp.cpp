@@ -1,6 +1,7 @@
 // hnetfast::chunked_mlp on the CPU. Notation as in hnetfast/ops/chunked_mlp.py: B conditions, N chunks, S chunk
 // size, R = B·N rows, n outputs a condition.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -20,7 +21,8 @@ using std::string_view;
 
 constexpr const char* kOp = "chunked_mlp";
 constexpr int64_t kWideLayer = 192;         // from this width on the library's matrix product is as fast as a tile pass
-constexpr int64_t kBlockRows = 1024;        // that go through the hidden layers together
+constexpr int64_t kBlockRows = 256;         // that go through the hidden layers together
+constexpr size_t kManyBlocks = 16;          // products enough to keep all threads busy, one each
 constexpr int64_t kSmallSums = 1 << 20;     // elements
 constexpr int64_t kSmallNetwork = 1 << 14;  // multiply-adds of the hidden layers below which calls cost more
 constexpr int64_t kFewRows = 4;             // below this many rows packing W costs more than it saves
@@ -224,15 +226,20 @@ Tensor hidden_layers(TensorList inputs, TensorList weights, TensorList biases, s
     });
     return result;
   }
+  // One parallel region for all layers: blocks are tasks, and what a task calls runs on its thread.
   const int64_t conditions = std::clamp<int64_t>(kBlockRows / std::max<int64_t>(sizes.chunks, 1), 1, std::max<int64_t>(sizes.conditions, 1));
-  const int64_t chunks = sizes.chunks < 2 * kBlockRows ? sizes.chunks : kBlockRows;
-  for (int64_t b = 0; b < sizes.conditions; b += conditions) {
-    for (int64_t i = 0; i < sizes.chunks; i += chunks) {
+  const int64_t chunks = std::min(sizes.chunks, kBlockRows);
+  const auto count = [](int64_t total, int64_t of) { return of ? (total + of - 1) / of : 0; };
+  const int64_t across = count(sizes.chunks, chunks);
+  at::parallel_for(0, count(sizes.conditions, conditions) * across, 1, [&](int64_t begin, int64_t end) {
+    at::AutoDispatchBelowADInplaceOrView guard;  // other threads start without the state of this one
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t b = task / across * conditions, i = task % across * chunks;
       const Sizes block{std::min(conditions, sizes.conditions - b), std::min(chunks, sizes.chunks - i), 0, 0};
       hidden_block(rows_of(inputs, b, block.conditions, i, block.chunks), weights, biases, activation, block,
                    result.narrow(0, b * sizes.chunks + i, block.rows()), save);
     }
-  }
+  });
   return result;
 }
 
@@ -349,17 +356,49 @@ std::vector<Block> blocks(const Tensor& flat, const Sizes& sizes) {
   return result;
 }
 
+// Runs over the blocks, on all threads where there are many: each product is then a task, else it is shared out.
+template <typename F>
+void for_each_block(const std::vector<Block>& parts, const F& run) {
+  const auto some = [&](int64_t begin, int64_t end) {
+    at::AutoDispatchBelowADInplaceOrView guard;  // other threads start without the state of this one
+    for (int64_t i = begin; i < end; ++i) run(parts[i]);
+  };
+  if (parts.size() < kManyBlocks) {
+    some(0, parts.size());
+  } else {
+    at::parallel_for(0, parts.size(), 1, some);
+  }
+}
+
 void library_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Sizes& sizes, const Tensor& out) {
-  for (const Block& block : blocks(out, sizes)) {
+  for_each_block(blocks(out, sizes), [&](const Block& block) {
     const Tensor rows = x.narrow(0, block.first_row, block.rows);
     const Tensor w = weight.narrow(0, 0, block.columns).t();
     product_out(block.flat, rows, w, bias.defined() ? bias.narrow(0, 0, block.columns) : bias);
-  }
+  });
 }
 
 struct LastGrads {
   Tensor weight, bias, x, y;
 };
+
+// What the blocks give to rows [begin, end) of the gradients of matrix and bias, one block after the other; the
+// first replaces what is in that of the matrix where `overwrite`.
+void add_parameter_grads(const std::vector<Block>& parts, const Tensor& x, int64_t begin, int64_t end, bool overwrite,
+                         LastGrads& grads) {
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const Block& block = parts[i];
+    const int64_t count = std::min(end, block.columns) - begin;
+    if (count <= 0) continue;
+    const Tensor flat = block.flat.narrow(1, begin, count);
+    const bool first = overwrite && i == 0;
+    if (grads.weight.defined()) {
+      const Tensor rows = x.narrow(0, block.first_row, block.rows);
+      product_out(grads.weight.narrow(0, begin, count), flat.t(), rows, {}, !first);
+    }
+    if (grads.bias.defined()) grads.bias.narrow(0, begin, count).add_(flat.sum(0));
+  }
+}
 
 void library_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Sizes& sizes, LastGrads& grads) {
   const auto parts = grad.numel() > 0 ? blocks(grad, sizes) : std::vector<Block>();
@@ -370,17 +409,19 @@ void library_backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
   if (grads.bias.defined()) grads.bias.zero_();
   if (grads.x.defined() && covered < x.size(0)) grads.x.zero_();
   if (grads.y.defined()) grads.y.zero_();
-  for (size_t i = 0; i < parts.size(); ++i) {
-    const Block& block = parts[i];
-    const Tensor rows = x.narrow(0, block.first_row, block.rows);
-    if (grads.weight.defined()) {
-      product_out(grads.weight.narrow(0, 0, block.columns), block.flat.t(), rows, {}, i > 0 || !all_columns);
-    }
-    if (grads.bias.defined()) grads.bias.narrow(0, 0, block.columns).add_(block.flat.sum(0));
-    if (grads.x.defined()) {
+  if (grads.x.defined()) {
+    for_each_block(parts, [&](const Block& block) {
       product_out(grads.x.narrow(0, block.first_row, block.rows), block.flat, weight.narrow(0, 0, block.columns));
-    }
+    });
   }
+  if (!grads.weight.defined() && !grads.bias.defined()) return;
+  const int64_t columns = sizes.chunk_size, tasks = parts.size() < kManyBlocks ? 1 : std::min<int64_t>(columns, 8);
+  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    for (int64_t task = begin; task < end; ++task) {
+      add_parameter_grads(parts, x, columns * task / tasks, columns * (task + 1) / tasks, all_columns, grads);
+    }
+  });
 }
 
 // --- forward and backward ------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ T* scratch(int64_t count) {
 // Runs tasks [0, tasks) on all threads, or on this one where `work` multiply-adds do not pay for a second.
 template <typename F>
 void parallel(int64_t tasks, int64_t work, const F& run) {
-  constexpr int64_t kSerialWork = 1 << 17;
+  constexpr int64_t kSerialWork = 1 << 19;
   if (work < kSerialWork) {
     run(0, tasks);
   } else {
