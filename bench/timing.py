@@ -183,13 +183,16 @@ class Comparison:
                         other = self.competitors[name].flat(cond_ids)
                         _assert_close(f"weights of {name}", other, reference.flat(cond_ids), 1e-5)
             return
+        # Rounding decides the side of ReLU's kink for a few of millions of units, and each such unit moves the
+        # gradient by about one part in a thousand. Without hidden layers there is no kink.
+        tolerance = 5e-3 if self.case.layers else 1e-4
         pairs = zip(self._gradients(ours), self._gradients(reference), strict=True)
         for i, (actual, expected) in enumerate(pairs):
             if actual is None or expected is None:
                 if actual is not expected:
                     raise AssertionError(f"gradient {i} is None in only one of both")
                 continue
-            _assert_close(f"gradient {i}", actual, expected, 1e-4)
+            _assert_close(f"gradient {i}", actual, expected, tolerance)
 
     def warm_up(self) -> float:
         """Call everyone once; returns how long that took in seconds."""

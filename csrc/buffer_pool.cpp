@@ -6,7 +6,8 @@
 
 #include <atomic>
 #include <cstdlib>
-#include <map>
+#include <iterator>
+#include <list>
 #include <mutex>
 
 #ifdef __linux__
@@ -40,19 +41,11 @@ class BufferPool final : public c10::Allocator {
     default_copy_data(dest, src, count);
   }
 
-  void empty_cache() {
-    std::multimap<size_t, Block*> blocks;
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      blocks.swap(free_);
-      free_bytes_ = 0;
-    }
-    for (auto& entry : blocks) release(entry.second);
-  }
+  void empty_cache() { shrink(0); }
 
   void set_limit(size_t bytes) {
     limit_ = bytes;
-    empty_cache();
+    shrink(bytes);
   }
 
   int64_t free_bytes() {
@@ -61,15 +54,20 @@ class BufferPool final : public c10::Allocator {
   }
 
  private:
+  // The smallest free block that fits, of equal ones the last used.
   Block* take(size_t bytes) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      auto found = free_.lower_bound(bytes);
-      // An eighth of waste at most: a huge buffer is not given away for a small result.
-      if (found != free_.end() && found->first <= bytes + bytes / 8 + kHugePage) {
-        Block* block = found->second;
+      auto best = free_.end();
+      for (auto it = free_.begin(); it != free_.end(); ++it) {
+        // An eighth of waste at most: a huge buffer is not given away for a small result.
+        const bool fits = (*it)->bytes >= bytes && (*it)->bytes <= bytes + bytes / 8 + kHugePage;
+        if (fits && (best == free_.end() || (*it)->bytes < (*best)->bytes)) best = it;
+      }
+      if (best != free_.end()) {
+        Block* block = *best;
         free_bytes_ -= block->bytes;
-        free_.erase(found);
+        free_.erase(best);
         return block;
       }
     }
@@ -91,13 +89,23 @@ class BufferPool final : public c10::Allocator {
     BufferPool& pool = instance();
     {
       std::lock_guard<std::mutex> lock(pool.mutex_);
-      if (pool.free_bytes_ + block->bytes <= pool.limit_) {
-        pool.free_.emplace(block->bytes, block);
-        pool.free_bytes_ += block->bytes;
-        return;
+      pool.free_.push_front(block);
+      pool.free_bytes_ += block->bytes;
+    }
+    pool.shrink(pool.limit_);
+  }
+
+  // Releases the blocks that have not been used for longest, until `bytes` are left.
+  void shrink(size_t bytes) {
+    std::list<Block*> dropped;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      while (free_bytes_ > bytes) {
+        free_bytes_ -= free_.back()->bytes;
+        dropped.splice(dropped.end(), free_, std::prev(free_.end()));
       }
     }
-    release(block);
+    for (Block* block : dropped) release(block);
   }
 
   static void release(Block* block) {
@@ -113,7 +121,7 @@ class BufferPool final : public c10::Allocator {
 
  private:
   std::mutex mutex_;
-  std::multimap<size_t, Block*> free_;
+  std::list<Block*> free_;  // last used first
   size_t free_bytes_ = 0;
   std::atomic<size_t> limit_{size_t(2) << 30};
 };

@@ -13,6 +13,7 @@ constexpr int64_t kFewRows = 96;               // whose places in the result the
 constexpr int64_t kGradTileBytes = 1024 << 10; // of a tile of the output gradient
 constexpr int64_t kMaxTileColumns = 480;
 constexpr int64_t kRowBlocks = 4;             // register blocks of rows between two writes of the result
+constexpr int64_t kCacheBytes = 24 << 20;     // larger results are assembled in tiles before they are written
 constexpr int64_t kStreamBytes = 4 << 20;     // larger results are written past the caches
 
 template <typename T>
@@ -80,7 +81,8 @@ void forward_panels(const OutputLayer<T>& layer, T* out) {
   });
 }
 
-// Several conditions: the share of the chunks is computed once, and written with that of each condition added.
+// Several conditions, or a result larger than the caches: tiles of the chunks' share stay in the cache while they are
+// written once for each condition, with that condition's share added.
 template <typename T>
 void forward_sums(const OutputLayer<T>& layer, T* out) {
   const TileKernels<T>& kernels = tile_kernels<T>();
@@ -106,15 +108,16 @@ void forward_sums(const OutputLayer<T>& layer, T* out) {
       pack_columns(kernels, layer, layer.x_columns, j0, count, pitch, w_x);
       pack_columns(kernels, layer, layer.y_columns, j0, count, pitch, w_y);
       kernels.gemm(layer.conditions, pitch, layer.l, layer.y, layer.l, 1, w_y, pitch, common, pitch, bias, false);
+      const T* start = layer.conditions == 1 ? common : nullptr;  // where the sums start, instead of adding it later
       for (int64_t r0 = row0; r0 < row_end; r0 += block) {
         const int64_t height = std::min(block, row_end - r0);
         const T* x = layer.x + r0 * layer.x_ld;
-        kernels.gemm(height, pitch, layer.k, x, layer.x_ld, 1, w_x, pitch, result, pitch, nullptr, false);
+        kernels.gemm(height, pitch, layer.k, x, layer.x_ld, 1, w_x, pitch, result, pitch, start, false);
         for (int64_t q = 0; q < layer.conditions; ++q) {
           for (int64_t r = 0; r < height; ++r) {
             const int64_t valid = std::min(count, layer.width[r0 + r] - j0);
             T* to = out + q * layer.out_stride + layer.offset[r0 + r] + j0;
-            if (valid > 0) kernels.write_sum(to, result + r * pitch, common + q * pitch, valid, stream);
+            if (valid > 0) kernels.write_sum(to, result + r * pitch, start ? nullptr : common + q * pitch, valid, stream);
           }
         }
       }
@@ -127,7 +130,8 @@ void forward_sums(const OutputLayer<T>& layer, T* out) {
 
 template <typename T>
 void output_layer_forward(const OutputLayer<T>& layer, T* out) {
-  if (layer.conditions == 1) {
+  const int64_t bytes = layer.conditions * layer.out_stride * static_cast<int64_t>(sizeof(T));
+  if (layer.conditions == 1 && bytes <= kCacheBytes) {
     forward_panels(layer, out);
   } else {
     forward_sums(layer, out);

@@ -16,6 +16,7 @@ from hnetfast._embeddings import select_embeddings
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets._inputs import check_ret_format, check_weights, parse_cond_ids, sort_weights
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops.split_targets import split_targets_reference
 
 __all__ = ["HyperNetInterface"]
 
@@ -243,7 +244,10 @@ class HyperNetInterface(MainNetInterface):
                 raise InputError(
                     f"hnet_out: shape [batch, {self.num_outputs}] is accepted, got {list(hnet_out.shape)}"
                 )
-            return self._flat_to_ret_format(hnet_out, trgt_format)
+            # The caller keeps `hnet_out`: these are views that autograd knows as such.
+            tensors, count = split_targets_reference(hnet_out, self.target_shapes), len(self.target_shapes)
+            samples = [tensors[i : i + count] for i in range(0, len(tensors), count)]
+            return samples[0] if trgt_format == "squeezed" and len(samples) == 1 else samples
         if isinstance(hnet_out, Tensor) or not hasattr(hnet_out, "__len__") or len(hnet_out) == 0:
             raise InputTypeError(
                 f"hnet_out: a non-empty list is accepted as {src_format!r}, got {hnet_out!r}"
