@@ -183,7 +183,7 @@ class Comparison:
                         other = self.competitors[name].flat(cond_ids)
                         _assert_close(f"weights of {name}", other, reference.flat(cond_ids), 1e-5)
             return
-        # Rounding decides the side of ReLU's kink for about one in ten million units, and each of them moves the
+        # Rounding decides the side of ReLU's kink for about one in ten million units, each of which moves the
         # gradient by up to one part in a thousand of its norm.
         rows = self.conditions * -(-self.case.num_outputs // self.case.chunk_size)
         tolerance = 1e-4 + 2.5e-10 * rows * sum(self.case.layers)
