@@ -415,7 +415,7 @@ void library_backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
     });
   }
   if (!grads.weight.defined() && !grads.bias.defined()) return;
-  const int64_t columns = sizes.chunk_size, tasks = parts.size() < kManyBlocks ? 1 : std::min<int64_t>(columns, 8);
+  const int64_t columns = sizes.chunk_size, tasks = parts.size() < kManyBlocks ? 1 : std::clamp<int64_t>(columns / 256, 2, 8);
   at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
     at::AutoDispatchBelowADInplaceOrView guard;
     for (int64_t task = begin; task < end; ++task) {
