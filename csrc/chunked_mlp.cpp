@@ -20,7 +20,7 @@ using at::TensorList;
 using std::string_view;
 
 constexpr const char* kOp = "chunked_mlp";
-constexpr int64_t kWideLayer = 192;         // from this width on the library's matrix product is as fast as a tile pass
+constexpr int64_t kWideLayer = 192;         // from this width on a plain matrix product is as fast
 constexpr int64_t kBlockRows = 256;         // that go through the hidden layers together
 constexpr size_t kManyBlocks = 16;          // products enough to keep all threads busy, one each
 constexpr int64_t kSmallSums = 1 << 20;     // elements
@@ -336,7 +336,7 @@ OutputLayer<T> output_layer(const LastInput& input, const Tensor& weight, const 
   return layer;
 }
 
-// --- the last layer by library products: wide layers, few rows, reduced precision --------------------------------
+// --- the last layer by matrix products: wide layers, few rows, reduced precision ---------------------------------
 
 struct Block {
   Tensor flat;  // a part of the flat result (or its gradient) as a matrix [rows, columns]
@@ -370,7 +370,7 @@ void for_each_block(const std::vector<Block>& parts, const F& run) {
   }
 }
 
-void library_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Sizes& sizes, const Tensor& out) {
+void product_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Sizes& sizes, const Tensor& out) {
   for_each_block(blocks(out, sizes), [&](const Block& block) {
     const Tensor rows = x.narrow(0, block.first_row, block.rows);
     const Tensor w = weight.narrow(0, 0, block.columns).t();
@@ -400,7 +400,7 @@ void add_parameter_grads(const std::vector<Block>& parts, const Tensor& x, int64
   }
 }
 
-void library_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Sizes& sizes, LastGrads& grads) {
+void product_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Sizes& sizes, LastGrads& grads) {
   const auto parts = grad.numel() > 0 ? blocks(grad, sizes) : std::vector<Block>();
   int64_t covered = 0;
   for (const Block& block : parts) covered += block.rows;
@@ -443,7 +443,7 @@ std::tuple<Tensor, Tensor> forward(TensorList inputs, TensorList weights, Tensor
         output_layer_forward(output_layer<T>(input, weight, bias, sizes), out.mutable_data_ptr<T>());
       });
     } else {
-      library_forward(input.x, weights.back(), bias, sizes, out);
+      product_forward(input.x, weights.back(), bias, sizes, out);
     }
   }
   return {out, save_hidden || !has_hidden ? hidden : at::empty({0}, out.options())};
@@ -510,7 +510,7 @@ std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& saved_hidden,
                             pointer(grads.weight), pointer(grads.bias), pointer(grads.x), pointer(grads.y));
     });
   } else {
-    library_backward(grad, input.x, weight, sizes, grads);
+    product_backward(grad, input.x, weight, sizes, grads);
   }
   results[first_weight + last] = grads.weight;
   if (!biases.empty()) results[first_bias + last] = grads.bias;
