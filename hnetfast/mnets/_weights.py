@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from hnetfast._errors import InputTypeError
+from hnetfast.mnets._layer_functions import LayerFunctions
 
 _KEYS = ("internal_weights", "mod_weights")
 
@@ -70,15 +71,25 @@ def look_up(params: nn.ParameterList, names: Sequence[str]) -> list[torch.Tensor
         return [getattr(params, name) for name in names]
 
 
-def select_weights(plan: WeightPlan, weights: Any, network: Any, batch_size: int | None) -> GivenWeights:
+def select_weights(
+    plan: WeightPlan,
+    weights: Any,
+    network: Any,
+    layers: LayerFunctions,
+    batch_size: int | None,
+    cmod_ckpt_id: int | None = None,
+) -> GivenWeights:
     """Sort the weights given to a network, and fill what is missing from its own.
 
     Args:
         plan: What the network expects.
-        weights: A sequence or dictionary as documented in :meth:`hnetfast.mnets.mlp.MLP.forward`, or None.
+        weights: A sequence or dictionary as documented in :meth:`hnetfast.mnets.mlp.MLP.forward`, or None;
+            for many sets of weights all tensors have that additional first dimension.
         network: The network, whose own parameters are those of context modulation first.
-        batch_size: Size of the input's first dimension; parameters of context modulation may have such a
-            dimension too. None if there is none.
+        layers: How the network is evaluated: with one set of weights or many.
+        batch_size: Number of samples; parameters of context modulation may differ between them. None if there
+            is no such dimension.
+        cmod_ckpt_id: Index of stored weights of context modulation to use where none are given.
 
     Returns:
         The parameters to use.
@@ -106,9 +117,9 @@ def select_weights(plan: WeightPlan, weights: Any, network: Any, batch_size: int
             raise ValueError(_count_message(plan, weights))
 
     if mod is not None:
-        _check_mod(plan, mod, batch_size)
+        _check_mod(plan, mod, layers.num_sets, batch_size)
     if internal is not None:
-        _check_internal(plan, internal)
+        _check_internal(plan, internal, layers.num_sets)
         if mod is not None:
             return GivenWeights(mod, internal, True, True)
     own = own_tensors(network._internal_params)
@@ -123,16 +134,24 @@ def select_weights(plan: WeightPlan, weights: Any, network: Any, batch_size: int
                     else "what was passed contains only those of context modulation"
                 )
             )
-        chosen_internal = own[num_own_mod:]
+        chosen_internal = _for_each_set(own[num_own_mod:], layers.num_sets)
     else:
         chosen_internal = internal
-    if mod is None:
+    if mod is None and cmod_ckpt_id is not None:
+        stored = [
+            weight
+            for layer in network.context_mod_layers or ()
+            for weight in layer.get_weights(cmod_ckpt_id)
+            if weight is not None
+        ]
+        chosen_mod = _for_each_set(stored, layers.num_sets)
+    elif mod is None:
         if num_mod and not plan.own_mod:
             raise ValueError(
                 "weights: the context-modulation layers were built without weights "
                 "(context_mod_no_weights=True), pass them"
             )
-        chosen_mod = own[:num_own_mod]
+        chosen_mod = _for_each_set(own[:num_own_mod], layers.num_sets)
     else:
         chosen_mod = mod
     return GivenWeights(chosen_mod, chosen_internal, mod is not None, internal is not None)
@@ -179,7 +198,13 @@ def _count_message(plan: WeightPlan, weights: Sequence[Any]) -> str:
     return f"weights: expected {accepted}, got {len(weights)}{got}"
 
 
-def _check_internal(plan: WeightPlan, weights: Sequence[torch.Tensor]) -> None:
+def _for_each_set(tensors: list[torch.Tensor], num_sets: int | None) -> list[torch.Tensor]:
+    if num_sets is None:
+        return tensors
+    return [tensor.expand(num_sets, *tensor.shape) for tensor in tensors]
+
+
+def _check_internal(plan: WeightPlan, weights: Sequence[torch.Tensor], num_sets: int | None) -> None:
     i = plan.num_mod
     shapes = plan.shapes
     for weight in weights:
@@ -187,23 +212,27 @@ def _check_internal(plan: WeightPlan, weights: Sequence[torch.Tensor]) -> None:
             raise TypeError(
                 f"weights: entry {i} of param_shapes must be a tensor, got {type(weight).__name__}"
             )
-        if weight.shape != shapes[i]:
+        shape = shapes[i] if num_sets is None else (num_sets, *shapes[i])
+        if weight.shape != shape:
             raise ValueError(
-                f"weights: entry {i} of param_shapes has the shape {list(shapes[i])}, "
-                f"got {list(weight.shape)}"
+                f"weights: entry {i} of param_shapes has the shape {list(shape)}, got {list(weight.shape)}"
             )
         i += 1
 
 
-def _check_mod(plan: WeightPlan, weights: Sequence[torch.Tensor], batch_size: int | None) -> None:
+def _check_mod(
+    plan: WeightPlan, weights: Sequence[torch.Tensor], num_sets: int | None, batch_size: int | None
+) -> None:
+    sets = () if num_sets is None else (num_sets,)
     for i, weight in enumerate(weights):
-        shape = plan.shapes[i]
+        shape = (*sets, *plan.shapes[i])
         if not isinstance(weight, torch.Tensor):
             raise TypeError(
                 f"weights: entry {i} of param_shapes must be a tensor, got {type(weight).__name__}"
             )
-        if weight.shape != shape and (batch_size is None or weight.shape != (batch_size, *shape)):
+        a_sample = (*sets, batch_size, *plan.shapes[i])
+        if weight.shape != shape and (batch_size is None or weight.shape != a_sample):
             raise ValueError(
                 f"weights: entry {i} of param_shapes has the shape {list(shape)} (or, one set a sample, "
-                f"{[batch_size, *shape]}), got {list(weight.shape)}"
+                f"{list(a_sample)}), got {list(weight.shape)}"
             )

@@ -1,15 +1,23 @@
 """Fully connected main network."""
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from hnetfast._errors import InputError, InputTypeError
+from hnetfast._errors import InputError
+from hnetfast.mnets._arguments import (
+    check_batch_norm,
+    check_dropout_rate,
+    check_placement,
+    parse_condition,
+    positive_integer,
+    select_stats,
+)
+from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
 from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets._weights import WeightPlan, select_weights
 from hnetfast.mnets.mnet_interface import MainNetInterface
@@ -56,6 +64,8 @@ class MLP(nn.Module, MainNetInterface):
         TypeError: If a width is not an integer or a function not callable.
     """
 
+    _input_ndims = (2,)
+
     def __init__(
         self,
         n_in: int = 1,
@@ -83,14 +93,11 @@ class MLP(nn.Module, MainNetInterface):
         nn.Module.__init__(self)
         MainNetInterface.__init__(self)
         sizes = [
-            _width("n_in", n_in),
-            *(_width("hidden_layers", width) for width in hidden_layers),
-            _width("n_out", n_out),
+            positive_integer("n_in", n_in),
+            *(positive_integer("hidden_layers", width) for width in hidden_layers),
+            positive_integer("n_out", n_out),
         ]
-        if dropout_rate != -1 and not 0.0 <= dropout_rate <= 1.0:
-            raise ValueError(
-                f"dropout_rate: expected -1 (no dropout) or a number in [0, 1], got {dropout_rate}"
-            )
+        check_dropout_rate(dropout_rate)
         for name, function in (("activation_fn", activation_fn), ("out_fn", out_fn)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name}: expected a function or None, got {function!r}")
@@ -227,88 +234,74 @@ class MLP(nn.Module, MainNetInterface):
             ValueError: If an argument has a wrong length, shape, key or value.
             TypeError: If an argument is of a wrong type, or input and weights differ in dtype.
         """
-        bn_stats_id = cmod_ckpt_id = None
-        if condition is not None:
-            bn_stats_id, cmod_ckpt_id = _parse_condition(condition)
+        return self._evaluate(SINGLE_SET, x, weights, distilled_params, condition)
+
+    def _evaluate(
+        self,
+        layers: LayerFunctions,
+        x: torch.Tensor,
+        weights: Any = None,
+        distilled_params: Sequence[torch.Tensor] | None = None,
+        condition: int | Mapping[str, int] | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        bn_stats_id, cmod_ckpt_id = parse_condition(condition)
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
         if x.ndim == 0 or x.shape[-1] != self._n_in:
             raise InputError(f"x: expected the shape [B, {self._n_in}], got {list(x.shape)}")
-        given = select_weights(self._plan, weights, self, x.shape[0])
+        given = select_weights(self._plan, weights, self, layers, layers.batch_size(x), cmod_ckpt_id)
         mod, internal = given.mod, given.internal
-        if cmod_ckpt_id is not None and not given.mod_given and self._use_context_mod:
-            mod = [w for layer in self._context_mod_layers for w in layer.get_weights(cmod_ckpt_id)]
         bn_stats = None
         if self._num_bn_layers or distilled_params is not None:
-            bn_stats = self._select_stats(distilled_params, bn_stats_id)
+            bn_stats = select_stats(self, layers, distilled_params, bn_stats_id)
         i_param = 2 * self._num_bn_layers  # index of the next matrix in `internal`
-        _check_placement(x, internal[i_param:] if given.internal_given else internal[i_param : i_param + 1])
+        check_placement(x, internal[i_param:] if given.internal_given else internal[i_param : i_param + 1])
 
+        if bn_stats is not None:
+            check_batch_norm(self, x, layers.num_samples(x))
         h = x
         i_mod = 0  # index of the next modulation layer
         a_fun = self._a_fun
         modulates, post = self._modulates_hidden, self._context_mod_post_activation
         if self._use_spectral_norm:
-            internal = self._normalise_spectrally(internal, i_param, not given.internal_given)
+            internal = self._normalise_spectrally(layers, internal, i_param, not given.internal_given)
         if self._modulates_input:
-            h = self._modulate(h, mod, i_mod)
+            h = self._modulate(layers, h, mod, i_mod)
             i_mod += 1
         for i in range(self._num_hidden):
-            h = F.linear(h, internal[i_param], internal[i_param + 1] if self._has_bias else None)
+            h = layers.linear(h, internal[i_param], internal[i_param + 1] if self._has_bias else None)
             i_param += self._tensors_per_layer
             if modulates and not post:
-                h = self._modulate(h, mod, i_mod)
+                h = self._modulate(layers, h, mod, i_mod)
             if bn_stats is not None:
-                mean, var = bn_stats[i]
-                h = self._batchnorm_layers[i](h, mean, var, internal[2 * i], internal[2 * i + 1])
+                layer = self._batchnorm_layers[i]
+                h = layers.batch_norm(layer, h, bn_stats[i], internal[2 * i], internal[2 * i + 1])
             if self._dropout_rate != -1:
                 h = self._dropout(h)
             if a_fun is not None:
                 h = a_fun(h)
             if modulates and post:
-                h = self._modulate(h, mod, i_mod)
+                h = self._modulate(layers, h, mod, i_mod)
             i_mod += 1
-        h = F.linear(h, internal[i_param], internal[i_param + 1] if self._has_bias else None)
+        h = layers.linear(h, internal[i_param], internal[i_param + 1] if self._has_bias else None)
         if self._modulates_output:
-            h = self._modulate(h, mod, i_mod)
+            h = self._modulate(layers, h, mod, i_mod)
         return h if self._out_fn is None else (self._out_fn(h), h)
 
     def _normalise_spectrally(
-        self, internal: Sequence[torch.Tensor], i_first: int, own: bool
+        self, layers: LayerFunctions, internal: Sequence[torch.Tensor], i_first: int, own: bool
     ) -> list[torch.Tensor]:
         """Replace the matrices, which start at ``i_first``, by their normalised ones."""
         normalised = list(internal)
         for i, norm in enumerate(self._spectral_norms):
             i_param = i_first + self._tensors_per_layer * i
-            normalised[i_param] = norm(internal[i_param], own=own)
+            normalised[i_param] = layers.map_weight(partial(norm, own=own), internal[i_param], own)
         return normalised
 
-    def _modulate(self, h: torch.Tensor, mod: Sequence[torch.Tensor], i_mod: int) -> torch.Tensor:
-        return self._context_mod_layers[i_mod](h, weights=mod[2 * i_mod : 2 * i_mod + 2])
-
-    def _select_stats(
-        self, distilled_params: Sequence[torch.Tensor] | None, stats_id: int | None
-    ) -> list[tuple[torch.Tensor | None, torch.Tensor | None]]:
-        """Mean and variance to use in each batch-normalisation layer; None where the batch's are used."""
-        if distilled_params is not None:
-            shapes = self._hyper_shapes_distilled
-            if shapes is None:
-                raise ValueError(
-                    "distilled_params: the network has no distillation targets (distill_bn_stats)"
-                )
-            if len(distilled_params) != len(shapes):
-                raise ValueError(
-                    f"distilled_params: expected {len(shapes)} tensors, got {len(distilled_params)}"
-                )
-            for i, (stat, shape) in enumerate(zip(distilled_params, shapes, strict=True)):
-                if list(stat.shape) != list(shape):
-                    raise ValueError(
-                        f"distilled_params[{i}]: expected the shape {shape}, got {list(stat.shape)}"
-                    )
-            return list(zip(distilled_params[::2], distilled_params[1::2], strict=True))
-        if not self._bn_track_stats:
-            return [(None, None)] * self._num_bn_layers
-        return [layer.get_stats(stats_id) for layer in self._batchnorm_layers]
+    def _modulate(
+        self, layers: LayerFunctions, h: torch.Tensor, mod: Sequence[torch.Tensor], i_mod: int
+    ) -> torch.Tensor:
+        return layers.modulate(self._context_mod_layers[i_mod], h, mod[2 * i_mod : 2 * i_mod + 2])
 
     def distillation_targets(self) -> list[torch.Tensor] | None:
         """Return the latest running statistics of all batch-normalisation layers.
@@ -377,37 +370,3 @@ class _LayerNumbers(NamedTuple):
             [0] * modulates_input + [number + cm_offset for number in linear[:-1]] + [linear[-1] + 1]
         )
         return cls(linear, [number + bn_offset for number in linear[:-1]], context_mod)
-
-
-def _width(name: str, value: Any) -> int:
-    try:
-        width = operator.index(value)
-    except TypeError:
-        raise InputTypeError(f"{name}: expected a positive integer, got {value!r}") from None
-    if width <= 0:
-        raise InputError(f"{name}: expected a positive integer, got {value!r}")
-    return width
-
-
-def _check_placement(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> None:
-    """Refuse another dtype or device before a layer has changed its statistics."""
-    for weight in weights:
-        if x.device != weight.device:
-            raise InputError(
-                f"x: expected to be on the device of the weights, {weight.device}, got {x.device}"
-            )
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise InputTypeError(f"x: expected the dtype of the weights, {weight.dtype}, got {x.dtype}")
-
-
-def _parse_condition(condition: int | Mapping[str, int]) -> tuple[int | None, int | None]:
-    """Split the argument into the index of statistics and that of stored weights of context modulation."""
-    if not isinstance(condition, Mapping):
-        return condition, None
-    unknown = [key for key in condition if key not in ("bn_stats_id", "cmod_ckpt_id")]
-    if unknown or not condition:
-        raise ValueError(
-            "condition: expected a dictionary with keys from ['bn_stats_id', 'cmod_ckpt_id'], "
-            f"got {list(condition)}"
-        )
-    return condition.get("bn_stats_id"), condition.get("cmod_ckpt_id")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hnetfast._errors import InputError
+from hnetfast.mnets._forward_batched import forward_batched
 from hnetfast.mnets._layer_building import LayerBuilding, Shape
 
 __all__ = ["MainNetInterface"]
@@ -21,6 +22,9 @@ class MainNetInterface(LayerBuilding, ABC):
     A subclass calls this constructor, sets the protected attributes behind the properties below and ends its
     own constructor with :meth:`_is_properly_setup`; ``docs/subclassing.md`` says which and how.
     """
+
+    _input_ndims: tuple[int, ...] = ()
+    """How many dimensions an input of :meth:`forward` may have; empty where that is not known."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -283,6 +287,51 @@ class MainNetInterface(LayerBuilding, ABC):
         Returns:
             The output.
         """
+
+    def forward_batched(
+        self,
+        x: torch.Tensor,
+        weights: Any,
+        *,
+        x_per_set: bool | None = None,
+        chunk_size: int | None = None,
+        **forward_kwargs: Any,
+    ) -> Any:
+        """Compute the outputs for B sets of weights at once.
+
+        The result, its gradients and the changes of running statistics are those of B calls of
+        :meth:`forward` one after the other, stacked. Only dropout draws other masks.
+
+        Args:
+            x: One input for all sets, or ``[B, ...]``, an input for each.
+            weights: What a hypernetwork returns for B conditions: a tensor ``[B, n]`` (the fastest), a list
+                of B lists of tensors, or a list of tensors ``[B, *shape]``; of all :attr:`param_shapes`, of
+                :attr:`hyper_shapes_learned`, or of the parameters of context modulation; or a dictionary of
+                these with the keys that :meth:`forward` takes, whose other parameters are the network's own.
+            x_per_set: Whether ``x`` is ``[B, ...]``. By default the networks of this package tell it from the
+                number of dimensions, and others share ``x``.
+            chunk_size: How many sets to evaluate at a time, as in :func:`torch.vmap`. By default as many as
+                suits the network and the size of the batch; where they cannot share work, one by one.
+            **forward_kwargs: Further arguments of :meth:`forward`. ``distilled_params`` may have a first
+                dimension of size B, statistics for each set; so may ``condition`` be a list of B entries.
+
+        Returns:
+            What :meth:`forward` returns; every tensor has an additional first dimension of size B.
+
+        Raises:
+            ValueError: If a number of weights or sets or a shape does not fit.
+            TypeError: If ``weights`` is of none of the formats.
+        """
+        return forward_batched(self, x, weights, x_per_set, chunk_size, forward_kwargs)
+
+    def _sets_at_once(self, x: torch.Tensor, num_sets: int) -> int:
+        """How many sets :meth:`forward_batched` evaluates at a time.
+
+        Args:
+            x: The input of one set.
+            num_sets: How many there are.
+        """
+        return num_sets
 
     @staticmethod
     def shapes_to_num_weights(dims: Iterable[Shape]) -> int:

@@ -9,7 +9,7 @@ from torch import nn
 
 __all__ = ["BatchNormLayer"]
 
-_EPS = 1e-5
+EPS = 1e-5  # added to variances
 
 
 class BatchNormLayer(nn.Module):
@@ -116,6 +116,11 @@ class BatchNormLayer(nn.Module):
         return None if self._affine else self._param_shapes
 
     @property
+    def momentum(self) -> float:
+        """Share of the batch's statistics in an update of the running ones."""
+        return self._momentum
+
+    @property
     def num_stats(self) -> int:
         """Number of sets of statistics kept by this layer."""
         return self._stats_count
@@ -165,14 +170,14 @@ class BatchNormLayer(nn.Module):
 
         if running_mean is not None:
             return F.batch_norm(
-                inputs, running_mean, running_var, weight, bias, self.training, self._momentum, _EPS
+                inputs, running_mean, running_var, weight, bias, self.training, self._momentum, EPS
             )
         if self._frozen_stats:
-            return F.batch_norm(inputs, self.mean_0, self.var_0, weight, bias, False, self._momentum, _EPS)
+            return F.batch_norm(inputs, self.mean_0, self.var_0, weight, bias, False, self._momentum, EPS)
         if self._learnable_stats:
             return self._forward_learnable(inputs, weight, bias)
         if not self._track_running_stats:
-            return F.batch_norm(inputs, None, None, weight, bias, True, self._momentum, _EPS)
+            return F.batch_norm(inputs, None, None, weight, bias, True, self._momentum, EPS)
         if stats_id is None:
             if self._stats_count > 1:
                 raise ValueError(
@@ -181,7 +186,7 @@ class BatchNormLayer(nn.Module):
             stats_id = 0
         running_mean, running_var = self.get_stats(stats_id)
         return F.batch_norm(
-            inputs, running_mean, running_var, weight, bias, self.training, self._momentum, _EPS
+            inputs, running_mean, running_var, weight, bias, self.training, self._momentum, EPS
         )
 
     def _forward_learnable(
@@ -190,10 +195,10 @@ class BatchNormLayer(nn.Module):
         if self.training:
             # detach() shares memory: the update is in place, but no step of the graph.
             mean, var = self.mean_0.detach(), self.var_0.detach()
-            return F.batch_norm(inputs, mean, var, weight, bias, True, self._momentum, _EPS)
+            return F.batch_norm(inputs, mean, var, weight, bias, True, self._momentum, EPS)
         # F.batch_norm has no gradient with respect to statistics.
         shape = [1, -1] + [1] * (inputs.ndim - 2)
-        factor = weight * torch.rsqrt(self.var_0 + _EPS)
+        factor = weight * torch.rsqrt(self.var_0 + EPS)
         return inputs * factor.view(shape) + (bias - self.mean_0 * factor).view(shape)
 
     def checkpoint_stats(self, device: torch.device | str | None = None) -> None:

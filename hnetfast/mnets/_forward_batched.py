@@ -1,0 +1,126 @@
+"""Evaluation of main networks for many sets of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hnetfast._errors import InputError
+from hnetfast.mnets._layer_functions import ManySets
+from hnetfast.mnets._weight_sets import WeightSets
+
+
+def forward_batched(
+    network: Any,
+    x: Tensor,
+    weights: Any,
+    x_per_set: bool | None,
+    chunk_size: int | None,
+    kwargs: dict[str, Any],
+) -> Any:
+    """See :meth:`hnetfast.mnets.mnet_interface.MainNetInterface.forward_batched`."""
+    sets = WeightSets(network, weights)
+    if x_per_set is None:
+        ndims = network._input_ndims
+        x_per_set = x.ndim not in ndims and x.ndim - 1 in ndims
+    if x_per_set and (x.ndim == 0 or x.shape[0] != sets.num_sets):
+        raise InputError(
+            f"x: expected one input for each of {sets.num_sets} sets of weights in the first dimension, "
+            f"got the shape {list(x.shape)}"
+        )
+    if chunk_size is None:
+        chunk_size = network._sets_at_once(x[0] if x_per_set else x, sets.num_sets)
+    elif chunk_size <= 0:
+        raise ValueError(f"chunk_size: expected a positive number of sets or None, got {chunk_size}")
+    slices = _Slices(sets.num_sets, network.hyper_shapes_distilled, kwargs)
+    if chunk_size == 1 or slices.have_conditions or not _can_evaluate(network):
+        inputs = x.unbind(0) if x_per_set else [x] * sets.num_sets
+        outputs = [
+            network.forward(x_b, weights=weights_b, **slices.one(b))
+            for b, (x_b, weights_b) in enumerate(zip(inputs, sets.singly(), strict=True))
+        ]
+        return _join(outputs, torch.stack)
+    x = x if x_per_set else x.expand(sets.num_sets, *x.shape)
+    chunk_size = min(chunk_size, sets.num_sets)
+    outputs = []
+    for i, (x_chunk, weights_chunk) in enumerate(
+        zip(x.split(chunk_size), sets.chunks(chunk_size), strict=True)
+    ):
+        layers = ManySets(x_chunk.shape[0])
+        kwargs = slices.many(i * chunk_size, i * chunk_size + x_chunk.shape[0])
+        outputs.append(network._evaluate(layers, x_chunk, weights_chunk, **kwargs))
+    return outputs[0] if len(outputs) == 1 else _join(outputs, torch.cat)
+
+
+def _can_evaluate(network: Any) -> bool:
+    """Whether the network's ``forward`` is the one that belongs to its ``_evaluate``."""
+    for cls in type(network).__mro__:
+        if "_evaluate" in vars(cls):
+            return True
+        if "forward" in vars(cls):
+            return False
+    return False
+
+
+class _Slices:
+    """Keyword arguments of ``forward`` for some of the sets.
+
+    ``distilled_params`` may have tensors with an additional first dimension, one entry a set, and
+    ``condition`` may be a list of one entry a set; everything else is shared.
+    """
+
+    def __init__(
+        self, num_sets: int, distilled_shapes: Sequence[Sequence[int]] | None, kwargs: Mapping[str, Any]
+    ) -> None:
+        self._num_sets = num_sets
+        self._kwargs = dict(kwargs)
+        self._stats = self._kwargs.get("distilled_params")
+        self._stats_are_per_set = False
+        if self._stats is not None and distilled_shapes is not None:
+            ndims = [len(shape) for shape in distilled_shapes]
+            self._stats_are_per_set = any(
+                stat.ndim == ndim + 1 for stat, ndim in zip(self._stats, ndims, strict=False)
+            )
+        conditions = self._kwargs.get("condition")
+        self._conditions = conditions if isinstance(conditions, (list, tuple)) else None
+        if self._conditions is not None and len(self._conditions) != num_sets:
+            raise InputError(
+                f"condition: a list must have an entry for each of {num_sets} sets of weights, "
+                f"got {len(self._conditions)}"
+            )
+
+    @property
+    def have_conditions(self) -> bool:
+        """Whether the sets have conditions of their own."""
+        return self._conditions is not None
+
+    def one(self, index: int) -> dict[str, Any]:
+        """For one set."""
+        kwargs = dict(self._kwargs)
+        if self._stats_are_per_set:
+            kwargs["distilled_params"] = [stat[index] for stat in self._stats]
+        if self._conditions is not None:
+            kwargs["condition"] = self._conditions[index]
+        return kwargs
+
+    def many(self, start: int, stop: int) -> dict[str, Any]:
+        """For a range of sets."""
+        if not self._stats_are_per_set:
+            return self._kwargs
+        return self._kwargs | {"distilled_params": [stat[start:stop] for stat in self._stats]}
+
+
+def _join(outputs: Sequence[Any], join: Callable[[Sequence[Tensor]], Tensor]) -> Any:
+    """Join the outputs of parts of the sets, which may be tensors or structures of them."""
+    first = outputs[0]
+    if isinstance(first, Tensor):
+        return join(outputs)
+    if isinstance(first, dict):
+        return {key: _join([output[key] for output in outputs], join) for key in first}
+    if isinstance(first, (list, tuple)):
+        parts = [_join(entries, join) for entries in zip(*outputs, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+    return first

@@ -1,0 +1,84 @@
+"""What the convolutional networks have in common."""
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor
+
+from hnetfast._errors import InputError, InputTypeError
+from hnetfast.mnets._arguments import positive_integer
+from hnetfast.mnets._layer_functions import LayerFunctions
+from hnetfast.mnets.classifier_interface import Classifier
+
+
+class ImageClassifier(Classifier):
+    """Classifier of images.
+
+    Args:
+        in_shape: Shape of an image, ``(height, width, channels)``.
+        num_classes: Number of output units.
+        verbose: Whether to print what has been built.
+        chw_input_format: Whether images come as ``[batch, channels, height, width]`` instead of flattened, or
+            unflattened, with the channels last.
+
+    Raises:
+        ValueError: If ``in_shape`` does not have three positive entries, or ``num_classes`` is not positive.
+        TypeError: If one of them is not made of integers.
+    """
+
+    def __init__(
+        self, in_shape: Sequence[int], num_classes: int, verbose: bool, chw_input_format: bool = False
+    ) -> None:
+        super().__init__(num_classes, verbose)
+        if len(in_shape) != 3:
+            raise InputError(f"in_shape: expected (height, width, channels), got {in_shape!r}")
+        self._in_shape = in_shape
+        self._height, self._width, self._channels = (positive_integer("in_shape", n) for n in in_shape)
+        self._chw_input_format = chw_input_format
+
+    @property
+    def _input_ndims(self) -> tuple[int, ...]:
+        return (4,) if self._chw_input_format else (2, 4)
+
+    def _images(self, layers: LayerFunctions, x: Tensor) -> Tensor:
+        """Bring the input into the form that convolutions compute with.
+
+        Args:
+            layers: How the network is evaluated.
+            x: The input of :meth:`forward`; for many sets of weights with that additional first dimension.
+
+        Returns:
+            ``[batch, channels, height, width]``, contiguous: the backward pass of some convolutions of
+            channels-last images writes out of bounds in PyTorch 2.11.
+
+        Raises:
+            ValueError: If the shape does not fit ``in_shape``.
+            TypeError: If ``x`` is not a tensor.
+        """
+        if not isinstance(x, Tensor):
+            raise InputTypeError(f"x: expected a tensor, got {type(x).__name__}")
+        if layers.num_sets is not None and x.stride(0) == 0:  # shared by all sets
+            return self._batch_of_images(x[0]).expand(layers.num_sets, -1, -1, -1, -1)
+        if layers.num_sets is not None:
+            return self._batch_of_images(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return self._batch_of_images(x)
+
+    def _batch_of_images(self, x: Tensor) -> Tensor:
+        height, width, channels = self._height, self._width, self._channels
+        if self._chw_input_format:
+            if x.shape[1:] != (channels, height, width):
+                raise InputError(
+                    f"x: expected the shape [batch, {channels}, {height}, {width}] (chw_input_format=True), "
+                    f"got {list(x.shape)}"
+                )
+            return x.contiguous()
+        flattened = prod(self._in_shape)
+        if x.shape[1:] != (height, width, channels) and x.shape[1:] != (flattened,):
+            raise InputError(
+                f"x: expected the shape [batch, {flattened}] or [batch, {height}, {width}, {channels}], "
+                f"got {list(x.shape)}"
+            )
+        return x.reshape(-1, height, width, channels).permute(0, 3, 1, 2).contiguous()
+
+    def _sets_at_once(self, x: Tensor, num_sets: int) -> int:
+        return num_sets if x.shape[0] <= 4 else 1

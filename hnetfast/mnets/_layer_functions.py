@@ -1,0 +1,172 @@
+"""The layers of main networks, computed with one set of weights or with many sets at once."""
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hnetfast.utils.batchnorm_layer import EPS, BatchNormLayer
+from hnetfast.utils.context_mod_layer import ContextModLayer
+
+Stats = tuple[Tensor | None, Tensor | None]
+
+
+class LayerFunctions:
+    """Layers computed with one set of weights: activations are ``[batch, ...]``.
+
+    Networks are written once against these methods, and evaluated for many sets of weights by
+    :class:`ManySets`, whose activations have the number of sets as an additional first dimension. What needs
+    no method because it does not care (activation functions, dropout, sums) must count dimensions from the
+    end.
+    """
+
+    num_sets: int | None = None
+
+    def batch_size(self, x: Tensor) -> int | None:
+        """Size of the dimension of samples, None where there is none."""
+        return x.shape[0] if x.ndim > 1 else None
+
+    def num_samples(self, x: Tensor) -> int:
+        """Number of vectors ``x`` ``[batch, ..., in]`` has for each set of weights."""
+        return prod(x.shape[:-1])
+
+    def linear(self, h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Linear map of ``h`` ``[batch, ..., in]`` by ``weight`` ``[out, in]``."""
+        return F.linear(h, weight, bias)
+
+    def conv2d(
+        self, h: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0
+    ) -> Tensor:
+        """Convolution of ``h`` ``[batch, C, H, W]`` with ``weight`` ``[C_out, C, kh, kw]``."""
+        return F.conv2d(h, weight, bias, stride, padding)
+
+    def max_pool2d(self, h: Tensor, kernel_size: int, stride: int | None = None, padding: int = 0) -> Tensor:
+        """Largest values of windows of ``h`` ``[batch, C, H, W]``."""
+        return F.max_pool2d(h, kernel_size, stride, padding)
+
+    def avg_pool2d(self, h: Tensor, kernel_size: int | Sequence[int]) -> Tensor:
+        """Averages of windows of ``h`` ``[batch, C, H, W]``."""
+        return F.avg_pool2d(h, kernel_size)
+
+    def flatten(self, h: Tensor) -> Tensor:
+        """Join all dimensions of a sample."""
+        return h.flatten(1)
+
+    def batch_norm(
+        self, layer: BatchNormLayer, h: Tensor, stats: Stats, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        """Normalise ``h`` ``[batch, C, ...]`` by the given statistics, or by the batch's if they are None."""
+        return layer(h, *stats, weight, bias)
+
+    def modulate(self, layer: ContextModLayer, h: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        """Multiply ``h`` by a gain and add a shift."""
+        return layer(h, weights=weights)
+
+    def map_weight(self, function: Callable[[Tensor], Tensor], weight: Tensor, own: bool) -> Tensor:
+        """Apply a function to a weight tensor, ``own`` if it is the network's, which all sets share."""
+        return function(weight)
+
+
+SINGLE_SET = LayerFunctions()
+
+
+class ManySets(LayerFunctions):
+    """Layers computed with many sets of weights: activations are ``[B, batch, ...]``, weights ``[B, ...]``.
+
+    Activations that all sets share have the stride 0 in the first dimension.
+
+    Args:
+        num_sets: Number of sets B.
+    """
+
+    def __init__(self, num_sets: int) -> None:
+        self.num_sets = num_sets
+
+    def batch_size(self, x: Tensor) -> int | None:
+        return x.shape[1] if x.ndim > 2 else None
+
+    def num_samples(self, x: Tensor) -> int:
+        return prod(x.shape[1:-1])
+
+    def linear(self, h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        rows = h.flatten(1, -2)
+        if bias is None:
+            out = torch.bmm(rows, weight.transpose(1, 2))
+        else:
+            out = torch.baddbmm(bias.unsqueeze(1), rows, weight.transpose(1, 2))
+        return out.view(*h.shape[:-1], -1)
+
+    def conv2d(
+        self, h: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0
+    ) -> Tensor:
+        weight = weight.flatten(0, 1)  # [B·C_out, C, kh, kw]
+        bias = None if bias is None else bias.flatten()
+        return self._split(F.conv2d(self._merge(h), weight, bias, stride, padding, groups=self.num_sets))
+
+    def max_pool2d(self, h: Tensor, kernel_size: int, stride: int | None = None, padding: int = 0) -> Tensor:
+        return self._split(F.max_pool2d(self._merge(h), kernel_size, stride, padding))
+
+    def avg_pool2d(self, h: Tensor, kernel_size: int | Sequence[int]) -> Tensor:
+        return self._split(F.avg_pool2d(self._merge(h), kernel_size))
+
+    def flatten(self, h: Tensor) -> Tensor:
+        return h.flatten(2)
+
+    def batch_norm(
+        self, layer: BatchNormLayer, h: Tensor, stats: Stats, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        merged = self._merge(h)
+        num_features = h.shape[2]
+        weight, bias = (t.expand(self.num_sets, num_features).flatten() for t in (weight, bias))
+        mean, var = stats
+        if mean is None:
+            out = F.batch_norm(merged, None, None, weight, bias, True, layer.momentum, EPS)
+        elif not layer.training:
+            mean, var = (t.expand(self.num_sets, num_features).flatten() for t in stats)
+            out = F.batch_norm(merged, mean, var, weight, bias, False, layer.momentum, EPS)
+        else:
+            # With a momentum of 1 the running statistics become those of the batch, one each set.
+            batch_mean, batch_var = torch.zeros_like(weight), torch.ones_like(weight)
+            out = F.batch_norm(merged, batch_mean, batch_var, weight, bias, True, 1.0, EPS)
+            for running, batch in ((mean, batch_mean), (var, batch_var)):
+                self._update(running, batch.view(self.num_sets, num_features), layer.momentum)
+        return self._split(out)
+
+    def _update(self, running: Tensor, batch: Tensor, momentum: float) -> None:
+        """Move running statistics ``[B, C]`` or, shared by all sets, ``[C]`` towards those of the batches."""
+        with torch.no_grad():
+            if running.ndim == 2:
+                running.lerp_(batch, momentum)
+                return
+            # As if the sets came one after the other.
+            kept = (1 - momentum) ** torch.arange(
+                self.num_sets, -1, -1, dtype=batch.dtype, device=batch.device
+            )
+            running.mul_(kept[0]).add_(momentum * kept[1:] @ batch)
+
+    def modulate(self, layer: ContextModLayer, h: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        gain, shift = (
+            self._align(h, w, len(shape)) for w, shape in zip(weights, layer.param_shapes, strict=True)
+        )
+        return h * layer.preprocess_gain(gain) + shift
+
+    @staticmethod
+    def _align(h: Tensor, weight: Tensor, ndim: int) -> Tensor:
+        """Line up ``[B, *shape]`` or ``[B, batch, *shape]`` with ``h`` ``[B, batch, ..., *shape]``."""
+        num_leading = weight.ndim - ndim
+        ones = [1] * (h.ndim - weight.ndim)
+        return weight.view(*weight.shape[:num_leading], *ones, *weight.shape[num_leading:])
+
+    def map_weight(self, function: Callable[[Tensor], Tensor], weight: Tensor, own: bool) -> Tensor:
+        if own:
+            return function(weight[0]).expand(weight.shape)
+        return torch.stack([function(w) for w in weight.unbind(0)])
+
+    def _merge(self, h: Tensor) -> Tensor:
+        """Turn ``[B, batch, C, ...]`` into ``[batch, B·C, ...]``, a view of what :meth:`_split` returned."""
+        return h.transpose(0, 1).flatten(1, 2)
+
+    def _split(self, h: Tensor) -> Tensor:
+        return h.unflatten(1, (self.num_sets, -1)).transpose(0, 1)
