@@ -1,4 +1,5 @@
-// hnetfast::split_targets: the tensors of the target network, cut out of flat rows of generated weights.
+// hnetfast::split_targets and split_stacked: the tensors of the target network, cut out of flat rows of generated
+// weights, one list for every row or one list of tensors that hold those of all rows.
 //
 // Hundreds of tensors come out of one call, so each costs as little as a tensor can: they share the storage of the
 // flat buffer and one node of the autograd graph, whose backward pass writes all their gradients into one buffer.
@@ -116,14 +117,18 @@ class SplitTargets : public torch::autograd::Function<SplitTargets> {
   }
 };
 
+void check_total(const char* op, const Tensor& flat, const Pieces& pieces) {
+  int64_t total = 0;
+  pieces.for_each([&](size_t, at::IntArrayRef shape, int64_t) { total += c10::multiply_integers(shape); });
+  TORCH_CHECK_VALUE(total == flat.size(1), op, ": the shapes hold ", total, " elements, flat has ", flat.size(1),
+                    " a condition");
+}
+
 variable_list split_targets(const Tensor& flat, at::IntArrayRef dims, at::IntArrayRef ranks) {
   TORCH_CHECK_VALUE(flat.dim() == 2 && flat.is_contiguous(), "split_targets: flat has shape ", flat.sizes(),
                     " and strides ", flat.strides(), ", expected a contiguous [conditions, outputs]");
-  int64_t total = 0;
   const Pieces pieces{dims, ranks};
-  pieces.for_each([&](size_t, at::IntArrayRef shape, int64_t) { total += c10::multiply_integers(shape); });
-  TORCH_CHECK_VALUE(total == flat.size(1), "split_targets: the shapes hold ", total, " elements, flat has ",
-                    flat.size(1), " a condition");
+  check_total("split_targets", flat, pieces);
   if (!flat.requires_grad() || !at::GradMode::is_enabled()) {
     at::AutoDispatchBelowADInplaceOrView guard;
     return views(flat, pieces);
@@ -131,9 +136,95 @@ variable_list split_targets(const Tensor& flat, at::IntArrayRef dims, at::IntArr
   return SplitTargets::apply(flat, dims.vec(), ranks.vec());
 }
 
+// What a stacked piece is: the same columns of all rows.
+variable_list stacked_views(const Tensor& flat, const Pieces& pieces) {
+  variable_list result;
+  result.reserve(pieces.ranks.size());
+  pieces.for_each([&](size_t, at::IntArrayRef shape, int64_t offset) {
+    c10::SmallVector<int64_t, 8> sizes{flat.size(0)}, strides(shape.size() + 1);
+    sizes.append(shape.begin(), shape.end());
+    int64_t stride = 1;
+    for (size_t d = shape.size(); d > 0; --d) {
+      strides[d] = stride;
+      stride *= std::max<int64_t>(shape[d - 1], 1);
+    }
+    strides[0] = flat.stride(0);
+    result.push_back(flat.as_strided(sizes, strides, flat.storage_offset() + offset));
+  });
+  return result;
+}
+
+Tensor join_stacked(const variable_list& grads, const Pieces& pieces, int64_t conditions, int64_t row, const at::TensorOptions& options) {
+  if (at::GradMode::is_enabled() || options.device().type() != at::kCPU) {
+    std::vector<Tensor> parts;
+    parts.reserve(grads.size());
+    pieces.for_each([&](size_t t, at::IntArrayRef shape, int64_t) {
+      const int64_t size = c10::multiply_integers(shape);
+      parts.push_back(grads[t].defined() ? grads[t].reshape({conditions, size}) : at::zeros({conditions, size}, options));
+    });
+    return at::cat(parts, 1);
+  }
+  const Tensor flat = empty_pooled({conditions, row}, options);
+  variable_list sources(grads.size());
+  for (size_t t = 0; t < grads.size(); ++t) {
+    if (grads[t].defined()) sources[t] = grads[t].to(flat.scalar_type()).contiguous().resolve_neg();
+  }
+  const int64_t size = flat.element_size();
+  auto* base = static_cast<char*>(flat.mutable_data_ptr());
+  const int64_t grain = std::max<int64_t>(kCopyGrain / std::max<int64_t>(row, 1), 1);
+  at::parallel_for(0, conditions, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      pieces.for_each([&](size_t t, at::IntArrayRef shape, int64_t offset) {
+        const int64_t bytes = c10::multiply_integers(shape) * size;
+        char* to = base + (b * row + offset) * size;
+        if (!sources[t].defined()) {
+          std::memset(to, 0, bytes);
+        } else {
+          std::memcpy(to, static_cast<const char*>(sources[t].const_data_ptr()) + b * bytes, bytes);
+        }
+      });
+    }
+  });
+  return flat;
+}
+
+class SplitStacked : public torch::autograd::Function<SplitStacked> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const Tensor& flat, const std::vector<int64_t>& dims,
+                               const std::vector<int64_t>& ranks) {
+    ctx->set_materialize_grads(false);
+    ctx->saved_data["dims"] = dims;
+    ctx->saved_data["ranks"] = ranks;
+    ctx->saved_data["shape"] = flat.sizes();
+    ctx->saved_data["like"] = flat.new_empty({0});
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return stacked_views(flat, {dims, ranks});
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto dims = ctx->saved_data["dims"].toIntVector(), ranks = ctx->saved_data["ranks"].toIntVector();
+    const auto shape = ctx->saved_data["shape"].toIntVector();
+    const auto options = ctx->saved_data["like"].toTensor().options();
+    return {join_stacked(grads, {dims, ranks}, shape[0], shape[1], options), Tensor(), Tensor()};
+  }
+};
+
+variable_list split_stacked(const Tensor& flat, at::IntArrayRef dims, at::IntArrayRef ranks) {
+  TORCH_CHECK_VALUE(flat.dim() == 2 && flat.stride(1) == 1, "split_stacked: flat has shape ", flat.sizes(),
+                    " and strides ", flat.strides(), ", expected [conditions, outputs] with contiguous rows");
+  const Pieces pieces{dims, ranks};
+  check_total("split_stacked", flat, pieces);
+  if (!flat.requires_grad() || !at::GradMode::is_enabled()) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return stacked_views(flat, pieces);
+  }
+  return SplitStacked::apply(flat, dims.vec(), ranks.vec());
+}
+
 // Composite: gradients come from the function above, on every device.
 TORCH_LIBRARY_IMPL(hnetfast, CompositeImplicitAutograd, m) {
   m.impl("split_targets", &split_targets);
+  m.impl("split_stacked", &split_stacked);
 }
 
 }  // namespace

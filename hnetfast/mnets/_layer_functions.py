@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hnetfast.ops.batched_linear import batched_linear
 from hnetfast.utils.batchnorm_layer import EPS, BatchNormLayer
 from hnetfast.utils.context_mod_layer import ContextModLayer
 
@@ -91,12 +92,7 @@ class ManySets(LayerFunctions):
         return prod(x.shape[1:-1])
 
     def linear(self, h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        rows = h.flatten(1, -2)
-        if bias is None:
-            out = torch.bmm(rows, weight.transpose(1, 2))
-        else:
-            out = torch.baddbmm(bias.unsqueeze(1), rows, weight.transpose(1, 2))
-        return out.view(*h.shape[:-1], -1)
+        return batched_linear(h.flatten(1, -2), weight, bias).view(*h.shape[:-1], -1)
 
     def conv2d(
         self, h: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0

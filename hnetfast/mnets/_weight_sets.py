@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast.ops.split_targets import split_targets
+from hnetfast.ops.split_targets import split_stacked, split_targets
 
 Shapes = Sequence[Sequence[int]]
 
@@ -84,14 +84,8 @@ class _FlatSets:
         return split_targets(self._flat.contiguous(), self._shapes)
 
     def chunks(self, size: int) -> list[list[Tensor]]:
-        sizes = [prod(shape) for shape in self._shapes]
-        return [
-            [
-                piece.unflatten(1, shape) if len(shape) != 1 else piece
-                for piece, shape in zip(rows.split_with_sizes(sizes, 1), self._shapes, strict=True)
-            ]
-            for rows in (self._flat.split(size) if size < self.num_sets else [self._flat])
-        ]
+        rows = self._flat.split(size) if size < self.num_sets else [self._flat]
+        return [split_stacked(row, self._shapes) for row in rows]
 
 
 class _NestedSets:

@@ -5,7 +5,8 @@ that runs on any device, a shape function for tracing, gradients, and, where the
 that PyTorch's dispatcher picks by device.
 """
 
+from hnetfast.ops.batched_linear import batched_linear
 from hnetfast.ops.chunked_mlp import chunked_mlp
-from hnetfast.ops.split_targets import split_targets
+from hnetfast.ops.split_targets import split_stacked, split_targets
 
-__all__ = ["chunked_mlp", "split_targets"]
+__all__ = ["batched_linear", "chunked_mlp", "split_stacked", "split_targets"]

@@ -19,6 +19,16 @@ def is_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
+def takes_plain_tensors() -> bool:
+    """Returns whether an op whose gradient is part of its C++ may be called.
+
+    Tracing, :mod:`torch.func` and forward-mode differentiation need operations that they know.
+    """
+    return not (
+        torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or is_forward_mode()
+    )
+
+
 def loop_over_batch(op: Callable, info, in_dims: Sequence, *args):
     """A ``vmap`` rule that calls ``op`` once for every element of the batch and stacks the results.
 

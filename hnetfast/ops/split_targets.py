@@ -9,9 +9,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, is_forward_mode
+from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors
 
 LIBRARY.define("split_targets(Tensor flat, int[] dims, int[] ranks) -> Tensor[]")
+LIBRARY.define("split_stacked(Tensor flat, int[] dims, int[] ranks) -> Tensor[]")
 
 
 def split_targets(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[list[Tensor]]:
@@ -33,19 +34,38 @@ def split_targets(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[list[Te
     Raises:
         ValueError, RuntimeError: The sizes do not add up to ``n``.
     """
-    # Tracing and torch.func do not allow an op's results to share memory, and the op has no derivative in
-    # forward mode: they take the reference.
-    if (
-        EXTENSION_LOADED
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and not is_forward_mode()
-    ):
+    # Tracing and torch.func do not allow an op's results to share memory either.
+    if EXTENSION_LOADED and takes_plain_tensors():
         tensors = torch.ops.hnetfast.split_targets(flat, *_flat_shapes(tuple(map(tuple, shapes))))
     else:
         tensors = split_targets_reference(flat, shapes)
     count = len(shapes)
     return [tensors[b * count : (b + 1) * count] for b in range(flat.shape[0])]
+
+
+def split_stacked(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """View the rows of ``flat`` as tensors of the given shapes, those of all conditions in one tensor.
+
+    Args:
+        flat: Generated weights, contiguous rows, shape ``[B, n]``.
+        shapes: Shapes of the target tensors; their sizes add up to ``n``.
+
+    Returns:
+        ``len(shapes)`` tensors ``[B, *shape]`` in the memory of ``flat``, ``n`` elements apart in the first
+        dimension.
+
+    Raises:
+        ValueError, RuntimeError: The sizes do not add up to ``n``.
+    """
+    if EXTENSION_LOADED and takes_plain_tensors() and flat.stride(1) == 1:
+        return torch.ops.hnetfast.split_stacked(flat, *_flat_shapes(tuple(map(tuple, shapes))))
+    return split_stacked_reference(flat, shapes)
+
+
+def split_stacked_reference(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The same in plain PyTorch."""
+    pieces = flat.split_with_sizes([prod(shape) for shape in shapes], 1)
+    return [piece.view(flat.shape[0], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 @lru_cache(maxsize=64)

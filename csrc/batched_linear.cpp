@@ -1,0 +1,220 @@
+// hnetfast::batched_linear: a linear layer evaluated for many sets of weights, out[b] = x[b]·W[b]ᵀ + bias[b].
+//
+// The matrices usually lie in rows of generated weights, W[b] one row behind W[b − 1]; they are read where they are.
+// One thread computes a set, or part of one where there are few: no element depends on the number of threads.
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include "buffer_pool.h"
+#include "checks.h"
+#include "tasks.h"
+
+namespace hnetfast {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Fewer rows are dot products with the rows of the matrices, for which the library needs no more than their bytes.
+constexpr int64_t kFewRows = 4;
+
+// C [M, N] = A·B, B [P, N] with contiguous rows; A[m, p] lies at m·am + p·ap.
+template <typename T>
+void multiply(int64_t M, int64_t N, int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb, T* C,
+              int64_t ldc) {
+  const TileKernels<T>& kernels = tile_kernels<T>();
+  const int64_t whole = N / kernels.lanes * kernels.lanes, rest = N - whole;
+  if (whole) kernels.gemm(M, whole, P, A, am, ap, B, ldb, C, ldc, nullptr, false);
+  if (!rest) return;
+  T* panel = scratch<T>((P + M) * kernels.lanes);
+  T* edge = panel + P * kernels.lanes;
+  for (int64_t p = 0; p < P; ++p) {
+    T* row = panel + p * kernels.lanes;
+    std::fill(std::copy(B + p * ldb + whole, B + p * ldb + N, row), row + kernels.lanes, T(0));
+  }
+  kernels.gemm(M, kernels.lanes, P, A, am, ap, panel, kernels.lanes, edge, kernels.lanes, nullptr, false);
+  for (int64_t m = 0; m < M; ++m) {
+    std::copy(edge + m * kernels.lanes, edge + m * kernels.lanes + rest, C + m * ldc + whole);
+  }
+}
+
+// Runs run(set, first, last) on parts [first, last) of `size` for every set.
+template <typename F>
+void for_each_part(int64_t sets, int64_t size, int64_t work, const F& run) {
+  constexpr int64_t kTasks = 16, kUnit = 16;  // fixed: parts do not depend on the number of threads
+  const int64_t most = std::max<int64_t>(size / kUnit, 1);
+  const int64_t parts = std::clamp<int64_t>(kTasks / std::max<int64_t>(sets, 1), 1, most);
+  const int64_t width = round_up((size + parts - 1) / parts, kUnit);
+  parallel(sets * parts, work, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task % parts * width, last = std::min(size, first + width);
+      if (first < last) run(task / parts, first, last);
+    }
+  });
+}
+
+struct Sizes {
+  int64_t sets, rows, in, out;
+  int64_t work() const { return sets * rows * in * out; }
+};
+
+Sizes sizes(const Tensor& x, const Tensor& weight) { return {weight.size(0), x.size(1), x.size(2), weight.size(1)}; }
+
+// out[b]ᵀ = W[b]·x[b]ᵀ: W is read row by row as it lies, x is packed, once where all sets share it.
+template <typename T>
+void forward_kernel(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out) {
+  const Sizes s = sizes(x, weight);
+  const TileKernels<T>& kernels = tile_kernels<T>();
+  const int64_t pitch = round_up(s.rows, kernels.lanes);
+  const bool shared = x.stride(0) == 0 || s.sets == 1;
+  const T *xs = x.const_data_ptr<T>(), *w = weight.const_data_ptr<T>();
+  const T* biases = bias.defined() ? bias.const_data_ptr<T>() : nullptr;
+  const int64_t bias_step = bias.defined() ? bias.stride(0) : 0;
+  T* results = out.mutable_data_ptr<T>();
+
+  const auto pack = [&](int64_t b, T* to) {
+    const T* from = xs + b * x.stride(0);
+    const T* end = from + (s.rows - 1) * x.stride(1) + s.in;
+    kernels.pack_transposed(to, pitch, from, end, x.stride(1), s.rows, {0, 0, s.in});
+  };
+  at::DataPtr memory;
+  T* packed = nullptr;
+  if (shared) {
+    memory = at::getCPUAllocator()->allocate(pitch * s.in * sizeof(T));
+    packed = static_cast<T*>(memory.get());
+    pack(0, packed);
+  }
+  for_each_part(s.sets, s.out, s.work(), [&](int64_t b, int64_t first, int64_t last) {
+    const int64_t count = last - first;
+    T* result = scratch<T>(pitch * (count + (shared ? 0 : s.in)));
+    const T* inputs = packed;
+    if (!shared) {
+      pack(b, result + pitch * count);
+      inputs = result + pitch * count;
+    }
+    kernels.gemm(count, pitch, s.in, w + b * weight.stride(0) + first * weight.stride(1), weight.stride(1), 1, inputs, pitch,
+                 result, pitch, nullptr, false);
+    T* to = results + b * s.rows * s.out;
+    const T* shift = biases ? biases + b * bias_step : nullptr;
+    for (int64_t n = 0; n < s.rows; ++n) {
+      for (int64_t o = first; o < last; ++o) {
+        to[n * s.out + o] = result[(o - first) * pitch + n] + (shift ? shift[o] : T(0));
+      }
+    }
+  });
+}
+
+template <typename T>
+void grad_input_kernel(const Tensor& grad, const Tensor& weight, const Tensor& out) {
+  const Sizes s = sizes(out, weight);
+  const T *g = grad.const_data_ptr<T>(), *w = weight.const_data_ptr<T>();
+  T* to = out.mutable_data_ptr<T>();
+  for_each_part(s.sets, s.in, s.work(), [&](int64_t b, int64_t first, int64_t last) {
+    multiply<T>(s.rows, last - first, s.out, g + b * s.rows * s.out, s.out, 1, w + b * weight.stride(0) + first,
+                weight.stride(1), to + b * s.rows * s.in + first, s.in);
+  });
+}
+
+template <typename T>
+void grad_weight_kernel(const Tensor& grad, const Tensor& x, const Tensor& out) {
+  const Sizes s = sizes(x, out);
+  const T *g = grad.const_data_ptr<T>(), *xs = x.const_data_ptr<T>();
+  T* to = out.mutable_data_ptr<T>();
+  for_each_part(s.sets, s.out, s.work(), [&](int64_t b, int64_t first, int64_t last) {
+    multiply<T>(last - first, s.in, s.rows, g + b * s.rows * s.out + first, 1, s.out, xs + b * x.stride(0), x.stride(1),
+                to + (b * s.out + first) * s.in, s.in);
+  });
+}
+
+// Contiguous in the last dimension, and with rows that do not overlap.
+Tensor by_rows(const Tensor& t) { return t.stride(2) == 1 && t.stride(1) >= t.size(2) ? t : t.contiguous(); }
+
+class BatchedLinear : public torch::autograd::Function<BatchedLinear> {
+ public:
+  static Tensor compute(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    if (x.size(1) < kFewRows) {
+      const Tensor transposed = weight.transpose(1, 2);
+      return bias.defined() ? at::baddbmm(bias.unsqueeze(1), x, transposed) : at::bmm(x, transposed);
+    }
+    const Tensor out = empty_pooled({weight.size(0), x.size(1), weight.size(1)}, x.options());
+    if (out.numel() == 0) return out;
+    const Tensor start = bias.defined() && bias.stride(1) != 1 ? bias.contiguous() : bias;
+    if (x.scalar_type() == at::kFloat) {
+      forward_kernel<float>(by_rows(x), by_rows(weight), start, out);
+    } else {
+      forward_kernel<double>(by_rows(x), by_rows(weight), start, out);
+    }
+    return out;
+  }
+
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+    ctx->save_for_backward({x, weight});
+    ctx->saved_data["has_bias"] = bias.has_value();
+    return compute(x, weight, bias.value_or(Tensor()));
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &x = saved[0], &weight = saved[1];
+    const bool needs_bias = ctx->saved_data["has_bias"].toBool() && ctx->needs_input_grad(2);
+    variable_list results(3);
+    if (at::GradMode::is_enabled() || grads[0].numel() == 0 || x.numel() == 0) {  // differentiable once more
+      if (ctx->needs_input_grad(0)) results[0] = at::bmm(grads[0], weight);
+      if (ctx->needs_input_grad(1)) results[1] = at::bmm(grads[0].transpose(1, 2), x);
+      if (needs_bias) results[2] = grads[0].sum(1);
+      return results;
+    }
+    at::AutoDispatchBelowADInplaceOrView guard;
+    const Tensor grad = grads[0].contiguous();
+    const bool single = x.scalar_type() == at::kFloat;
+    if (ctx->needs_input_grad(0)) {
+      results[0] = empty_pooled(x.sizes(), x.options());
+      (single ? grad_input_kernel<float> : grad_input_kernel<double>)(grad, by_rows(weight), results[0]);
+    }
+    if (ctx->needs_input_grad(1)) {
+      results[1] = empty_pooled(weight.sizes(), weight.options());
+      (single ? grad_weight_kernel<float> : grad_weight_kernel<double>)(grad, by_rows(x), results[1]);
+    }
+    if (needs_bias) results[2] = grad.sum(1);
+    return results;
+  }
+};
+
+void check(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  TORCH_CHECK_VALUE(x.dim() == 3 && weight.dim() == 3 && x.size(0) == weight.size(0) && x.size(2) == weight.size(2),
+                    "batched_linear: x has shape ", x.sizes(), ", weight ", weight.sizes(),
+                    ", expected [sets, batch, in] and [sets, out, in]");
+  const Tensor shift = bias.value_or(Tensor());
+  TORCH_CHECK_VALUE(!shift.defined() || (shift.dim() == 2 && shift.size(0) == weight.size(0) && shift.size(1) == weight.size(1)),
+                    "batched_linear: bias has shape ", shift.sizes(), ", expected [", weight.size(0), ", ", weight.size(1), "]");
+  for (const Tensor& t : {x, weight, shift}) {
+    if (!t.defined()) continue;
+    TORCH_CHECK_TYPE((t.scalar_type() == at::kFloat || t.scalar_type() == at::kDouble) && t.scalar_type() == x.scalar_type(),
+                     "batched_linear: expected tensors of one type, float32 or float64, got ", t.scalar_type());
+    TORCH_CHECK_VALUE(t.device().is_cpu(), "batched_linear: expected tensors on the CPU, got ", t.device());
+  }
+}
+
+Tensor batched_linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  check(x, weight, bias);
+  return BatchedLinear::compute(x, weight, bias.value_or(Tensor()));
+}
+
+Tensor differentiable(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  check(x, weight, bias);
+  return BatchedLinear::apply(x, weight, bias);
+}
+
+TORCH_LIBRARY_IMPL(hnetfast, CPU, m) {
+  m.impl("batched_linear", &batched_linear);
+}
+
+TORCH_LIBRARY_IMPL(hnetfast, AutogradCPU, m) {
+  m.impl("batched_linear", &differentiable);
+}
+
+}  // namespace
+}  // namespace hnetfast
