@@ -42,7 +42,7 @@ def forward_batched(
             network.forward(x_b, weights=weights_b, **slices.one(b))
             for b, (x_b, weights_b) in enumerate(zip(inputs, sets.singly(), strict=True))
         ]
-        return _join(outputs, torch.stack)
+        return _join(outputs, _stack)
     x = x if x_per_set else x.expand(sets.num_sets, *x.shape)
     chunk_size = min(chunk_size, sets.num_sets)
     outputs = []
@@ -99,6 +99,8 @@ class _Slices:
 
     def one(self, index: int) -> dict[str, Any]:
         """For one set."""
+        if not self._stats_are_per_set and self._conditions is None:
+            return self._kwargs
         kwargs = dict(self._kwargs)
         if self._stats_are_per_set:
             kwargs["distilled_params"] = [stat[index] for stat in self._stats]
@@ -111,6 +113,10 @@ class _Slices:
         if not self._stats_are_per_set:
             return self._kwargs
         return self._kwargs | {"distilled_params": [stat[start:stop] for stat in self._stats]}
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0].unsqueeze(0)
 
 
 def _join(outputs: Sequence[Any], join: Callable[[Sequence[Tensor]], Tensor]) -> Any:

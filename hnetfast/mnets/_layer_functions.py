@@ -92,7 +92,7 @@ class ManySets(LayerFunctions):
         return prod(x.shape[1:-1])
 
     def linear(self, h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return batched_linear(h.flatten(1, -2), weight, bias).view(*h.shape[:-1], -1)
+        return batched_linear(h.flatten(1, -2), weight, bias).view(*h.shape[:-1], weight.shape[1])
 
     def conv2d(
         self, h: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0
