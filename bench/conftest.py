@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.ensembles import EnsembleCase
+from bench.ensembles import measure_peaks as measure_ensemble_peaks
 from bench.memory import measure_peaks
 from bench.results import Results, describe_environment, format_text
 from bench.timing import MODES
@@ -63,13 +65,26 @@ def _add_peaks(config: pytest.Config, results: Results) -> None:
         }
 
 
+def _add_ensemble_peaks(config: pytest.Config, results: Results) -> None:
+    if config.option.no_memory or config.option.bench_device != "cpu" or not results.ensembles:
+        return
+    fields = ("network", "sets", "batch", "mode")
+    cases = [EnsembleCase(*(row[field] for field in fields)) for row in results.ensembles]
+    for name in ("hnetfast", "loop"):
+        peaks = measure_ensemble_peaks(name, cases)
+        for row, case in zip(results.ensembles, cases, strict=True):
+            if case.name in peaks:
+                row.setdefault("peak_bytes", {})[name] = peaks[case.name]
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Measure peak memory, when nothing else runs, and store the results."""
     found = session.config.stash.get(_RESULTS, None)
     if found is None:
         return
     _add_peaks(session.config, found)
-    if session.config.option.store and found.rows:
+    _add_ensemble_peaks(session.config, found)
+    if session.config.option.store and not found.is_empty:
         found.save(session.config.option.store)
 
 
@@ -80,5 +95,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     terminalreporter.section("weight generation")
     terminalreporter.write_line(format_text(found))
-    if config.option.store and found.rows:
+    if config.option.store and not found.is_empty:
         terminalreporter.write_line(f"\nStored in {config.option.store}")

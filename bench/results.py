@@ -77,16 +77,30 @@ class Results:
         environment: See :func:`describe_environment`.
         rows: See ``Comparison.row``; forward rows may have ``peak_bytes`` by contender.
         calls: Times of a call on a tiny network, in microseconds: ``mode`` and ``us`` by contender.
+        ensembles: Times of networks with many sets of weights: an ``EnsembleCase`` and ``ms`` by contender;
+            some have ``peak_bytes`` by contender.
     """
 
     def __init__(self, environment: dict) -> None:
         self.environment = environment
         self.rows: list[dict] = []
         self.calls: list[dict] = []
+        self.ensembles: list[dict] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has been measured."""
+        return not (self.rows or self.calls or self.ensembles)
 
     def save(self, path: Path) -> None:
         """Write everything as JSON; the file appears complete or not at all."""
-        content = {"format": FORMAT, "environment": self.environment, "calls": self.calls, "rows": self.rows}
+        content = {
+            "format": FORMAT,
+            "environment": self.environment,
+            "calls": self.calls,
+            "ensembles": self.ensembles,
+            "rows": self.rows,
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -104,6 +118,7 @@ class Results:
             raise ValueError(f"{path} has format {content.get('format')!r}, expected {FORMAT}")
         results = cls(content["environment"])
         results.rows, results.calls = content["rows"], content["calls"]
+        results.ensembles = content.get("ensembles", [])
         return results
 
 
@@ -218,6 +233,65 @@ def table_cells(rows: Sequence[dict]) -> list[list[str]]:
     return [_cells(row) for row in rows]
 
 
+ENSEMBLE_COLUMNS = (
+    "network",
+    "sets",
+    "batch",
+    "mode",
+    *("hnetfast", "loop", "vmap", "hypnettorch"),
+    "× hypnettorch",
+    "× better of loop and vmap",
+    "peak memory, × loop",
+)
+
+
+def _over_better(row: dict) -> float:
+    return min(row["ms"]["loop"], row["ms"]["vmap"]) / row["ms"]["hnetfast"]
+
+
+def ensemble_cells(rows: Sequence[dict]) -> list[list[str]]:
+    """Texts of a table with the columns ``ENSEMBLE_COLUMNS``; times in ms."""
+    lines = []
+    for row in rows:
+        times = [row["ms"].get(name) for name in ENSEMBLE_COLUMNS[4:8]]
+        ratio, peak = speed_up(row), row.get("peak_bytes", {})
+        lines.append(
+            [
+                row["network"],
+                str(row["sets"]),
+                str(row["batch"]),
+                _MODE_LABELS[row["mode"]],
+                *(
+                    "–" if value is None else f"{value:.3f}" if value < 10 else f"{value:.1f}"
+                    for value in times
+                ),
+                "–" if ratio is None else f"{ratio:.2f}",
+                f"{_over_better(row):.2f}",
+                f"{peak['hnetfast'] / peak['loop']:.2f}" if "loop" in peak else "",
+            ]
+        )
+    return lines
+
+
+def ensemble_facts(rows: Sequence[dict]) -> list[str]:
+    """Sentences that sum the table up."""
+    ratios = _values(speed_up(row) for row in rows)
+    slowest = min(rows, key=_over_better)
+    lines = []
+    if ratios:
+        lines.append(
+            f"Over hypnettorch's loop: geometric mean {geometric_mean(ratios):.2f}×, "
+            f"slowest {min(ratios):.2f}×"
+        )
+    overall = geometric_mean([_over_better(row) for row in rows])
+    where = f"{slowest['network']}, {slowest['sets']} sets, batch {slowest['batch']}, {slowest['mode']}"
+    lines.append(
+        f"Over the better of loop and vmap: geometric mean {overall:.2f}×, "
+        f"slowest {_over_better(slowest):.2f}× ({where})"
+    )
+    return lines
+
+
 def _align(cells: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
@@ -245,6 +319,10 @@ def format_text(results: Results) -> str:
     if len(groups(results.rows)) > 1:
         lines += ["", "All tables", *_align([SUMMARY_COLUMNS, *summary_cells(results.rows)], left=(0,))]
     lines += ["", *facts(results)]
+    if results.ensembles:
+        cells = [ENSEMBLE_COLUMNS, *ensemble_cells(results.ensembles)]
+        lines += ["", "Many sets of weights; times in ms", *_align(cells, left=(0, 3)), ""]
+        lines += ensemble_facts(results.ensembles)
     return "\n".join(lines)
 
 
