@@ -35,7 +35,7 @@ def forward_batched(
         chunk_size = network._sets_at_once(x[0] if x_per_set else x, sets.num_sets)
     elif chunk_size <= 0:
         raise ValueError(f"chunk_size: expected a positive number of sets or None, got {chunk_size}")
-    slices = _Slices(sets.num_sets, network.hyper_shapes_distilled, kwargs)
+    slices = _Slices(sets.num_sets, network.hyper_shapes_distilled, kwargs) if kwargs else _NO_ARGUMENTS
     if chunk_size == 1 or slices.have_conditions or not _can_evaluate(network):
         inputs = x.unbind(0) if x_per_set else [x] * sets.num_sets
         outputs = [
@@ -113,6 +113,9 @@ class _Slices:
         if not self._stats_are_per_set:
             return self._kwargs
         return self._kwargs | {"distilled_params": [stat[start:stop] for stat in self._stats]}
+
+
+_NO_ARGUMENTS = _Slices(0, None, {})
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:

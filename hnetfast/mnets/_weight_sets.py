@@ -29,11 +29,24 @@ class WeightSets:
     """
 
     def __init__(self, network: Any, weights: Any) -> None:
+        self._keys: list[str] | None = None
         all_shapes = network.param_shapes
+        if isinstance(weights, Tensor) and weights.ndim == 2 and weights.shape[1] == network.num_params:
+            self._parts = [_FlatSets(weights, all_shapes)]
+        else:
+            self._sort(network, all_shapes, weights)
+        counts = [part.num_sets for part in self._parts]
+        if any(count != counts[0] for count in counts):
+            raise InputError(f"weights: the entries have different numbers of sets, {counts}")
+        self.num_sets = counts[0]
+        if self.num_sets == 0:
+            raise InputError("weights: expected at least one set, got none")
+
+    def _sort(self, network: Any, all_shapes: Shapes, weights: Any) -> None:
+        """Find out what the weights are weights of."""
         learned = network.hyper_shapes_learned
         num_mod = sum(len(layer.param_shapes) for layer in network.context_mod_layers or ())
         mod, internal = all_shapes[:num_mod], all_shapes[num_mod:]
-        self._keys: list[str] | None = None
         if isinstance(weights, Mapping):
             given = {key: value for key, value in weights.items() if value is not None}
             self._keys = list(given)
@@ -48,12 +61,6 @@ class WeightSets:
         else:
             candidates = [shapes for shapes in (all_shapes, learned, mod) if shapes]
             self._parts = [_part("weights", weights, candidates)]
-        counts = [part.num_sets for part in self._parts]
-        if any(count != counts[0] for count in counts):
-            raise InputError(f"weights: the entries have different numbers of sets, {counts}")
-        self.num_sets = counts[0]
-        if self.num_sets == 0:
-            raise InputError("weights: expected at least one set, got none")
 
     def singly(self) -> list[Any]:
         """What to pass to ``forward`` for every set."""
@@ -78,7 +85,7 @@ class _FlatSets:
 
     def __init__(self, flat: Tensor, shapes: Shapes) -> None:
         self.num_sets = flat.shape[0]
-        self._flat, self._shapes = flat, [tuple(shape) for shape in shapes]
+        self._flat, self._shapes = flat, shapes
 
     def singly(self) -> list[list[Tensor]]:
         return split_targets(self._flat.contiguous(), self._shapes)
