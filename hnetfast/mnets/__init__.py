@@ -3,5 +3,6 @@
 from hnetfast.mnets.classifier_interface import Classifier
 from hnetfast.mnets.mlp import MLP
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.mnets.module_target import ModuleTarget, from_module
 
-__all__ = ["MLP", "Classifier", "MainNetInterface"]
+__all__ = ["MLP", "Classifier", "MainNetInterface", "ModuleTarget", "from_module"]

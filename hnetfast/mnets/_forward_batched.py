@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from hnetfast._errors import InputError
 from hnetfast.mnets._layer_functions import ManySets
+from hnetfast.mnets._structures import flatten, join_outputs
 from hnetfast.mnets._weight_sets import WeightSets
 
 
 def forward_batched(
     network: Any,
-    x: Tensor,
+    x: Any,
     weights: Any,
     x_per_set: bool | None,
     chunk_size: int | None,
@@ -23,36 +24,40 @@ def forward_batched(
 ) -> Any:
     """See :meth:`hnetfast.mnets.mnet_interface.MainNetInterface.forward_batched`."""
     sets = WeightSets(network, weights)
+    inputs, rebuild = flatten(x)
     if x_per_set is None:
         ndims = network._input_ndims
-        x_per_set = x.ndim not in ndims and x.ndim - 1 in ndims
-    if x_per_set and (x.ndim == 0 or x.shape[0] != sets.num_sets):
-        raise InputError(
-            f"x: expected one input for each of {sets.num_sets} sets of weights in the first dimension, "
-            f"got the shape {list(x.shape)}"
-        )
+        x_per_set = isinstance(x, Tensor) and x.ndim not in ndims and x.ndim - 1 in ndims
+    for part in inputs if x_per_set else ():
+        if part.ndim == 0 or part.shape[0] != sets.num_sets:
+            raise InputError(
+                f"x: expected one input for each of {sets.num_sets} sets of weights in the first dimension, "
+                f"got the shape {list(part.shape)}"
+            )
     if chunk_size is None:
-        chunk_size = network._sets_at_once(x[0] if x_per_set else x, sets.num_sets)
+        x_of_one = rebuild([part[0] for part in inputs]) if x_per_set else x
+        chunk_size = network._sets_at_once(x_of_one, sets.num_sets)
     elif chunk_size <= 0:
         raise ValueError(f"chunk_size: expected a positive number of sets or None, got {chunk_size}")
     slices = _Slices(sets.num_sets, network.hyper_shapes_distilled, kwargs) if kwargs else _NO_ARGUMENTS
     if chunk_size == 1 or slices.have_conditions or not _can_evaluate(network):
-        inputs = x.unbind(0) if x_per_set else [x] * sets.num_sets
-        outputs = [
-            network.forward(x_b, weights=weights_b, **slices.one(b))
-            for b, (x_b, weights_b) in enumerate(zip(inputs, sets.singly(), strict=True))
-        ]
-        return _join(outputs, _stack)
-    x = x if x_per_set else x.expand(sets.num_sets, *x.shape)
+        outputs = []
+        pieces = [part.unbind(0) for part in inputs] if x_per_set else []
+        for b, weights_b in enumerate(sets.singly()):
+            x_b = rebuild([piece[b] for piece in pieces]) if x_per_set else x
+            outputs.append(network.forward(x_b, weights=weights_b, **slices.one(b)))
+        return join_outputs(outputs, _stack)
+    if not x_per_set:
+        inputs = [part.expand(sets.num_sets, *part.shape) for part in inputs]
     chunk_size = min(chunk_size, sets.num_sets)
     outputs = []
-    for i, (x_chunk, weights_chunk) in enumerate(
-        zip(x.split(chunk_size), sets.chunks(chunk_size), strict=True)
-    ):
-        layers = ManySets(x_chunk.shape[0])
-        kwargs = slices.many(i * chunk_size, i * chunk_size + x_chunk.shape[0])
-        outputs.append(network._evaluate(layers, x_chunk, weights_chunk, **kwargs))
-    return outputs[0] if len(outputs) == 1 else _join(outputs, torch.cat)
+    pieces = [part.split(chunk_size) for part in inputs]
+    for i, weights_chunk in enumerate(sets.chunks(chunk_size)):
+        start, stop = i * chunk_size, min((i + 1) * chunk_size, sets.num_sets)
+        x_chunk = rebuild([piece[i] for piece in pieces])
+        layers = ManySets(stop - start)
+        outputs.append(network._evaluate(layers, x_chunk, weights_chunk, **slices.many(start, stop)))
+    return outputs[0] if len(outputs) == 1 else join_outputs(outputs, torch.cat)
 
 
 def _can_evaluate(network: Any) -> bool:
@@ -120,16 +125,3 @@ _NO_ARGUMENTS = _Slices(0, None, {})
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0].unsqueeze(0)
-
-
-def _join(outputs: Sequence[Any], join: Callable[[Sequence[Tensor]], Tensor]) -> Any:
-    """Join the outputs of parts of the sets, which may be tensors or structures of them."""
-    first = outputs[0]
-    if isinstance(first, Tensor):
-        return join(outputs)
-    if isinstance(first, dict):
-        return {key: _join([output[key] for output in outputs], join) for key in first}
-    if isinstance(first, (list, tuple)):
-        parts = [_join(entries, join) for entries in zip(*outputs, strict=True)]
-        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
-    return first
