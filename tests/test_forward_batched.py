@@ -11,6 +11,7 @@ from torch import nn
 
 from hnetfast.hnets import HMLP, ChunkedHMLP
 from hnetfast.mnets import MLP, MainNetInterface
+from hnetfast.mnets._work import multiply_adds
 
 SETS, BATCH, N_IN, N_OUT = 3, 5, 4, 2
 
@@ -187,7 +188,7 @@ def test_flat_weights_are_read_where_they_are():
         return original(layers, x, weights, *args, **kwargs)
 
     network._evaluate = spy
-    network.forward_batched(torch.randn(BATCH, N_IN), flat)
+    network.forward_batched(torch.randn(BATCH, N_IN), flat, chunk_size=SETS)
     assert seen
     assert {w.untyped_storage().data_ptr() for w in seen} == {flat.untyped_storage().data_ptr()}
 
@@ -306,6 +307,16 @@ def test_a_hypernetwork_as_a_main_network():
         for sample, expected in enumerate(tensors):
             for i, tensor in enumerate(expected):
                 torch.testing.assert_close(generated[sample][i][b], tensor)
+
+
+def test_sets_that_are_large_are_evaluated_one_by_one():
+    network = build()
+    x = torch.randn(BATCH, N_IN)
+    products = BATCH * (N_IN * 6 + 6 * 3 + 3 * N_OUT)
+    assert multiply_adds(network, x) == products
+    assert network._sets_at_once(x, SETS) == SETS
+    samples = int(1e9 / products) * BATCH
+    assert network._sets_at_once(torch.empty(samples, N_IN), SETS) == 1
 
 
 def test_out_fn_returns_a_pair():

@@ -79,6 +79,3 @@ class ImageClassifier(Classifier):
                 f"got {list(x.shape)}"
             )
         return x.reshape(-1, height, width, channels).permute(0, 3, 1, 2).contiguous()
-
-    def _sets_at_once(self, x: Tensor, num_sets: int) -> int:
-        return num_sets if x.shape[0] <= 4 else 1

@@ -12,6 +12,7 @@ from torch import nn
 from hnetfast._errors import InputError
 from hnetfast.mnets._forward_batched import forward_batched
 from hnetfast.mnets._layer_building import LayerBuilding, Shape
+from hnetfast.mnets._work import sets_at_once
 
 __all__ = ["MainNetInterface"]
 
@@ -331,7 +332,7 @@ class MainNetInterface(LayerBuilding, ABC):
             x: The input of one set.
             num_sets: How many there are.
         """
-        return num_sets
+        return sets_at_once(self, x, num_sets) if hasattr(self, "_evaluate") else 1
 
     @staticmethod
     def shapes_to_num_weights(dims: Iterable[Shape]) -> int:
