@@ -10,9 +10,9 @@ from torch import Tensor
 
 from hnetfast.mnets._layer_functions import LayerFunctions
 
-# One set whose products take more multiply-adds than this keeps the cores of a CPU busy by itself: what sharing
-# calls wins is less than what convolutions in many groups lose. Measured on ResNet-32 (69 million a sample), where both
-# are equal at 8 to 12 samples, and on WRN-16-4 (390 million), where they are at 1 to 2.
+# One set whose products take more multiply-adds than this keeps the cores of a CPU busy by itself: what is
+# won by sharing calls is less than what convolutions in many groups lose. Measured on ResNet-32 (69 million a
+# sample), where both are equal at 8 to 12 samples, and on WRN-16-4 (390 million), where they are at 1 to 2.
 _BUSY = 6e8
 # Weights evaluated at a time, in bytes: more do not fit the caches from one layer to the next.
 _CACHED = 100e6
