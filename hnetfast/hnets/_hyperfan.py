@@ -39,6 +39,8 @@ class _Target:
     fan_in: int
     fan_out: int
     has_bias: bool
+    # Mean and variance that the tensor had in a module, for those whose role is unknown.
+    initial: tuple[float, float] | None = None
 
     @property
     def size(self) -> int:
@@ -48,6 +50,7 @@ class _Target:
 def _describe_targets(shapes: Sequence[Sequence[int]], mnet: MainNetInterface | None) -> list[_Target]:
     """Find out what the generated tensors are, from the main network if there is one."""
     shapes = [list(shape) for shape in shapes]
+    meta: list[dict[str, Any]] = [{}] * len(shapes)
     if mnet is None:
         names = ["bias" if len(shape) < 2 else "weight" for shape in shapes]
         # A weight and the tensor of one dimension right behind it are a layer.
@@ -60,26 +63,35 @@ def _describe_targets(shapes: Sequence[Sequence[int]], mnet: MainNetInterface | 
         names = [entry["name"] for entry in meta]
         layers = [entry["layer"] if entry["layer"] != -1 else f"unknown {i}" for i, entry in enumerate(meta)]
         for i, (name, shape) in enumerate(zip(names, shapes, strict=True)):
-            if name not in ("weight", "bias") and name not in _BIAS_DEFAULTS:
+            if name not in ("weight", "bias", *_BIAS_DEFAULTS) and _initial_moments(meta[i]) is None:
                 raise InputError(
                     f"mnet: param_shapes_meta calls target {i} {name!r}, which has no initialisation"
                 )
             if name == "weight" and len(shape) < 2:
                 raise InputError(f"mnet: target {i} is a weight, but has the shape {shape}")
 
-    weight_shapes = {
-        layer: shape for layer, name, shape in zip(layers, names, shapes, strict=True) if name == "weight"
-    }
+    # Where the metadata tells nothing, shapes are read as those of linear maps and convolutions.
+    weight_fans = {}
+    for layer, name, shape, entry in zip(layers, names, shapes, meta, strict=True):
+        if name == "weight":
+            by_shape = calc_fan_in_and_out(shape)
+            weight_fans[layer] = (entry.get("fan_in") or by_shape[0], entry.get("fan_out") or by_shape[1])
     bias_layers = {layer for layer, name in zip(layers, names, strict=True) if name == "bias"}
     targets = []
-    for name, shape, layer in zip(names, shapes, layers, strict=True):
+    for name, shape, layer, entry in zip(names, shapes, layers, meta, strict=True):
         fan_in = fan_out = math.prod(shape)
         if name == "weight":
-            fan_in, fan_out = calc_fan_in_and_out(shape)
-        elif name == "bias" and layer in weight_shapes:
-            fan_in, _ = calc_fan_in_and_out(weight_shapes[layer])
-        targets.append(_Target(name, shape, fan_in, fan_out, layer in bias_layers))
+            fan_in, fan_out = weight_fans[layer]
+        elif name == "bias":
+            fan_in = entry.get("fan_in") or weight_fans.get(layer, (fan_in,))[0]
+        targets.append(_Target(name, shape, fan_in, fan_out, layer in bias_layers, _initial_moments(entry)))
     return targets
+
+
+def _initial_moments(meta: dict[str, Any]) -> tuple[float, float] | None:
+    """What the metadata of :func:`hnetfast.mnets.from_module` tells of the initial value."""
+    mean, variance = meta.get("initial_mean"), meta.get("initial_variance")
+    return None if mean is None or variance is None else (mean, variance)
 
 
 def _meta_of_targets(shapes: list[list[int]], mnet: MainNetInterface) -> list[dict[str, Any]]:
@@ -224,7 +236,7 @@ def _plan_head(
         if w_var is None:
             default_w_var, fill = _head_variance(target, method, use_xavier, scale), _uniform_
     else:
-        default_b, default_w_var = _BIAS_DEFAULTS[target.name], 0.0
+        default_b, default_w_var = _BIAS_DEFAULTS.get(target.name, target.initial), 0.0
     weight = (fill, 0 if w_val is None else w_val, default_w_var if w_var is None else w_var)
     bias = (default_b[0] if b_val is None else b_val, default_b[1] if b_var is None else b_var)
     if has_bias:
@@ -314,6 +326,9 @@ def _target_variance(target: _Target, method: str, use_xavier: bool) -> float:
     """Variance that an ordinary initialisation of a main network gives to a tensor."""
     if target.name == "bias":
         return 1 / (3 * target.fan_in)
+    if target.name not in ("weight", *_BIAS_DEFAULTS) and target.initial is not None:
+        mean, variance = target.initial
+        return mean**2 + variance
     if target.name != "weight":
         return 1.0
     gain = 1 if use_xavier else 2

@@ -2,12 +2,15 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 
@@ -20,6 +23,11 @@ from hnetfast.mnets._substitution import BufferState, SubstitutingCaller
 from hnetfast.mnets.mnet_interface import MainNetInterface
 
 __all__ = ["ModuleTarget", "from_module"]
+
+# Where torch.vmap pays on a CPU: at least so many sets, at most so many weights, and weights times numbers in
+# the input of one set. Measured for perceptrons, transformer layers and convolutional networks.
+_MIN_SETS, _MAX_WEIGHTS, _MAX_WORK = 8, 2**18, 2**27
+_MAX_CONV_BATCH_ON_GPU = 32
 
 
 def from_module(
@@ -97,6 +105,7 @@ class ModuleTarget(nn.Module, MainNetInterface):
                 [layer.num_features] for layer in self._distilled for _ in range(2)
             ]
         self._recurrent = self._layers_of_type(nn.RNNBase)
+        self._has_recurrence = bool(self._layers_of_type((nn.RNNBase, nn.RNNCellBase)))
         self._call_module = SubstitutingCaller(self.module, self._recurrent, self._norms)
         self._has_convolutions = bool(self._layers_of_type(_ConvNd))
         arguments = inspect.signature(module.forward).parameters
@@ -106,7 +115,7 @@ class ModuleTarget(nn.Module, MainNetInterface):
         self._vmap_works: dict[bool, bool] = {}  # in training mode, and in evaluation mode
         self._is_properly_setup()
 
-    def _layers_of_type(self, cls: type) -> list[Any]:
+    def _layers_of_type(self, cls: type | tuple[type, ...]) -> list[Any]:
         return [layer for layer in self.module.modules() if isinstance(layer, cls)]
 
     def _describe_parameters(self, found: list[tuple[ModuleParameter, Role, nn.Module]]) -> None:
@@ -134,7 +143,8 @@ class ModuleTarget(nn.Module, MainNetInterface):
         self._hyper_shapes_learned_ref = [i for i, (p, _, _) in enumerate(found) if p.generated]
         self._hyper_shapes_learned = [self._param_shapes[i] for i in self._hyper_shapes_learned_ref]
         self._has_bias = any(role.name == "bias" for _, role, _ in found)
-        last = found[-1][2]
+        *_, last_name = dict(self.module.named_parameters(remove_duplicate=False))
+        last = self.module.get_submodule(last_name.rpartition(".")[0])
         self._has_fc_out = isinstance(last, nn.Linear)
         self._has_linear_out = self._has_fc_out and list(self.module.modules())[-1] is last
         # get_output_weight_mask expects a weight and, if anything has a bias, a bias at the end.
@@ -161,7 +171,7 @@ class ModuleTarget(nn.Module, MainNetInterface):
         return [layer.get(name) for layer in layers.values() if "weight" in layer]
 
     def _own_batchnorm_layers(self) -> nn.ModuleList | None:
-        layers = self._modules_of_type(_BatchNorm)
+        layers = self._layers_of_type(_BatchNorm)
         return nn.ModuleList(layers) if layers else None
 
     @property
@@ -335,7 +345,7 @@ class ModuleTarget(nn.Module, MainNetInterface):
 
     def _may_vmap(self) -> bool:
         """Whether neither running statistics are updated nor layers without a batching rule called."""
-        return not self._recurrent and not any(layer.training for layer in self._norms)
+        return not self._has_recurrence and not any(layer.training for layer in self._norms)
 
     def _vmap(
         self,
@@ -363,21 +373,17 @@ class ModuleTarget(nn.Module, MainNetInterface):
         )
         one_input = [part[0] if is_shared else part for part, is_shared in zip(inputs, shared, strict=True)]
         state = None if self.training in self._vmap_works else BufferState(self.module)
-        # Inside of vmap no tensor seems to need a gradient, and attention would take a path that has none.
-        fastpath = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
         try:
-            tensors = torch.vmap(compute_one, in_dims, randomness="different")(
-                one_input, list(weights), None if statistics is None else list(statistics)
-            )
+            with _mappable_attention(weights[0].device.type):
+                tensors = torch.vmap(compute_one, in_dims, randomness="different")(
+                    one_input, list(weights), None if statistics is None else list(statistics)
+                )
         except (
             Exception
         ) as error:  # whatever it is that vmap cannot do; if the input is wrong, the loop tells
             if state is not None:
                 state.restore()
             raise _CannotVmap from error
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fastpath)
         if state is not None and state.has_changed():
             state.restore()
             raise _CannotVmap
@@ -385,7 +391,31 @@ class ModuleTarget(nn.Module, MainNetInterface):
         return rebuild_output(tensors)
 
     def _sets_at_once(self, x: Any, num_sets: int) -> int:
-        return num_sets
+        inputs, _ = flatten(x)
+        if not inputs or not self._may_vmap() or not self._vmap_works.get(self.training, True):
+            return 1
+        if inputs[0].device.type != "cpu":
+            # Launching many small kernels costs more than grouped convolutions lose, up to some batch size.
+            crowded = self._has_convolutions and inputs[0].shape[:1].numel() > _MAX_CONV_BATCH_ON_GPU
+            return 1 if crowded else num_sets
+        num_weights = sum(math.prod(shape) for shape in self._hyper_shapes_learned)
+        work = num_weights * max(part.numel() for part in inputs)
+        return num_sets if num_sets >= _MIN_SETS and num_weights <= _MAX_WEIGHTS and work <= _MAX_WORK else 1
+
+
+@contextmanager
+def _mappable_attention(device_type: str) -> Iterator[None]:
+    """Keep attention from fused functions without a batching rule.
+
+    One of them has no derivative either, but is chosen because inside of vmap no tensor seems to need one.
+    """
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH) if device_type == "cpu" else nullcontext():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
 class _CannotVmap(Exception):
