@@ -24,9 +24,10 @@ from hnetfast.mnets.mnet_interface import MainNetInterface
 
 __all__ = ["ModuleTarget", "from_module"]
 
-# Where torch.vmap pays on a CPU: at least so many sets, at most so many weights, and weights times numbers in
-# the input of one set. Measured for perceptrons, transformer layers and convolutional networks.
-_MIN_SETS, _MAX_WEIGHTS, _MAX_WORK = 8, 2**18, 2**27
+# Where torch.vmap pays on a CPU: at least so many sets, at most so many weights (fewer with gradients, which
+# it copies more often), and weights times numbers in the input of one set. Measured for perceptrons,
+# transformer layers and convolutional networks.
+_MIN_SETS, _MAX_WEIGHTS, _MAX_WEIGHTS_WITH_GRADIENTS, _MAX_WORK = 8, 2**18, 2**16, 2**27
 _MAX_CONV_BATCH_ON_GPU = 32
 
 
@@ -229,8 +230,8 @@ class ModuleTarget(nn.Module, MainNetInterface):
             What the module returns.
 
         Raises:
-            ValueError: If the number, a shape or a device of weights or statistics is wrong, or there are no
-                initial values.
+            ValueError: If the number or a shape of weights or statistics is wrong, the device of weights, or
+                if there are neither weights nor initial values.
             TypeError: If one of them is no tensor or of a wrong dtype, or ``condition`` means nothing to the
                 module.
         """
@@ -378,9 +379,8 @@ class ModuleTarget(nn.Module, MainNetInterface):
                 tensors = torch.vmap(compute_one, in_dims, randomness="different")(
                     one_input, list(weights), None if statistics is None else list(statistics)
                 )
-        except (
-            Exception
-        ) as error:  # whatever it is that vmap cannot do; if the input is wrong, the loop tells
+        except Exception as error:
+            # Whatever it is that vmap cannot do; if the input is wrong, the loop will tell.
             if state is not None:
                 state.restore()
             raise _CannotVmap from error
@@ -400,7 +400,8 @@ class ModuleTarget(nn.Module, MainNetInterface):
             return 1 if crowded else num_sets
         num_weights = sum(math.prod(shape) for shape in self._hyper_shapes_learned)
         work = num_weights * max(part.numel() for part in inputs)
-        return num_sets if num_sets >= _MIN_SETS and num_weights <= _MAX_WEIGHTS and work <= _MAX_WORK else 1
+        limit = _MAX_WEIGHTS_WITH_GRADIENTS if torch.is_grad_enabled() else _MAX_WEIGHTS
+        return num_sets if num_sets >= _MIN_SETS and num_weights <= limit and work <= _MAX_WORK else 1
 
 
 @contextmanager
