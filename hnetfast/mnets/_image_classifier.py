@@ -1,12 +1,13 @@
 """What the convolutional networks have in common."""
 
 from collections.abc import Sequence
-from math import prod
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast.mnets._arguments import positive_integer
+from hnetfast.mnets._arguments import check_batch_norm, positive_integer
 from hnetfast.mnets._layer_functions import LayerFunctions
 from hnetfast.mnets.classifier_interface import Classifier
 
@@ -71,11 +72,33 @@ class ImageClassifier(Classifier):
                     f"x: expected the shape [batch, {channels}, {height}, {width}] (chw_input_format=True), "
                     f"got {list(x.shape)}"
                 )
-            return x.contiguous()
-        flattened = prod(self._in_shape)
-        if x.shape[1:] != (height, width, channels) and x.shape[1:] != (flattened,):
-            raise InputError(
-                f"x: expected the shape [batch, {flattened}] or [batch, {height}, {width}, {channels}], "
-                f"got {list(x.shape)}"
-            )
-        return x.reshape(-1, height, width, channels).permute(0, 3, 1, 2).contiguous()
+            images = x
+        else:
+            flattened = height * width * channels
+            is_flat = x.shape[-1:] == (flattened,) and x.ndim in (1, 2)
+            if not is_flat and x.shape[1:] != (height, width, channels):
+                raise InputError(
+                    f"x: expected the shape [batch, {flattened}] or [batch, {height}, {width}, {channels}], "
+                    f"got {list(x.shape)}"
+                )
+            num_images = x.shape[0] if x.ndim > 1 else 1
+            images = x.reshape(num_images, height, width, channels).permute(0, 3, 1, 2)
+        # The detour sets the strides of dimensions of size 1 too, which may mark an image as channels-last.
+        return images.contiguous().flatten().view(images.shape)
+
+    def _drop(self, layers: LayerFunctions, h: Tensor, rate: float) -> Tensor:
+        """Apply dropout to feature maps ``[batch, C, H, W]`` in training mode.
+
+        With the masks that hypnettorch draws for the same seed: its maps have the channels last in memory
+        where its images have, and masks are drawn in the order of memory.
+        """
+        if rate == -1 or not self.training:
+            return h
+        if layers.num_sets is not None or self._chw_input_format:
+            return F.dropout(h, rate)
+        return h * F.dropout(torch.ones_like(h, memory_format=torch.channels_last), rate)
+
+    def _check_num_values(self, x: Tensor, num_images: int, map_sizes: Sequence[int]) -> None:
+        """Refuse to normalise a batch of one value; ``map_sizes`` are the pixels of the normalised maps."""
+        if map_sizes:
+            check_batch_norm(self, x, num_images * min(map_sizes))

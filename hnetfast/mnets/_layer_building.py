@@ -173,20 +173,31 @@ class LayerBuilding:
             raise ValueError(
                 f"in_sizes and out_sizes must be equally long, got {len(in_sizes)} and {len(out_sizes)}"
             )
+        for i, (n_in, n_out) in enumerate(zip(in_sizes, out_sizes, strict=True)):
+            layer = -1 if fc_layers is None else fc_layers[i]
+            self._add_linear_map([n_out, n_in], self._has_bias, no_weights, layer)
+
+    def _add_linear_map(self, shape: Shape, use_bias: bool, no_weights: bool, layer: int) -> None:
+        """Create the parameters of a linear map or convolution, initialised as PyTorch does, and register them.
+
+        Args:
+            shape: Shape of the weight tensor, outputs first.
+            use_bias: Whether the layer has a bias vector.
+            no_weights: Whether the weights are given from outside.
+            layer: Entry "layer" of the metadata.
+        """
         if self._layer_weight_tensors is None:
             self._layer_weight_tensors = nn.ParameterList()
         if self._layer_bias_vectors is None:
             self._layer_bias_vectors = nn.ParameterList()
-        for i, (n_in, n_out) in enumerate(zip(in_sizes, out_sizes, strict=True)):
-            layer = -1 if fc_layers is None else fc_layers[i]
-            weight = bias = None
-            if not no_weights:
-                weight = nn.Parameter(torch.empty(n_out, n_in))
-                bias = nn.Parameter(torch.empty(n_out)) if self._has_bias else None
-                init_params(weight, bias)
-                self._layer_weight_tensors.append(weight)
-                if bias is not None:
-                    self._layer_bias_vectors.append(bias)
-            self._register_shape([n_out, n_in], "weight", layer, weight)
-            if self._has_bias:
-                self._register_shape([n_out], "bias", layer, bias)
+        weight = bias = None
+        if not no_weights:
+            weight = nn.Parameter(torch.empty(*shape))
+            bias = nn.Parameter(torch.empty(shape[0])) if use_bias else None
+            init_params(weight, bias)
+            self._layer_weight_tensors.append(weight)
+            if bias is not None:
+                self._layer_bias_vectors.append(bias)
+        self._register_shape(shape, "weight", layer, weight)
+        if use_bias:
+            self._register_shape([shape[0]], "bias", layer, bias)

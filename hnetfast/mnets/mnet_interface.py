@@ -210,6 +210,10 @@ class MainNetInterface(LayerBuilding, ABC):
         return self._has_bias
 
     @property
+    def _output_has_bias(self) -> bool:
+        return self.has_bias
+
+    @property
     def has_fc_out(self) -> bool:
         """Whether the output layer is fully connected."""
         return self._has_fc_out
@@ -386,7 +390,7 @@ class MainNetInterface(LayerBuilding, ABC):
             raise NotImplementedError(
                 "get_output_weight_mask: only for networks with has_fc_out and mask_fc_out"
             )
-        num_masked = 2 if self.has_bias else 1
+        num_masked = 2 if self._output_has_bias else 1
         masks: list[torch.Tensor | None] = [None] * len(self.param_shapes)
         for i in range(len(masks) - num_masked, len(masks)):
             mask = torch.full(tuple(self.param_shapes[i]), out_inds is None, dtype=torch.bool, device=device)
