@@ -178,7 +178,7 @@ class LayerBuilding:
             self._add_linear_map([n_out, n_in], self._has_bias, no_weights, layer)
 
     def _add_linear_map(self, shape: Shape, use_bias: bool, no_weights: bool, layer: int) -> None:
-        """Create the parameters of a linear map or convolution, initialised as PyTorch does, and register them.
+        """Create and register the parameters of a linear map or convolution, initialised as PyTorch does.
 
         Args:
             shape: Shape of the weight tensor, outputs first.
