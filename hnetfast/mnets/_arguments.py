@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.mnets._layer_functions import LayerFunctions, Stats
+from hnetfast.mnets._weights import describe_entry
 
 
 def positive_integer(name: str, value: Any) -> int:
@@ -44,24 +45,34 @@ def check_dropout_rate(rate: float) -> None:
         raise ValueError(f"dropout_rate: expected -1 (no dropout) or a number in [0, 1], got {rate}")
 
 
-def check_placement(x: Tensor, weights: Sequence[Tensor]) -> None:
+def check_placement(x: Tensor, weights: Sequence[Tensor], network: Any, first: int) -> None:
     """Refuse an input of another dtype or device than the weights', before any layer changes its statistics.
 
     Args:
         x: The input.
         weights: The weights.
+        network: The network.
+        first: Index of the first of them in its ``param_shapes``, for the message.
 
     Raises:
-        ValueError, RuntimeError: The device differs.
-        TypeError: The dtype differs, and autocast is off.
+        ValueError, RuntimeError: A device differs.
+        TypeError: A dtype differs, and autocast is off.
     """
-    for weight in weights:
+    for i, weight in enumerate(weights):
+        if x.device == weight.device and x.dtype == weight.dtype:
+            continue
+        if x.device == weight.device and torch.is_autocast_enabled(x.device.type):
+            continue
+        if any(x.device == other.device and x.dtype == other.dtype for other in weights):
+            name, expected, got = f"weights: {describe_entry(network, first + i)}", x, weight
+        else:
+            name, expected, got = "x", weight, x
+        others = "input" if expected is x else "weights"
         if x.device != weight.device:
             raise InputError(
-                f"x: expected to be on the device of the weights, {weight.device}, got {x.device}"
+                f"{name}: expected to be on the device of the {others}, {expected.device}, got {got.device}"
             )
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise InputTypeError(f"x: expected the dtype of the weights, {weight.dtype}, got {x.dtype}")
+        raise InputTypeError(f"{name}: expected the dtype of the {others}, {expected.dtype}, got {got.dtype}")
 
 
 def parse_condition(condition: int | Mapping[str, int] | None) -> tuple[int | None, int | None]:

@@ -112,6 +112,8 @@ class ResidualNetwork(ImageClassifier):
         """Check the number of feature maps of each group, and multiply all but the first."""
         if not hasattr(num_feature_maps, "__len__") or len(num_feature_maps) != count:
             raise InputError(f"num_feature_maps: expected {count} integers, got {num_feature_maps!r}")
+        if not factor > 0:
+            raise InputError(f"k: expected a positive number, got {factor!r}")
         first, *groups = (positive_integer("num_feature_maps", maps) for maps in num_feature_maps)
         return [first, *(round(factor * maps) for maps in groups)]
 
@@ -137,6 +139,8 @@ class ResidualNetwork(ImageClassifier):
         # In this order hypnettorch's networks name their modules, and so their parameters and checkpoints.
         keeps_any = not (self._no_weights and self._context_mod_no_weights)
         self._internal_params = nn.ParameterList() if keeps_any else None
+        if self._no_weights or self._context_mod_no_weights:
+            self._hyper_shapes_learned, self._hyper_shapes_learned_ref = [], []
         if numbered:
             self._layer_weight_tensors, self._layer_bias_vectors = nn.ParameterList(), nn.ParameterList()
         self._convs, self._projections = convs, projections
@@ -209,9 +213,8 @@ class ResidualNetwork(ImageClassifier):
         if self._use_batch_norm or distilled_params is not None:
             stats = select_stats(self, layers, distilled_params, stats_id)
         first = self._first_weight
-        check_placement(
-            images, given.internal[first:] if given.internal_given else given.internal[first : first + 1]
-        )
+        placed = given.internal[first:] if given.internal_given else given.internal[first : first + 1]
+        check_placement(images, placed, self, self._plan.num_mod + first)
         self._check_num_values(x, batch_size, self._map_sizes)
         inputs = Inputs(layers, given.mod, given.internal, stats)
         if self._use_context_mod and self._context_mod_inputs:
@@ -230,13 +233,13 @@ class ResidualNetwork(ImageClassifier):
 
     def _convolve(self, inputs: Inputs, h: Tensor, i: int) -> Tensor:
         """Apply convolution ``i``."""
-        return self._apply(inputs, h, self._convs[i], self._conv_index[i])
+        return self._apply_convolution(inputs, h, self._convs[i], self._conv_index[i])
 
     def _project(self, inputs: Inputs, h: Tensor, i: int) -> Tensor:
         """Apply the convolution of shortcut ``i``."""
-        return self._apply(inputs, h, self._projections[i], self._projection_index[i])
+        return self._apply_convolution(inputs, h, self._projections[i], self._projection_index[i])
 
-    def _apply(self, inputs: Inputs, h: Tensor, conv: Convolution, index: int) -> Tensor:
+    def _apply_convolution(self, inputs: Inputs, h: Tensor, conv: Convolution, index: int) -> Tensor:
         weight = inputs.internal[index]
         bias = inputs.internal[index + 1] if conv.use_bias else None
         return inputs.layers.conv2d(h, weight, bias, conv.stride, conv.padding)

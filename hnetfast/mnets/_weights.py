@@ -117,9 +117,9 @@ def select_weights(
             raise ValueError(_count_message(plan, weights))
 
     if mod is not None:
-        _check_mod(plan, mod, layers.num_sets, batch_size)
+        _check_mod(plan, network, mod, layers.num_sets, batch_size)
     if internal is not None:
-        _check_internal(plan, internal, layers.num_sets)
+        _check_internal(plan, network, internal, layers.num_sets)
         if mod is not None:
             return GivenWeights(mod, internal, True, True)
     own = own_tensors(network._internal_params)
@@ -204,35 +204,46 @@ def _for_each_set(tensors: list[torch.Tensor], num_sets: int | None) -> list[tor
     return [tensor.expand(num_sets, *tensor.shape) for tensor in tensors]
 
 
-def _check_internal(plan: WeightPlan, weights: Sequence[torch.Tensor], num_sets: int | None) -> None:
+def describe_entry(network: Any, i: int) -> str:
+    """Name an entry of a network's ``param_shapes`` in a message."""
+    return f"entry {i} of param_shapes ({network.param_shapes_meta[i]['name']})"
+
+
+def _check_internal(
+    plan: WeightPlan, network: Any, weights: Sequence[torch.Tensor], num_sets: int | None
+) -> None:
     i = plan.num_mod
     shapes = plan.shapes
     for weight in weights:
         if not isinstance(weight, torch.Tensor):
             raise TypeError(
-                f"weights: entry {i} of param_shapes must be a tensor, got {type(weight).__name__}"
+                f"weights: {describe_entry(network, i)} must be a tensor, got {type(weight).__name__}"
             )
         shape = shapes[i] if num_sets is None else (num_sets, *shapes[i])
         if weight.shape != shape:
             raise ValueError(
-                f"weights: entry {i} of param_shapes has the shape {list(shape)}, got {list(weight.shape)}"
+                f"weights: {describe_entry(network, i)} has the shape {list(shape)}, got {list(weight.shape)}"
             )
         i += 1
 
 
 def _check_mod(
-    plan: WeightPlan, weights: Sequence[torch.Tensor], num_sets: int | None, batch_size: int | None
+    plan: WeightPlan,
+    network: Any,
+    weights: Sequence[torch.Tensor],
+    num_sets: int | None,
+    batch_size: int | None,
 ) -> None:
     sets = () if num_sets is None else (num_sets,)
     for i, weight in enumerate(weights):
         shape = (*sets, *plan.shapes[i])
         if not isinstance(weight, torch.Tensor):
             raise TypeError(
-                f"weights: entry {i} of param_shapes must be a tensor, got {type(weight).__name__}"
+                f"weights: {describe_entry(network, i)} must be a tensor, got {type(weight).__name__}"
             )
         a_sample = (*sets, batch_size, *plan.shapes[i])
         if weight.shape != shape and (batch_size is None or weight.shape != a_sample):
             raise ValueError(
-                f"weights: entry {i} of param_shapes has the shape {list(shape)} (or, one set a sample, "
+                f"weights: {describe_entry(network, i)} has the shape {list(shape)} (or, one set a sample, "
                 f"{list(a_sample)}), got {list(weight.shape)}"
             )

@@ -94,10 +94,10 @@ class BatchNormLayer(nn.Module):
         # A new tensor: a state_dict taken earlier shares the old one.
         self._num_stats = torch.full_like(self._num_stats, count)
 
-    def _register_stats(self, device: torch.device | str | None) -> None:
+    def _register_stats(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> None:
         mean_name, var_name = self._stats_names(self._stats_count)
-        self.register_buffer(mean_name, torch.zeros(self._num_features, device=device))
-        self.register_buffer(var_name, torch.ones(self._num_features, device=device))
+        self.register_buffer(mean_name, torch.zeros(self._num_features, device=device, dtype=dtype))
+        self.register_buffer(var_name, torch.ones(self._num_features, device=device, dtype=dtype))
         self._set_stats_count(self._stats_count + 1)
 
     @property
@@ -214,9 +214,8 @@ class BatchNormLayer(nn.Module):
             raise ValueError(
                 "checkpoint_stats: the layer does not track statistics (track_running_stats=False)"
             )
-        if device is None:
-            device = self.get_stats()[0].device
-        self._register_stats(device)
+        latest, _ = self.get_stats()
+        self._register_stats(latest.device if device is None else device, latest.dtype)
 
     def get_stats(self, stats_id: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a set of statistics.
