@@ -177,15 +177,24 @@ class LayerBuilding:
             layer = -1 if fc_layers is None else fc_layers[i]
             self._add_linear_map([n_out, n_in], self._has_bias, no_weights, layer)
 
-    def _add_linear_map(self, shape: Shape, use_bias: bool, no_weights: bool, layer: int) -> None:
+    def _add_linear_map(
+        self,
+        shape: Shape,
+        use_bias: bool,
+        no_weights: bool,
+        layer: int,
+        bias_shape: Shape | None = None,
+    ) -> None:
         """Create and register the parameters of a linear map or convolution, initialised as PyTorch does.
 
         Args:
             shape: Shape of the weight tensor, outputs first.
-            use_bias: Whether the layer has a bias vector.
+            use_bias: Whether the layer has a bias.
             no_weights: Whether the weights are given from outside.
             layer: Entry "layer" of the metadata.
+            bias_shape: Shape of the bias, one value an output if None.
         """
+        bias_shape = [shape[0]] if bias_shape is None else bias_shape
         if self._layer_weight_tensors is None:
             self._layer_weight_tensors = nn.ParameterList()
         if self._layer_bias_vectors is None:
@@ -193,11 +202,11 @@ class LayerBuilding:
         weight = bias = None
         if not no_weights:
             weight = nn.Parameter(torch.empty(*shape))
-            bias = nn.Parameter(torch.empty(shape[0])) if use_bias else None
+            bias = nn.Parameter(torch.empty(*bias_shape)) if use_bias else None
             init_params(weight, bias)
             self._layer_weight_tensors.append(weight)
             if bias is not None:
                 self._layer_bias_vectors.append(bias)
         self._register_shape(shape, "weight", layer, weight)
         if use_bias:
-            self._register_shape([shape[0]], "bias", layer, bias)
+            self._register_shape(bias_shape, "bias", layer, bias)

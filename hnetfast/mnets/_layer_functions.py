@@ -5,11 +5,12 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hnetfast.ops.batched_linear import batched_linear
 from hnetfast.utils.batchnorm_layer import EPS, BatchNormLayer
 from hnetfast.utils.context_mod_layer import ContextModLayer
+from hnetfast.utils.local_conv2d_layer import LocalConv2dLayer
 
 Stats = tuple[Tensor | None, Tensor | None]
 
@@ -42,6 +43,14 @@ class LayerFunctions:
     ) -> Tensor:
         """Convolution of ``h`` ``[batch, C, H, W]`` with ``weight`` ``[C_out, C, kh, kw]``."""
         return F.conv2d(h, weight, bias, stride, padding)
+
+    def local_conv2d(self, layer: LocalConv2dLayer, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Convolution of ``h`` ``[batch, C, H, W]`` without weight sharing."""
+        return layer.convolve(h, weight, bias)
+
+    def dropout2d(self, layer: nn.Module, h: Tensor) -> Tensor:
+        """Drop whole feature maps of ``h`` ``[batch, C, H, W]``."""
+        return layer(h)
 
     def max_pool2d(self, h: Tensor, kernel_size: int, stride: int | None = None, padding: int = 0) -> Tensor:
         """Largest values of windows of ``h`` ``[batch, C, H, W]``."""
@@ -100,6 +109,9 @@ class ManySets(LayerFunctions):
         weight = weight.flatten(0, 1)  # [B·C_out, C, kh, kw]
         bias = None if bias is None else bias.flatten()
         return self._split(F.conv2d(self._merge(h), weight, bias, stride, padding, groups=self.num_sets))
+
+    def dropout2d(self, layer: nn.Module, h: Tensor) -> Tensor:
+        return self._split(layer(self._merge(h)))
 
     def max_pool2d(self, h: Tensor, kernel_size: int, stride: int | None = None, padding: int = 0) -> Tensor:
         return self._split(F.max_pool2d(self._merge(h), kernel_size, stride, padding))

@@ -79,6 +79,13 @@ class _CountedLayers(LayerFunctions):
         self.count += out.shape[0] * prod(out.shape[-2:]) * weight.numel()
         return out
 
+    def local_conv2d(self, layer: Any, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        self.count += h.shape[0] * weight.numel()
+        return super().local_conv2d(layer, h, weight, bias)
+
+    def dropout2d(self, layer: Any, h: Tensor) -> Tensor:
+        return h
+
     def batch_norm(self, layer: Any, h: Tensor, *arguments: Any) -> Tensor:
         return h
 

@@ -1,0 +1,193 @@
+"""2D convolution without weight sharing."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hnetfast._errors import InputError, InputIndexError, InputTypeError
+from hnetfast.utils._given_weights import check_placement, check_weights
+from hnetfast.utils.torch_utils import init_params
+
+__all__ = ["LocalConv2dLayer"]
+
+Pair = int | Sequence[int]
+
+_WEIGHT_NAMES = ("filters", "bias")
+# Up to this number of samples each is multiplied and summed by itself; more are worth the copies of the
+# weights that a matrix product a pixel needs.
+_FEW_SAMPLES = 4
+
+
+class LocalConv2dLayer(nn.Module):
+    r"""Convolutional layer whose every output pixel has filters of its own.
+
+    As in the locally connected networks of Bartunov et al., "Assessing the Scalability of
+    Biologically-Motivated Deep Learning Algorithms and Architectures", 2018,
+    https://arxiv.org/abs/1807.04587. With receptive fields :math:`\hat{F}` of the input, output channel
+    :math:`j` has at pixel :math:`p` the value :math:`b_{jp} + \sum_f W_{jfp} \hat{F}_{fp}`.
+
+    Args:
+        in_channels: Number of channels of the input.
+        out_channels: Number of channels of the output.
+        in_height: Height of the input.
+        in_width: Width of the input.
+        kernel_size: Height and width of the receptive fields, or one integer for both.
+        stride: Step between two receptive fields, down and right, or one integer for both.
+        padding: Zeros added to each side of the input, vertically and horizontally, or one integer for both.
+        bias: Whether every output value has a bias.
+        no_weights: Keep no parameters; they must be given to :meth:`forward`.
+
+    Raises:
+        ValueError: If a size is not positive, ``padding`` negative, or the kernel larger than the padded
+            input.
+        TypeError: If one of them is not made of integers.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        in_height: int,
+        in_width: int,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Pair = 0,
+        bias: bool = True,
+        no_weights: bool = False,
+    ) -> None:
+        super().__init__()
+        self._in_channels = _integer("in_channels", in_channels, 1)
+        self._out_channels = _integer("out_channels", out_channels, 1)
+        self._in_height = _integer("in_height", in_height, 1)
+        self._in_width = _integer("in_width", in_width, 1)
+        self._kernel_size = _pair("kernel_size", kernel_size, 1)
+        self._stride = _pair("stride", stride, 1)
+        self._padding = _pair("padding", padding, 0)
+        self._has_bias = bias
+        self._no_weights = no_weights
+        size = (self._in_height, self._in_width)
+        self._out_height, self._out_width = (
+            (n + 2 * p - k) // s + 1
+            for n, k, s, p in zip(size, self._kernel_size, self._stride, self._padding, strict=True)
+        )
+        if self._out_height <= 0 or self._out_width <= 0:
+            raise InputError(
+                f"kernel_size: {self._kernel_size} is larger than the input of {size}, "
+                f"padded by {self._padding}"
+            )
+        num_inputs = self._in_channels * self._kernel_size[0] * self._kernel_size[1]
+        num_pixels = self._out_height * self._out_width
+        self._param_shapes = [[self._out_channels, num_inputs, num_pixels]]
+        if bias:
+            self._param_shapes.append([self._out_channels, num_pixels])
+        if no_weights:
+            self._weights = None
+            return
+        self.filters = nn.Parameter(torch.empty(self._param_shapes[0]))
+        self.register_parameter("bias", nn.Parameter(torch.empty(self._param_shapes[1])) if bias else None)
+        init_params(self.filters, self.bias)
+        self._weights = nn.ParameterList([self.filters] if self.bias is None else [self.filters, self.bias])
+
+    @property
+    def weights(self) -> nn.ParameterList | None:
+        """Filters and (if there is one) bias kept by this layer, None if it keeps none."""
+        return self._weights
+
+    @property
+    def param_shapes(self) -> list[list[int]]:
+        """Shapes of the filters ``[C_out, C_in·K_h·K_w, H·W]`` and of the bias ``[C_out, H·W]``, if any."""
+        return self._param_shapes
+
+    @property
+    def out_height(self) -> int:
+        """Height H of the output."""
+        return self._out_height
+
+    @property
+    def out_width(self) -> int:
+        """Width W of the output."""
+        return self._out_width
+
+    def forward(self, x: Tensor, weights: Sequence[Tensor] | None = None) -> Tensor:
+        """Compute the layer.
+
+        Args:
+            x: Images ``[N, C_in, H_in, W_in]``.
+            weights: Tensors to use instead of the layer's own, with the shapes :attr:`param_shapes`.
+
+        Returns:
+            Feature maps ``[N, C_out, H, W]``.
+
+        Raises:
+            ValueError: If a shape or the number of weights is wrong, or they are missing.
+            TypeError: If something is not a tensor, or of another dtype than the images.
+        """
+        if not isinstance(x, Tensor):
+            raise InputTypeError(f"x: expected a tensor, got {type(x).__name__}")
+        in_shape = (self._in_channels, self._in_height, self._in_width)
+        if x.ndim != 4 or x.shape[1:] != in_shape:
+            raise InputIndexError(
+                f"x: expected the shape [N, {', '.join(map(str, in_shape))}], got {list(x.shape)}"
+            )
+        if weights is None:
+            if self._no_weights:
+                raise InputError("weights: the layer was built without weights (no_weights=True), pass them")
+            filters, bias = self.filters, self.bias
+        else:
+            check_weights("weights", weights, _WEIGHT_NAMES[: len(self._param_shapes)], self._param_shapes)
+            filters, bias = weights[0], weights[1] if self._has_bias else None
+        check_placement(x, [filters] if bias is None else [filters, bias], _WEIGHT_NAMES)
+        return self.convolve(x, filters, bias)
+
+    def convolve(self, x: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute the layer with one set of weights or with B of them, without checks.
+
+        Args:
+            x: Images ``[N, C_in, H_in, W_in]``; for many sets ``[B, N, …]``, with a stride of 0 in the first
+                dimension where all share them.
+            filters: ``[C_out, C_in·K_h·K_w, H·W]`` or ``[B, …]``.
+            bias: ``[C_out, H·W]`` or ``[B, …]``, None for none.
+
+        Returns:
+            Feature maps ``[N, C_out, H, W]`` or ``[B, N, …]``.
+        """
+        if x.ndim == 5 and x.stride(0) == 0:
+            fields = self._unfold(x[0])
+            fields = fields.expand(x.shape[0], *fields.shape)
+        else:
+            fields = self._unfold(x.flatten(0, -4))
+            fields = fields.view(*x.shape[:-3], *fields.shape[1:])  # [..., N, C_in·K_h·K_w, H·W]
+        if 0 < x.shape[-4] <= _FEW_SAMPLES:
+            samples = fields.unsqueeze(-3).unbind(-4)
+            out = torch.stack([(sample * filters).sum(-2) for sample in samples], dim=-3)
+        else:
+            out = torch.einsum("...nfp,...ofp->...nop", fields, filters)
+        if bias is not None:
+            out = out + bias.unsqueeze(-3)
+        return out.unflatten(-1, (self._out_height, self._out_width))
+
+    def _unfold(self, x: Tensor) -> Tensor:
+        """Receptive fields ``[N, C_in·K_h·K_w, H·W]``."""
+        return F.unfold(x, self._kernel_size, padding=self._padding, stride=self._stride)
+
+
+def _integer(name: str, value: Any, smallest: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InputTypeError(f"{name}: expected an integer, got {value!r}") from None
+    if number < smallest:
+        raise InputError(f"{name}: expected an integer of at least {smallest}, got {value!r}")
+    return number
+
+
+def _pair(name: str, value: Any, smallest: int) -> tuple[int, int]:
+    values = value if isinstance(value, (list, tuple)) else (value, value)
+    if len(values) != 2:
+        raise InputIndexError(f"{name}: expected an integer or a pair of them, got {value!r}")
+    first, second = (_integer(name, entry, smallest) for entry in values)
+    return first, second
