@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from math import prod
@@ -116,19 +117,28 @@ class Ensemble:
         if result.is_cuda:
             torch.cuda.synchronize()
 
-    def check(self) -> None:
+    def check(self) -> dict[str, float]:
         """Compare all contenders with the loop.
+
+        Returns:
+            How long each took, in seconds.
 
         Raises:
             AssertionError: They differ by more than rounding.
         """
         compute = self.outputs if self.case.mode == MODES[0] else self.gradient
-        expected = compute("loop")
-        for name in self.contenders:
-            error = ((compute(name) - expected).norm() / expected.norm()).item()
+        seconds: dict[str, float] = {}
+        expected = None
+        for name in ("loop", *(name for name in self.contenders if name != "loop")):
+            start = time.perf_counter()
+            found = compute(name)
+            seconds[name] = time.perf_counter() - start
+            expected = found if expected is None else expected
+            error = ((found - expected).norm() / expected.norm()).item()
             # Rounding moves a unit across ReLU's kink now and then, which shows in gradients.
             if not error <= (1e-4 if self.case.mode == MODES[0] else 5e-3):
                 raise AssertionError(f"{name} differs from the loop by {error:.1e} of the norm")
+        return {name: seconds[name] for name in self.contenders}
 
 
 def measure_peaks(contender: str, cases: Sequence[EnsembleCase]) -> dict[str, int]:

@@ -20,20 +20,21 @@ MODES = ("forward", "forward+backward")
 
 
 def time_in_turns(
-    calls: Mapping[str, Call], seconds: float, minimum: int = 3, maximum: int = 200
+    calls: Mapping[str, Call], seconds: float, minimum: int = 3, maximum: int = 200, warm_up: bool = True
 ) -> dict[str, list[float]]:
     """Time several calls, one of each in every round, so that a busy machine slows all of them alike.
 
     Args:
-        calls: What to time, by name. Each is called once before the first round.
+        calls: What to time, by name.
         seconds: No round starts later than this, once ``minimum`` is reached.
         minimum: Rounds at least.
         maximum: Rounds at most.
+        warm_up: Whether each is called once before the first round.
 
     Returns:
         The duration of every timed call in seconds, by name; what a call returns is freed within it.
     """
-    for call in calls.values():
+    for call in calls.values() if warm_up else ():
         call()
     durations: dict[str, list[float]] = {name: [] for name in calls}
     stop = time.perf_counter() + seconds

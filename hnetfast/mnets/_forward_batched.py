@@ -61,13 +61,9 @@ def forward_batched(
 
 
 def _can_evaluate(network: Any) -> bool:
-    """Whether the network's ``forward`` is the one that belongs to its ``_evaluate``."""
-    for cls in type(network).__mro__:
-        if "_evaluate" in vars(cls):
-            return True
-        if "forward" in vars(cls):
-            return False
-    return False
+    """Whether the network's ``forward`` is one of this package, which only calls its ``_evaluate``."""
+    owner = next(cls for cls in type(network).__mro__ if "forward" in vars(cls))
+    return hasattr(network, "_evaluate") and owner.__module__.startswith("hnetfast.")
 
 
 class _Slices:

@@ -49,8 +49,9 @@ class ImageClassifier(Classifier):
             x: The input of :meth:`forward`; for many sets of weights with that additional first dimension.
 
         Returns:
-            ``[batch, channels, height, width]``, contiguous: the backward pass of some convolutions of
-            channels-last images writes out of bounds in PyTorch 2.11.
+            ``[batch, channels, height, width]``: with the channels last in memory, which convolutions on a
+            CPU like best; contiguous for many sets of weights, whose channels lie side by side in one
+            convolution.
 
         Raises:
             ValueError: If the shape does not fit ``in_shape``.
@@ -58,11 +59,12 @@ class ImageClassifier(Classifier):
         """
         if not isinstance(x, Tensor):
             raise InputTypeError(f"x: expected a tensor, got {type(x).__name__}")
-        if layers.num_sets is not None and x.stride(0) == 0:  # shared by all sets
-            return self._batch_of_images(x[0]).expand(layers.num_sets, -1, -1, -1, -1)
-        if layers.num_sets is not None:
-            return self._batch_of_images(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return self._batch_of_images(x)
+        if layers.num_sets is None:
+            return self._batch_of_images(x)
+        if x.stride(0) == 0:  # shared by all sets
+            images = self._batch_of_images(x[0]).contiguous()
+            return images.expand(layers.num_sets, *images.shape)
+        return self._batch_of_images(x.flatten(0, 1)).contiguous().unflatten(0, x.shape[:2])
 
     def _batch_of_images(self, x: Tensor) -> Tensor:
         height, width, channels = self._height, self._width, self._channels
@@ -72,31 +74,28 @@ class ImageClassifier(Classifier):
                     f"x: expected the shape [batch, {channels}, {height}, {width}] (chw_input_format=True), "
                     f"got {list(x.shape)}"
                 )
-            images = x
-        else:
-            flattened = height * width * channels
-            is_flat = x.shape[-1:] == (flattened,) and x.ndim in (1, 2)
-            if not is_flat and x.shape[1:] != (height, width, channels):
-                raise InputError(
-                    f"x: expected the shape [batch, {flattened}] or [batch, {height}, {width}, {channels}], "
-                    f"got {list(x.shape)}"
-                )
-            num_images = x.shape[0] if x.ndim > 1 else 1
-            images = x.reshape(num_images, height, width, channels).permute(0, 3, 1, 2)
-        # The detour sets the strides of dimensions of size 1 too, which may mark an image as channels-last.
-        return images.contiguous().flatten().view(images.shape)
+            return x.contiguous(memory_format=torch.channels_last)
+        flattened = height * width * channels
+        is_flat = x.shape[-1:] == (flattened,) and x.ndim in (1, 2)
+        if not is_flat and x.shape[1:] != (height, width, channels):
+            raise InputError(
+                f"x: expected the shape [batch, {flattened}] or [batch, {height}, {width}, {channels}], "
+                f"got {list(x.shape)}"
+            )
+        num_images = x.shape[0] if x.ndim > 1 else 1
+        return x.contiguous().view(num_images, height, width, channels).permute(0, 3, 1, 2)
 
     def _drop(self, layers: LayerFunctions, h: Tensor, rate: float) -> Tensor:
         """Apply dropout to feature maps ``[batch, C, H, W]`` in training mode.
 
-        With the masks that hypnettorch draws for the same seed: its maps have the channels last in memory
-        where its images have, and masks are drawn in the order of memory.
+        With the masks that hypnettorch draws for the same seed, in the order in which its maps lie in memory:
+        channels last unless the images were given with the channels first.
         """
         if rate == -1 or not self.training:
             return h
-        if layers.num_sets is not None or self._chw_input_format:
-            return F.dropout(h, rate)
-        return h * F.dropout(torch.ones_like(h, memory_format=torch.channels_last), rate)
+        if layers.num_sets is None and self._chw_input_format:
+            return h * F.dropout(torch.ones_like(h, memory_format=torch.contiguous_format), rate)
+        return F.dropout(h, rate)
 
     def _check_num_values(self, x: Tensor, num_images: int, map_sizes: Sequence[int]) -> None:
         """Refuse to normalise a batch of one value; ``map_sizes`` are the pixels of the normalised maps."""
