@@ -155,25 +155,25 @@ class ConvNet(ImageClassifier):
                 h = layers.dropout2d(getattr(self, conv.dropout), h)
             if conv.pools:
                 h = layers.max_pool2d(h, 2)
+            collected.append(h)
             if not post:
                 h = self._modulate(layers, h, given.mod, i)
-            collected.append(h)
             h = self._activation(h)
             if post:
                 h = self._modulate(layers, h, given.mod, i)
         h = layers.linear(layers.flatten(h), internal[-4], internal[-3])
+        collected.append(h)
         if not post:
             h = self._modulate(layers, h, given.mod, len(self._convs))
-        collected.append(h)
         h = self._activation(h)
         if post:
             h = self._modulate(layers, h, given.mod, len(self._convs))
         if self._fc_dropout is not None:
             h = getattr(self, self._fc_dropout)(h)
         out = layers.linear(h, internal[-2], internal[-1])
+        collected.append(out)
         if not self._no_last_layer_context_mod:
             out = self._modulate(layers, out, given.mod, len(self._convs) + 1)
-        collected.append(out)
         return (out, collected, h) if collect_activations else out
 
     def _convolve(self, layers: LayerFunctions, h: Tensor, i: int, weight: Tensor, bias: Tensor) -> Tensor:

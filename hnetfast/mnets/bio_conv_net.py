@@ -128,8 +128,8 @@ class BioConvNet(ConvNet):
 
         Returns:
             The logits ``[B, num_classes]``; with ``collect_activations`` a triple of these, the list of what
-            each layer hands to its activation function (of the output layer the logits), and the input of the
-            output layer ``[B, 1024]``.
+            the convolutions and linear maps compute (before modulation and activation function), and the
+            input of the output layer ``[B, 1024]``.
 
         Raises:
             ValueError: If an argument has a wrong length, shape, key or value.
