@@ -38,7 +38,7 @@ class Convolution(NamedTuple):
 class ConvNet(ImageClassifier):
     """Base of the networks whose layers follow one another: convolutions, a linear map, the output layer.
 
-    A convolution is followed by dropout and pooling, context modulation, and the activation function; the
+    A convolution is followed by pooling and dropout, context modulation, and the activation function; the
     hidden linear map by context modulation, activation function and dropout; the output layer by context
     modulation. With ``context_mod_post_activation`` modulation follows the activation function.
     """
@@ -151,10 +151,11 @@ class ConvNet(ImageClassifier):
             h = self._modulate(layers, h, given.mod, -1)
         for i, conv in enumerate(self._convs):
             h = self._convolve(layers, h, i, internal[2 * i], internal[2 * i + 1])
-            if conv.dropout is not None:
-                h = layers.dropout2d(getattr(self, conv.dropout), h)
             if conv.pools:
                 h = layers.max_pool2d(h, 2)
+            if conv.dropout is not None:
+                # The same as dropout before pooling, as whole maps are dropped, for a quarter of the pixels.
+                h = layers.dropout2d(getattr(self, conv.dropout), h)
             collected.append(h)
             if not post:
                 h = self._modulate(layers, h, given.mod, i)

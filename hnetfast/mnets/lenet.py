@@ -17,7 +17,7 @@ class LeNet(ConvNet):
     """Network of two convolutions with max-pooling, and two linear maps.
 
     After LeCun et al., "Gradient-based learning applied to document recognition", 1998, in the sizes in use
-    today. A convolution (5 x 5, no padding) is followed by dropout, max-pooling (2 x 2), context modulation
+    today. A convolution (5 x 5, no padding) is followed by max-pooling (2 x 2), dropout, context modulation
     and ReLU; the hidden linear map by context modulation, ReLU and dropout. With
     ``context_mod_post_activation`` the modulation follows the ReLU.
 
