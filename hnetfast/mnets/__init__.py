@@ -9,6 +9,7 @@ from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.mnets.module_target import ModuleTarget, from_module
 from hnetfast.mnets.resnet import ResNet
 from hnetfast.mnets.resnet_imgnet import ResNetIN
+from hnetfast.mnets.simple_rnn import SimpleRNN
 from hnetfast.mnets.wide_resnet import WRN
 from hnetfast.mnets.zenkenet import ZenkeNet
 
@@ -23,6 +24,7 @@ __all__ = [
     "ModuleTarget",
     "ResNet",
     "ResNetIN",
+    "SimpleRNN",
     "ZenkeNet",
     "from_module",
 ]

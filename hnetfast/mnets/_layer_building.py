@@ -184,6 +184,7 @@ class LayerBuilding:
         no_weights: bool,
         layer: int,
         bias_shape: Shape | None = None,
+        bound: float | None = None,
     ) -> None:
         """Create and register the parameters of a linear map or convolution, initialised as PyTorch does.
 
@@ -193,6 +194,7 @@ class LayerBuilding:
             no_weights: Whether the weights are given from outside.
             layer: Entry "layer" of the metadata.
             bias_shape: Shape of the bias, one value an output if None.
+            bound: Draw all values uniformly from ``[-bound, bound]`` instead.
         """
         bias_shape = [shape[0]] if bias_shape is None else bias_shape
         if self._layer_weight_tensors is None:
@@ -203,7 +205,11 @@ class LayerBuilding:
         if not no_weights:
             weight = nn.Parameter(torch.empty(*shape))
             bias = nn.Parameter(torch.empty(*bias_shape)) if use_bias else None
-            init_params(weight, bias)
+            if bound is None:
+                init_params(weight, bias)
+            else:
+                for param in (weight, bias)[: 1 + use_bias]:
+                    nn.init.uniform_(param, -bound, bound)
             self._layer_weight_tensors.append(weight)
             if bias is not None:
                 self._layer_bias_vectors.append(bias)
