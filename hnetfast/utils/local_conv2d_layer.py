@@ -155,6 +155,10 @@ class LocalConv2dLayer(nn.Module):
         Returns:
             Feature maps ``[N, C_out, H, W]`` or ``[B, N, …]``.
         """
+        if x.ndim == 5 and x.shape[1] <= _FEW_SAMPLES:
+            # All sets at a time would not fit the caches.
+            biases = [None] * x.shape[0] if bias is None else bias.unbind(0)
+            return torch.stack([self.convolve(*one) for one in zip(x, filters, biases, strict=True)])
         if x.ndim == 5 and x.stride(0) == 0:
             fields = self._unfold(x[0])
             fields = fields.expand(x.shape[0], *fields.shape)
@@ -162,8 +166,7 @@ class LocalConv2dLayer(nn.Module):
             fields = self._unfold(x.flatten(0, -4))
             fields = fields.view(*x.shape[:-3], *fields.shape[1:])  # [..., N, C_in·K_h·K_w, H·W]
         if 0 < x.shape[-4] <= _FEW_SAMPLES:
-            samples = fields.unsqueeze(-3).unbind(-4)
-            out = torch.stack([(sample * filters).sum(-2) for sample in samples], dim=-3)
+            out = torch.stack([(sample * filters).sum(1) for sample in fields])
         else:
             out = torch.einsum("...nfp,...ofp->...nop", fields, filters)
         if bias is not None:
