@@ -15,16 +15,11 @@ from torch import Tensor, nn
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.mnets._arguments import check_placement, parse_condition, positive_integer
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
-from hnetfast.mnets._recurrence import (
-    Cell,
-    activation_name,
-    elman_states,
-    fused_lstm,
-    input_part,
-)
+from hnetfast.mnets._recurrence import Cell, activation_name, fused_lstm, input_part
 from hnetfast.mnets._recurrent_weights import RecurrentWeights
 from hnetfast.mnets._weights import WeightPlan, select_weights
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops.elman_states import elman_states
 
 __all__ = ["SimpleRNN"]
 

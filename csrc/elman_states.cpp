@@ -1,0 +1,79 @@
+// hnetfast::elman_states: the states of an Elman layer, h_t = act(z_t + h_{t-1}·Wᵀ), and their gradient.
+//
+// A loop over time of two library calls a step: what it saves is the cost of a step in Python.
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include "buffer_pool.h"
+
+namespace hnetfast {
+namespace {
+
+using at::Tensor;
+
+// out = start + a·b, for one set of weights or a batch of them.
+void multiply_add(Tensor out, const Tensor& start, const Tensor& a, const Tensor& b) {
+  if (a.dim() == 2) {
+    at::addmm_out(out, start, a, b);
+  } else {
+    at::baddbmm_out(out, start, a, b);
+  }
+}
+
+bool is_tanh(c10::string_view activation) {
+  TORCH_CHECK_VALUE(activation == "tanh" || activation == "relu", "elman_states: activation is '", activation,
+                    "', expected 'tanh' or 'relu'");
+  return activation == "tanh";
+}
+
+void check(const Tensor& sequence, const Tensor& weight) {
+  TORCH_CHECK_VALUE(sequence.dim() == weight.dim() + 1 && sequence.size(0) > 0 && weight.size(-1) == weight.size(-2) &&
+                        sequence.size(-1) == weight.size(-1),
+                    "elman_states: the sequence has shape ", sequence.sizes(), ", weight ", weight.sizes(),
+                    ", expected [steps, ..., batch, width] and [..., width, width]");
+}
+
+Tensor elman_states(const Tensor& z, const Tensor& weight, const Tensor& h_0, c10::string_view activation) {
+  check(z, weight);
+  const bool tanh = is_tanh(activation);
+  const Tensor states = empty_pooled(z.sizes(), z.options());
+  const Tensor transposed = weight.mT().contiguous();
+  Tensor h = h_0;
+  for (int64_t t = 0; t < z.size(0); ++t) {
+    Tensor next = states.select(0, t);
+    multiply_add(next, z.select(0, t), h, transposed);
+    tanh ? next.tanh_() : next.relu_();
+    h = next;
+  }
+  return states;
+}
+
+Tensor elman_states_backward(const Tensor& grad, const Tensor& states, const Tensor& weight, c10::string_view activation) {
+  check(grad, weight);
+  const bool tanh = is_tanh(activation);
+  const Tensor grad_z = empty_pooled(states.sizes(), states.options());
+  const Tensor matrix = weight.contiguous();
+  for (int64_t t = states.size(0) - 1; t >= 0; --t) {
+    Tensor out = grad_z.select(0, t);
+    if (t + 1 == states.size(0)) {
+      out.copy_(grad.select(0, t));
+    } else {
+      multiply_add(out, grad.select(0, t), grad_z.select(0, t + 1), matrix);
+    }
+    const Tensor state = states.select(0, t);
+    if (tanh) {
+      at::tanh_backward_out(out, out, state);
+    } else {
+      at::threshold_backward_out(out, out, state, 0);
+    }
+  }
+  return grad_z;
+}
+
+TORCH_LIBRARY_IMPL(hnetfast, CPU, m) {
+  m.impl("elman_states", &elman_states);
+  m.impl("elman_states_backward", &elman_states_backward);
+}
+
+}  // namespace
+}  // namespace hnetfast
