@@ -1,5 +1,6 @@
 """Main networks: networks that compute with weights of their own or with weights given to them."""
 
+from hnetfast.mnets.bi_rnn import BiRNN
 from hnetfast.mnets.bio_conv_net import BioConvNet
 from hnetfast.mnets.chunk_squeezer import ChunkSqueezer
 from hnetfast.mnets.classifier_interface import Classifier
@@ -16,6 +17,7 @@ from hnetfast.mnets.zenkenet import ZenkeNet
 __all__ = [
     "MLP",
     "WRN",
+    "BiRNN",
     "BioConvNet",
     "ChunkSqueezer",
     "Classifier",

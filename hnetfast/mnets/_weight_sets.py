@@ -46,7 +46,12 @@ class WeightSets:
         """Find out what the weights are weights of."""
         learned = network.hyper_shapes_learned
         num_mod = sum(len(layer.param_shapes) for layer in network.context_mod_layers or ())
-        mod, internal = all_shapes[:num_mod], all_shapes[num_mod:]
+        plan = getattr(network, "_plan", None)
+        if plan is not None and plan.order is not None:
+            sorted_shapes = plan.shapes
+        else:
+            sorted_shapes = all_shapes
+        mod, internal = sorted_shapes[:num_mod], sorted_shapes[num_mod:]
         if isinstance(weights, Mapping):
             given = {key: value for key, value in weights.items() if value is not None}
             self._keys = list(given)

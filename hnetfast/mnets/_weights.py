@@ -20,12 +20,14 @@ class WeightPlan(NamedTuple):
         num_mod: Number of parameters of context modulation.
         own_mod: Whether the network keeps those itself.
         own_internal: Whether it keeps the internal ones itself.
+        order: Index in the network's ``param_shapes`` of each entry of ``shapes``, where they differ.
     """
 
     shapes: tuple[tuple[int, ...], ...]
     num_mod: int
     own_mod: bool
     own_internal: bool
+    order: tuple[int, ...] | None = None
 
 
 class GivenWeights(NamedTuple):
@@ -85,7 +87,7 @@ def select_weights(
         plan: What the network expects.
         weights: A sequence or dictionary as documented in :meth:`hnetfast.mnets.mlp.MLP.forward`, or None;
             for many sets of weights all tensors have that additional first dimension.
-        network: The network, whose own parameters are those of context modulation first.
+        network: The network, whose own parameters are in the order of its ``param_shapes``.
         layers: How the network is evaluated: with one set of weights or many.
         batch_size: Number of samples; parameters of context modulation may differ between them. None if there
             is no such dimension.
@@ -108,6 +110,8 @@ def select_weights(
         weights = _as_sequence("weights", weights)
         count = len(weights)
         if count == num_all:
+            if plan.order is not None:
+                weights = [weights[i] for i in plan.order]
             mod, internal = (weights[:num_mod], weights[num_mod:]) if num_mod else ((), weights)
         elif count == num_all - num_mod and plan.own_mod and not plan.own_internal:
             internal = weights
@@ -123,6 +127,9 @@ def select_weights(
         if mod is not None:
             return GivenWeights(mod, internal, True, True)
     own = own_tensors(network._internal_params)
+    if plan.order is not None:
+        indices = [network.param_shapes_meta[i]["index"] for i in plan.order]
+        own = [own[i] for i in indices if i != -1]
     num_own_mod = num_mod if plan.own_mod else 0
     if internal is None:
         if not plan.own_internal:
@@ -205,7 +212,10 @@ def _for_each_set(tensors: list[torch.Tensor], num_sets: int | None) -> list[tor
 
 
 def describe_entry(network: Any, i: int) -> str:
-    """Name an entry of a network's ``param_shapes`` in a message."""
+    """Name an entry of a network's parameters, in the order of its plan, in a message."""
+    plan = getattr(network, "_plan", None)
+    if plan is not None and plan.order is not None:
+        i = plan.order[i]
     return f"entry {i} of param_shapes ({network.param_shapes_meta[i]['name']})"
 
 
