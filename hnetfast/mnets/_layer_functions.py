@@ -42,6 +42,7 @@ class LayerFunctions:
         self, h: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0
     ) -> Tensor:
         """Convolution of ``h`` ``[batch, C, H, W]`` with ``weight`` ``[C_out, C, kh, kw]``."""
+        h, stride = _thin_out(h, weight, stride, padding)
         return F.conv2d(h, weight, bias, stride, padding)
 
     def local_conv2d(self, layer: LocalConv2dLayer, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -82,6 +83,21 @@ class LayerFunctions:
 SINGLE_SET = LayerFunctions()
 
 
+def _thin_out(h: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, int]:
+    """Take the pixels that a convolution of 1 x 1 pixels reads, which then has a stride of 1.
+
+    oneDNN's backward pass of such a convolution with a stride of 2 writes out of bounds where channels are
+    few and last in memory (PyTorch 2.11 to 2.15, AVX-512).
+    """
+    if stride == 1 or padding or weight.shape[-2:] != (1, 1):
+        return h, stride
+    thinned = h[..., ::stride, ::stride]
+    if h.ndim == 4:
+        # The strides of the view of a map of odd size would not show that the channels are last.
+        thinned = thinned.contiguous(memory_format=torch.channels_last)
+    return thinned, 1
+
+
 class ManySets(LayerFunctions):
     """Layers computed with many sets of weights: activations are ``[B, batch, ...]``, weights ``[B, ...]``.
 
@@ -106,6 +122,7 @@ class ManySets(LayerFunctions):
     def conv2d(
         self, h: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0
     ) -> Tensor:
+        h, stride = _thin_out(h, weight, stride, padding)
         weight = weight.flatten(0, 1)  # [B·C_out, C, kh, kw]
         bias = None if bias is None else bias.flatten()
         return self._split(F.conv2d(self._merge(h), weight, bias, stride, padding, groups=self.num_sets))

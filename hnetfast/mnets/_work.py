@@ -10,10 +10,13 @@ from torch import Tensor
 
 from hnetfast.mnets._layer_functions import LayerFunctions
 
-# One set whose products take more multiply-adds than this keeps the cores of a CPU busy by itself: what is
+# One set whose products take more multiply-adds than this keeps the cores of a CPU busy by itself; what is
 # won by sharing calls is less than what convolutions in many groups lose. Measured on ResNet-32 (69 million a
-# sample), where both are equal at 8 to 12 samples, and on WRN-16-4 (390 million), where they are at 1 to 2.
-_BUSY = 6e8
+# sample), where both are equal at about 6 samples, and on WRN-16-4 (390 million), where they are at 1.
+_BUSY = 4e8
+# Samples up to which convolutions in many groups are fast: with more, the groups' maps are rearranged for
+# each. Measured on LeNet and ZenkeNet, whose convolutions lose at 4.
+_FEW_IMAGES = 3
 # Weights evaluated at a time, in bytes: more do not fit the caches from one layer to the next.
 _CACHED = 100e6
 
@@ -34,7 +37,10 @@ def sets_at_once(network: Any, x: Tensor, num_sets: int) -> int:
         return 1
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return num_sets
-    if x.numel() == 0 or multiply_adds(network, x) > _BUSY:
+    if x.numel() == 0:
+        return 1
+    work = _count(network, x)
+    if work.multiply_adds > _BUSY or (work.convolves and x.shape[0] > _FEW_IMAGES):
         return 1
     return max(2, min(num_sets, int(_CACHED / (x.element_size() * network.num_params))))
 
@@ -45,20 +51,21 @@ def multiply_adds(network: Any, x: Tensor) -> int:
     Args:
         network: A network with a method ``_evaluate``.
         x: Its input.
-
-    Returns:
-        Their number, counted once for each shape of the input.
     """
-    known = network.__dict__.setdefault("_known_multiply_adds", {})
+    return _count(network, x).multiply_adds
+
+
+def _count(network: Any, x: Tensor) -> _CountedLayers:
+    """What one call computes, found out once for each shape of the input."""
+    known = network.__dict__.setdefault("_known_work", {})
     found = known.get(x.shape)
     if found is None:
-        counter = _CountedLayers()
+        found = known[x.shape] = _CountedLayers()
         weights = [
             torch.empty(shape, device="meta", dtype=x.dtype) for shape in map(tuple, network.param_shapes)
         ]
         with torch.no_grad():
-            network._evaluate(counter, torch.empty(x.shape, device="meta", dtype=x.dtype), weights)
-        found = known[x.shape] = counter.count
+            network._evaluate(found, torch.empty(x.shape, device="meta", dtype=x.dtype), weights)
     return found
 
 
@@ -66,21 +73,23 @@ class _CountedLayers(LayerFunctions):
     """Counts multiply-adds, on tensors without data; what does not multiply matrices is left out."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.multiply_adds = 0
+        self.convolves = False
 
     def linear(self, h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        self.count += prod(h.shape[:-1]) * weight.numel()
+        self.multiply_adds += prod(h.shape[:-1]) * weight.numel()
         return super().linear(h, weight, bias)
 
     def conv2d(
         self, h: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0
     ) -> Tensor:
         out = super().conv2d(h, weight, bias, stride, padding)
-        self.count += out.shape[0] * prod(out.shape[-2:]) * weight.numel()
+        self.convolves = True
+        self.multiply_adds += out.shape[0] * prod(out.shape[-2:]) * weight.numel()
         return out
 
     def local_conv2d(self, layer: Any, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        self.count += h.shape[0] * weight.numel()
+        self.multiply_adds += h.shape[0] * weight.numel()
         return super().local_conv2d(layer, h, weight, bias)
 
     def dropout2d(self, layer: Any, h: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ Preprocessing = Callable[..., Tensor]
 class BiRNN(nn.Module, MainNetInterface):
     """Recurrent networks that read sequences from both ends, and a fully connected network on their outputs.
 
-    A bidirectional layer is a pair of :class:`~hnetfast.mnets.simple_rnn.SimpleRNN`; its output is that of the
-    one that reads forwards and, turned round again, that of the one that reads backwards, side by side
+    A bidirectional layer is a pair of :class:`~hnetfast.mnets.simple_rnn.SimpleRNN`. Its output is that of
+    the one that reads forwards and, turned round again, that of the one that reads backwards, side by side
     (Schuster and Paliwal, "Bidirectional recurrent neural networks", 1997).
 
     Args:
@@ -45,7 +45,7 @@ class BiRNN(nn.Module, MainNetInterface):
 
     def __init__(
         self,
-        rnn_args: Mapping[str, Any] | Sequence[Mapping[str, Any]] = {},  # noqa: B006
+        rnn_args: Mapping[str, Any] | Sequence[Mapping[str, Any]] = {},
         mlp_args: Mapping[str, Any] | None = None,
         preprocess_fct: Preprocessing | None = None,
         no_weights: bool = False,

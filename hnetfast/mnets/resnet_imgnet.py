@@ -184,6 +184,6 @@ class ResNetIN(ResidualNetwork):
                     i_projection += 1
                 else:
                     h = shrink_identity(h, new)
-                h = self._modulate_after(inputs, F.relu(h + new), i)
+                h = self._modulate_after(inputs, F.relu(new + h), i)
                 i += 1
         return h
