@@ -1,0 +1,227 @@
+"""SimpleRNN: fused sequences against steps, many sets of weights, subclasses, and bad input."""
+
+from math import prod
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from hnetfast.mnets import SimpleRNN
+
+STEPS, BATCH, N_IN, SETS = 6, 4, 2, 3
+
+
+def build(**kwargs):
+    torch.manual_seed(0)
+    defaults = {"n_in": N_IN, "rnn_layers": (3, 4), "fc_layers": (5, 2), "verbose": False}
+    return SimpleRNN(**(defaults | kwargs))
+
+
+def flat_weights(network, sets=SETS):
+    torch.manual_seed(1)
+    return (0.5 * torch.randn(sets, network.num_params, dtype=torch.float64)).requires_grad_()
+
+
+def as_lists(flat, network):
+    sizes = [prod(shape) for shape in network.param_shapes]
+    return [[t.view(*s) for t, s in zip(row.split(sizes), network.param_shapes, strict=True)] for row in flat]
+
+
+class StepByStep(SimpleRNN):
+    """Overrides the steps by themselves, so that nothing is fused."""
+
+    def lstm_rnn_step(self, *args):
+        return super().lstm_rnn_step(*args)
+
+    def basic_rnn_step(self, *args):
+        return super().basic_rnn_step(*args)
+
+
+@pytest.mark.parametrize("use_lstm", [False, True])
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.ReLU(), nn.Sigmoid()])
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("bptt_depth", [-1, 2])
+def test_fused_sequences_equal_steps(use_lstm, activation, use_bias, bptt_depth):
+    x = torch.randn(STEPS, BATCH, N_IN, dtype=torch.float64)
+    results = []
+    for cls in (SimpleRNN, StepByStep):
+        torch.manual_seed(0)
+        network = cls(
+            N_IN,
+            (3, 4),
+            fc_layers=(2,),
+            use_lstm=use_lstm,
+            activation=activation,
+            use_bias=use_bias,
+            verbose=False,
+        ).double()
+        network.bptt_depth = bptt_depth
+        inputs = x.clone().requires_grad_()
+        leaves = [inputs, *network.parameters()]
+        out = network(inputs)
+        first = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+        results.append([out, *first, *second])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_float32_without_gradients_equals_float64():
+    for use_lstm in (False, True):
+        network = build(use_lstm=use_lstm)
+        x = torch.randn(STEPS, BATCH, N_IN)
+        with torch.no_grad():
+            single = network(x)
+        torch.testing.assert_close(single.double(), network.double()(x.double()), rtol=1e-4, atol=1e-5)
+
+
+@given(
+    use_lstm=st.booleans(),
+    modulation=st.sampled_from(
+        [
+            {},
+            {"use_context_mod": True, "context_mod_inputs": True},
+            {"use_context_mod": True, "context_mod_post_activation": True, "context_mod_last_step": True},
+            {"use_context_mod": True, "context_mod_num_ts": STEPS + 1},
+            {
+                "use_context_mod": True,
+                "context_mod_num_ts": STEPS,
+                "context_mod_separate_layers_per_ts": True,
+                "no_last_layer_context_mod": True,
+            },
+        ]
+    ),
+    shared=st.booleans(),
+    return_hidden=st.booleans(),
+    chunk_size=st.sampled_from([None, 1, 2, 3]),
+    bptt_depth=st.sampled_from([-1, 2]),
+)
+@settings(max_examples=40)
+def test_many_sets_equal_one_call_after_the_other(
+    use_lstm, modulation, shared, return_hidden, chunk_size, bptt_depth
+):
+    network = build(
+        use_lstm=use_lstm, fc_layers_pre=(4,), no_weights=True, context_mod_no_weights=True, **modulation
+    ).double()
+    network.bptt_depth = bptt_depth
+    flat = flat_weights(network)
+    x = torch.randn(*([] if shared else [SETS]), STEPS, BATCH, N_IN, dtype=torch.float64)
+    options = {"return_hidden": return_hidden, "return_hidden_int": return_hidden}
+
+    def tensors(result):
+        if isinstance(result, torch.Tensor):
+            return [result]
+        return [result[0], *result[1], *(t for t in result[2] if t is not None)]
+
+    looped = [
+        tensors(network(x if shared else x[b], weights=weights, **options))
+        for b, weights in enumerate(as_lists(flat, network))
+    ]
+    expected = [torch.stack(parts) for parts in zip(*looped, strict=True)]
+    actual = tensors(network.forward_batched(x, flat, chunk_size=chunk_size, **options))
+    gradients = []
+    for found in (actual, expected):
+        loss = sum((i + 1) * t.square().sum() for i, t in enumerate(found))
+        gradients.append(torch.autograd.grad(loss, flat)[0])
+    for a, b in zip([*actual, gradients[0]], [*expected, gradients[1]], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("use_lstm", [False, True])
+def test_own_modulation_and_stored_one(use_lstm):
+    network = build(use_lstm=use_lstm, use_context_mod=True, context_mod_inputs=True)
+    with torch.no_grad():
+        for parameter in network.get_cm_weights():
+            parameter.add_(torch.randn_like(parameter))
+    x = torch.randn(STEPS, BATCH, N_IN)
+    before = network(x)
+    stored = [w.detach().clone() for w in network.get_cm_weights()]
+    for layer in network.context_mod_layers:
+        layer.checkpoint_weights()
+    assert not torch.equal(network(x), before)
+    for condition in (0, {"cmod_ckpt_id": 0}):
+        assert torch.equal(network(x, condition=condition), before)
+    assert torch.equal(network(x, weights=stored), before)
+    assert torch.equal(network(x, weights={"mod_weights": stored}), before)
+    assert len(network.get_non_cm_weights()) + len(stored) == len(network.internal_params)
+    per_sample = [torch.stack([w] * BATCH) for w in stored]
+    torch.testing.assert_close(network(x, weights=per_sample), before)
+
+
+def test_a_subclass_that_overrides_a_step():
+    class Frozen(SimpleRNN):
+        def basic_rnn_step(self, d, t, x_t, h_t, int_weights, cm_weights, ckpt_id, is_last_step):
+            assert is_last_step == (t == STEPS - 1)
+            return h_t[0], h_t[0] + 1
+
+    network = Frozen(N_IN, (3,), fc_layers=(), verbose=False)
+    assert (network(torch.randn(STEPS, BATCH, N_IN)) == 1).all()
+    flat = torch.randn(SETS, network.num_params)
+    assert network.forward_batched(torch.randn(STEPS, BATCH, N_IN), flat, chunk_size=1).shape[0] == SETS
+
+
+def test_initial_weights():
+    network = build()
+    weights = [torch.randn(*shape) for shape in network.param_shapes]
+    other = build(init_weights=weights)
+    for a, b in zip(other.internal_params, weights, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"rnn_layers": ()}, "rnn_layers: expected at least one"),
+        ({"rnn_layers": (0,)}, "rnn_layers: expected a positive integer"),
+        ({"fc_layers": (2.5,)}, "fc_layers: expected a positive integer"),
+        ({"n_in": 0}, "n_in: expected a positive integer"),
+        ({"activation": "tanh"}, "activation: expected a function"),
+        ({"nonsense": 1}, "nonsense"),
+        ({"use_context_mod": True, "context_mod_num_ts": 3}, "context_mod_separate_layers_per_ts"),
+        (
+            {"context_mod_num_ts": 0, "context_mod_no_weights": True},
+            "context_mod_num_ts: expected a positive",
+        ),
+        (
+            {"context_mod_num_ts": 3, "context_mod_no_weights": True, "context_mod_last_step": True},
+            "exclude each other",
+        ),
+        ({"init_weights": [torch.zeros(1)]}, "new_params: expected"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        build(**kwargs)
+
+
+def test_bad_calls():
+    network = build(use_context_mod=True, context_mod_num_ts=STEPS, context_mod_separate_layers_per_ts=True)
+    x, weights = torch.randn(STEPS, BATCH, N_IN), [p.detach() for p in network.internal_params]
+    last = len(weights) - 1
+    for kwargs, message in (
+        ({"x": x[:0]}, "x: expected sequences of at least one step"),
+        ({"x": x[0]}, "x: expected the shape"),
+        ({"x": x[..., :1]}, "x: expected the shape"),
+        ({"x": x.tolist()}, "x: expected a tensor"),
+        ({"x": x.double()}, "x: expected the dtype"),
+        ({"x": torch.cat([x, x])}, r"context modulation has 6 steps \(context_mod_num_ts\), got 12"),
+        ({"weights": weights[:-1]}, "weights: expected"),
+        ({"weights": [*weights[:-1], weights[-1][1:]]}, rf"entry {last} of param_shapes \(bias\)"),
+        (
+            {"weights": [*weights[:-1], weights[-1].double()]},
+            rf"entry {last} of param_shapes \(bias\).*dtype",
+        ),
+        ({"distilled_params": []}, "distilled_params"),
+        ({"return_hidden_int": True}, "return_hidden_int=True needs return_hidden=True"),
+        ({"condition": 3}, "ckpt_id"),
+        ({"condition": {"bn_stats_id": 0}}, "condition"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            network(**({"x": x} | kwargs))
+    for depth in (-2, 1.5):
+        with pytest.raises((ValueError, TypeError), match="bptt_depth"):
+            network.bptt_depth = depth
+    with pytest.raises(ValueError, match="weights: the network was built without weights"):
+        build(no_weights=True)(x)
