@@ -44,6 +44,15 @@ ATTRIBUTES = (
 BATCH = 3
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Maps this small take several threads many times as long, on a busy machine above all."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
 @st.composite
 def networks(draw):
     """Name and arguments of a small network."""
@@ -229,6 +238,21 @@ def test_calls(case, training, data):
     expected = call(theirs)
     torch.manual_seed(9)
     assert_same(call(ours), expected)
+
+
+@pytest.mark.parametrize("in_shape", [(4, 4, 3), (5, 7, 2), (5, 4, 1)])
+@pytest.mark.parametrize("chw", [False, True])
+def test_dropout_draws_the_same_masks(in_shape, chw):
+    # Masks are drawn in the order of memory, which depends on sizes, single maps and batch normalisation.
+    for maps in ((2, 2, 3, 4), (1, 2, 1, 3)):
+        for use_batch_norm in (False, True):
+            arguments = {"in_shape": in_shape, "num_feature_maps": maps, "use_batch_norm": use_batch_norm}
+            arguments |= {"n": 1, "k": 1, "dropout_rate": 0.4, "chw_input_format": chw, "verbose": False}
+            outputs = []
+            for network in build_both("WRN", arguments):
+                torch.manual_seed(9)
+                outputs.append(network(images(arguments).float()))
+            torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(PAIRS))
