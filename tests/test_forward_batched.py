@@ -1,7 +1,9 @@
 """Main networks evaluated for many sets of weights: equal to one call after the other."""
 
 import copy
+import re
 from math import prod
+from pathlib import Path
 
 import pytest
 import torch
@@ -368,6 +370,16 @@ def test_float64_and_autocast():
     torch.testing.assert_close(network.forward_batched(x, flat), exact.float(), rtol=1e-4, atol=1e-5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert network.forward_batched(x, flat).dtype == torch.bfloat16
+
+
+def test_the_documentation_s_examples_run():
+    text = (Path(__file__).parent.parent / "docs" / "many_weight_sets.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
+    namespace = {}
+    for block in blocks:
+        exec(block, namespace)
+    assert namespace["logits"].shape == (10, 1, 10)
 
 
 # --- bad input ------------------------------------------------------------------------------------------
