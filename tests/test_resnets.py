@@ -155,6 +155,34 @@ def test_every_tensor_may_be_generated_or_kept(name):
         assert torch.equal(network(x, weights=weights), expected)
 
 
+def test_groups_of_equal_width():
+    network = build("ResNet", num_feature_maps=(2, 2, 2, 2)).eval()
+    assert network(torch.randn(BATCH, 192)).isfinite().all()
+    assert build("ResNet", k=1.5)._filter_sizes == [2, 3, 4, 6]
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_an_empty_batch(name):
+    network = build(name)
+    before = [buffer.clone() for buffer in network.buffers()]
+    assert network(torch.randn(0, 192)).shape == (0, network.num_classes)
+    assert network.forward_batched(torch.randn(0, 192), flat_weights(network)).shape[:2] == (SETS, 0)
+    for a, b in zip(before, network.buffers(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_a_list_of_what_the_network_does_not_keep(name):
+    network = build(name, no_weights=True, use_context_mod=True).eval()
+    x, learned = torch.randn(BATCH, 192), [torch.randn(*s) for s in network.hyper_shapes_learned]
+    expected = network(x, weights=[*network.internal_params, *learned])
+    assert torch.equal(network(x, weights=learned), expected)
+    # Nor does it need weights of modulation that it does not have.
+    network = build(name, context_mod_no_weights=True).eval()
+    own = list(network.internal_params)
+    assert torch.equal(network(x, weights={"mod_weights": [], "internal_weights": own}), network(x))
+
+
 # --- bad input ------------------------------------------------------------------------------------------
 
 
@@ -184,6 +212,8 @@ def test_bad_arguments(name, arguments, message):
     ("name", "arguments", "message"),
     [
         ("ResNet", {"n": 0}, "n: expected a positive integer"),
+        ("WRN", {"n": 0}, "n: expected a positive integer"),
+        ("ResNet", {"num_feature_maps": (2, 4, 3, 5)}, "num_feature_maps: shortcuts"),
         ("WRN", {"n": 1.5}, "n: expected a positive integer"),
         ("WRN", {"k": 0}, "k: expected a positive"),
         ("ResNet", {"k": -1}, "k: expected a positive"),

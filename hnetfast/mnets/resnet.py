@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hnetfast._errors import InputError
 from hnetfast.mnets._arguments import positive_integer
 from hnetfast.mnets._layer_functions import SINGLE_SET
 from hnetfast.mnets._residual import Convolution, Inputs, ResidualNetwork, shrink_identity
@@ -40,8 +41,8 @@ class ResNet(ResidualNetwork):
         **kwargs: Options of context modulation as of :class:`~hnetfast.mnets.mlp.MLP`.
 
     Raises:
-        ValueError: If a size is not positive, a number of entries wrong, ``init_weights`` of wrong shapes, or
-            options contradict each other.
+        ValueError: If a size is not positive, a number of entries wrong, a group has fewer feature maps than
+            the one before, ``init_weights`` are of wrong shapes, or options contradict each other.
         TypeError: If a size is not an integer.
     """
 
@@ -70,6 +71,10 @@ class ResNet(ResidualNetwork):
         self._n = positive_integer("n", n)
         self._kernel_size = [3, 3]
         self._filter_sizes = self._feature_maps(num_feature_maps, 4, k)
+        if self._filter_sizes != sorted(self._filter_sizes):
+            raise InputError(
+                f"num_feature_maps: shortcuts cannot drop feature maps, got {self._filter_sizes}"
+            )
         size = (self._height, self._width)
         convs = [Convolution(self._channels, self._filter_sizes[0], size, 3, 1, 1, use_bias)]
         for i_group, (in_maps, out_maps) in enumerate(pairwise(self._filter_sizes)):
