@@ -12,11 +12,16 @@ from matplotlib.figure import Figure
 
 from bench.results import (
     COLUMNS,
+    ENSEMBLE_COLUMNS,
     RESULTS,
+    RNN_COLUMNS,
     SUMMARY_COLUMNS,
     Results,
+    ensemble_cells,
+    ensemble_facts,
     facts,
     groups,
+    rnn_cells,
     speed_up,
     summary_cells,
     table_cells,
@@ -87,6 +92,18 @@ def readme_section(results: Results) -> str:
     )
 
 
+_ENSEMBLES = (
+    "Outputs of a network for sets of weights `[B, n]` and a batch that they share, in milliseconds: "
+    "`forward_batched` (hnetfast), the loop of its single calls, `torch.vmap` of its single call, and "
+    "hypnettorch's loop; *fwd+bwd* ends with the gradient `[B, n]`. Networks have no batch normalisation. Peak "
+    "memory is that of a process, weights and result included."
+)
+_RNNS = (
+    "`SimpleRNN` with given weights, 100 steps, width 100, batch 32, and the layer of `torch.nn` with its own, "
+    "in milliseconds."
+)
+
+
 def docs_page(all_results: Sequence[tuple[str, Results]]) -> str:
     """A page with every row of every file of results."""
     parts = [
@@ -102,11 +119,19 @@ def docs_page(all_results: Sequence[tuple[str, Results]]) -> str:
     ]
     for name, results in all_results:
         parts.append(f"## {_environment_line(results)}")
-        parts.append(_markdown_table([SUMMARY_COLUMNS, *summary_cells(results.rows)]))
-        parts.append("\n".join(f"- {line}" for line in facts(results)))
-        parts.append(f"![Speed-up](img/speed-{name}.png)\n\n![Times](img/time-{name}.png)")
+        if results.rows:
+            parts.append(_markdown_table([SUMMARY_COLUMNS, *summary_cells(results.rows)]))
+            parts.append("\n".join(f"- {line}" for line in facts(results)))
+            parts.append(f"![Speed-up](img/speed-{name}.png)\n\n![Times](img/time-{name}.png)")
         for title, rows in groups(results.rows).items():
             parts.append(f"### {title}\n\n{_markdown_table([list(COLUMNS), *table_cells(rows)])}")
+        if results.ensembles:
+            parts.append("### Many sets of weights\n\n" + _ENSEMBLES)
+            parts.append("\n".join(f"- {line}" for line in ensemble_facts(results.ensembles)))
+            parts.append(_markdown_table([ENSEMBLE_COLUMNS, *ensemble_cells(results.ensembles)]))
+        if results.rnns:
+            parts.append("### Recurrent networks\n\n" + _RNNS)
+            parts.append(_markdown_table([RNN_COLUMNS, *rnn_cells(results.rnns)]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -213,17 +238,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no results in {options.results}; python -m bench.run makes them")
     all_results = [(path.stem, Results.load(path)) for path in paths]
     docs = options.root / "docs"
-    for name, results in all_results:
+    with_rows = [entry for entry in all_results if entry[1].rows]
+    for name, results in with_rows:
         plot_speed_up(results, docs / "img" / f"speed-{name}.png")
         plot_times(results, docs / "img" / f"time-{name}.png")
     (docs / "benchmarks.md").write_text(docs_page(all_results))
     readme = options.root / "README.md"
-    on_cpu = [entry for entry in all_results if "driver" not in entry[1].environment] or all_results
+    on_cpu = [entry for entry in with_rows if "driver" not in entry[1].environment] or with_rows
     name, newest = max(on_cpu, key=lambda entry: entry[1].environment["date"])
     plot = f"![Speed-up over hypnettorch](docs/img/speed-{name}.png)"
     section = f"{readme_section(newest)}\n\n{plot}\n\nAll rows: [docs/benchmarks.md](docs/benchmarks.md)."
+    ensembles = [results for _, results in all_results if results.ensembles]
+    if ensembles:
+        newest = max(ensembles, key=lambda results: results.environment["date"])
+        lines = "\n".join(f"- {line}" for line in ensemble_facts(newest.ensembles))
+        section += (
+            f"\n\n`forward_batched`, many sets of weights at once:\n\n{lines}\n\n{_environment_line(newest)}."
+        )
     readme.write_text(replace_section(readme.read_text(), section))
-    print(f"Wrote {readme}, {docs / 'benchmarks.md'} and {2 * len(all_results)} plots in {docs / 'img'}")
+    print(f"Wrote {readme}, {docs / 'benchmarks.md'} and {2 * len(with_rows)} plots in {docs / 'img'}")
     return 0
 
 

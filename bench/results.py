@@ -79,6 +79,7 @@ class Results:
         calls: Times of a call on a tiny network, in microseconds: ``mode`` and ``us`` by contender.
         ensembles: Times of networks with many sets of weights: an ``EnsembleCase`` and ``ms`` by contender;
             some have ``peak_bytes`` by contender.
+        rnns: Times of recurrent networks: ``network``, ``mode`` and ``ms`` by contender.
     """
 
     def __init__(self, environment: dict) -> None:
@@ -86,11 +87,12 @@ class Results:
         self.rows: list[dict] = []
         self.calls: list[dict] = []
         self.ensembles: list[dict] = []
+        self.rnns: list[dict] = []
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing has been measured."""
-        return not (self.rows or self.calls or self.ensembles)
+        return not (self.rows or self.calls or self.ensembles or self.rnns)
 
     def save(self, path: Path) -> None:
         """Write everything as JSON; the file appears complete or not at all."""
@@ -99,6 +101,7 @@ class Results:
             "environment": self.environment,
             "calls": self.calls,
             "ensembles": self.ensembles,
+            "rnns": self.rnns,
             "rows": self.rows,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +121,7 @@ class Results:
             raise ValueError(f"{path} has format {content.get('format')!r}, expected {FORMAT}")
         results = cls(content["environment"])
         results.rows, results.calls = content["rows"], content["calls"]
-        results.ensembles = content.get("ensembles", [])
+        results.ensembles, results.rnns = content.get("ensembles", []), content.get("rnns", [])
         return results
 
 
@@ -273,6 +276,22 @@ def ensemble_cells(rows: Sequence[dict]) -> list[list[str]]:
     return lines
 
 
+RNN_COLUMNS = ("network", "mode", "hnetfast", "hypnettorch", "torch.nn", "× hypnettorch")
+
+
+def rnn_cells(rows: Sequence[dict]) -> list[list[str]]:
+    """Texts of a table with the columns ``RNN_COLUMNS``; times in ms."""
+    lines = []
+    for row in rows:
+        times = [row["ms"].get(name) for name in RNN_COLUMNS[2:5]]
+        ratio = speed_up(row)
+        cells = ("–" if value is None else f"{value:.2f}" for value in times)
+        lines.append(
+            [row["network"], _MODE_LABELS[row["mode"]], *cells, "–" if ratio is None else f"{ratio:.2f}"]
+        )
+    return lines
+
+
 def ensemble_facts(rows: Sequence[dict]) -> list[str]:
     """Sentences that sum the table up."""
     ratios = _values(speed_up(row) for row in rows)
@@ -323,6 +342,9 @@ def format_text(results: Results) -> str:
         cells = [ENSEMBLE_COLUMNS, *ensemble_cells(results.ensembles)]
         lines += ["", "Many sets of weights; times in ms", *_align(cells, left=(0, 3)), ""]
         lines += ensemble_facts(results.ensembles)
+    if results.rnns:
+        lines += ["", "Recurrent networks; times in ms"]
+        lines += _align([RNN_COLUMNS, *rnn_cells(results.rnns)], left=(0, 1))
     return "\n".join(lines)
 
 
