@@ -95,12 +95,12 @@ def readme_section(results: Results) -> str:
 _ENSEMBLES = (
     "Outputs of a network for sets of weights `[B, n]` and a batch that they share, in milliseconds: "
     "`forward_batched` (hnetfast), the loop of its single calls, `torch.vmap` of its single call, and "
-    "hypnettorch's loop; *fwd+bwd* ends with the gradient `[B, n]`. Networks have no batch normalisation. Peak "
-    "memory is that of a process, weights and result included."
+    "hypnettorch's loop; *fwd+bwd* ends with the gradient `[B, n]`. Networks have no batch normalisation. "
+    "Peak memory is that of a process, weights and result included."
 )
 _RNNS = (
-    "`SimpleRNN` with given weights, 100 steps, width 100, batch 32, and the layer of `torch.nn` with its own, "
-    "in milliseconds."
+    "`SimpleRNN` with given weights, 100 steps, width 100, batch 32, and the layer of `torch.nn` with its "
+    "own, in milliseconds."
 )
 
 
