@@ -26,7 +26,7 @@ class RecurrentWeights:
             The internal weights, and those of context modulation, None if there are none.
         """
         given = select_weights(self._plan, weights, self, SINGLE_SET, None)
-        return given.internal, list(given.mod) if given.mod else None
+        return given.internal, list(given.mod) if self._use_context_mod else None
 
     def split_internal_weights(
         self, int_weights: Sequence[Tensor]
@@ -57,7 +57,7 @@ class RecurrentWeights:
 
     def split_cm_weights(
         self, cm_weights: Sequence[Tensor] | None, condition: int | None, num_ts: int = 0
-    ) -> tuple[Pair | None, list[Pair] | None, list[Pair] | None, list[list[Pair]] | None, int, int | None]:
+    ) -> tuple[Pair | None, list | None, list | None, list | None, int, int | None]:
         """Sort weights of context modulation by layers.
 
         Args:
@@ -69,7 +69,7 @@ class RecurrentWeights:
             Gain and shift of the inputs; of each fully connected layer before, and after the recurrent ones;
             of each recurrent layer a list with the pair of each step, or the one of all steps; the number of
             modulation layers of recurrent layers; and the condition. -1 is that number, and None the rest,
-            where there is no modulation.
+            where there is no modulation. A layer without it has the entry None.
         """
         if not self._use_context_mod or cm_weights is None:
             return None, None, None, None, -1, condition
@@ -86,7 +86,9 @@ class RecurrentWeights:
             else:
                 gain, shift = pairs.pop(0)
                 recurrent.append([[gain[..., t, :], shift[..., t, :]] for t in range(num_steps)])
-        return inputs, pre, pairs, recurrent, self._num_rec_cm_layers * self._num_layers_per_step, condition
+        recurrent += [None] * (len(self._rnn_layers) - len(recurrent))
+        post = pairs + [None] * (len(self._fc_layers) - len(pairs))
+        return inputs, pre, post, recurrent, self._num_rec_cm_layers * self._num_layers_per_step, condition
 
     def get_cm_inds(self) -> list[int]:
         """Indices in :attr:`param_shapes` of the weights of context modulation."""

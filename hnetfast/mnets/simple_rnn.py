@@ -277,7 +277,7 @@ class SimpleRNN(RecurrentWeights, nn.Module, MainNetInterface):
         internal += [None] * len(hidden)
         num_modulated = self._num_rec_cm_layers if self._use_context_mod else 0
         for d, layer_weights in enumerate(rec):
-            steps = cm_rec[d] if d < num_modulated else None
+            steps = None if cm_rec is None else cm_rec[d]
             if layers.num_sets is None and self._overrides("compute_hidden_states"):
                 h, states = self.compute_hidden_states(h, d, layer_weights, steps, None)
             else:
@@ -326,7 +326,7 @@ class SimpleRNN(RecurrentWeights, nn.Module, MainNetInterface):
         """Apply fully connected layers, and append their outputs to ``hidden``."""
         for i, (weight, bias) in enumerate(zip(matrices, biases, strict=True)):
             modulate = None
-            if i < len(mod):
+            if i < len(mod) and mod[i] is not None:
                 modulate = partial(self._modulate, layers, i_mod=i_mod + i, weights=mod[i])
             activation = None if is_last and i == len(matrices) - 1 else self._a_fun
             # The output layer is modulated in any case: it has no activation function to come after.

@@ -215,3 +215,85 @@ def test_the_message(capsys):
         cls(use_lstm=True)
         messages.append(capsys.readouterr().out)
     assert messages[0] == messages[1]
+
+
+@given(arguments(), st.booleans())
+@settings(max_examples=20)
+def test_parts_of_the_computation_like_hypnettorch(kwargs, initial):
+    """The methods that users call and override: sequences, steps, outputs, fully connected layers."""
+    kwargs |= {"rnn_layers": (3, 4), "use_bias": True}
+    kwargs |= {"use_context_mod": True, "context_mod_no_weights": True, "no_last_layer_context_mod": False}
+    networks = build_both(kwargs)
+    weights = random_weights(networks[0])
+    width = kwargs["fc_layers_pre"][-1] if kwargs["fc_layers_pre"] else N_IN
+    x, h, c = torch.randn(STEPS, BATCH, width), torch.randn(BATCH, 3), torch.randn(BATCH, 3)
+    states = {"h_0": h, "c_0": c} if initial else {}
+    results = []
+    for network in networks:
+        num_mod = network._num_context_mod_shapes()
+        split = network.split_internal_weights(weights[num_mod:])
+        mod = network.split_cm_weights(weights[:num_mod], None, STEPS)[3][0]
+        own, last = split[2][0], STEPS - 1
+        found = [*network.compute_hidden_states(x, 0, own, mod, None, **states)]
+        step = network.lstm_rnn_step if network.use_lstm else network.basic_rnn_step
+        found += step(0, last, x[0], (h, c), own, mod[-1], None, True)
+        if not network.use_lstm:
+            i_mod = network._cm_rnn_start_ind
+            for is_last in (False, True):
+                found.append(network.compute_basic_rnn_output(h, own, True, mod[0], i_mod, None, is_last))
+            found.append(network.compute_basic_rnn_output(h, own, False, None, i_mod, None, False))
+        if kwargs["fc_layers_pre"]:
+            inputs = torch.ones(STEPS, BATCH, N_IN)
+            pre = network.split_cm_weights(weights[:num_mod], None, STEPS)[1]
+            offset = int(kwargs.get("context_mod_inputs", False))
+            for is_post in (False, True):
+                hidden, out = network.compute_fc_outputs(
+                    inputs, split[0], split[1], len(split[0]), pre, offset, None, is_post, []
+                )
+                found += [*hidden, out]
+        results.append(found)
+    assert_close(results[1], results[0])
+
+
+BAD_ARGUMENTS = [
+    {"rnn_layers": ()},
+    {"unknown": 1},
+    {"n_in": -1},
+    {"use_context_mod": True, "context_mod_num_ts": 3},
+    {"context_mod_num_ts": 3},
+    {"context_mod_num_ts": 3, "context_mod_last_step": True, "context_mod_no_weights": True},
+    {"use_context_mod": True, "context_mod_gain_offset": True, "context_mod_gain_softplus": True},
+]
+
+
+@pytest.mark.parametrize("arguments", BAD_ARGUMENTS, ids=str)
+def test_bad_arguments_raise_errors_of_hypnettorchs_type(arguments):
+    with pytest.raises(Exception) as info:
+        oracle.SimpleRNN(verbose=False, **arguments)
+    with pytest.raises(info.type) as info:
+        SimpleRNN(verbose=False, **arguments)
+    assert isinstance(info.value, (ValueError, TypeError))
+
+
+BAD_CALLS = {
+    "rank": {"x": torch.ones(3, 2)},
+    "width": {"x": torch.ones(3, 2, 5)},
+    "no steps": {"x": torch.ones(0, 2, 1)},
+    "double": {"x": torch.ones(3, 2, 1, dtype=torch.float64)},
+    "integers": {"x": torch.ones(3, 2, 1, dtype=torch.long)},
+    "count": {"x": torch.ones(3, 2, 1), "weights": [torch.ones(1)]},
+    "no sequence": {"x": torch.ones(3, 2, 1), "weights": 5},
+    "distilled": {"x": torch.ones(3, 2, 1), "distilled_params": [torch.ones(1)]},
+    "hidden": {"x": torch.ones(3, 2, 1), "return_hidden_int": True},
+}
+
+
+@pytest.mark.parametrize("kwargs", BAD_CALLS.values(), ids=BAD_CALLS)
+def test_bad_calls_raise_errors_of_hypnettorchs_type(kwargs):
+    theirs, ours = build_both({"verbose": False})
+    with pytest.raises(Exception) as info:
+        theirs.forward(**kwargs)
+    expected = ValueError if info.type is AssertionError else info.type
+    with pytest.raises(expected) as info:
+        ours.forward(**kwargs)
+    assert isinstance(info.value, (ValueError, TypeError))
