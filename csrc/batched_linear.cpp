@@ -129,7 +129,10 @@ void grad_weight_kernel(const Tensor& grad, const Tensor& x, const Tensor& out) 
 }
 
 // Contiguous in the last dimension, and with rows that do not overlap.
-Tensor by_rows(const Tensor& t) { return t.stride(2) == 1 && t.stride(1) >= t.size(2) ? t : t.contiguous(); }
+Tensor by_rows(const Tensor& tensor) {
+  const Tensor t = tensor.resolve_neg();
+  return t.stride(2) == 1 && t.stride(1) >= t.size(2) ? t : t.contiguous();
+}
 
 class BatchedLinear : public torch::autograd::Function<BatchedLinear> {
  public:
@@ -141,7 +144,7 @@ class BatchedLinear : public torch::autograd::Function<BatchedLinear> {
     }
     const Tensor out = empty_pooled({weight.size(0), x.size(1), weight.size(1)}, x.options());
     if (out.numel() == 0) return out;
-    const Tensor start = bias.defined() && bias.stride(1) != 1 ? bias.contiguous() : bias;
+    const Tensor start = bias.defined() ? (bias.stride(1) == 1 ? bias : bias.contiguous()).resolve_neg() : bias;
     if (x.scalar_type() == at::kFloat) {
       forward_kernel<float>(by_rows(x), by_rows(weight), start, out);
     } else {
@@ -168,7 +171,7 @@ class BatchedLinear : public torch::autograd::Function<BatchedLinear> {
       return results;
     }
     at::AutoDispatchBelowADInplaceOrView guard;
-    const Tensor grad = grads[0].contiguous();
+    const Tensor grad = grads[0].contiguous().resolve_neg();
     const bool single = x.scalar_type() == at::kFloat;
     if (ctx->needs_input_grad(0)) {
       results[0] = empty_pooled(x.sizes(), x.options());

@@ -340,7 +340,9 @@ def test_weights_of_two_dtypes_change_no_statistics():
     before = copy.deepcopy(network.state_dict())
     x = torch.randn(6, 3)
     state = torch.get_rng_state()
-    with pytest.raises(TypeError, match=r"entry 9 of param_shapes \(bias\).*torch\.float32, got torch\.float64"):
+    with pytest.raises(
+        TypeError, match=r"entry 9 of param_shapes \(bias\).*torch\.float32, got torch\.float64"
+    ):
         network(x, weights=weights)
     assert torch.equal(torch.get_rng_state(), state)
     for name, value in network.state_dict().items():

@@ -86,7 +86,10 @@ def test_memory_layouts(change, rows, device):
     torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("sizes", [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0), (1, 1, 1, 1)])
+@pytest.mark.parametrize(
+    "sizes",
+    [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0), (2, 5, 0, 5), (2, 5, 4, 0), (1, 1, 1, 1)],
+)
 def test_sizes_of_zero_and_one(sizes, device):
     tensors = arguments(*sizes, device=device)
     for result, expected in zip(
@@ -95,6 +98,20 @@ def test_sizes_of_zero_and_one(sizes, device):
         strict=True,
     ):
         torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_lazily_negated_tensors(rows):
+    negated = [torch._neg_view(t) for t in arguments(2, rows, 5, 3)]
+    torch.testing.assert_close(
+        outputs_and_gradients(batched_linear, negated),
+        outputs_and_gradients(batched_linear_reference, [t.resolve_neg() for t in negated]),
+    )
+    leaf = negated[1].resolve_neg().requires_grad_()
+    expected = torch.autograd.grad(batched_linear_reference(negated[0], leaf, negated[2]).sum(), leaf)
+    torch.testing.assert_close(
+        torch.autograd.grad(batched_linear(negated[0], leaf, negated[2]).sum(), leaf), expected
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 5])
