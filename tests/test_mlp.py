@@ -347,3 +347,13 @@ def test_weights_of_two_dtypes_change_no_statistics():
     assert torch.equal(torch.get_rng_state(), state)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_modulation_of_another_dtype_is_named_before_statistics_change():
+    network = build(use_context_mod=True, use_batch_norm=True)
+    before = [buffer.clone() for buffer in network.buffers()]
+    weights = weights_for(network)
+    weights[3] = weights[3].double()
+    with pytest.raises(TypeError, match=r"weights: entry 3 of param_shapes \(cm_shift\).*float32.*float64"):
+        network(torch.randn(2, 3), weights=weights)
+    assert all(torch.equal(a, b) for a, b in zip(before, network.buffers(), strict=True))

@@ -213,6 +213,8 @@ class ResidualNetwork(ImageClassifier):
         if self._use_batch_norm or distilled_params is not None:
             stats = select_stats(self, layers, distilled_params, stats_id)
         first = self._first_weight
+        if given.mod_given:
+            check_placement(images, given.mod, self, 0)
         placed = given.internal[first:] if given.internal_given else given.internal[first : first + 1]
         check_placement(images, placed, self, self._plan.num_mod + first)
         self._check_num_values(x, batch_size, self._map_sizes)

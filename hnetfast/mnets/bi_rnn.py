@@ -251,6 +251,8 @@ class BiRNN(nn.Module, MainNetInterface):
             raise ValueError("distilled_params: the network has no distillation targets (distill_bn_stats)")
         num_steps, batch_size = x.shape[-3:-1]
         given = select_weights(self._plan, weights, self, layers, batch_size, ckpt_id)
+        if given.mod_given:
+            check_placement(x, given.mod, self, 0)
         placed = given.internal if given.internal_given else given.internal[:1]
         check_placement(x, placed, self, self._plan.num_mod)
         backwards = _Reversal(seq_lengths, num_steps, batch_size, x.device)

@@ -255,6 +255,8 @@ class MLP(nn.Module, MainNetInterface):
         if self._num_bn_layers or distilled_params is not None:
             bn_stats = select_stats(self, layers, distilled_params, bn_stats_id)
         i_param = 2 * self._num_bn_layers  # index of the next matrix in `internal`
+        if given.mod_given:
+            check_placement(x, mod, self, 0)
         placed = internal[i_param:] if given.internal_given else internal[i_param : i_param + 1]
         check_placement(x, placed, self, self._plan.num_mod + i_param)
 

@@ -262,6 +262,8 @@ class SimpleRNN(RecurrentWeights, nn.Module, MainNetInterface):
         self._check_sequences(layers, x)
         batch_size = x.shape[-2]
         given = select_weights(self._plan, weights, self, layers, batch_size, ckpt_id)
+        if given.mod_given:
+            check_placement(x, given.mod, self, 0)
         placed = given.internal if given.internal_given else given.internal[:1]
         check_placement(x, placed, self, self._plan.num_mod)
 
