@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hnetfast.mnets import SimpleRNN
+from hnetfast.mnets._recurrence import TwiceDifferentiableLSTM, fused_lstm
 
 STEPS, BATCH, N_IN, SETS = 6, 4, 2, 3
 
@@ -225,3 +226,50 @@ def test_bad_calls():
             network.bptt_depth = depth
     with pytest.raises(ValueError, match="weights: the network was built without weights"):
         build(no_weights=True)(x)
+
+
+@pytest.mark.parametrize("use_lstm", [False, True])
+def test_transforms(use_lstm):
+    network = build(use_lstm=use_lstm, rnn_layers=(3,), fc_layers=(), no_weights=True)
+    x = torch.randn(STEPS, BATCH, N_IN)
+    stacked = [torch.randn(SETS, *shape).mul_(0.5) for shape in network.param_shapes]
+    sets = list(zip(*(weight.unbind(0) for weight in stacked), strict=True))
+
+    def call(*weights):
+        return network(x, weights=list(weights))
+
+    expected = torch.stack([call(*weights) for weights in sets])
+    torch.testing.assert_close(torch.vmap(call)(*stacked), expected)
+    tangents = tuple(torch.randn_like(weight) for weight in sets[0])
+    _, derivative = torch.func.jvp(call, sets[0], tangents)
+    step = [weight.double() + 1e-5 * tangent for weight, tangent in zip(sets[0], tangents, strict=True)]
+    network.double()
+    differences = network(x.double(), weights=step) - network(
+        x.double(), weights=[w.double() for w in sets[0]]
+    )
+    torch.testing.assert_close(derivative.double(), differences / 1e-5, rtol=1e-2, atol=1e-3)
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    leaves = [weight.clone().requires_grad_() for weight in sets[0]]
+    results = [function(*leaves) for function in (compiled, call)]
+    torch.testing.assert_close(*results)
+    gradients = [torch.autograd.grad(result.square().sum(), leaves) for result in results]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_weights", [2, 4])
+def test_a_kernel_without_second_derivatives_gets_them(num_weights):
+    """As on a GPU, whose kernel is only differentiable once."""
+    shapes = [(12, 2), (12,), (12, 3), (12,)] if num_weights == 4 else [(12, 2), (12, 3)]
+    inputs = [torch.randn(s, dtype=torch.float64).mul_(0.5) for s in [(4, 2, 2), (2, 3), (2, 3), *shapes]]
+    for tensor in inputs[1:]:
+        tensor.requires_grad_()
+    apply = TwiceDifferentiableLSTM.apply
+    expected, last = fused_lstm(inputs[0], inputs[3:], *inputs[1:3])
+    for a, b in zip(apply(*inputs), (expected, *last), strict=True):
+        torch.testing.assert_close(a, b)
+    loss = apply(*inputs)[0].sum()
+    first = torch.autograd.grad(loss, inputs[1:], retain_graph=True)
+    for a, b in zip(first, torch.autograd.grad(loss, inputs[1:]), strict=True):
+        assert torch.equal(a, b)
+    assert torch.autograd.gradgradcheck(apply, inputs)

@@ -84,12 +84,67 @@ def fused_lstm(
     Returns:
         The outputs ``[T, batch, H]``, and the last output and cell state.
     """
-    has_bias = len(weights) == 4
-    order = (0, 2, 1, 3) if has_bias else (0, 1)
     zeros = x.new_zeros(x.shape[1], weights[0].shape[0] // 4)
-    states = [(zeros if state is None else state).unsqueeze(0) for state in (h_0, c_0)]
-    outputs, h, c = torch.lstm(x, states, [weights[i] for i in order], has_bias, 1, 0.0, False, False, False)
-    return outputs, (h[0], c[0])
+    states = [zeros if state is None else state for state in (h_0, c_0)]
+    if x.device.type == "cpu" or not torch.is_grad_enabled():
+        outputs, *last = _library_lstm(x, *states, *weights)
+    else:
+        outputs, *last = TwiceDifferentiableLSTM.apply(x, *states, *weights)
+    return outputs, tuple(last)
+
+
+def _library_lstm(x: Tensor, h_0: Tensor, c_0: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    has_bias = len(weights) == 4
+    ordered = [weights[i] for i in ((0, 2, 1, 3) if has_bias else (0, 1))]
+    states = (h_0.unsqueeze(0), c_0.unsqueeze(0))
+    # cuDNN keeps what a gradient needs "in training" only; without dropout it computes the same.
+    train = torch.is_grad_enabled()
+    outputs, h, c = torch.lstm(x, states, ordered, has_bias, 1, 0.0, train, False, False)
+    return outputs, h[0], c[0]
+
+
+def _lstm_by_steps(x: Tensor, h: Tensor, c: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    w_ih, b_ih, w_hh, b_hh = weights if len(weights) == 4 else (weights[0], None, weights[1], None)
+    cell, outputs = Cell(torch.tanh), []
+    for z in F.linear(x, w_ih, b_ih).unbind(0):
+        h, c = cell.lstm(z + F.linear(h, w_hh, b_hh), c)
+        outputs.append(h)
+    return torch.stack(outputs), h, c
+
+
+class TwiceDifferentiableLSTM(torch.autograd.Function):
+    """The library's kernel where its gradient has no gradient (cuDNN's): that then goes step by step."""
+
+    @staticmethod
+    def forward(ctx, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Input, initial output and cell state, weights; outputs, last output and cell state."""
+        ctx.save_for_backward(*inputs)
+        with torch.enable_grad():
+            leaves = [
+                tensor.detach().requires_grad_(needed)
+                for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=True)
+            ]
+            results = _library_lstm(*leaves)
+        ctx.leaves, ctx.results = leaves, results
+        return tuple(result.detach() for result in results)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the inputs."""
+        inputs, results = ctx.leaves, ctx.results
+        if torch.is_grad_enabled():
+            inputs = ctx.saved_tensors
+            results = _lstm_by_steps(*inputs)
+        wanted = [i for i, needed in enumerate(ctx.needs_input_grad) if needed]
+        found = torch.autograd.grad(
+            results,
+            [inputs[i] for i in wanted],
+            grads,
+            retain_graph=True,
+            create_graph=torch.is_grad_enabled(),
+        )
+        gradients = dict(zip(wanted, found, strict=True))
+        return tuple(gradients.get(i) for i in range(len(inputs)))
 
 
 def input_part(layers: LayerFunctions, x: Tensor, weight: Tensor, *biases: Tensor) -> Tensor:

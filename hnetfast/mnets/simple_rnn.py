@@ -19,6 +19,7 @@ from hnetfast.mnets._recurrence import Cell, activation_name, fused_lstm, input_
 from hnetfast.mnets._recurrent_weights import RecurrentWeights
 from hnetfast.mnets._weights import WeightPlan, select_weights
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops._library import takes_plain_tensors
 from hnetfast.ops.elman_states import elman_states
 
 __all__ = ["SimpleRNN"]
@@ -354,7 +355,8 @@ class SimpleRNN(RecurrentWeights, nn.Module, MainNetInterface):
         run = self._recur_steps
         if mod is None and x.numel() and not any(self._overrides(name) for name in _STEPS):
             kind = activation_name(self._a_fun)
-            if self._use_lstm and kind == "tanh" and layers.num_sets is None and not needs_states:
+            may_fuse = layers.num_sets is None and not needs_states and takes_plain_tensors()
+            if self._use_lstm and kind == "tanh" and may_fuse:
                 run = self._recur_fused
             elif not self._use_lstm and kind is not None:
                 run = partial(self._recur_elman, kind=kind)
