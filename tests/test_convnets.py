@@ -70,7 +70,7 @@ def assert_equals_loop(network, weights, x_per_set=False, **kwargs):
         torch.testing.assert_close(a, b)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     st.fixed_dictionaries(
         {

@@ -99,10 +99,6 @@ class BioConvNet(ConvNet):
         self._build(shapes, init_weights)
         if use_context_mod and not context_mod_no_weights:
             self._context_mod_weights.extend(own_tensors(self._weights)[: self._plan.num_mod])
-        self._context_mod_weights = None
-        if use_context_mod and not context_mod_no_weights:
-            # One more name of these parameters in checkpoints.
-            self._context_mod_weights = nn.ParameterList(own_tensors(self._weights)[: self._plan.num_mod])
         if verbose:
             mod = self._context_mod_description()
             print(f"Creating bio-plausible convnet with {self.num_params} weights{mod}.")

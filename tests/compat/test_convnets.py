@@ -176,7 +176,8 @@ def assert_same_metadata(ours, theirs):
         if their is None and name in ("param_shapes_meta", "internal_params_ref", "hyper_shapes_learned_ref"):
             continue
         assert our == their and type(our) is type(their), name
-    for name in ("internal_params", "layer_weight_tensors", "layer_bias_vectors", "context_mod_layers"):
+    lists = ["internal_params", "layer_weight_tensors", "layer_bias_vectors", "context_mod_layers"]
+    for name in lists + ["_context_mod_weights"] * isinstance(ours, BioConvNet):
         our, their = getattr(ours, name), getattr(theirs, name)
         assert type(our) is type(their) and (our is None or len(our) == len(their)), name
     assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
@@ -263,6 +264,7 @@ def run(network, weights, leaves, x):
 FORMS = st.sampled_from(["none", "list", "per sample", "tuple", "mod", "internal"])
 
 
+@settings(max_examples=25)
 @given(small_networks, FORMS, st.booleans())
 def test_computes_like_hypnettorch(network, form, training):
     check_computation(*network, form, training)
