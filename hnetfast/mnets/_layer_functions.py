@@ -42,8 +42,19 @@ class LayerFunctions:
         self, h: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0
     ) -> Tensor:
         """Convolution of ``h`` ``[batch, C, H, W]`` with ``weight`` ``[C_out, C, kh, kw]``."""
-        h, stride = _thin_out(h, weight, stride, padding)
+        if stride > 1 and not padding and weight.shape[-2:] == (1, 1):
+            # oneDNN's backward pass of these convolutions writes out of bounds where channels are few and
+            # last in memory (PyTorch 2.11 to 2.15, AVX-512).
+            h, stride = self.thin_out(h, stride), 1
+        return self._convolve(h, weight, bias, stride, padding)
+
+    def _convolve(self, h: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
         return F.conv2d(h, weight, bias, stride, padding)
+
+    def thin_out(self, h: Tensor, stride: int) -> Tensor:
+        """Every ``stride``-th row and column of ``h`` ``[batch, C, H, W]``."""
+        # Keeps channels last in memory, also in the backward pass, as slices of ``h`` do not.
+        return F.avg_pool2d(h, 1, stride)
 
     def local_conv2d(self, layer: LocalConv2dLayer, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Convolution of ``h`` ``[batch, C, H, W]`` without weight sharing."""
@@ -60,6 +71,14 @@ class LayerFunctions:
     def avg_pool2d(self, h: Tensor, kernel_size: int | Sequence[int]) -> Tensor:
         """Averages of windows of ``h`` ``[batch, C, H, W]``."""
         return F.avg_pool2d(h, kernel_size)
+
+    def relu_(self, h: Tensor) -> Tensor:
+        """Rectify ``h``, the output of a layer that nothing else needs: it may be overwritten."""
+        return F.relu_(h)
+
+    def add_(self, h: Tensor, other: Tensor) -> Tensor:
+        """Add ``other`` to ``h``, the output of a layer that nothing else needs: it may be overwritten."""
+        return h.add_(other)
 
     def flatten(self, h: Tensor) -> Tensor:
         """Join all dimensions of a sample."""
@@ -83,21 +102,6 @@ class LayerFunctions:
 SINGLE_SET = LayerFunctions()
 
 
-def _thin_out(h: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, int]:
-    """Take the pixels that a convolution of 1 x 1 pixels reads, which then has a stride of 1.
-
-    oneDNN's backward pass of such a convolution with a stride of 2 writes out of bounds where channels are
-    few and last in memory (PyTorch 2.11 to 2.15, AVX-512).
-    """
-    if stride == 1 or padding or weight.shape[-2:] != (1, 1):
-        return h, stride
-    thinned = h[..., ::stride, ::stride]
-    if h.ndim == 4:
-        # The strides of the view of a map of odd size would not show that the channels are last.
-        thinned = thinned.contiguous(memory_format=torch.channels_last)
-    return thinned, 1
-
-
 class ManySets(LayerFunctions):
     """Layers computed with many sets of weights: activations are ``[B, batch, ...]``, weights ``[B, ...]``.
 
@@ -119,13 +123,13 @@ class ManySets(LayerFunctions):
     def linear(self, h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return batched_linear(h.flatten(1, -2), weight, bias).view(*h.shape[:-1], weight.shape[1])
 
-    def conv2d(
-        self, h: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0
-    ) -> Tensor:
-        h, stride = _thin_out(h, weight, stride, padding)
+    def _convolve(self, h: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
         weight = weight.flatten(0, 1)  # [B·C_out, C, kh, kw]
         bias = None if bias is None else bias.flatten()
         return self._split(F.conv2d(self._merge(h), weight, bias, stride, padding, groups=self.num_sets))
+
+    def thin_out(self, h: Tensor, stride: int) -> Tensor:
+        return h[..., ::stride, ::stride]
 
     def dropout2d(self, layer: nn.Module, h: Tensor) -> Tensor:
         return self._split(layer(self._merge(h)))
@@ -135,6 +139,12 @@ class ManySets(LayerFunctions):
 
     def avg_pool2d(self, h: Tensor, kernel_size: int | Sequence[int]) -> Tensor:
         return self._split(F.avg_pool2d(self._merge(h), kernel_size))
+
+    def relu_(self, h: Tensor) -> Tensor:
+        return F.relu(h)  # autograd would record more for a view than a copy costs
+
+    def add_(self, h: Tensor, other: Tensor) -> Tensor:
+        return h + other
 
     def flatten(self, h: Tensor) -> Tensor:
         return h.flatten(2)

@@ -273,9 +273,21 @@ class ResidualNetwork(ImageClassifier):
 
     def _activate(self, inputs: Inputs, h: Tensor, i: int) -> Tensor:
         """What follows convolution ``i``: modulation, batch normalisation and ReLU."""
-        h = self._modulate_before(inputs, h, i)
-        h = F.relu(self._normalise(inputs, h, i))
-        return self._modulate_after(inputs, h, i)
+        new = self._normalise(inputs, self._modulate_before(inputs, h, i), i)
+        new = F.relu(h) if new is h else inputs.layers.relu_(new)
+        return self._modulate_after(inputs, new, i)
+
+    def _shrink(self, inputs: Inputs, h: Tensor, like: Tensor) -> Tensor:
+        """Bring a shortcut to the shape of what it is added to.
+
+        Takes every second row and column, and adds as many maps of zeros on both sides as are missing.
+        """
+        if h.shape[-2:] != like.shape[-2:]:
+            h = inputs.layers.thin_out(h, 2)
+        missing = like.shape[-3] - h.shape[-3]
+        if missing:
+            h = F.pad(h, (0, 0, 0, 0, missing // 2, missing - missing // 2))
+        return h
 
     @property
     def has_bias(self) -> bool:
@@ -305,21 +317,3 @@ class ResidualNetwork(ImageClassifier):
         if self.hyper_shapes_distilled is None:
             return None
         return [stat for layer in self._batchnorm_layers for stat in layer.get_stats()]
-
-
-def shrink_identity(h: Tensor, like: Tensor) -> Tensor:
-    """Bring a shortcut to the shape of what it is added to.
-
-    Args:
-        h: Feature maps ``[..., C, H, W]``.
-        like: Feature maps ``[..., C', H', W']``.
-
-    Returns:
-        Every second row and column, and as many maps of zeros on both sides as are missing.
-    """
-    if h.shape[-2:] != like.shape[-2:]:
-        h = h[..., ::2, ::2]
-    missing = like.shape[-3] - h.shape[-3]
-    if missing:
-        h = F.pad(h, (0, 0, 0, 0, missing // 2, missing - missing // 2))
-    return h

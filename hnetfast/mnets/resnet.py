@@ -5,13 +5,12 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hnetfast._errors import InputError
 from hnetfast.mnets._arguments import positive_integer
 from hnetfast.mnets._layer_functions import SINGLE_SET
-from hnetfast.mnets._residual import Convolution, Inputs, ResidualNetwork, shrink_identity
+from hnetfast.mnets._residual import Convolution, Inputs, ResidualNetwork
 
 __all__ = ["ResNet"]
 
@@ -129,6 +128,6 @@ class ResNet(ResidualNetwork):
             new = self._activate(inputs, self._convolve(inputs, h, i), i)
             new = self._modulate_before(inputs, self._convolve(inputs, new, i + 1), i + 1)
             new = self._normalise(inputs, new, i + 1)
-            h = F.relu(new + shrink_identity(h, new))
+            h = inputs.layers.relu_(inputs.layers.add_(new, self._shrink(inputs, h, new)))
             h = self._modulate_after(inputs, h, i + 1)
         return h

@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from hnetfast._errors import InputError
 from hnetfast.mnets._arguments import positive_integer
 from hnetfast.mnets._layer_functions import SINGLE_SET
-from hnetfast.mnets._residual import Convolution, Inputs, ResidualNetwork, shrink_identity
+from hnetfast.mnets._residual import Convolution, Inputs, ResidualNetwork
 
 __all__ = ["ResNetIN"]
 
@@ -183,7 +182,7 @@ class ResNetIN(ResidualNetwork):
                     h = self._normalise(inputs, h, len(self._convs) + i_projection)
                     i_projection += 1
                 else:
-                    h = shrink_identity(h, new)
-                h = self._modulate_after(inputs, F.relu(new + h), i)
+                    h = self._shrink(inputs, h, new)
+                h = self._modulate_after(inputs, inputs.layers.relu_(inputs.layers.add_(new, h)), i)
                 i += 1
         return h

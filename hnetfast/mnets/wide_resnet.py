@@ -137,5 +137,5 @@ class WRN(ResidualNetwork):
             if (i - 1) % (2 * self._n) == 0 and self._group_has_1x1[(i - 1) // (2 * self._n)]:
                 h = self._project(inputs, h, i_projection)
                 i_projection += 1
-            h = new + h  # in this order the sum is laid out in memory as the branch is
+            h = inputs.layers.add_(new, h)
         return self._activate(inputs, h, len(self._convs) - 1)
