@@ -98,7 +98,7 @@ def networks(draw):
 
 
 @given(networks(), st.booleans(), st.booleans(), st.booleans(), st.sampled_from([None, 1, 2]))
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_many_sets_equal_one_call_after_the_other(network, x_per_set, flat, training, chunk_size):
     network.train(training)
     looped = copy.deepcopy(network)
