@@ -4,6 +4,7 @@ from math import prod
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -160,7 +161,40 @@ def test_a_subclass_that_overrides_a_step():
     network = Frozen(N_IN, (3,), fc_layers=(), verbose=False)
     assert (network(torch.randn(STEPS, BATCH, N_IN)) == 1).all()
     flat = torch.randn(SETS, network.num_params)
-    assert network.forward_batched(torch.randn(STEPS, BATCH, N_IN), flat, chunk_size=1).shape[0] == SETS
+    assert (network.forward_batched(torch.randn(STEPS, BATCH, N_IN), flat, chunk_size=SETS) == 1).all()
+
+
+class Shifted(SimpleRNN):
+    """Overrides the layers, in a way that shows."""
+
+    def compute_hidden_states(self, *args, **kwargs):
+        outputs, states = super().compute_hidden_states(*args, **kwargs)
+        return outputs + 1, states
+
+    def compute_fc_outputs(self, *args):
+        hidden, outputs = super().compute_fc_outputs(*args)
+        return hidden, outputs + 2
+
+    def compute_basic_rnn_output(self, *args):
+        return super().compute_basic_rnn_output(*args) + 3
+
+
+@pytest.mark.parametrize("modulation", [{}, {"use_context_mod": True}])
+def test_a_subclass_that_overrides_layers(modulation):
+    torch.manual_seed(0)
+    network = Shifted(N_IN, (3,), fc_layers_pre=(2,), fc_layers=(2,), verbose=False, **modulation)
+    x = torch.randn(STEPS, BATCH, N_IN)
+    internal = network.split_internal_weights(network.get_non_cm_weights())
+    before = F.linear(x, internal[0][0], internal[1][0]).tanh() + 2
+    weights = internal[2][0]
+    state, outputs = torch.zeros(BATCH, 3), []
+    for x_t in before:
+        state = (F.linear(x_t, *weights[:2]) + F.linear(state, *weights[2:4])).tanh()
+        outputs.append(F.linear(state, *weights[4:]).tanh() + 3 + 1)
+    expected = F.linear(torch.stack(outputs), internal[3][0], internal[4][0]) + 2
+    torch.testing.assert_close(network(x), expected)
+    sets = [weight.expand(SETS, *weight.shape) for weight in network.internal_params]
+    torch.testing.assert_close(network.forward_batched(x, sets), expected.expand(SETS, *expected.shape))
 
 
 def test_initial_weights():

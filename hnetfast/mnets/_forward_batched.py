@@ -63,7 +63,8 @@ def forward_batched(
 def _can_evaluate(network: Any) -> bool:
     """Whether the network's ``forward`` is one of this package, which only calls its ``_evaluate``."""
     owner = next(cls for cls in type(network).__mro__ if "forward" in vars(cls))
-    return hasattr(network, "_evaluate") and owner.__module__.startswith("hnetfast.")
+    is_ours = hasattr(network, "_evaluate") and owner.__module__.startswith("hnetfast.")
+    return is_ours and not getattr(network, "_takes_one_set", False)
 
 
 class _Slices:

@@ -227,7 +227,7 @@ class RecurrentLayers:
         num_steps = x.shape[-3]
         num_detached = 0 if self._bptt_depth == -1 else max(num_steps - self._bptt_depth, 0)
         run = self._recur_steps
-        if mod is None and x.numel() and not any(self._overrides(name) for name in _STEPS):
+        if mod is None and x.numel() and not self._overrides(*_STEPS):
             kind = activation_name(self._a_fun)
             may_fuse = layers.num_sets is None and not needs_states and takes_plain_tensors()
             if self._use_lstm and kind == "tanh" and may_fuse:
@@ -246,8 +246,19 @@ class RecurrentLayers:
         states = None if states is None else torch.cat([states, more_states], -3)
         return torch.cat([outputs, more], -3), states
 
-    def _overrides(self, name: str) -> bool:
-        return getattr(type(self), name) is not getattr(RecurrentLayers, name)
+    def _overrides(self, *names: str) -> bool:
+        return any(getattr(type(self), name) is not getattr(RecurrentLayers, name) for name in names)
+
+    @property
+    def _takes_one_set(self) -> bool:
+        """Whether a subclass overrides what knows one set of weights."""
+        return self._overrides("compute_hidden_states", "compute_fc_outputs", *_STEPS)
+
+    def _overridden_fully_connected(self, h, matrices, biases, mod, i_mod, is_last, hidden):
+        num_modulated = sum(pair is not None for pair in mod)
+        return self.compute_fc_outputs(h, matrices, biases, num_modulated, mod, i_mod, None, is_last, hidden)[
+            1
+        ]
 
     def _recur_fused(self, layers, x, d, weights, mod, h_0, c_0, first_step, num_steps):
         outputs, last = fused_lstm(x, weights, h_0, c_0)
@@ -266,7 +277,7 @@ class RecurrentLayers:
         if h_0 is None or (self._use_lstm and c_0 is None):
             zeros = x.new_zeros(*x.shape[:-3], x.shape[-2], w_hh.shape[-1])
         h, c = (zeros if h_0 is None else h_0), (zeros if c_0 is None else c_0)
-        steps_overridden = any(self._overrides(name) for name in _STEPS)
+        steps_overridden = self._overrides(*_STEPS)
         outputs, states = [], []
         parts = (
             x.unbind(-3)
@@ -297,6 +308,9 @@ class RecurrentLayers:
         if self._use_lstm:
             return cell.lstm(z, c)
         h = cell.elman(z)
+        if self._overrides("compute_basic_rnn_output"):
+            i_mod = -1 if mod is None else self._i_mod(d, t)
+            return h, self.compute_basic_rnn_output(h, weights, mod is not None, mod, i_mod, None, is_last)
         return h, cell.elman(layers.linear(h, w_ho, b_ho))
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -269,19 +270,22 @@ class SimpleRNN(RecurrentLayers, RecurrentWeights, nn.Module, MainNetInterface):
         if cm_in is not None:
             h = self._modulate(layers, h, 0, cm_in)
         offset = int(self._context_mod_inputs) if self._use_context_mod else 0
-        h = self._fully_connected(layers, h, pre_w, pre_b, cm_pre or [], offset, False, hidden)
+        fully_connected = partial(self._fully_connected, layers)
+        if self._overrides("compute_fc_outputs"):
+            fully_connected = self._overridden_fully_connected
+        h = fully_connected(h, pre_w, pre_b, cm_pre or [], offset, False, hidden)
         internal += [None] * len(hidden)
         num_modulated = self._num_rec_cm_layers if self._use_context_mod else 0
         for d, layer_weights in enumerate(rec):
             steps = None if cm_rec is None else cm_rec[d]
-            if layers.num_sets is None and self._overrides("compute_hidden_states"):
+            if self._overrides("compute_hidden_states"):
                 h, states = self.compute_hidden_states(h, d, layer_weights, steps, None)
             else:
                 h, states = self._recur(layers, h, d, layer_weights, steps, None, None, return_hidden_int)
             hidden.append(h)
             internal.append(states)
         offset = self._cm_rnn_start_ind + num_modulated * self._num_layers_per_step
-        h = self._fully_connected(layers, h, post_w, post_b, cm_post or [], offset, True, hidden)
+        h = fully_connected(h, post_w, post_b, cm_post or [], offset, True, hidden)
         internal += [None] * (len(hidden) - len(internal))
         if not return_hidden:
             return h
