@@ -11,7 +11,7 @@ from bench.ensembles import CASES, Ensemble
 from hnetfast.examples._speed import time_in_turns
 
 _TURN = 3e-3  # seconds: what one contender evicts from the caches does not count for the next
-_LONG = 10.0  # seconds
+_LONG, _VERY_LONG = 10.0, 40.0  # seconds
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -20,8 +20,10 @@ def test_forward_batched(case, benchmark, results, pytestconfig):
     first = ensemble.check()
     repetitions = {name: max(1, round(_TURN / seconds)) for name, seconds in first.items()}
     calls = {name: functools.partial(_repeat, ensemble, name, count) for name, count in repetitions.items()}
-    if sum(first.values()) > _LONG:  # calls this long owe nothing to a warm-up: one more round is enough
-        durations = time_in_turns(calls, 0, minimum=1, warm_up=False)
+    if sum(first.values()) > _LONG:
+        # Calls this long owe nothing to a warm-up: one more round is enough, or none.
+        more = sum(first.values()) < _VERY_LONG
+        durations = time_in_turns(calls, 0, minimum=int(more), maximum=int(more), warm_up=False)
         durations = {name: [first[name], *times] for name, times in durations.items()}
     else:
         durations = time_in_turns(calls, pytestconfig.option.seconds, minimum=5)
