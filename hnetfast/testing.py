@@ -143,6 +143,32 @@ def assert_within_budget(
     )
 
 
+def sensitivities(
+    compute: Callable[[Callable[[Tensor], Tensor]], Sequence[Tensor]],
+    exact: Sequence[Tensor],
+    dtype: torch.dtype,
+) -> list[float]:
+    """How far each result moves when its arguments are rounded once, for :func:`assert_within_budget`.
+
+    Args:
+        compute: Called three times with a function that rounds a float64 tensor as ``dtype`` may, at random,
+            and returns a leaf; computes the results from its arguments rounded by that.
+        exact: The results without rounding.
+        dtype: The precision of the rounding.
+
+    Returns:
+        For each result the largest norm of its change.
+    """
+
+    def rounded(t: Tensor) -> Tensor:
+        return (t * (1 + torch.finfo(dtype).eps * (2 * torch.rand_like(t) - 1))).detach().requires_grad_()
+
+    found = [0.0] * len(exact)
+    for _ in range(3):
+        found = [max(s, error_norm(m, e)) for s, m, e in zip(found, compute(rounded), exact, strict=True)]
+    return found
+
+
 def run(op: Callable[..., Tensor], network: ChunkedNetwork, grad_out: Tensor) -> list[Tensor]:
     """Result of ``op`` and its gradients for all tensors of ``network`` (zeros where it has none)."""
     out = op(*network.arguments)
@@ -180,13 +206,9 @@ def assert_accurate(
     grad_out = torch.randn(shape, dtype=dtype, device=network.weights[0].device)
     exact = run(reference, exact_network, grad_out.double())
 
-    def rounded(t: Tensor) -> Tensor:
-        return (t * (1 + torch.finfo(dtype).eps * (2 * torch.rand_like(t) - 1))).detach().requires_grad_()
-
-    sensitivity = [0.0] * len(exact)
-    for _ in range(3):
-        moved = run(reference, exact_network.map(rounded), rounded(grad_out.double()))
-        sensitivity = [max(s, error_norm(m, e)) for s, m, e in zip(sensitivity, moved, exact, strict=True)]
+    sensitivity = sensitivities(
+        lambda rounded: run(reference, exact_network.map(rounded), rounded(grad_out.double())), exact, dtype
+    )
     plain = run(reference, network.leaves(), grad_out)
     leaves = network.leaves()
     out = op(*leaves.map(layout).arguments)

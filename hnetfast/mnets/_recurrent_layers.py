@@ -268,7 +268,12 @@ class RecurrentLayers:
         w_ih, b_ih, w_hh, b_hh, w_ho, b_ho = self._named(weights)
         z = input_part(layers, x, w_ih, *([] if b_ih is None else [b_ih, b_hh]))
         states = elman_states(z.movedim(-3, 0), w_hh, h_0, kind).movedim(0, -3)
-        outputs = Cell(self._a_fun).elman(layers.linear(states, w_ho, b_ho))
+        outputs = layers.linear(states, w_ho, b_ho)
+        if layers.num_sets is None and takes_plain_tensors():
+            # Nobody else reads the linear map, and memory that is new to a process is slow to write.
+            outputs = outputs.tanh_() if kind == "tanh" else outputs.relu_()
+        else:
+            outputs = self._a_fun(outputs)
         return outputs, states, (states.select(-3, -1), None)
 
     def _recur_steps(self, layers, x, d, weights, mod, h_0, c_0, first_step, num_steps):

@@ -76,10 +76,11 @@ class _ElmanStates(torch.autograd.Function):
             grad_z = torch.ops.hnetfast.elman_states_backward(grad, states, weight, ctx.activation)
         grad_weight = grad_h_0 = None
         if ctx.needs_input_grad[1]:
-            # Steps and samples are the terms of one sum: [..., T·batch, H].
-            previous = torch.cat([h_0.unsqueeze(0), states[:-1]])
-            rows = [t.movedim(0, -3).flatten(-3, -2) for t in (grad_z, previous)]
-            grad_weight = rows[0].mT @ rows[1]
+            grad_weight = grad_z[0].mT @ h_0
+            if len(states) > 1:
+                # Steps and samples are the terms of one sum: [..., T·batch, H].
+                rows = [t.movedim(0, -3).flatten(-3, -2) for t in (grad_z[1:], states[:-1])]
+                grad_weight = grad_weight + rows[0].mT @ rows[1]
         if ctx.needs_input_grad[2]:
             grad_h_0 = grad_z[0] @ weight
         return grad_z, grad_weight, grad_h_0, None

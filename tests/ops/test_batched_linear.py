@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hnetfast.ops import batched_linear
 from hnetfast.ops._library import EXTENSION_LOADED
 from hnetfast.ops.batched_linear import batched_linear_reference
-from hnetfast.testing import assert_within_budget
+from hnetfast.testing import assert_within_budget, sensitivities
 
 needs_extension = pytest.mark.skipif(not EXTENSION_LOADED, reason="the extension has not been built")
 
@@ -23,7 +23,7 @@ def arguments(sets, rows, width, outputs, bias=True, shared=False, dtype=torch.f
     return [x, weight, flat[:, size : size + outputs] if bias else None]
 
 
-def leaves(tensors, dtype=None):
+def leaves(tensors):
     """Leaves with the values and the strides of the tensors."""
     made = []
     for t in tensors:
@@ -31,16 +31,16 @@ def leaves(tensors, dtype=None):
             made.append(None)
             continue
         storage = t.as_strided((t.untyped_storage().nbytes() // t.element_size(),), (1,), 0)
-        storage = storage.detach().to(dtype or t.dtype, copy=True)
+        storage = storage.detach().clone()
         made.append(storage.as_strided(t.shape, t.stride(), t.storage_offset()).requires_grad_())
     return made
 
 
-def outputs_and_gradients(function, tensors, dtype=None, seed=0):
-    tensors = leaves(tensors, dtype)
+def outputs_and_gradients(function, tensors, grad=None):
+    tensors = leaves(tensors)
     out = function(*tensors)
-    torch.manual_seed(seed)
-    grad = torch.randn(out.shape, dtype=torch.float64).to(out)
+    if grad is None:
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
     return [out, *torch.autograd.grad(out, [t for t in tensors if t is not None], grad)]
 
 
@@ -56,13 +56,20 @@ def outputs_and_gradients(function, tensors, dtype=None, seed=0):
 def test_outputs_and_gradients(sets, rows, width, outputs, bias, shared, dtype):
     torch.manual_seed(rows * width)
     tensors = arguments(sets, rows, width, outputs, bias, shared, dtype)
-    results = outputs_and_gradients(batched_linear, tensors)
-    plain = outputs_and_gradients(batched_linear_reference, tensors)
-    exact = outputs_and_gradients(batched_linear_reference, tensors, torch.float64)
-    for result, reference, truth in zip(results, plain, exact, strict=True):
+    grad = torch.randn(sets, rows, outputs, dtype=dtype)
+    results = outputs_and_gradients(batched_linear, tensors, grad)
+    plain = outputs_and_gradients(batched_linear_reference, tensors, grad)
+
+    def in_float64(change=lambda t: t):
+        doubles = [None if t is None else change(t.double()) for t in (*tensors, grad)]
+        return outputs_and_gradients(batched_linear_reference, doubles[:-1], doubles[-1])
+
+    exact = in_float64()
+    sensitivity = sensitivities(in_float64, exact, dtype)
+    for result, reference, truth, s in zip(results, plain, exact, sensitivity, strict=True):
         assert result.shape == reference.shape
         assert result.dtype == dtype
-        assert_within_budget(result, reference, truth)
+        assert_within_budget(result, reference, truth, sensitivity=s)
 
 
 def transposed(t):

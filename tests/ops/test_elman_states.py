@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hnetfast.ops import elman_states
 from hnetfast.ops._library import EXTENSION_LOADED
 from hnetfast.ops.elman_states import elman_states_reference
-from hnetfast.testing import assert_within_budget
+from hnetfast.testing import assert_within_budget, sensitivities
 
 
 def arguments(steps, batch, width, sets=(), dtype=torch.float32, device="cpu"):
@@ -20,11 +20,9 @@ def arguments(steps, batch, width, sets=(), dtype=torch.float32, device="cpu"):
     ]
 
 
-def outputs_and_gradients(function, tensors, activation, dtype=None):
-    leaves = [t.detach().to(dtype or t.dtype, copy=True).requires_grad_() for t in tensors]
+def outputs_and_gradients(function, tensors, grad, activation):
+    leaves = [t.detach().clone().requires_grad_() for t in tensors]
     out = function(*leaves, activation)
-    torch.manual_seed(0)
-    grad = torch.randn(out.shape, dtype=torch.float64).to(out)
     return [out, *torch.autograd.grad(out, leaves, grad)]
 
 
@@ -38,12 +36,20 @@ def outputs_and_gradients(function, tensors, activation, dtype=None):
 )
 def test_states_and_gradients(steps, batch, width, sets, activation, dtype):
     tensors = arguments(steps, batch, width, sets, dtype)
-    results = outputs_and_gradients(elman_states, tensors, activation)
-    plain = outputs_and_gradients(elman_states_reference, tensors, activation)
-    exact = outputs_and_gradients(elman_states_reference, tensors, activation, torch.float64)
-    for result, reference, truth in zip(results, plain, exact, strict=True):
+    tensors.append(torch.randn_like(tensors[0]))  # the gradient
+
+    def compute(function, *tensors):
+        return outputs_and_gradients(function, tensors[:-1], tensors[-1], activation)
+
+    doubles = [t.double() for t in tensors]
+    exact = compute(elman_states_reference, *doubles)
+    sensitivity = sensitivities(
+        lambda rounded: compute(elman_states_reference, *map(rounded, doubles)), exact, dtype
+    )
+    results, plain = compute(elman_states, *tensors), compute(elman_states_reference, *tensors)
+    for result, reference, truth, s in zip(results, plain, exact, sensitivity, strict=True):
         assert result.dtype == dtype
-        assert_within_budget(result, reference, truth)
+        assert_within_budget(result, reference, truth, sensitivity=s)
 
 
 @pytest.mark.parametrize("sets", [(), (2,)])
