@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ _BUSY = 4e8
 # each. Measured on LeNet and ZenkeNet, whose convolutions lose at 4.
 _FEW_IMAGES = 3
 # Weights evaluated at a time, in bytes: more do not fit the caches from one layer to the next.
-_CACHED = 100e6
+_CACHED = 128e6
 
 
 def sets_at_once(network: Any, x: Tensor, num_sets: int) -> int:
@@ -42,7 +42,8 @@ def sets_at_once(network: Any, x: Tensor, num_sets: int) -> int:
     work = _count(network, x)
     if work.multiply_adds > _BUSY or (work.convolves and x.shape[0] > _FEW_IMAGES):
         return 1
-    return max(2, min(num_sets, int(_CACHED / (x.element_size() * network.num_params))))
+    fitting = max(2, int(_CACHED / (x.element_size() * network.num_params)))
+    return ceil(num_sets / ceil(num_sets / fitting))  # parts of about the same size
 
 
 def multiply_adds(network: Any, x: Tensor) -> int:
