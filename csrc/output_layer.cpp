@@ -37,6 +37,28 @@ void pack_rows(const OutputLayer<T>& layer, const std::vector<Columns>& columns,
   }
 }
 
+// Calls run(column of the tile, element of a condition's outputs, count) for what columns [j0, j0 + count) of a row give.
+template <typename T, typename F>
+void for_each_run(const OutputLayer<T>& layer, int64_t r, int64_t j0, int64_t count, int64_t first_piece, const F& run) {
+  if (!layer.pieces) {
+    const int64_t valid = std::min(count, layer.width[r] - j0);
+    if (valid > 0) run(0, layer.offset[r] + j0, valid);
+    return;
+  }
+  for (int64_t s = first_piece; s < layer.pieces && layer.bounds[s] < j0 + count; ++s) {
+    if (layer.places[r][s] < 0) continue;
+    const int64_t begin = std::max(layer.bounds[s], j0), end = std::min(layer.bounds[s + 1], j0 + count);
+    run(begin - j0, layer.offset[r] + layer.places[r][s] + begin - layer.bounds[s], end - begin);
+  }
+}
+
+// The piece that column j belongs to.
+template <typename T>
+int64_t piece_of(const OutputLayer<T>& layer, int64_t j) {
+  if (!layer.pieces) return 0;
+  return std::upper_bound(layer.bounds, layer.bounds + layer.pieces, j) - layer.bounds - 1;
+}
+
 // One condition: the products go straight to their place, a panel of columns at a time. Some neighbouring panels
 // are packed together, so that what is written to a row lies together too.
 template <typename T>
@@ -100,6 +122,7 @@ void forward_sums(const OutputLayer<T>& layer, T* out) {
       const int64_t j0 = task % tiles * columns, row0 = task / tiles * group_rows;
       const int64_t row_end = std::min(layer.rows, row0 + group_rows);
       const int64_t count = std::min(columns, layer.chunk_size - j0), pitch = round_up(count, kernels.lanes);
+      const int64_t piece = piece_of(layer, j0);
       T *w_x = memory, *w_y = w_x + layer.k * pitch, *bias = w_y + layer.l * pitch;
       T *common = bias + pitch, *result = common + layer.conditions * pitch;
 
@@ -115,9 +138,10 @@ void forward_sums(const OutputLayer<T>& layer, T* out) {
         kernels.gemm(height, pitch, layer.k, x, layer.x_ld, 1, w_x, pitch, result, pitch, start, false);
         for (int64_t q = 0; q < layer.conditions; ++q) {
           for (int64_t r = 0; r < height; ++r) {
-            const int64_t valid = std::min(count, layer.width[r0 + r] - j0);
-            T* to = out + q * layer.out_stride + layer.offset[r0 + r] + j0;
-            if (valid > 0) kernels.write_sum(to, result + r * pitch, start ? nullptr : common + q * pitch, valid, stream);
+            for_each_run(layer, r0 + r, j0, count, piece, [&](int64_t column, int64_t place, int64_t run) {
+              kernels.write_sum(out + q * layer.out_stride + place, result + r * pitch + column,
+                                start ? nullptr : common + q * pitch + column, run, stream);
+            });
           }
         }
       }
@@ -131,7 +155,7 @@ void forward_sums(const OutputLayer<T>& layer, T* out) {
 template <typename T>
 void output_layer_forward(const OutputLayer<T>& layer, T* out) {
   const int64_t bytes = layer.conditions * layer.out_stride * static_cast<int64_t>(sizeof(T));
-  if (layer.conditions == 1 && bytes <= kCacheBytes) {
+  if (layer.conditions == 1 && bytes <= kCacheBytes && !layer.pieces) {
     forward_panels(layer, out);
   } else {
     forward_sums(layer, out);
@@ -161,22 +185,22 @@ void output_layer_backward(const OutputLayer<T>& layer, const T* grad, T* grad_w
       T *sum_x = partial.data() + slab * (x_size + y_size), *sum_y = sum_x + x_size;
       for (int64_t tile = slab * tiles / slabs; tile < (slab + 1) * tiles / slabs; ++tile) {
         const int64_t j0 = tile * columns, count = std::min(columns, layer.chunk_size - j0);
-        const int64_t pitch = round_up(count, kernels.lanes);
+        const int64_t pitch = round_up(count, kernels.lanes), piece = piece_of(layer, j0);
         // g_x[r] = Σ_q grad[q, r] and g_y[q] = Σ_r grad[q, r], both from one reading of the gradient.
         T *g_x = memory, *g_y = g_x + layer.rows * pitch, *total = g_y + q_count * pitch;
         T *dw = total + pitch, *w_rows = dw + (layer.k + layer.l) * pitch;
         std::fill(g_x, total + pitch, T(0));
         for (int64_t q = 0; q < q_count; ++q) {
           for (int64_t r = 0; r < layer.rows; ++r) {
-            const int64_t valid = std::min(count, layer.width[r] - j0);
-            if (valid <= 0) continue;
-            const T* from = grad + q * layer.out_stride + layer.offset[r] + j0;
-            if (q == 0) {
-              std::memcpy(g_x + r * pitch, from, valid * sizeof(T));
-            } else {
-              kernels.add(g_x + r * pitch, from, valid);
-            }
-            kernels.add(g_y + q * pitch, from, valid);
+            for_each_run(layer, r, j0, count, piece, [&](int64_t column, int64_t place, int64_t run) {
+              const T* from = grad + q * layer.out_stride + place;
+              if (q == 0) {
+                std::memcpy(g_x + r * pitch + column, from, run * sizeof(T));
+              } else {
+                kernels.add(g_x + r * pitch + column, from, run);
+              }
+              kernels.add(g_y + q * pitch + column, from, run);
+            });
           }
           kernels.add(total, g_y + q * pitch, count);
         }

@@ -10,11 +10,16 @@ namespace hnetfast {
 
 // out[q, r, j] = Σ_k x[r, k] W[j, xc(k)] + Σ_l y[q, l] W[j, yc(l)] + bias[j]   for j < width[r],
 // stored at q·out_stride + offset[r] + j. Rows are chunks and conditions are conditions where the first layer is
-// also the last; after hidden layers a row is a pair of both, and there is one condition without an input.
+// also the last; after hidden layers a row is a pair of both, and there is one condition without an input. With pieces
+// columns bounds[s] to bounds[s + 1] of row r are stored at q·out_stride + offset[r] + places[r][s] instead, nowhere if
+// that place is negative, and there are no widths.
 template <typename T>
 struct OutputLayer {
   int64_t rows, conditions, chunk_size, out_stride;
   std::vector<int64_t> offset, width;  // [rows]
+  int64_t pieces = 0;
+  const int64_t* bounds = nullptr;     // [pieces + 1]
+  std::vector<const int64_t*> places;  // [rows], to [pieces]
   const T* x;                          // [rows, k], x_ld apart
   const T* y;                          // [conditions, l]
   int64_t k, l, x_ld;
