@@ -8,6 +8,7 @@ that PyTorch's dispatcher picks by device.
 from hnetfast.ops.batched_linear import batched_linear
 from hnetfast.ops.chunked_mlp import chunked_mlp
 from hnetfast.ops.elman_states import elman_states
+from hnetfast.ops.grouped_mlp import grouped_mlp
 from hnetfast.ops.split_targets import split_stacked, split_targets
 
-__all__ = ["batched_linear", "chunked_mlp", "elman_states", "split_stacked", "split_targets"]
+__all__ = ["batched_linear", "chunked_mlp", "elman_states", "grouped_mlp", "split_stacked", "split_targets"]

@@ -69,7 +69,10 @@ def test_outputs_and_gradients(sets, rows, width, outputs, bias, shared, dtype):
     for result, reference, truth, s in zip(results, plain, exact, sensitivity, strict=True):
         assert result.shape == reference.shape
         assert result.dtype == dtype
-        assert_within_budget(result, reference, truth, sensitivity=s)
+        if dtype == torch.float64:  # which nothing is exact beside
+            torch.testing.assert_close(result, reference)
+        else:
+            assert_within_budget(result, reference, truth, sensitivity=s)
 
 
 def transposed(t):

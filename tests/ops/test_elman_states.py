@@ -49,7 +49,10 @@ def test_states_and_gradients(steps, batch, width, sets, activation, dtype):
     results, plain = compute(elman_states, *tensors), compute(elman_states_reference, *tensors)
     for result, reference, truth, s in zip(results, plain, exact, sensitivity, strict=True):
         assert result.dtype == dtype
-        assert_within_budget(result, reference, truth, sensitivity=s)
+        if dtype == torch.float64:  # which nothing is exact beside
+            torch.testing.assert_close(result, reference)
+        else:
+            assert_within_budget(result, reference, truth, sensitivity=s)
 
 
 @pytest.mark.parametrize("sets", [(), (2,)])

@@ -1,0 +1,175 @@
+"""An MLP applied to every pair of a condition and a chunk, in plain PyTorch: what several ops are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh", "elu", "leaky_relu")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def sizes_of(inputs: Sequence[Tensor]) -> tuple[int, int]:
+    """Number of conditions and of chunks that the parts broadcast to."""
+    num_conditions = num_chunks = 1
+    for part in inputs:
+        if part.shape[0] != 1:
+            num_conditions = part.shape[0]
+        if part.shape[1] != 1:
+            num_chunks = part.shape[1]
+    return num_conditions, num_chunks
+
+
+def check_network(op: str, inputs, weights, biases, activation: str) -> None:
+    """Check the tensors of one network.
+
+    Raises:
+        ValueError: What does not fit, by its argument's name.
+    """
+    if not inputs or not weights:
+        raise ValueError(f"{op}: inputs and weights must not be empty, got {len(inputs)}, {len(weights)}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{op}: activation is {activation!r}, accepted are {', '.join(ACTIVATIONS)}")
+    if biases and len(biases) != len(weights):
+        raise ValueError(f"{op}: {len(biases)} biases for {len(weights)} weights; give one each or none")
+    for i, part in enumerate(inputs):
+        if part.dim() != 3:
+            raise ValueError(
+                f"{op}: inputs[{i}] has shape {tuple(part.shape)}, expected "
+                "[conditions or 1, chunks or 1, width]"
+            )
+    num_conditions, num_chunks = sizes_of(inputs)
+    for i, part in enumerate(inputs):
+        if part.shape[0] not in (1, num_conditions) or part.shape[1] not in (1, num_chunks):
+            raise ValueError(
+                f"{op}: inputs[{i}] has shape {tuple(part.shape)}, expected "
+                f"[{num_conditions} or 1, {num_chunks} or 1, width]"
+            )
+    width = sum(part.shape[2] for part in inputs)
+    for i, weight in enumerate(weights):
+        if weight.dim() != 2 or weight.shape[1] != width:
+            raise ValueError(f"{op}: weights[{i}] has shape {tuple(weight.shape)}, expected [out, {width}]")
+        width = weight.shape[0]
+        if biases and tuple(biases[i].shape) != (width,):
+            raise ValueError(f"{op}: biases[{i}] has shape {tuple(biases[i].shape)}, expected [{width}]")
+    first = weights[0]
+    if first.dtype not in DTYPES:
+        raise ValueError(f"{op}: weights[0] is {first.dtype}, accepted are {', '.join(map(str, DTYPES))}")
+    for name, tensors in (("inputs", inputs), ("weights", weights), ("biases", biases)):
+        for i, tensor in enumerate(tensors):
+            if tensor.dtype != first.dtype or tensor.device != first.device:
+                raise ValueError(
+                    f"{op}: {name}[{i}] is {tensor.dtype} on {tensor.device}, but weights[0] is "
+                    f"{first.dtype} on {first.device}"
+                )
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    if activation == "identity":
+        return x
+    if activation == "elu":
+        return F.elu(x)
+    if activation == "leaky_relu":
+        return F.leaky_relu(x)
+    return getattr(torch, activation)(x)
+
+
+def activation_grad(grad: Tensor, h: Tensor, activation: str) -> Tensor:
+    """Gradient before the activation, from its result ``h``."""
+    if activation == "identity":
+        return grad
+    if activation == "relu":
+        return grad * (h > 0)
+    if activation == "sigmoid":
+        return grad * (h * (1 - h))
+    if activation == "tanh":
+        return grad * (1 - h * h)
+    if activation == "elu":
+        return torch.where(h > 0, grad, grad * (h + 1))
+    return torch.where(h > 0, grad, 0.01 * grad)  # leaky_relu
+
+
+def mlp_layers(inputs, weights, biases, activation: str) -> list[Tensor]:
+    """Results of all layers, the hidden ones after their activation: ``[B or 1, N or 1, width]`` each."""
+    columns = weights[0].split([part.shape[2] for part in inputs], dim=1)
+    x = sum(part @ w.t() for part, w in zip(inputs, columns, strict=True))
+    if biases:
+        x = x + biases[0]
+    results = []
+    for i, weight in enumerate(weights[1:], start=1):
+        results.append(activate(x, activation))
+        x = F.linear(results[-1], weight, biases[i] if biases else None)
+    return [*results, x]
+
+
+def differentiable_hidden(inputs, weights, biases, activation: str, sizes: tuple[int, int]) -> Tensor | None:
+    """Results of the hidden layers side by side, with a graph; None if there are none."""
+    hidden = [h.expand(*sizes, -1) for h in mlp_layers(inputs, weights, biases, activation)[:-1]]
+    return torch.cat(hidden, dim=2) if hidden else None
+
+
+def mlp_backward(grad_out, hidden, inputs, weights, biases, activation, needs, sizes):
+    """Gradients of the tensors from that of all outputs ``[B, n]``, in plain PyTorch.
+
+    Args:
+        grad_out: Gradient; a last chunk that is not whole is taken as zeros.
+        hidden: Results of the hidden layers side by side, ``[B·N, Σ widths]``.
+        inputs: Parts of the input, as the next three those of the forward pass.
+        weights: See there.
+        biases: See there.
+        activation: See there.
+        needs: Which gradients are wanted, in the order of the tensors.
+        sizes: Numbers of conditions and of chunks.
+
+    Returns:
+        A tensor for each, empty if it was not wanted.
+    """
+    num_conditions, num_chunks = sizes
+    chunk_size = weights[-1].shape[0]
+    tail = num_chunks * chunk_size - grad_out.shape[1]
+    grad = F.pad(grad_out, (0, tail)).view(num_conditions, num_chunks, chunk_size)
+    widths = [w.shape[0] for w in weights[:-1]]
+    layers = hidden.view(num_conditions, num_chunks, sum(widths)).split(widths, dim=2) if widths else ()
+    grad_inputs, grad_weights, grad_biases = [], [None] * len(weights), [None] * len(biases)
+    for i in reversed(range(len(weights))):
+        if biases:
+            grad_biases[i] = grad.sum((0, 1))
+        if i > 0:
+            grad_weights[i] = torch.einsum("bio,bik->ok", grad, layers[i - 1])
+            grad = activation_grad(grad @ weights[i], layers[i - 1], activation)
+    columns = []
+    for part, weight in zip(inputs, weights[0].split([p.shape[2] for p in inputs], dim=1), strict=True):
+        # A part that does not vary with the conditions (chunks) meets the sum of the gradient over them.
+        axes = [axis for axis in (0, 1) if part.shape[axis] == 1]
+        grad_part = grad.sum(axes, keepdim=True) if axes else grad
+        columns.append(torch.einsum("bio,bik->ok", grad_part, part))
+        grad_inputs.append(grad_part @ weight)
+    grad_weights[0] = torch.cat(columns, dim=1)
+    grads = [*grad_inputs, *grad_weights, *grad_biases]
+    return [g if need else g.new_empty(0) for g, need in zip(grads, needs, strict=True)]
+
+
+def fold_batch(inputs, in_dims, batch_size: int) -> tuple[list[Tensor], int]:
+    """Make the batch of ``vmap`` part of the conditions: ``[V, B or 1, N or 1, w]`` to ``[V·B, N or 1, w]``.
+
+    Args:
+        inputs: Parts of the input.
+        in_dims: The batched dimension of each, or None.
+        batch_size: ``V``.
+
+    Returns:
+        The parts, and ``B``.
+    """
+    inner = [p if d is None else p.movedim(d, 0)[0] for p, d in zip(inputs, in_dims, strict=True)]
+    num_conditions, _ = sizes_of(inner)
+    parts = []
+    for part, dim in zip(inputs, in_dims, strict=True):
+        if dim is None and part.shape[0] == 1:
+            parts.append(part)
+            continue
+        part = part.expand(batch_size, *part.shape) if dim is None else part.movedim(dim, 0)
+        parts.append(part.expand(-1, num_conditions, -1, -1).flatten(0, 1))
+    return parts, num_conditions

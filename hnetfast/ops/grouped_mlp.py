@@ -1,0 +1,299 @@
+"""Generation by several networks, whose chunks go to given places of one result.
+
+Each group is a network as in :mod:`hnetfast.ops.chunked_mlp`: applied to every pair of a condition and one of
+its own ``N_g`` chunks, it gives rows of ``S_g`` numbers. Pieces of these rows are stored where the placement
+says, so that tensors of the target network are put together without a pass of their own::
+
+    out[b, places_g[i, s] + j] = row_g[b, i, bounds_g[s] + j]       for 0 ≤ j < bounds_g[s + 1] - bounds_g[s]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from hnetfast.ops._library import LIBRARY, loop_over_batch
+from hnetfast.ops._mlp_autograd import register_autograd
+from hnetfast.ops._mlp_layers import (
+    check_network,
+    differentiable_hidden,
+    fold_batch,
+    mlp_backward,
+    mlp_layers,
+    sizes_of,
+)
+
+LIBRARY.define(
+    "grouped_mlp(Tensor[] inputs, Tensor[] weights, Tensor[] biases, int[] counts, str[] activations, "
+    "Tensor placement, SymInt num_outputs, bool save_hidden=False) -> (Tensor, Tensor)"
+)
+LIBRARY.define(
+    "grouped_mlp_backward(Tensor grad_out, Tensor hidden, Tensor[] inputs, Tensor[] weights, "
+    "Tensor[] biases, int[] counts, str[] activations, Tensor placement, bool[] needs) -> Tensor[]"
+)
+
+_OP = torch.ops.hnetfast.grouped_mlp.default
+_BACKWARD_OP = torch.ops.hnetfast.grouped_mlp_backward.default
+
+
+class Group(NamedTuple):
+    """Arguments of one network, see :func:`hnetfast.ops.chunked_mlp`."""
+
+    inputs: Sequence[Tensor]
+    weights: Sequence[Tensor]
+    biases: Sequence[Tensor]
+    activation: str
+
+
+def grouped_mlp(groups: Sequence[Group], placement: Tensor, num_outputs: int) -> Tensor:
+    """Generate ``num_outputs`` weights for each condition with several networks.
+
+    Structured chunking: Sacramento et al., "Economical ensembles with hypernetworks", 2020.
+
+    Args:
+        groups: The networks. Their parts of inputs are ``[B or 1, N_g or 1, width]``.
+        placement: Where pieces of the chunks are stored, int64 ``[length]`` on the CPU, see
+            :func:`pack_placement`. Each output must be stored exactly once.
+        num_outputs: Outputs a condition.
+
+    Returns:
+        Contiguous tensor ``[B, num_outputs]``, differentiable with respect to every tensor of the groups,
+        twice too.
+
+    Raises:
+        ValueError, RuntimeError: Sizes, dtypes or devices that do not fit; the argument is named.
+    """
+    inputs, weights, biases, counts, activations = [], [], [], [], []
+    for group in groups:
+        inputs.extend(group.inputs)
+        weights.extend(group.weights)
+        biases.extend(group.biases)
+        counts.extend((len(group.inputs), len(group.weights), len(group.biases)))
+        activations.append(group.activation)
+    return _OP(inputs, weights, biases, counts, activations, placement, num_outputs)[0]
+
+
+def pack_placement(bounds: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+    """Put the placement of all groups into one tensor.
+
+    Args:
+        bounds: For each group the columns that its pieces begin at, from 0 on, and ``S_g``: int64
+            ``[pieces + 1]``.
+        places: For each group the output that a piece of a chunk begins at, -1 if it is not stored: int64
+            ``[N_g, pieces]``.
+
+    Returns:
+        For each group ``pieces``, ``bounds`` and ``places``, one after the other: int64 ``[length]``.
+    """
+    parts = []
+    for group_bounds, group_places in zip(bounds, places, strict=True):
+        parts += [torch.tensor([group_places.shape[1]]), group_bounds, group_places.flatten()]
+    return torch.cat(parts)
+
+
+# --- reference ------------------------------------------------------------------------------------
+
+
+def _split(inputs, weights, biases, counts, activations) -> list[Group]:
+    lists = [[*inputs], [*weights], [*biases]]
+    if len(counts) != 3 * len(activations) or any(
+        sum(counts[k::3]) != len(tensors) for k, tensors in enumerate(lists)
+    ):
+        raise ValueError(
+            f"grouped_mlp: counts {list(counts)} do not add up to {len(inputs)} inputs, {len(weights)} "
+            f"weights and {len(biases)} biases of {len(activations)} groups"
+        )
+    groups = []
+    for i, activation in enumerate(activations):
+        own = []
+        for k, tensors in enumerate(lists):
+            own.append(tensors[: counts[3 * i + k]])
+            del tensors[: counts[3 * i + k]]
+        groups.append(Group(*own, activation))
+    return groups
+
+
+def _check(groups: Sequence[Group]) -> None:
+    for group in groups:
+        check_network("grouped_mlp", *group)
+    first = groups[0].weights[0]
+    for i, group in enumerate(groups):
+        weight = group.weights[0]
+        if weight.dtype != first.dtype or weight.device != first.device:
+            raise ValueError(
+                f"grouped_mlp: weights of group {i} are {weight.dtype} on {weight.device}, those of group 0 "
+                f"{first.dtype} on {first.device}"
+            )
+    _group_sizes(groups)
+
+
+def _group_sizes(groups: Sequence[Group]) -> list[tuple[int, int]]:
+    """Numbers of conditions and chunks of each group."""
+    sizes = [sizes_of(group.inputs) for group in groups]
+    conditions = max((b for b, _ in sizes if b != 1), default=1)
+    for i, (b, _) in enumerate(sizes):
+        if b not in (1, conditions):
+            raise ValueError(f"grouped_mlp: group {i} has {b} conditions, another one {conditions}")
+    return [(conditions, n) for _, n in sizes]
+
+
+_sources = WeakTensorKeyDictionary()
+
+
+def source_indices(placement: Tensor, chunks: Sequence[int], num_outputs: int, device) -> Tensor:
+    """For every output the number of its source, in the groups' rows ``[N_g, S_g]`` one after the other.
+
+    Args:
+        placement: See :func:`grouped_mlp`.
+        chunks: ``N_g`` of each group.
+        num_outputs: Outputs a condition.
+        device: Where the result is wanted.
+
+    Returns:
+        int64 ``[num_outputs]``.
+
+    Raises:
+        ValueError: If an output is stored several times or not at all, or the placement has another length.
+    """
+    known = _sources.setdefault(placement, {})
+    if device in known:
+        return known[device]
+    sources = torch.full((num_outputs,), -1)
+    start = position = stored = 0
+    wrong = ValueError(f"grouped_mlp: placement does not store each of {num_outputs} outputs exactly once")
+    for count in chunks:
+        pieces = int(placement[position]) if position < len(placement) else -1
+        if pieces < 0 or position + 2 + pieces * (count + 1) > len(placement):
+            raise wrong
+        bounds = placement[position + 1 : position + 2 + pieces]
+        places = placement[position + 2 + pieces : position + 2 + pieces * (count + 1)].view(count, pieces)
+        position += 2 + pieces * (count + 1)
+        row = int(bounds[-1])
+        lengths = bounds.diff().expand(count, pieces)
+        begins = start + torch.arange(count)[:, None] * row + bounds[:-1]
+        kept = places >= 0
+        lengths, begins, places = lengths[kept], begins[kept], places[kept]
+        if bool((places + lengths > num_outputs).any()):
+            raise wrong
+        within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        sources[places.repeat_interleave(lengths) + within] = begins.repeat_interleave(lengths) + within
+        start += count * row
+        stored += len(within)
+    if position != len(placement) or stored != num_outputs or bool((sources < 0).any()):
+        raise wrong
+    known[device] = sources.to(device)
+    return known[device]
+
+
+def grouped_mlp_reference(groups: Sequence[Group], placement: Tensor, num_outputs: int) -> Tensor:
+    """What :func:`grouped_mlp` computes, in plain differentiable PyTorch."""
+    sizes = _group_sizes(groups)
+    rows = [
+        mlp_layers(*group)[-1].expand(*size, -1).flatten(1) for group, size in zip(groups, sizes, strict=True)
+    ]
+    rows = torch.cat(rows, dim=1)
+    sources = source_indices(placement, [n for _, n in sizes], num_outputs, rows.device)
+    return rows.index_select(1, sources)
+
+
+def _forward_reference(
+    inputs, weights, biases, counts, activations, placement, num_outputs, save_hidden=False
+):
+    groups = _split(inputs, weights, biases, counts, activations)
+    _check(groups)
+    out = grouped_mlp_reference(groups, placement, num_outputs)
+    if not save_hidden:
+        return out, out.new_empty(0)
+    hidden = [differentiable_hidden(*g, s) for g, s in zip(groups, _group_sizes(groups), strict=True)]
+    hidden = [h.flatten() for h in hidden if h is not None]
+    return out, torch.cat(hidden) if hidden else out.new_empty(0)
+
+
+def _backward_reference(grad_out, hidden, inputs, weights, biases, counts, activations, placement, needs):
+    groups = _split(inputs, weights, biases, counts, activations)
+    rest = hidden
+    layers = []
+    for group, (conditions, chunks) in zip(groups, _group_sizes(groups), strict=True):
+        width = sum(w.shape[0] for w in group.weights[:-1])
+        layers.append(rest[: conditions * chunks * width].view(conditions, chunks, width))
+        rest = rest[conditions * chunks * width :]
+    return _backward(grad_out, layers, groups, placement, needs)
+
+
+def _backward(grad_out, layers, groups, placement, needs):
+    sizes = _group_sizes(groups)
+    lengths = [n * group.weights[-1].shape[0] for group, (_, n) in zip(groups, sizes, strict=True)]
+    sources = source_indices(placement, [n for _, n in sizes], grad_out.shape[1], grad_out.device)
+    grad_rows = grad_out.new_zeros(grad_out.shape[0], sum(lengths)).index_copy(1, sources, grad_out)
+    grads = ([], [], [])
+    for group, hidden, size, grad in zip(groups, layers, sizes, grad_rows.split(lengths, 1), strict=True):
+        lists = group[:3]
+        found = mlp_backward(grad, hidden, *group, [True] * sum(map(len, lists)), size)
+        for all_grads, tensors in zip(grads, lists, strict=True):
+            all_grads.extend(found[: len(tensors)])
+            del found[: len(tensors)]
+    grads = [*grads[0], *grads[1], *grads[2]]
+    return [g if need else g.new_empty(0) for g, need in zip(grads, needs, strict=True)]
+
+
+LIBRARY.impl("grouped_mlp", _forward_reference, "CompositeExplicitAutograd")
+LIBRARY.impl("grouped_mlp_backward", _backward_reference, "CompositeExplicitAutograd")
+
+
+# --- tracing --------------------------------------------------------------------------------------
+
+
+@torch.library.register_fake("hnetfast::grouped_mlp", lib=LIBRARY)
+def _forward_fake(inputs, weights, biases, counts, activations, placement, num_outputs, save_hidden=False):
+    groups = _split(inputs, weights, biases, counts, activations)
+    sizes = _group_sizes(groups)
+    out = weights[0].new_empty(sizes[0][0], num_outputs)
+    saved = 0
+    if save_hidden:
+        for group, (conditions, chunks) in zip(groups, sizes, strict=True):
+            saved += conditions * chunks * sum(w.shape[0] for w in group.weights[:-1])
+    return out, out.new_empty(saved)
+
+
+@torch.library.register_fake("hnetfast::grouped_mlp_backward", lib=LIBRARY)
+def _backward_fake(grad_out, hidden, inputs, weights, biases, counts, activations, placement, needs):
+    tensors = [*inputs, *weights, *biases]
+    return [t.new_empty(t.shape if need else 0) for t, need in zip(tensors, needs, strict=True)]
+
+
+# --- gradients, autocast, vmap --------------------------------------------------------------------
+
+
+def _differentiable_backward(grad_out, inputs, weights, biases, counts, activations, placement, needs):
+    groups = _split(inputs, weights, biases, counts, activations)
+    hidden = [differentiable_hidden(*g, s) for g, s in zip(groups, _group_sizes(groups), strict=True)]
+    return _backward(grad_out, hidden, groups, placement, needs)
+
+
+register_autograd("grouped_mlp", _forward_reference, _differentiable_backward)
+
+
+@torch.library.register_vmap("hnetfast::grouped_mlp", lib=LIBRARY)
+def _vmap(info, in_dims, inputs, weights, biases, *args):
+    if any(d is not None for d in (*in_dims[1], *in_dims[2])):  # batched weights
+        return loop_over_batch(_OP, info, in_dims, inputs, weights, biases, *args)
+    counts, activations, placement, num_outputs, save_hidden = args if len(args) == 5 else (*args, False)
+    parts, conditions = fold_batch(inputs, in_dims[0], info.batch_size)
+    out, hidden = _OP(parts, weights, biases, counts, activations, placement, num_outputs, save_hidden)
+    out = out.unflatten(0, (info.batch_size, conditions))
+    if hidden.numel() == 0:
+        return (out, hidden), (0, None)
+    groups = _split(parts, weights, biases, counts, activations)
+    widths = [sum(w.shape[0] for w in group.weights[:-1]) for group in groups]
+    lengths = [b * n * width for (b, n), width in zip(_group_sizes(groups), widths, strict=True)]
+    hidden = [h.view(info.batch_size, -1) for h in hidden.split(lengths)]
+    return (out, torch.cat(hidden, dim=1)), (0, 0)
+
+
+@torch.library.register_vmap("hnetfast::grouped_mlp_backward", lib=LIBRARY)
+def _vmap_backward(info, in_dims, *args):
+    return loop_over_batch(_BACKWARD_OP, info, in_dims, *args)
