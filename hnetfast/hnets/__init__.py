@@ -3,5 +3,6 @@
 from hnetfast.hnets.chunked_mlp_hnet import ChunkedHMLP
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.hnets.mlp_hnet import HMLP
+from hnetfast.hnets.structured_mlp_hnet import StructuredHMLP
 
-__all__ = ["HMLP", "ChunkedHMLP", "HyperNetInterface"]
+__all__ = ["HMLP", "ChunkedHMLP", "HyperNetInterface", "StructuredHMLP"]

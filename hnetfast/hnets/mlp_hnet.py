@@ -29,6 +29,7 @@ from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
 from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets._weights import look_up
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops.grouped_mlp import Group
 
 __all__ = ["HMLP"]
 
@@ -276,14 +277,33 @@ class HMLP(nn.Module, HyperNetInterface):
         """Apply the network to every pair of a condition and a chunk.
 
         Args:
-            parts: Parts of the input, each ``[B or 1, N or 1, width]``.
-            uncond_weights: Gains and offsets of batch normalisation, then weights and biases of the layers.
-            own_weights: Whether these are the network's own, for which singular vectors are kept.
+            parts: See :meth:`_group`, as for the others.
+            uncond_weights: See there.
+            own_weights: See there.
             num_outputs: Outputs a condition to keep.
-            condition: See :meth:`forward`.
+            condition: See there.
 
         Returns:
             Tensor ``[B, num_outputs]``.
+        """
+        group = self._group(parts, uncond_weights, own_weights, condition)
+        return ops.chunked_mlp(*group, num_outputs)
+
+    def _group(
+        self,
+        parts: list[Tensor],
+        uncond_weights: list[Tensor],
+        own_weights: bool,
+        condition: int | None,
+    ) -> Group:
+        """What the ops that generate weights take: the network, or its last layer where they lack another
+        one.
+
+        Args:
+            parts: Parts of the input, each ``[B or 1, N or 1, width]``.
+            uncond_weights: Gains and offsets of batch normalisation, then weights and biases of the layers.
+            own_weights: Whether these are the network's own, for which singular vectors are kept.
+            condition: See :meth:`forward`.
         """
         num_hidden = len(self._layers)
         weights = uncond_weights[2 * num_hidden :] if self._use_batch_norm else uncond_weights
@@ -301,10 +321,10 @@ class HMLP(nn.Module, HyperNetInterface):
             or (self._dropout is not None and self._dropout.training)
         )
         if not plain:
-            return ops.chunked_mlp(parts, weights, biases, activation, num_outputs)
+            return Group(parts, weights, biases, activation)
         bn_weights = uncond_weights[: 2 * num_hidden] if self._use_batch_norm else None
         hidden = self._hidden(parts, weights, biases, bn_weights, condition)
-        return ops.chunked_mlp([hidden], weights[-1:], biases[-1:], "identity", num_outputs)
+        return Group([hidden], weights[-1:], biases[-1:], "identity")
 
     def _hidden(
         self,
