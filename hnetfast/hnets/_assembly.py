@@ -98,7 +98,8 @@ class Assembly:
             pieces.
 
     Raises:
-        TypeError, ValueError: If the function raises, returns something else than tensors of the target shapes,
+        TypeError, ValueError: If the function raises, returns something else than tensors of the target
+        shapes,
             changes its input in place, or does not return the same twice.
     """
 
@@ -219,6 +220,9 @@ class Assembly:
             except Exception:  # whatever the function does that vmap does not know
                 return False
 
+    def _call_joined(self, slots: Sequence[Tensor]) -> Tensor:
+        return self(slots[0] if len(slots) == 1 else torch.cat(list(slots), dim=1))
+
     # --- where elements go ----------------------------------------------------------------------------
 
     def whole_pieces(self) -> list[int] | None:
@@ -239,7 +243,9 @@ class Assembly:
             chosen.append(piece)
         return chosen
 
-    def placement(self, chunks: Sequence[int], rows: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    def placement(
+        self, chunks: Sequence[int], rows: Sequence[int]
+    ) -> tuple[Tensor, Callable[[Sequence[Tensor]], Tensor] | None]:
         """Where generation stores the pieces, for :func:`hnetfast.ops.grouped_mlp`.
 
         Args:
@@ -248,16 +254,16 @@ class Assembly:
 
         Returns:
             The placement, and None if it is that of the targets. If it is that of the pieces one after the
-            other, the sources of the targets among them, or None if the function has to be called.
+            other, what gathers the targets from them.
         """
         as_generated = pack_placement(*_rows_in_order(chunks, rows))
         if self.sources is None:
-            return as_generated, None
+            return as_generated, self._call_joined
         count = sum(n * s for n, s in zip(chunks, rows, strict=True))
         targets = torch.full((count,), -1)
         targets[self.sources] = torch.arange(len(self.sources))
         if int((targets >= 0).sum()) != len(self.sources):  # an element goes to several places
-            return as_generated, self.sources
+            return as_generated, _Gather(self.sources)
         bounds, places, start = [], [], 0
         for n, s in zip(chunks, rows, strict=True):
             of_group = targets[start : start + n * s].view(n, s)
@@ -269,8 +275,60 @@ class Assembly:
             places.append(of_group[:, bounds[-1][:-1]])
         pieces = sum(p.numel() for p in places)
         if pieces > _MANY_PIECES and pieces * _SHORT_PIECES > count:
-            return as_generated, self.sources
+            return as_generated, _Gather(self.sources)
         return pack_placement(bounds, places), None
+
+    def finish(self, slots: Sequence[int]) -> Callable[[Sequence[Tensor]], Tensor]:
+        """What puts targets together from tensors that hold the pieces, in one pass.
+
+        Args:
+            slots: Numbers of elements of the tensors, which together are all pieces in their order.
+
+        Returns:
+            A function that turns the tensors ``[B, slot]`` into the flattened targets, ``[B, n]``.
+        """
+        if self.sources is None:
+            return self._call_joined
+        sources = self.sources
+        ends = torch.tensor(list(slots)).cumsum(0)
+        jumps = torch.nonzero(sources.diff() != 1).flatten() + 1
+        begins = sources[torch.cat([torch.tensor([0]), jumps])]
+        lengths = torch.cat([torch.tensor([0]), jumps, torch.tensor([len(sources)])]).diff()
+        if len(begins) > _MANY_PIECES and len(begins) * _SHORT_PIECES > len(sources):
+            return _Gather(sources)
+        # Everything is cut where a run begins or ends, and where a tensor does; a run is some of these parts.
+        cuts = torch.cat([torch.tensor([0]), begins, begins + lengths, ends]).unique()
+        first, last = torch.searchsorted(cuts, begins), torch.searchsorted(cuts, begins + lengths)
+        order = [i for a, b in zip(first.tolist(), last.tolist(), strict=True) for i in range(a, b)]
+        sizes, of_slot = cuts.diff().tolist(), torch.searchsorted(ends, cuts[:-1], right=True).tolist()
+        splits = [[size for size, k in zip(sizes, of_slot, strict=True) if k == j] for j in range(len(slots))]
+        return _Moves(splits, order)
+
+
+class _Moves:
+    """Cuts tensors and joins the parts: one concatenation forward, and one for each tensor backward."""
+
+    def __init__(self, splits: list[list[int]], order: list[int]) -> None:
+        self._splits, self._order = splits, order
+
+    def __call__(self, slots: Sequence[Tensor]) -> Tensor:
+        parts = []
+        for slot, sizes in zip(slots, self._splits, strict=True):
+            parts.extend([slot] if len(sizes) == 1 else slot.split_with_sizes(sizes, 1))
+        return torch.cat([parts[i] for i in self._order], dim=1)
+
+
+class _Gather:
+    """Takes elements of joined tensors by their numbers."""
+
+    def __init__(self, sources: Tensor) -> None:
+        self._sources = {sources.device: sources}
+
+    def __call__(self, slots: Sequence[Tensor]) -> Tensor:
+        joined = slots[0] if len(slots) == 1 else torch.cat(list(slots), dim=1)
+        if joined.device not in self._sources:
+            self._sources[joined.device] = next(iter(self._sources.values())).to(joined.device)
+        return joined.index_select(1, self._sources[joined.device])
 
 
 def _rows_in_order(chunks: Sequence[int], rows: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:

@@ -199,14 +199,9 @@ class StructuredHMLP(nn.Module, HyperNetInterface):
         ]
         assembly = Assembly(self._assemble, pieces, self._target_shapes)
         rows = [MainNetInterface.shapes_to_num_weights(shapes) for shapes in self._chunk_shapes]
-        self._placement, sources = assembly.placement(self._num_per_chunk, rows)
-        in_place = assembly.kind == "moves" and sources is None
-        self._num_generated = (
-            self.num_outputs
-            if in_place
-            else sum(n * s for n, s in zip(self._num_per_chunk, rows, strict=True))
-        )
-        self._sources = {} if sources is None else {sources.device: sources}
+        self._placement, self._finish = assembly.placement(self._num_per_chunk, rows)
+        generated = sum(n * s for n, s in zip(self._num_per_chunk, rows, strict=True))
+        self._num_generated = self.num_outputs if self._finish is None else generated
         assembly.sources = None  # large, and not needed any more
         self._assembly = assembly
 
@@ -444,12 +439,8 @@ class StructuredHMLP(nn.Module, HyperNetInterface):
             groups.append((hnet, parts, of_hnet))
         groups = [hnet._group(parts, of_hnet, own_weights, condition) for hnet, parts, of_hnet in groups]
         flat = ops.grouped_mlp(groups, self._placement, self._num_generated)
-        if self._sources:
-            if flat.device not in self._sources:
-                self._sources[flat.device] = next(iter(self._sources.values())).to(flat.device)
-            flat = flat.index_select(1, self._sources[flat.device])
-        elif self._assembly.kind != "moves":
-            flat = self._assembly(flat)
+        if self._finish is not None:
+            flat = self._finish([flat])
         return self._flat_to_ret_format(flat, ret_format)
 
     def _checked_chunk_embs(self, chunk_embs: Any, cond_id: Any) -> list[Tensor | None]:

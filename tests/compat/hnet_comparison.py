@@ -120,10 +120,11 @@ def assert_same_network(theirs, ours):
 
 
 def assert_same_structure(theirs, ours):
+    if isinstance(theirs, torch.Tensor):  # a parameter, or a tensor of its values
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        return
     assert type(theirs) is type(ours)
     if isinstance(theirs, list):
         assert len(theirs) == len(ours)
         for t, o in zip(theirs, ours, strict=True):
             assert_same_structure(t, o)
-    else:
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,537 @@
+"""Hypernetwork made of other hypernetworks, shared parameters and parameters of conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from hnetfast._embeddings import select_parameters, touch_parameters
+from hnetfast._errors import InputError, InputTypeError
+from hnetfast.hnets._arguments import check_size, check_target_shapes
+from hnetfast.hnets._assembly import Assembly
+from hnetfast.hnets._conditions import check_checkpoint
+from hnetfast.hnets._inputs import check_ret_format, parse_cond_ids, sort_weights
+from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
+from hnetfast.mnets._spectral_norm import SpectralNorm
+from hnetfast.mnets._weights import look_up
+from hnetfast.mnets.mnet_interface import MainNetInterface
+
+__all__ = ["HContainer"]
+
+_STD = 0.02
+
+
+class HContainer(nn.Module, HyperNetInterface):
+    """Container whose target tensors come from hypernetworks, from shared parameters, and from parameters
+    that each condition has its own of, put together by a function. Containers may hold containers.
+
+    Own parameters are drawn from N(0, 0.02²).
+
+    Args:
+        target_shapes: Shapes of the tensors to generate.
+        assembly_fct: Called with a list of the tensors of each hypernetwork, the list of shared parameters
+            and the list of those of a condition; returns tensors of the target shapes. It is called some
+            times at once, to see what it does: a function that only moves elements (see :attr:`assembly`) is
+            not called again.
+        hnets: The hypernetworks. Those that have conditions must know ``num_cond_embs`` of them.
+        uncond_param_shapes: Shapes of shared parameters.
+        cond_param_shapes: Shapes of the parameters that each condition has.
+        uncond_param_names: What the key "name" of :attr:`param_shapes_meta` is for shared parameters; by
+            default "weight" for those of several dimensions, else "bias".
+        cond_param_names: The same for the parameters of a condition.
+        verbose: Print what was created.
+        no_uncond_weights: Keep no shared parameters; they are given to :meth:`forward`.
+        no_cond_weights: Keep no parameters of conditions; they are given to :meth:`forward`.
+        num_cond_embs: Number of conditions.
+
+    Raises:
+        TypeError, ValueError: If an argument is not accepted; it is named.
+    """
+
+    def __init__(
+        self,
+        target_shapes: Sequence[Sequence[int]],
+        assembly_fct: Callable[[list[list[Tensor]], list[Tensor], list[Tensor]], Sequence[Tensor]],
+        hnets: Sequence[HyperNetInterface] | None = None,
+        uncond_param_shapes: Sequence[Sequence[int]] | None = None,
+        cond_param_shapes: Sequence[Sequence[int]] | None = None,
+        uncond_param_names: Sequence[str] | None = None,
+        cond_param_names: Sequence[str] | None = None,
+        verbose: bool = True,
+        no_uncond_weights: bool = False,
+        no_cond_weights: bool = False,
+        num_cond_embs: int = 1,
+    ) -> None:
+        check_target_shapes(target_shapes)
+        if not callable(assembly_fct):
+            raise InputTypeError(f"assembly_fct: a function is accepted, got {assembly_fct!r}")
+        num_cond_embs = check_size("num_cond_embs", num_cond_embs, 0)
+        hnets = _check_hnets(hnets, num_cond_embs)
+        uncond_param_shapes = _check_shapes("uncond_param_shapes", uncond_param_shapes)
+        cond_param_shapes = _check_shapes("cond_param_shapes", cond_param_shapes)
+        uncond_names = _check_names("uncond_param", uncond_param_names, uncond_param_shapes)
+        cond_names = _check_names("cond_param", cond_param_names, cond_param_shapes)
+        if not hnets and not uncond_param_shapes and not cond_param_shapes:
+            raise InputError(
+                "hnets, uncond_param_shapes, cond_param_shapes: at least one of them is needed, got none"
+            )
+        if cond_param_shapes and num_cond_embs == 0:
+            raise InputError("cond_param_shapes: needs num_cond_embs of at least 1, got 0")
+        nn.Module.__init__(self)
+        HyperNetInterface.__init__(self)
+
+        self._target_shapes = target_shapes
+        # A plain list: its members' parameters are registered once, as the whole's.
+        self._hnets: list[HyperNetInterface] = hnets
+        self._uncond_param_shapes = uncond_param_shapes
+        self._cond_param_shapes = cond_param_shapes
+        self._uncond_names, self._cond_names = uncond_names, cond_names
+        self._no_uncond_weights = bool(no_uncond_weights)
+        self._no_cond_weights = bool(no_cond_weights)
+        known = {hnet.num_known_conds for hnet in hnets} - {0}
+        self._num_cond_embs = num_cond_embs if cond_param_shapes else next(iter(known), num_cond_embs)
+        self._num_known_conds = self._num_cond_embs
+        self._assembly_fct = assembly_fct
+        self._find_assembly()
+
+        self._has_bias = bool(hnets) and all(hnet.has_bias for hnet in hnets)
+        self._has_fc_out = False
+        self._mask_fc_out = False
+        self._has_linear_out = False
+        # In the order that hypnettorch's parameters have.
+        self._layer_weight_tensors = nn.ParameterList()
+        self._layer_bias_vectors = nn.ParameterList()
+        self._internal_params = nn.ParameterList()
+
+        def new(shapes: Sequence[Sequence[int]], external: bool) -> list[nn.Parameter | None]:
+            return [None if external else _new_parameter(shape, None) for shape in shapes]
+
+        uncond = new(uncond_param_shapes, no_uncond_weights)
+        cond = [new(cond_param_shapes, no_cond_weights) for _ in range(self._num_cond_embs)]
+        self._register_parameters(uncond, cond)
+        batchnorm_layers = [layer for hnet in hnets for layer in hnet.batchnorm_layers or ()]
+        if batchnorm_layers:
+            self._batchnorm_layers = nn.ModuleList(batchnorm_layers)
+        modules = dict.fromkeys(m for h in hnets if isinstance(h, nn.Module) for m in h.modules())
+        norms = [module for module in modules if isinstance(module, SpectralNorm)]
+        if norms:
+            self._spectral_norms = nn.ModuleList(norms)
+        self._is_properly_setup()
+        if verbose:
+            print(
+                f"Created Hypernet Container of {len(hnets)} hypernetwork(s), {len(uncond_names)} shared "
+                f"parameter(s) and {len(cond_names)} parameter(s) for each of {self._num_cond_embs} "
+                "condition(s)."
+            )
+            print(self)
+
+    # --- construction ---------------------------------------------------------------------------------
+
+    def _find_assembly(self) -> None:
+        """Find out what the assembly function does."""
+        of_hnets = [[list(shape) for shape in hnet.target_shapes] for hnet in self._hnets]
+        own = [*self._uncond_param_shapes, *self._cond_param_shapes]
+        self._num_pieces = [len(shapes) for shapes in of_hnets]
+        pieces = [shape for shapes in of_hnets for shape in shapes] + own
+        slots = [sum(map(_size, shapes)) for shapes in of_hnets] + [_size(shape) for shape in own]
+        assembly = Assembly(self._assemble, pieces, self._target_shapes)
+        self._chosen_pieces = assembly.whole_pieces()
+        self._finish = assembly.finish(slots)
+        assembly.sources = None  # large, and not needed any more
+        self._assembly = assembly
+
+    def _assemble(self, pieces: list[Tensor]) -> Sequence[Tensor]:
+        """Call the assembly function with the pieces as its arguments are."""
+        of_hnets, start = [], 0
+        for count in self._num_pieces:
+            of_hnets.append(pieces[start : start + count])
+            start += count
+        middle = start + len(self._uncond_param_shapes)
+        return self._assembly_fct(of_hnets, pieces[start:middle], pieces[middle:])
+
+    def _register_parameters(
+        self, uncond: list[nn.Parameter | None], cond: list[list[nn.Parameter | None]]
+    ) -> None:
+        """Describe all parameters: those of the hypernetworks, shared ones, and those of each condition."""
+        self._param_shapes, self._param_shapes_meta = [], []
+        self._hyper_shapes_learned, self._hyper_shapes_learned_ref = [], []
+        self._internal_params = nn.ParameterList()
+        self._layer_weight_tensors = nn.ParameterList()
+        self._layer_bias_vectors = nn.ParameterList()
+        unconditional: list[int] = []
+        for i, hnet in enumerate(self._hnets):
+            of_hnet, internal = set(hnet.unconditional_param_shapes_ref), list(hnet.internal_params or ())
+            for j, (shape, meta) in enumerate(zip(hnet.param_shapes, hnet.param_shapes_meta, strict=True)):
+                if j in of_hnet:
+                    unconditional.append(len(self._param_shapes))
+                param = None if meta["index"] == -1 else internal[meta["index"]]
+                entry = {**meta, "celement_type": "hnet", "celement_ind": i}
+                self._register(shape, param, entry | ({} if i == 0 else {"layer": -1}))
+            self._layer_weight_tensors.extend(hnet.layer_weight_tensors or ())
+            self._layer_bias_vectors.extend(hnet.layer_bias_vectors or ())
+        for shape, name, param in zip(self._uncond_param_shapes, self._uncond_names, uncond, strict=True):
+            unconditional.append(len(self._param_shapes))
+            self._register(shape, param, {"name": name, "index": -1, "layer": -1, "celement_type": "uncond"})
+        for cond_id, params in enumerate(cond):
+            for shape, name, param in zip(self._cond_param_shapes, self._cond_names, params, strict=True):
+                entry = {"name": name, "index": -1, "layer": -1, "celement_type": "cond"}
+                self._register(shape, param, {**entry, "celement_cind": cond_id})
+        self._unconditional_param_shapes_ref = unconditional
+        indices = [self._param_shapes_meta[i]["index"] for i in unconditional]
+        self._unconditional_params_ref = [i for i in indices if i != -1] or None
+        self._num_params = self._num_internal_params = None
+        self._set_keys()
+
+    def _register(self, shape: Sequence[int], param: nn.Parameter | None, meta: dict[str, Any]) -> None:
+        self._register_shape(list(shape), meta["name"], meta["layer"], param)
+        meta["index"] = self._param_shapes_meta[-1]["index"]
+        self._param_shapes_meta[-1] = meta
+
+    def _set_keys(self) -> None:
+        """Keep the names of the parameters in their list, which :meth:`forward` looks them up by."""
+        keys = [str(meta["index"]) for meta in self._param_shapes_meta]
+        start, self._hnet_keys = 0, []
+        for hnet in self._hnets:
+            count = len(hnet.param_shapes)
+            self._hnet_keys.append([key for key in keys[start : start + count] if key != "-1"])
+            start += count
+        middle = start + len(self._uncond_param_shapes)
+        self._uncond_keys, self._own_cond_keys = keys[start:middle], keys[middle:]
+        conditional = [keys[i] for i in self.conditional_param_shapes_ref]
+        self._cond_keys = [key for key in conditional if key != "-1"]
+
+    # --- attributes -----------------------------------------------------------------------------------
+
+    @property
+    def internal_hnets(self) -> list[HyperNetInterface]:
+        """The hypernetworks in the container."""
+        return self._hnets
+
+    @property
+    def assembly(self) -> str:
+        """What ``assembly_fct`` turned out to do.
+
+        "moves": it only moves elements, and is not called any more. "vmap": it computes, and is called for
+        all conditions at once by :func:`torch.vmap`. "loop": it is called one condition at a time.
+        """
+        return self._assembly.kind
+
+    # --- generation -----------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        uncond_input: Tensor | None = None,
+        cond_input: Tensor | None = None,
+        cond_id: int | Sequence[int] | Tensor | None = None,
+        weights: list[Tensor] | dict[str, Any] | None = None,
+        distilled_params: Any = None,
+        condition: Any = None,
+        ret_format: str = "squeezed",
+    ) -> Tensor | Targets:
+        """Generate the weights of the target network.
+
+        Where the assembly function returns whole tensors, the formats that are lists hold the parameters of
+        the container themselves and not copies of them.
+
+        Args:
+            uncond_input: Passed to the hypernetworks, see
+                :meth:`~hnetfast.hnets.hnet_interface.HyperNetInterface.forward`.
+            cond_input: Passed to the hypernetworks.
+            cond_id: The conditions. Passed to the hypernetworks that have any, unless ``cond_input`` is
+                given.
+            weights: See there. A dictionary may have the key "hnets", a list of a dictionary (or None) for
+                each hypernetwork, whose entries are added to the ``weights`` that it gets, such as
+                "chunk_embs".
+            distilled_params: Not used.
+            condition: Passed to the hypernetworks.
+            ret_format: See there.
+
+        Returns:
+            See there.
+
+        Raises:
+            TypeError, ValueError: If an argument is not accepted; it is named.
+        """
+        check_ret_format(ret_format)
+        uncond_weights = cond_weights = extra = ids = None
+        if weights is not None:
+            uncond_weights, cond_weights = sort_weights(self, weights, ("hnets",))
+            if isinstance(weights, dict) and "hnets" in weights:
+                extra = self._checked_extra_weights(weights["hnets"])
+        if cond_id is not None:
+            ids = parse_cond_ids(cond_id, self._num_known_conds)
+        elif self._cond_param_shapes:
+            raise InputError("cond_id: needed, because the container has parameters of conditions")
+        params = self._internal_params
+        if distributed.is_available() and distributed.is_initialized() and uncond_weights is None:
+            # Parameters of other conditions take part, as DistributedDataParallel wants, without a gradient.
+            uncond_weights = self._touched_weights(params)
+        of_hnets = self._given_to_hnets(params, uncond_weights, cond_weights, extra)
+        uncond, cond = self._own_tensors(params, uncond_weights, cond_weights, ids)
+
+        as_lists = ret_format != "flattened" and self._chosen_pieces is not None
+        arguments = {"uncond_input": uncond_input, "cond_input": cond_input, "condition": condition}
+        outputs = []
+        for i, hnet in enumerate(self._hnets):
+            chosen = cond_id if cond_input is None and hnet.num_known_conds > 0 else None
+            try:
+                outputs.append(
+                    hnet(
+                        **arguments,
+                        cond_id=chosen,
+                        weights=of_hnets[i],
+                        ret_format="sequential" if as_lists else "flattened",
+                    )
+                )
+            except (InputError, InputTypeError) as error:
+                raise type(error)(f"hnets[{i}]: {error}") from error
+        batch_size = self._batch_size(outputs, ids)
+        if as_lists:
+            samples = []
+            for b in range(batch_size):
+                pieces = [tensor for out in outputs for tensor in out[b if len(out) > 1 else 0]]
+                pieces += [*uncond, *(tensors[b] for tensors in cond)]
+                samples.append([pieces[i] for i in self._chosen_pieces])
+            return samples[0] if ret_format == "squeezed" and batch_size == 1 else samples
+        slots = [*outputs, *(tensor.reshape(1, -1) for tensor in uncond)]
+        slots += [torch.stack([t.reshape(-1) for t in tensors]) for tensors in cond]
+        slots = [slot.expand(batch_size, -1) for slot in slots]
+        return self._flat_to_ret_format(self._finish(slots), ret_format)
+
+    def _checked_extra_weights(self, extra: Any) -> list[dict[str, Any]]:
+        if not isinstance(extra, (list, tuple)):
+            raise InputTypeError(f"weights['hnets']: a list is accepted, got {type(extra).__name__}")
+        if len(extra) != len(self._hnets):
+            raise InputError(
+                f"weights['hnets']: {len(self._hnets)} entries are accepted, one for each hypernetwork, got "
+                f"{len(extra)}"
+            )
+        for i, entry in enumerate(extra):
+            if entry is not None and not isinstance(entry, dict):
+                raise InputTypeError(
+                    f"weights['hnets'][{i}]: a dictionary or None is accepted, got {type(entry).__name__}"
+                )
+        return [entry or {} for entry in extra]
+
+    def _touched_weights(self, params: nn.ParameterList) -> list[Tensor] | None:
+        if self._no_uncond_weights or not self._unconditional_params_ref:
+            return None
+        own = look_up(params, list(map(str, self._unconditional_params_ref)))
+        if len(own) < len(self._unconditional_param_shapes_ref):
+            return None
+        return [touch_parameters(own[0], look_up(params, self._cond_keys)), *own[1:]]
+
+    def _given_to_hnets(
+        self,
+        params: nn.ParameterList,
+        uncond_weights: list[Tensor] | None,
+        cond_weights: list[Tensor] | None,
+        extra: list[dict[str, Any]] | None,
+    ) -> list[dict[str, Any] | None]:
+        """The argument ``weights`` of each hypernetwork; None for its own ones."""
+        given: list[dict[str, Any] | None] = []
+        uncond_start = cond_start = 0
+        for i, hnet in enumerate(self._hnets):
+            entry: dict[str, Any] = {}
+            uncond_stop = uncond_start + len(hnet.unconditional_param_shapes_ref)
+            cond_stop = cond_start + len(hnet.param_shapes) - len(hnet.unconditional_param_shapes_ref)
+            if uncond_weights is not None:
+                entry["uncond_weights"] = uncond_weights[uncond_start:uncond_stop]
+            if cond_weights is not None and cond_stop > cond_start:
+                entry["cond_weights"] = cond_weights[cond_start:cond_stop]
+            uncond_start, cond_start = uncond_stop, cond_stop
+            own = look_up(params, self._hnet_keys[i])
+            if any(a is not b for a, b in zip(own, hnet.internal_params or (), strict=True)):
+                # Something has put other tensors in the place of the container's parameters.
+                for key, tensors in self._sorted_parameters(hnet, own).items():
+                    entry.setdefault(key, tensors)
+            if extra is not None:
+                entry |= extra[i]
+            given.append(entry or None)
+        return given
+
+    @staticmethod
+    def _sorted_parameters(hnet: HyperNetInterface, tensors: list[Tensor]) -> dict[str, list[Tensor]]:
+        """Internal parameters as a dictionary for the argument ``weights``, as far as they are complete."""
+        meta = hnet.param_shapes_meta
+        found = {}
+        kinds = (
+            ("uncond_weights", hnet.unconditional_param_shapes_ref),
+            ("cond_weights", hnet.conditional_param_shapes_ref),
+        )
+        for key, ref in kinds:
+            if ref and all(meta[i]["index"] != -1 for i in ref):
+                found[key] = [tensors[meta[i]["index"]] for i in ref]
+        return found
+
+    def _own_tensors(
+        self,
+        params: nn.ParameterList,
+        uncond_weights: list[Tensor] | None,
+        cond_weights: list[Tensor] | None,
+        ids: list[int] | Tensor | None,
+    ) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Shared tensors, and for each tensor of a condition a list of those of the requested conditions."""
+        uncond: list[Tensor] = []
+        if self._uncond_param_shapes:
+            if uncond_weights is not None:
+                uncond = uncond_weights[len(uncond_weights) - len(self._uncond_param_shapes) :]
+            elif self._no_uncond_weights:
+                raise InputTypeError("weights: needed, because shared parameters are not kept internally")
+            else:
+                uncond = look_up(params, self._uncond_keys)
+        count = len(self._cond_param_shapes)
+        if count == 0:
+            return uncond, []
+        given = None
+        if cond_weights is not None:
+            given = cond_weights[len(cond_weights) - count * self._num_cond_embs :]
+        elif self._no_cond_weights:
+            raise InputTypeError(
+                "weights: needed for cond_id, because parameters of conditions are not kept internally"
+            )
+        if isinstance(ids, Tensor):
+            chosen = [
+                select_parameters(
+                    params,
+                    self._own_cond_keys[i::count],
+                    None if given is None else given[i::count],
+                    ids,
+                    tuple(shape),
+                ).unbind(0)
+                for i, shape in enumerate(self._cond_param_shapes)
+            ]
+            return uncond, [list(tensors) for tensors in chosen]
+        if given is None:
+            given = look_up(params, self._own_cond_keys)
+        return uncond, [[given[count * cond_id + i] for cond_id in ids] for i in range(count)]
+
+    def _batch_size(self, outputs: list[Any], ids: list[int] | Tensor | None) -> int:
+        sizes = {f"hnets[{i}]": len(out) for i, out in enumerate(outputs)}
+        if (ids is not None and self._cond_param_shapes) or not outputs:
+            sizes["cond_id"] = 1 if ids is None else len(ids)
+        wide = {size for size in sizes.values() if size != 1}
+        if len(wide) > 1:
+            given = ", ".join(f"{name}: {size}" for name, size in sizes.items())
+            raise InputError(f"The batch sizes of the container's parts must agree or be 1, got {given}")
+        return next(iter(wide), 1)
+
+    def distillation_targets(self) -> None:
+        """There is nothing to distil.
+
+        Returns:
+            None.
+        """
+        return None
+
+    # --- state ----------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> HContainer:
+        """Set the mode of the container and of its hypernetworks, see :meth:`torch.nn.Module.train`."""
+        for hnet in self._hnets:
+            hnet.train(mode)
+        return super().train(mode)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> HContainer:
+        super()._apply(fn, recurse)
+        for hnet in self._hnets:  # for what they have besides registered parameters and statistics
+            hnet._apply(fn, recurse)
+        return self
+
+    def add_conditions(self, num_conditions: int) -> list[nn.Parameter]:
+        """Make further conditions known, with new parameters.
+
+        The container becomes as if it had been constructed with more conditions, so the names of parameters
+        change. The new IDs start at the former ``num_known_conds``.
+
+        Args:
+            num_conditions: Number of conditions to add.
+
+        Returns:
+            The new parameters, which an existing optimiser does not know yet (``optimizer.add_param_group``):
+            those of the hypernetworks, then the container's own ones.
+
+        Raises:
+            TypeError, ValueError: If the number is not a positive integer, or nothing depends on conditions.
+        """
+        num_conditions = check_size("num_conditions", num_conditions, 1)
+        growing = [hnet for hnet in self._hnets if hnet.num_known_conds > 0]
+        if not growing and not self._cond_param_shapes:
+            raise InputError("add_conditions: nothing in the container depends on conditions")
+        params = self._internal_params
+        count = len(self._cond_param_shapes)
+
+        def own(keys: Sequence[str]) -> list[nn.Parameter | None]:
+            return [None if key == "-1" else params[int(key)] for key in keys]
+
+        uncond = own(self._uncond_keys)
+        cond_keys = self._own_cond_keys
+        cond = [own(cond_keys[count * c : count * (c + 1)]) for c in range(self._num_cond_embs)]
+        like = next(iter(params), None)
+        new_params = [param for hnet in growing for param in hnet.add_conditions(num_conditions)]
+        for _ in range(num_conditions):
+            external = self._no_cond_weights
+            cond.append([None if external else _new_parameter(s, like) for s in self._cond_param_shapes])
+            new_params += [param for param in cond[-1] if param is not None]
+        self._num_cond_embs += num_conditions
+        self._num_known_conds = self._num_cond_embs
+        self._register_parameters(uncond, cond)
+        return new_params
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *args: Any
+    ):
+        check_checkpoint(self, state_dict, prefix, strict)
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *args)
+
+
+def _size(shape: Sequence[int]) -> int:
+    return MainNetInterface.shapes_to_num_weights([shape])
+
+
+def _new_parameter(shape: Sequence[int], like: Tensor | None) -> nn.Parameter:
+    options = {} if like is None else {"dtype": like.dtype, "device": like.device}
+    return nn.Parameter(nn.init.normal_(torch.empty(*shape, **options), std=_STD))
+
+
+def _check_hnets(hnets: Any, num_cond_embs: int) -> list[HyperNetInterface]:
+    if hnets is None:
+        return []
+    if not isinstance(hnets, (list, tuple)):
+        raise InputTypeError(f"hnets: a list of hypernetworks is accepted, got {type(hnets).__name__}")
+    for i, hnet in enumerate(hnets):
+        if not isinstance(hnet, HyperNetInterface):
+            raise InputTypeError(f"hnets[{i}]: a hypernetwork is accepted, got {type(hnet).__name__}")
+    known = [hnet.num_known_conds for hnet in hnets]
+    wrong = [i for i, count in enumerate(known) if count not in (0, num_cond_embs)]
+    if wrong:
+        raise InputError(
+            f"hnets: each must know num_cond_embs={num_cond_embs} conditions or none, but hnets[{wrong[0]}] "
+            f"knows {known[wrong[0]]}"
+        )
+    return list(hnets)
+
+
+def _check_shapes(name: str, shapes: Any) -> list[list[int]]:
+    if shapes is None or (hasattr(shapes, "__len__") and len(shapes) == 0):
+        return []
+    try:
+        check_target_shapes(shapes)
+    except (InputError, InputTypeError) as error:
+        raise type(error)(str(error).replace("target_shapes", name)) from None
+    return [list(shape) for shape in shapes]
+
+
+def _check_names(prefix: str, names: Any, shapes: Sequence[Sequence[int]]) -> list[str]:
+    if names is None:
+        return ["weight" if len(shape) > 1 else "bias" for shape in shapes]
+    if not isinstance(names, (list, tuple)):
+        raise InputTypeError(f"{prefix}_names: a list is accepted, got {type(names).__name__}")
+    if len(names) != len(shapes):
+        raise InputError(
+            f"{prefix}_names: {len(shapes)} names as in {prefix}_shapes are accepted, got {len(names)}"
+        )
+    return list(names)
