@@ -43,15 +43,23 @@ def _check_sequence(name: str, value: Any) -> None:
         raise InputTypeError(f"{name}: a list is accepted, got {value!r} ({type(value).__name__})")
 
 
-def check_layers(layers: Any) -> list[int]:
-    """Check the sizes of hidden layers.
+def check_sizes(name: str, values: Any, minimum: int) -> list[int]:
+    """Check a list of integers.
+
+    Args:
+        name: The argument's name.
+        values: What was given.
+        minimum: Smallest accepted value of an entry.
+
+    Returns:
+        The values as plain integers.
 
     Raises:
         TypeError: If it is not a list or tuple of integers.
-        ValueError: If a size is not positive.
+        ValueError: If an entry is too small.
     """
-    _check_sequence("layers", layers)
-    return [check_size(f"layers[{i}]", size, 1) for i, size in enumerate(layers)]
+    _check_sequence(name, values)
+    return [check_size(f"{name}[{i}]", size, minimum) for i, size in enumerate(values)]
 
 
 def check_target_shapes(target_shapes: Any) -> None:
@@ -120,7 +128,7 @@ def check_mlp_arguments(
     check_target_shapes(target_shapes)
     uncond_in_size = check_size("uncond_in_size", uncond_in_size, 0)
     cond_in_size = check_size("cond_in_size", cond_in_size, 0)
-    layers = check_layers(layers)
+    layers = check_sizes("layers", layers, 1)
     check_activation(activation_fn)
     num_cond_embs = check_size("num_cond_embs", num_cond_embs, 0)
     check_dropout_rate(dropout_rate)

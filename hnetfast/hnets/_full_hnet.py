@@ -42,6 +42,9 @@ class FullHyperNet(nn.Module, HyperNetInterface):
         activation_fn: Of the hidden layers; None for none.
         use_bias: Whether layers have biases.
         num_norm_weights: Number of gains and offsets of batch normalisation.
+
+    Raises:
+        ValueError: If there is no input. Nothing has been created by then.
     """
 
     def __init__(
@@ -56,6 +59,10 @@ class FullHyperNet(nn.Module, HyperNetInterface):
         use_bias: bool,
         num_norm_weights: int,
     ) -> None:
+        if uncond_in_size == 0 and cond_in_size == 0:
+            raise InputError(
+                "uncond_in_size and cond_in_size are both 0, so the hypernetwork would have no input"
+            )
         nn.Module.__init__(self)
         HyperNetInterface.__init__(self)
         self._uncond_in_size = uncond_in_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from warnings import warn
@@ -16,7 +16,10 @@ from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.utils.init_utils import calc_fan_in_and_out, xavier_fan_in_
 
 if TYPE_CHECKING:
+    from hnetfast.hnets.chunked_deconv_hnet import ChunkedHDeconv
     from hnetfast.hnets.chunked_mlp_hnet import ChunkedHMLP
+    from hnetfast.hnets.deconv_hnet import HDeconv
+    from hnetfast.hnets.hnet_interface import HyperNetInterface
     from hnetfast.hnets.mlp_hnet import HMLP
 
 METHODS = ("in", "out", "harmonic")
@@ -28,6 +31,19 @@ _BIAS_DEFAULTS = {
     "cm_shift": (0, 0),
     "embedding": (0, 1),
 }
+# Those without parameters and with one input a output.
+_KNOWN_ACTIVATIONS = (
+    nn.ELU,
+    nn.GELU,
+    nn.Identity,
+    nn.LeakyReLU,
+    nn.ReLU,
+    nn.SELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Tanh,
+)
 
 
 @dataclass
@@ -286,14 +302,7 @@ def chunked_hyperfan_init(
         raise InputError(
             "apply_chunked_hyperfan_init: not applicable with batch normalisation (use_batch_norm=True)"
         )
-    targets = _describe_targets(hnet.target_shapes, mnet)
-    given = _entries("target_vars", target_vars, targets)
-    _check_variances(**{f"target_vars[{i}]": v for i, v in enumerate(given) if v is not None})
-
-    variances = [
-        _target_variance(target, method, use_xavier) if value is None else value
-        for target, value in zip(targets, given, strict=True)
-    ]
+    targets, variances = _target_variances(hnet, method, use_xavier, mnet, target_vars)
     chunk_vars = _mean_per_chunk(targets, variances, hnet._chunk_size)
     num_other = hnet._cond_in_size + hnet._uncond_in_size
     num_chunk = hnet.chunk_emb_size
@@ -320,6 +329,20 @@ def chunked_hyperfan_init(
                 nn.init.normal_(chunk_emb.data[i], mean=0, std=math.sqrt(var))
             else:
                 _uniform_(chunk_emb.data[i], 0, var)
+
+
+def _target_variances(
+    hnet: HyperNetInterface, method: str, use_xavier: bool, mnet: MainNetInterface | None, target_vars: Any
+) -> tuple[list[_Target], list[float]]:
+    """The generated tensors and the variance that each shall have."""
+    targets = _describe_targets(hnet.target_shapes, mnet)
+    given = _entries("target_vars", target_vars, targets)
+    _check_variances(**{f"target_vars[{i}]": v for i, v in enumerate(given) if v is not None})
+    variances = [
+        _target_variance(target, method, use_xavier) if value is None else value
+        for target, value in zip(targets, given, strict=True)
+    ]
+    return targets, variances
 
 
 def _target_variance(target: _Target, method: str, use_xavier: bool) -> float:
@@ -364,3 +387,68 @@ def _warn_of_large_inputs(chunk_vars: list[float], num_other: int, num_chunk: in
             "torch.nn.init.normal_(embedding, std=...), and pass their variance as cond_var or uncond_var.",
             stacklevel=4,
         )
+
+
+# --- transposed convolutions ------------------------------------------------------------------------------
+
+
+def deconv_hyperfan_init(
+    hnet: HDeconv | ChunkedHDeconv,
+    method: str,
+    use_xavier: bool,
+    uncond_var: float,
+    cond_var: float,
+    mnet: MainNetInterface | None,
+    target_vars: Any,
+) -> None:
+    """See :meth:`hnetfast.hnets.deconv_hnet.HDeconv.apply_hyperfan_init`."""
+    _check_method(method)
+    _check_variances(uncond_var=uncond_var, cond_var=cond_var)
+    if hnet.unconditional_params is None:
+        raise InputError("apply_hyperfan_init: the hypernetwork keeps no weights that could be initialised")
+    targets, variances = _target_variances(hnet, method, use_xavier, mnet, target_vars)
+    wanted = sum(t.size * v for t, v in zip(targets, variances, strict=True)) / sum(t.size for t in targets)
+    deconv = getattr(hnet, "_hnet", hnet)
+    # Chunk embeddings, standard normal, are a part of the unconditional input.
+    num_chunk = deconv._uncond_in_size - hnet._uncond_in_size
+    squares = hnet._uncond_in_size * uncond_var + num_chunk + hnet._cond_in_size * cond_var
+    if squares == 0:
+        raise InputError("uncond_var, cond_var: the variance of the hypernetwork's input must not be 0")
+
+    for layer in deconv.batchnorm_layers or ():
+        nn.init.ones_(layer.scale)
+        nn.init.zeros_(layer.bias)
+    _, attention, (first, *kernels), biases = deconv._sort(deconv.unconditional_params)
+    for param in [*(unit[-1] for unit in attention), *biases]:
+        nn.init.zeros_(param)
+    _uniform_(first, 0, 1 / squares)
+    square, variance = _moments_of_activation(deconv._act_fn)
+    for i, (layer, kernel) in enumerate(zip(deconv._layers, kernels, strict=True)):
+        # The activations' mean cancels out if there are several channels.
+        of_input = square if layer.in_channels == 1 else variance
+        var = (wanted if i == len(kernels) - 1 else 1) / (of_input * layer.fan_in)
+        _uniform_centred_(kernel, var)
+
+
+def _uniform_centred_(kernel: Tensor, variance: float) -> None:
+    """Fill a kernel ``[in, out, ...]`` with values whose mean over the inputs is 0, unless there is one."""
+    num_inputs = kernel.shape[0]
+    if num_inputs == 1:
+        _uniform_(kernel, 0, variance)
+        return
+    _uniform_(kernel, 0, variance * num_inputs / (num_inputs - 1))
+    with torch.no_grad():
+        kernel -= kernel.mean(dim=0)
+
+
+def _moments_of_activation(activation_fn: Callable | None) -> tuple[float, float]:
+    """Mean square and variance of the activation of a standard normal variable; ReLU's if it is unknown."""
+    if activation_fn is None:
+        return 1.0, 1.0
+    known = type(activation_fn) in _KNOWN_ACTIVATIONS
+    num_points = 10000
+    quantiles = (torch.arange(num_points, dtype=torch.float64) + 0.5) / num_points
+    normal = torch.special.ndtri(quantiles)
+    with torch.no_grad():
+        y = type(activation_fn).forward(activation_fn, normal) if known else normal.relu()
+    return float(y.square().mean()), float(y.var(correction=0))

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hnetfast import ops
-from hnetfast._errors import InputError
 from hnetfast.hnets._arguments import check_mlp_arguments
 from hnetfast.hnets._full_hnet import FullHyperNet
 from hnetfast.hnets._hyperfan import hyperfan_init
@@ -100,10 +99,6 @@ class HMLP(FullHyperNet):
         uncond_in_size, cond_in_size, layers, num_cond_embs = check_mlp_arguments(
             target_shapes, uncond_in_size, cond_in_size, layers, activation_fn, num_cond_embs, dropout_rate
         )
-        if uncond_in_size == 0 and cond_in_size == 0:
-            raise InputError(
-                "uncond_in_size and cond_in_size are both 0, so the hypernetwork would have no input"
-            )
         super().__init__(
             uncond_in_size,
             cond_in_size,

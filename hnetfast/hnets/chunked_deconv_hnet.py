@@ -1,0 +1,147 @@
+"""Hypernetwork that generates the flattened weights chunk by chunk, each as an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+from hnetfast.hnets._arguments import check_mlp_arguments
+from hnetfast.hnets._chunked_hnet import ChunkedHyperNet, check_chunk_arguments
+from hnetfast.hnets._deconv import Pair, check_hyper_img_shape
+from hnetfast.hnets._hyperfan import deconv_hyperfan_init
+from hnetfast.hnets.deconv_hnet import HDeconv
+from hnetfast.hnets.mlp_hnet import RELU
+from hnetfast.mnets.mnet_interface import MainNetInterface
+
+__all__ = ["ChunkedHDeconv"]
+
+
+class ChunkedHDeconv(ChunkedHyperNet):
+    """Chunked hypernetwork whose chunks are images that an :class:`~hnetfast.hnets.deconv_hnet.HDeconv`
+    generates from the inputs and a learned embedding of the chunk.
+
+    The target weights, flattened, are cut into chunks of the size of a hyper-image. What the last chunk has
+    beyond the number of target weights is discarded. Chunk embeddings are standard normal at first. All
+    chunks of all conditions are generated in one batch.
+
+    Args:
+        target_shapes: Shapes of the tensors to generate.
+        hyper_img_shape: Size of a chunk: ``(width, height)``, or ``(width, height, channels)``.
+        chunk_emb_size: Width of a chunk embedding.
+        cond_chunk_embs: Whether every condition has its own set of chunk embeddings. There may be no other
+            input then.
+        uncond_in_size: Width of the unconditional input, as for the others see
+            :class:`~hnetfast.hnets.deconv_hnet.HDeconv`.
+        cond_in_size: See there.
+        num_layers: See there.
+        num_filters: See there.
+        kernel_size: See there.
+        sa_units: See there.
+        verbose: See there.
+        activation_fn: See there.
+        use_bias: See there.
+        no_uncond_weights: See there.
+        no_cond_weights: Keep no conditional parameters; they are given to :meth:`forward`.
+        num_cond_embs: Number of conditions.
+        use_spectral_norm: See there.
+        use_batch_norm: Batch normalisation of the hidden layers, over conditions, chunks and pixels.
+
+    Raises:
+        TypeError, ValueError: If an argument is not accepted; it is named. Nothing has been created by then.
+    """
+
+    def __init__(
+        self,
+        target_shapes: Sequence[Sequence[int]],
+        hyper_img_shape: Sequence[int],
+        chunk_emb_size: int = 8,
+        cond_chunk_embs: bool = False,
+        uncond_in_size: int = 0,
+        cond_in_size: int = 8,
+        num_layers: int = 5,
+        num_filters: Sequence[int] | None = None,
+        kernel_size: int | Pair | Sequence[int | Pair] = 5,
+        sa_units: Sequence[int] = (1, 3),
+        verbose: bool = True,
+        activation_fn: Callable | None = RELU,
+        use_bias: bool = True,
+        no_uncond_weights: bool = False,
+        no_cond_weights: bool = False,
+        num_cond_embs: int = 1,
+        use_spectral_norm: bool = False,
+        use_batch_norm: bool = False,
+    ) -> None:
+        uncond_in_size, cond_in_size, _, num_cond_embs = check_mlp_arguments(
+            target_shapes, uncond_in_size, cond_in_size, (), activation_fn, num_cond_embs, dropout_rate=-1
+        )
+        chunk_size = prod(check_hyper_img_shape(hyper_img_shape))
+        chunk_emb_size = check_chunk_arguments(
+            chunk_emb_size, cond_chunk_embs, num_cond_embs, uncond_in_size, cond_in_size
+        )
+        super().__init__(
+            target_shapes,
+            chunk_size,
+            chunk_emb_size,
+            cond_chunk_embs,
+            uncond_in_size,
+            cond_in_size,
+            no_uncond_weights,
+            no_cond_weights,
+            num_cond_embs,
+        )
+        hnet = HDeconv(
+            [[chunk_size]],
+            hyper_img_shape,
+            uncond_in_size=uncond_in_size + chunk_emb_size,
+            cond_in_size=cond_in_size,
+            num_layers=num_layers,
+            num_filters=num_filters,
+            kernel_size=kernel_size,
+            sa_units=sa_units,
+            verbose=False,
+            activation_fn=activation_fn,
+            use_bias=use_bias,
+            no_uncond_weights=no_uncond_weights,
+            no_cond_weights=no_cond_weights,
+            num_cond_embs=num_cond_embs,
+            use_spectral_norm=use_spectral_norm,
+            use_batch_norm=use_batch_norm,
+        )
+        self._adopt(hnet)
+        if not no_uncond_weights:
+            self.apply_hyperfan_init()
+        if verbose:
+            print(
+                f"Created Chunked Deconvolutional Hypernet with {self.num_chunks} chunk(s) of {chunk_size}."
+            )
+            print(self)
+
+    def apply_hyperfan_init(
+        self,
+        method: str = "in",
+        use_xavier: bool = False,
+        uncond_var: float = 1.0,
+        cond_var: float = 1.0,
+        mnet: MainNetInterface | None = None,
+        target_vars: Any = None,
+    ) -> None:
+        """Initialise so that the generated weights have the variance a main network is usually initialised
+        with, averaged over all of them; with the default arguments the constructor does so.
+
+        See :meth:`hnetfast.hnets.deconv_hnet.HDeconv.apply_hyperfan_init`, also for the arguments. Chunk
+        embeddings are left as they are, and taken to have the variance 1 that they are created with.
+
+        Args:
+            method: See there, as for the others.
+            use_xavier: See there.
+            uncond_var: See there.
+            cond_var: See there.
+            mnet: See there.
+            target_vars: See there.
+
+        Raises:
+            ValueError: If an argument is not accepted, or there are no internal weights. Nothing has changed
+                by then.
+        """
+        deconv_hyperfan_init(self, method, use_xavier, uncond_var, cond_var, mnet, target_vars)
