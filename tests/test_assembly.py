@@ -19,7 +19,7 @@ def structured(assembly_fct, target_shapes, seed=0, **kwargs):
 
 
 def one_by_one(hnet, assembly_fct, **inputs):
-    """What the function returns for each condition, called with the chunks that the internal networks make."""
+    """What the function returns for each condition, from chunks that the internal networks make."""
     chunks = []
     embeddings = hnet.get_chunk_embs()
     for part, embedding, count in zip(hnet.internal_hnets, embeddings, COUNTS, strict=True):

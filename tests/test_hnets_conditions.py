@@ -12,9 +12,29 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hnetfast import _embeddings
-from hnetfast.hnets import HMLP, ChunkedHMLP
+from hnetfast.hnets import HMLP, ChunkedHMLP, HContainer, StructuredHMLP
 
 TARGETS = [[3, 2], [3]]
+
+
+def columns(chunks):
+    return [torch.stack([chunks[0][0], chunks[1][0]], dim=1), chunks[2][0]]
+
+
+def structured(target_shapes, layers, **kwargs):
+    return StructuredHMLP(target_shapes, [[[3]]], [3], 2, {"layers": layers}, columns, **kwargs)
+
+
+def joined(of_hnets, uncond, cond):
+    return [of_hnets[0][0], cond[0]]
+
+
+def contained(target_shapes, **kwargs):
+    own = {k: kwargs[k] for k in ("num_cond_embs", "no_uncond_weights", "no_cond_weights") if k in kwargs}
+    part = HMLP(target_shapes[:1], **kwargs)
+    return HContainer(target_shapes, joined, [part], None, target_shapes[1:], verbose=False, **own)
+
+
 KINDS = {
     "HMLP": (HMLP, {}),
     "ChunkedHMLP": (ChunkedHMLP, {"chunk_size": 4, "chunk_emb_size": 2}),
@@ -23,6 +43,9 @@ KINDS = {
         ChunkedHMLP,
         {"chunk_size": 4, "chunk_emb_size": 2, "cond_chunk_embs": True, "cond_in_size": 0},
     ),
+    "structured": (structured, {}),
+    "structured, only chunks": (structured, {"cond_chunk_embs": True, "cond_in_size": 0}),
+    "container": (contained, {}),
 }
 
 

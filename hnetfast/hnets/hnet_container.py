@@ -84,6 +84,8 @@ class HContainer(nn.Module, HyperNetInterface):
         HyperNetInterface.__init__(self)
 
         self._target_shapes = target_shapes
+        self._meta_pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []  # of a hypernetwork's, and ours
+        self._own_meta: dict[tuple[Any, int], dict[str, Any]] = {}
         # A plain list: its members' parameters are registered once, as the whole's.
         self._hnets: list[HyperNetInterface] = hnets
         self._uncond_param_shapes = uncond_param_shapes
@@ -156,6 +158,9 @@ class HContainer(nn.Module, HyperNetInterface):
         self, uncond: list[nn.Parameter | None], cond: list[list[nn.Parameter | None]]
     ) -> None:
         """Describe all parameters: those of the hypernetworks, shared ones, and those of each condition."""
+        known = {id(source): entry for source, entry in self._meta_pairs}  # users add to these dictionaries
+        old, self._meta_pairs = self._own_meta, []
+        self._own_meta = {}
         self._param_shapes, self._param_shapes_meta = [], []
         self._hyper_shapes_learned, self._hyper_shapes_learned_ref = [], []
         self._internal_params = nn.ParameterList()
@@ -168,17 +173,25 @@ class HContainer(nn.Module, HyperNetInterface):
                 if j in of_hnet:
                     unconditional.append(len(self._param_shapes))
                 param = None if meta["index"] == -1 else internal[meta["index"]]
-                entry = {**meta, "celement_type": "hnet", "celement_ind": i}
-                self._register(shape, param, entry | ({} if i == 0 else {"layer": -1}))
+                entry = known.get(id(meta))
+                if entry is None:
+                    entry = {**meta, "celement_type": "hnet", "celement_ind": i}
+                    entry |= {} if i == 0 else {"layer": -1}
+                self._register(shape, param, entry)
+                self._meta_pairs.append((meta, entry))
             self._layer_weight_tensors.extend(hnet.layer_weight_tensors or ())
             self._layer_bias_vectors.extend(hnet.layer_bias_vectors or ())
-        for shape, name, param in zip(self._uncond_param_shapes, self._uncond_names, uncond, strict=True):
+        for i, (shape, param) in enumerate(zip(self._uncond_param_shapes, uncond, strict=True)):
             unconditional.append(len(self._param_shapes))
-            self._register(shape, param, {"name": name, "index": -1, "layer": -1, "celement_type": "uncond"})
+            entry = {"name": self._uncond_names[i], "index": -1, "layer": -1, "celement_type": "uncond"}
+            self._own_meta["uncond", i] = old.get(("uncond", i), entry)
+            self._register(shape, param, self._own_meta["uncond", i])
         for cond_id, params in enumerate(cond):
-            for shape, name, param in zip(self._cond_param_shapes, self._cond_names, params, strict=True):
-                entry = {"name": name, "index": -1, "layer": -1, "celement_type": "cond"}
-                self._register(shape, param, {**entry, "celement_cind": cond_id})
+            for i, (shape, param) in enumerate(zip(self._cond_param_shapes, params, strict=True)):
+                entry = {"name": self._cond_names[i], "index": -1, "layer": -1, "celement_type": "cond"}
+                entry["celement_cind"] = cond_id
+                self._own_meta[cond_id, i] = old.get((cond_id, i), entry)
+                self._register(shape, param, self._own_meta[cond_id, i])
         self._unconditional_param_shapes_ref = unconditional
         indices = [self._param_shapes_meta[i]["index"] for i in unconditional]
         self._unconditional_params_ref = [i for i in indices if i != -1] or None
@@ -200,8 +213,6 @@ class HContainer(nn.Module, HyperNetInterface):
             start += count
         middle = start + len(self._uncond_param_shapes)
         self._uncond_keys, self._own_cond_keys = keys[start:middle], keys[middle:]
-        conditional = [keys[i] for i in self.conditional_param_shapes_ref]
-        self._cond_keys = [key for key in conditional if key != "-1"]
 
     # --- attributes -----------------------------------------------------------------------------------
 
@@ -266,11 +277,11 @@ class HContainer(nn.Module, HyperNetInterface):
         elif self._cond_param_shapes:
             raise InputError("cond_id: needed, because the container has parameters of conditions")
         params = self._internal_params
-        if distributed.is_available() and distributed.is_initialized() and uncond_weights is None:
-            # Parameters of other conditions take part, as DistributedDataParallel wants, without a gradient.
-            uncond_weights = self._touched_weights(params)
         of_hnets = self._given_to_hnets(params, uncond_weights, cond_weights, extra)
         uncond, cond = self._own_tensors(params, uncond_weights, cond_weights, ids)
+        if cond and distributed.is_available() and distributed.is_initialized():
+            own = look_up(params, [key for key in self._own_cond_keys if key != "-1"])
+            cond[0][0] = touch_parameters(cond[0][0], own)
 
         as_lists = ret_format != "flattened" and self._chosen_pieces is not None
         arguments = {"uncond_input": uncond_input, "cond_input": cond_input, "condition": condition}
@@ -315,14 +326,6 @@ class HContainer(nn.Module, HyperNetInterface):
                     f"weights['hnets'][{i}]: a dictionary or None is accepted, got {type(entry).__name__}"
                 )
         return [entry or {} for entry in extra]
-
-    def _touched_weights(self, params: nn.ParameterList) -> list[Tensor] | None:
-        if self._no_uncond_weights or not self._unconditional_params_ref:
-            return None
-        own = look_up(params, list(map(str, self._unconditional_params_ref)))
-        if len(own) < len(self._unconditional_param_shapes_ref):
-            return None
-        return [touch_parameters(own[0], look_up(params, self._cond_keys)), *own[1:]]
 
     def _given_to_hnets(
         self,
