@@ -5,6 +5,7 @@ from hnetfast.hnets.chunked_mlp_hnet import ChunkedHMLP
 from hnetfast.hnets.deconv_hnet import HDeconv
 from hnetfast.hnets.hnet_container import HContainer
 from hnetfast.hnets.hnet_interface import HyperNetInterface
+from hnetfast.hnets.hnet_perturbation_wrapper import HPerturbWrapper
 from hnetfast.hnets.mlp_hnet import HMLP
 from hnetfast.hnets.structured_mlp_hnet import StructuredHMLP
 
@@ -14,6 +15,7 @@ __all__ = [
     "ChunkedHMLP",
     "HContainer",
     "HDeconv",
+    "HPerturbWrapper",
     "HyperNetInterface",
     "StructuredHMLP",
 ]

@@ -92,7 +92,7 @@ class ChunkedHyperNet(nn.Module, HyperNetInterface):
         if hnet.batchnorm_layers is not None:
             # Not registered: torch.func.functional_call leaves its substitutes in a module with two names.
             self.__dict__["_batchnorm_layers"] = hnet.batchnorm_layers
-            self.register_state_dict_post_hook(_repeat_batchnorm_entries)
+            self.register_state_dict_post_hook(repeat_batchnorm_entries)
 
         external = self._no_cond_weights if self._cond_chunk_embs else self._no_uncond_weights
         for _ in range(self._num_cond_embs if self._cond_chunk_embs else 1):
@@ -360,8 +360,8 @@ class ChunkedHyperNet(nn.Module, HyperNetInterface):
             unexpected_keys[:] = [key for key in unexpected_keys if not key.startswith(repeated)]
 
 
-def _repeat_batchnorm_entries(module: nn.Module, state_dict: dict, prefix: str, metadata: Any) -> None:
-    """Write the layers' tensors under both names that hypnettorch expects in a checkpoint."""
+def repeat_batchnorm_entries(module: nn.Module, state_dict: dict, prefix: str, metadata: Any) -> None:
+    """Write the tensors of ``_hnet``'s layers under both names that hypnettorch expects in a checkpoint."""
     name = "_batchnorm_layers."
     start = f"{prefix}_hnet.{name}"
     for key in [key for key in state_dict if key.startswith(start)]:

@@ -230,6 +230,19 @@ class HContainer(nn.Module, HyperNetInterface):
         """
         return self._assembly.kind
 
+    def own_cond_params(self, cond_id: int) -> list[nn.Parameter]:
+        """The parameters that the container itself keeps for a condition.
+
+        Args:
+            cond_id: The condition.
+
+        Returns:
+            Parameters of the shapes ``cond_param_shapes``; empty if they are not kept internally.
+        """
+        count = len(self._cond_param_shapes)
+        keys = self._own_cond_keys[count * cond_id : count * (cond_id + 1)]
+        return [self._internal_params[int(key)] for key in keys if key != "-1"]
+
     # --- generation -----------------------------------------------------------------------------------
 
     def forward(

@@ -1,0 +1,222 @@
+"""Wrapper that changes what goes into a hypernetwork and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hnetfast._errors import InputError, InputTypeError
+from hnetfast.hnets._arguments import check_size
+from hnetfast.hnets._chunked_hnet import repeat_batchnorm_entries
+from hnetfast.hnets._inputs import check_ret_format
+from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
+
+__all__ = ["HPerturbWrapper"]
+
+
+class HPerturbWrapper(nn.Module, HyperNetInterface):
+    """Hypernetwork with noise on its outputs, or with any other change of its inputs and outputs.
+
+    A hypernetwork ``h`` of a noise ``z`` of few dimensions represents a distribution of weights, but one
+    without a density. By default the wrapper generates ``h(z[:n]) + sigma_noise * z`` instead, where ``z``
+    has an entry for every weight, so that it has one.
+
+    Args:
+        hnet: The hypernetwork to wrap.
+        hnet_uncond_in_size: Width ``n`` of the part of ``uncond_input`` that goes to ``hnet``; not used if
+            ``input_handler`` is given.
+        sigma_noise: Standard deviation of the noise if ``z`` is standard normal; not used if
+            ``output_handler`` is given.
+        input_handler: Called with the keyword arguments ``uncond_input``, ``cond_input`` and ``cond_id`` of
+            :meth:`forward`; returns those to give to ``hnet``.
+        output_handler: Called with the flattened output ``[B, num_outputs]`` of ``hnet`` and the same keyword
+            arguments; returns the flattened output of the wrapper.
+        verbose: Print what was created.
+
+    Raises:
+        TypeError, ValueError: If an argument is not accepted; it is named.
+    """
+
+    def __init__(
+        self,
+        hnet: HyperNetInterface,
+        hnet_uncond_in_size: int | None = None,
+        sigma_noise: float = 0.02,
+        input_handler: Callable[..., tuple[Any, Any, Any]] | None = None,
+        output_handler: Callable[..., Tensor] | None = None,
+        verbose: bool = True,
+    ) -> None:
+        if not isinstance(hnet, HyperNetInterface):
+            raise InputTypeError(f"hnet: a hypernetwork is accepted, got {type(hnet).__name__}")
+        if input_handler is None:
+            if hnet_uncond_in_size is None:
+                raise InputError("hnet_uncond_in_size, input_handler: one of them is needed, got none")
+            hnet_uncond_in_size = check_size("hnet_uncond_in_size", hnet_uncond_in_size, 0)
+            if hnet_uncond_in_size > hnet.num_outputs:
+                raise InputError(
+                    f"hnet_uncond_in_size: at most the number of weights, {hnet.num_outputs}, is accepted, got "
+                    f" {hnet_uncond_in_size}"
+                )
+        for name, handler in (("input_handler", input_handler), ("output_handler", output_handler)):
+            if handler is not None and not callable(handler):
+                raise InputTypeError(f"{name}: a function is accepted, got {handler!r}")
+        try:
+            sigma_noise = float(sigma_noise)
+        except (TypeError, ValueError):
+            raise InputTypeError(f"sigma_noise: a number is accepted, got {sigma_noise!r}") from None
+        nn.Module.__init__(self)
+        HyperNetInterface.__init__(self)
+
+        self._hnet = hnet
+        self._hnet_uncond_in_size = hnet_uncond_in_size
+        self._sigma_noise = sigma_noise
+        self._input_handler = input_handler
+        self._output_handler = output_handler
+        self._target_shapes = hnet.target_shapes
+        self._has_bias = hnet.has_bias
+        self._has_fc_out = False  # what comes out may be anything
+        self._mask_fc_out = hnet.mask_fc_out
+        self._has_linear_out = False
+        self._take_over()
+        if hnet.batchnorm_layers is not None:
+            # Not registered: torch.func.functional_call leaves its substitutes in a module with two names.
+            self.__dict__["_batchnorm_layers"] = hnet.batchnorm_layers
+            self.register_state_dict_post_hook(repeat_batchnorm_entries)
+        self._is_properly_setup()
+        if verbose:
+            print("Created a wrapper of a hypernetwork that changes its inputs and outputs.")
+            print(self)
+
+    def _take_over(self) -> None:
+        """Describe the hypernetwork's parameters as the wrapper's own."""
+        hnet = self._hnet
+        for name in ("_internal_params", "_layer_weight_tensors", "_layer_bias_vectors"):
+            tensors = getattr(hnet, name)
+            setattr(self, name, None if tensors is None else nn.ParameterList(tensors))
+        self._param_shapes = hnet.param_shapes
+        self._param_shapes_meta = hnet.param_shapes_meta
+        self._hyper_shapes_learned = hnet.hyper_shapes_learned
+        self._hyper_shapes_learned_ref = hnet.hyper_shapes_learned_ref
+        self._hyper_shapes_distilled = hnet.hyper_shapes_distilled
+        self._unconditional_params_ref = hnet.unconditional_params_ref
+        self._unconditional_param_shapes_ref = hnet.unconditional_param_shapes_ref
+        self._num_known_conds = hnet.num_known_conds
+        self._num_params = self._num_internal_params = None
+
+    @property
+    def internal_hnet(self) -> HyperNetInterface:
+        """The wrapped hypernetwork."""
+        return self._hnet
+
+    def forward(
+        self,
+        uncond_input: Tensor | None = None,
+        cond_input: Tensor | None = None,
+        cond_id: int | Sequence[int] | Tensor | None = None,
+        weights: list[Tensor] | dict[str, Any] | None = None,
+        distilled_params: Any = None,
+        condition: Any = None,
+        ret_format: str = "squeezed",
+    ) -> Tensor | Targets:
+        """Generate the weights of the target network.
+
+        Args:
+            uncond_input: Without an ``input_handler`` or an ``output_handler`` the noise ``z``,
+                ``[B, num_outputs]``.
+            cond_input: See :meth:`~hnetfast.hnets.hnet_interface.HyperNetInterface.forward`, as for the
+                others.
+            cond_id: See there.
+            weights: Passed to the wrapped hypernetwork.
+            distilled_params: Passed to it.
+            condition: Passed to it.
+            ret_format: See there.
+
+        Returns:
+            See there.
+
+        Raises:
+            TypeError, ValueError: If an argument is not accepted, or a handler returns something else than it
+                should.
+        """
+        check_ret_format(ret_format)
+        given = {"uncond_input": uncond_input, "cond_input": cond_input, "cond_id": cond_id}
+        if self._input_handler is None or self._output_handler is None:
+            self._check_noise(uncond_input)
+        if self._input_handler is not None:
+            passed = self._input_handler(**given)
+            if not isinstance(passed, (tuple, list)) or len(passed) != 3:
+                raise InputTypeError(
+                    "input_handler: must return uncond_input, cond_input and cond_id, got "
+                    f"{type(passed).__name__}"
+                )
+        else:
+            width = self._hnet_uncond_in_size
+            passed = (uncond_input[:, :width] if width > 0 else None, cond_input, cond_id)
+        out = self._hnet.forward(
+            uncond_input=passed[0],
+            cond_input=passed[1],
+            cond_id=passed[2],
+            weights=weights,
+            distilled_params=distilled_params,
+            condition=condition,
+            ret_format="flattened",
+        )
+        if self._output_handler is not None:
+            flat = self._output_handler(out, **given)
+        else:
+            flat = torch.add(out, uncond_input, alpha=self._sigma_noise)
+        if not isinstance(flat, Tensor) or flat.dim() != 2 or flat.shape[1] != self.num_outputs:
+            found = list(flat.shape) if isinstance(flat, Tensor) else type(flat).__name__
+            raise InputError(
+                f"output_handler: must return a tensor [batch size, {self.num_outputs}], got {found}"
+            )
+        return self._flat_to_ret_format(flat.contiguous(), ret_format)
+
+    def _check_noise(self, uncond_input: Any) -> None:
+        """Check the input where it is the noise, or part of it is."""
+        if not isinstance(uncond_input, Tensor):
+            raise InputError(
+                f"uncond_input: needed, a tensor of shape [batch size, {self.num_outputs}], got "
+                f"{type(uncond_input).__name__}"
+            )
+        exact = self._output_handler is None
+        width = self.num_outputs if exact else self._hnet_uncond_in_size
+        shape = uncond_input.shape
+        if uncond_input.dim() != 2 or (shape[1] != width if exact else shape[1] < width):
+            least = "" if exact else "at least "
+            raise InputError(
+                f"uncond_input: shape [batch size, {least}{width}] is accepted, got {list(shape)}"
+            )
+
+    def distillation_targets(self) -> Any:
+        """What the wrapped hypernetwork returns.
+
+        Returns:
+            See :meth:`~hnetfast.mnets.mnet_interface.MainNetInterface.distillation_targets`.
+        """
+        return self._hnet.distillation_targets()
+
+    def add_conditions(self, num_conditions: int) -> list[nn.Parameter]:
+        """Make further conditions known to the wrapped hypernetwork.
+
+        Args:
+            num_conditions: Number of conditions to add.
+
+        Returns:
+            The new parameters.
+        """
+        new_params = self._hnet.add_conditions(num_conditions)
+        self._take_over()
+        return new_params
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *args: Any
+    ):
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *args)
+        unexpected_keys = args[1]
+        if self._batchnorm_layers is not None:
+            repeated = f"{prefix}_batchnorm_layers."
+            unexpected_keys[:] = [key for key in unexpected_keys if not key.startswith(repeated)]

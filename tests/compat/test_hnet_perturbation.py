@@ -1,0 +1,87 @@
+"""HPerturbWrapper against hypnettorch's."""
+
+import pytest
+import torch
+
+import hnetfast.hnets as hnets
+from tests.compat.hnet_comparison import assert_same_network, assert_same_run, assert_same_structure
+
+oracle = pytest.importorskip("hypnettorch.hnets")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+
+def first_ones(uncond_input=None, cond_input=None, cond_id=None):
+    return uncond_input[:, :2], cond_input, cond_id
+
+
+def shifted(hnet_out_int, uncond_input=None, cond_input=None, cond_id=None):
+    return hnet_out_int + uncond_input[:, 2:3]
+
+
+def build(module, kind="HMLP", **kwargs):
+    torch.manual_seed(0)
+    options = {"uncond_in_size": 2, "cond_in_size": 3, "num_cond_embs": 3, "layers": [4], "verbose": False}
+    options["use_batch_norm"] = kwargs.pop("use_batch_norm", False)
+    hnet = getattr(module, kind)([[3, 2], [2]], **options, **({"chunk_size": 3} if kind != "HMLP" else {}))
+    arguments = {"hnet_uncond_in_size": 2, "sigma_noise": 0.3, "verbose": False} | kwargs
+    return module.HPerturbWrapper(hnet, **arguments)
+
+
+@pytest.mark.parametrize("kind", ["HMLP", "ChunkedHMLP"])
+@pytest.mark.parametrize("use_batch_norm", [False, True])
+@pytest.mark.parametrize("handlers", [{}, {"input_handler": first_ones}, {"output_handler": shifted}])
+def test_same_network_and_results(kind, use_batch_norm, handlers):
+    theirs, ours = (build(m, kind, use_batch_norm=use_batch_norm, **handlers) for m in (oracle, hnets))
+    assert_same_network(theirs, ours)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    theirs.eval(), ours.eval()
+    for arguments in ({"cond_id": [2, 0]}, {"cond_id": 1}, {"cond_input": torch.randn(2, 3)}):
+        rows = 1 if arguments.get("cond_id") == 1 else 2
+        arguments["uncond_input"] = torch.randn(rows, 8)
+        assert_same_run(theirs, ours, arguments)
+        for ret_format in ("flattened", "sequential", "squeezed"):
+            results = [h(**arguments, ret_format=ret_format) for h in (theirs, ours)]
+            assert_same_structure(*results)
+
+
+def test_bad_input():
+    for module, wrong in ((oracle, AssertionError), (hnets, ValueError)):
+        hnet = build(module)
+        with pytest.raises(ValueError):
+            module.HPerturbWrapper(hnet.internal_hnet, verbose=False)
+        with pytest.raises(wrong):
+            hnet(cond_id=0)
+        with pytest.raises(wrong):
+            hnet(cond_id=0, uncond_input=torch.randn(1, 7))
+
+
+def test_our_errors_name_the_argument():
+    hnet = build(hnets)
+    with pytest.raises(ValueError, match=r"uncond_input: shape \[batch size, 8\] is accepted, got \[1, 7\]"):
+        hnet(cond_id=0, uncond_input=torch.randn(1, 7))
+    bad = build(hnets, output_handler=lambda out, **_: out[:, 1:])
+    with pytest.raises(ValueError, match=r"output_handler: must return a tensor \[batch size, 8\]"):
+        bad(cond_id=0, uncond_input=torch.randn(1, 8))
+    with pytest.raises(TypeError, match="input_handler"):
+        build(hnets, input_handler=lambda **_: None)(cond_id=0, uncond_input=torch.randn(1, 8))
+    with pytest.raises(ValueError, match="hnet_uncond_in_size"):
+        build(hnets, hnet_uncond_in_size=9)
+    with pytest.raises(TypeError, match="hnet: a hypernetwork"):
+        hnets.HPerturbWrapper(torch.nn.Linear(2, 2), 2)
+
+
+def test_growth_and_substitution():
+    hnet = build(hnets, use_batch_norm=True).eval()
+    before = hnet(cond_id=[0, 1], uncond_input=torch.ones(2, 8), ret_format="flattened")
+    (new,) = hnet.add_conditions(1)
+    assert any(new is p for p in hnet.internal_params)
+    assert hnet.num_known_conds == 4
+    assert torch.equal(hnet(cond_id=[0, 1], uncond_input=torch.ones(2, 8), ret_format="flattened"), before)
+    zeros = {n: torch.zeros_like(p) for n, p in hnet.named_parameters()}
+    arguments = {"cond_id": 3, "uncond_input": torch.zeros(1, 8), "ret_format": "flattened"}
+    assert not torch.func.functional_call(hnet, zeros, kwargs=arguments).any()
+    assert hnet(**arguments).any()
