@@ -6,6 +6,7 @@ The rows and counts are those of the architecture table of the hypernetwork pape
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from hnetfast.examples._architectures import (
     resnet_shapes,
     wide_resnet_shapes,
 )
+from hnetfast.hnets.structured_hmlp_examples import resnet_chunking, wrn_chunking
+from hnetfast.mnets import WRN, ResNet
 
 Rows = tuple[tuple[tuple[int, ...], int], ...]
 
@@ -131,3 +134,149 @@ def _first_of_each_network() -> tuple[ChunkedCase, ...]:
 
 
 DISTINCT_CHUNKED_CASES: tuple[ChunkedCase, ...] = _first_of_each_network()
+
+
+@dataclass(frozen=True)
+class StructuredCase:
+    """A row of the table with a ``StructuredHMLP``, or that of the chunking tutorial.
+
+    Attributes:
+        network: Name of the generated network, on SplitCIFAR-10.
+        gcd_chunking: Whether layers are cut by the greatest common divisor of their channels.
+        gaussian: Whether a mean and a scale are generated for each weight, by internal hypernetworks of their
+            own.
+        chunk_emb_sizes: Size of the chunk embeddings of each internal hypernetwork, once.
+        layers: Its hidden layers.
+        cond_emb_size: Size of a condition's embedding; 0 where conditions have their own chunk embeddings.
+        documented: Outputs and chunks of each internal hypernetwork, and percents of all outputs, as the
+            table states them.
+    """
+
+    network: str
+    gcd_chunking: bool
+    gaussian: bool
+    chunk_emb_sizes: tuple[int, ...]
+    layers: tuple[tuple[int, ...], ...]
+    cond_emb_size: int
+    documented: tuple[tuple[int, int, float], ...] = ()
+
+    @property
+    def is_tutorial(self) -> bool:
+        """Whether it is that of the chunking tutorial: linear, without biases, and of convolutions only."""
+        return self.cond_emb_size == 0
+
+    @property
+    def name(self) -> str:
+        """A unique name without spaces."""
+        kind = "tutorial" if self.is_tutorial else "MLP" if any(self.layers) else "linear"
+        words = ("Gaussian" * self.gaussian, self.network, "gcd" * self.gcd_chunking, kind)
+        return "-".join(filter(None, words))
+
+    def arguments(self) -> dict:
+        """Keyword arguments of ``StructuredHMLP``, but for the number of conditions."""
+        target_shapes, chunk_shapes, num_per_chunk, assembly_fct = _structure(
+            self.network, self.gcd_chunking, self.is_tutorial
+        )
+        repeats = 2 if self.gaussian else 1
+        bias = {"use_bias": False} if self.is_tutorial else {}
+        return {
+            "target_shapes": target_shapes * repeats,
+            "chunk_shapes": chunk_shapes * repeats,
+            "num_per_chunk": num_per_chunk * repeats,
+            "chunk_emb_sizes": list(self.chunk_emb_sizes) * repeats,
+            "hmlp_kwargs": [{"layers": list(widths)} | bias for widths in self.layers] * repeats,
+            "assembly_fct": _Twice(assembly_fct) if self.gaussian else assembly_fct,
+            "cond_in_size": self.cond_emb_size,
+            "cond_chunk_embs": self.is_tutorial,
+        }
+
+
+class _Twice:
+    """Assembly function of means and scales, each put together by the same function."""
+
+    def __init__(self, assembly_fct: Callable) -> None:
+        self._assembly_fct = assembly_fct
+
+    def __call__(self, list_of_chunks: list) -> list:
+        half = len(list_of_chunks) // 2
+        return [*self._assembly_fct(list_of_chunks[:half]), *self._assembly_fct(list_of_chunks[half:])]
+
+
+@functools.lru_cache(maxsize=8)
+def _structure(
+    network: str, gcd_chunking: bool, convolutions_only: bool
+) -> tuple[Shapes, list, list, Callable]:
+    """Target shapes of a network for 10 classes, and what the chunking of its layers gives."""
+    common = {"in_shape": (32, 32, 3), "num_classes": 10, "verbose": False, "no_weights": True}
+    if network == "ResNet-32":
+        net = ResNet(**common, n=5, num_feature_maps=(16, 16, 32, 64))
+        return [list(shape) for shape in net.param_shapes], *resnet_chunking(net, gcd_chunking)
+    net = WRN(**common, n=4, k=10, use_bias=False, use_fc_bias=True)
+    shapes = [list(shape) for shape in net.param_shapes]
+    if convolutions_only:
+        shapes = shapes[2 * len(net.batchnorm_layers) : -2]
+    return shapes, *wrn_chunking(net, convolutions_only, convolutions_only, gcd_chunking)
+
+
+_RESNET32_CHUNKS = (
+    (480, 1, 0.1),
+    (2352, 1, 0.5),
+    (2352, 9, 4.5),
+    (4704, 1, 1),
+    (9312, 9, 18),
+    (18624, 1, 4),
+    (37056, 9, 71.7),
+    (650, 1, 0.14),
+)
+_RESNET32_GCD_CHUNKS = (
+    (480, 1, 0.1),
+    (2352, 1, 0.5),
+    (2352, 11, 5.6),
+    (4656, 22, 22),
+    (9264, 36, 71.7),
+    (650, 1, 0.1),
+)
+_WRN_CHUNKS = (
+    (464, 1, 0),
+    (23360, 1, 0.1),
+    (230720, 7, 4.4),
+    (461440, 15, 19),
+    (1844480, 15, 75.8),
+    (2560, 1, 0),
+    (51200, 1, 0.1),
+    (204800, 1, 0.6),
+    (6410, 1, 0),
+)
+_WRN_GCD_CHUNKS = (_WRN_CHUNKS[0], (23360, 71, 4.5), *_WRN_CHUNKS[3:])
+
+# Hidden layers of the internal hypernetworks, as the table has them.
+_RESNET32_MLPS = ((32, 3), (32, 3), (32, 6), (64, 32, 3), (64, 32, 6), (64, 32, 3), (64, 32, 6), (32, 3))
+_RESNET32_GCD_MLPS = ((32, 8), (32, 8), (64, 32, 24), (64, 32, 24), (64, 32, 24), (32, 8))
+_WRN_MLPS = ((32, 8), (32, 8), (64, 32, 10), (64, 32, 12), (64, 32, 12), *((32, 8),) * 4)
+_WRN_GCD_MLPS = ((32, 5), (64, 32, 21), (64, 32, 13), (64, 32, 13), *((32, 5),) * 4)
+
+
+def _structured_cases(gaussian: bool) -> tuple[StructuredCase, ...]:
+    def linear(count: int) -> tuple[tuple[int, ...], ...]:
+        return ((),) * count
+
+    rows = (
+        ("ResNet-32", False, (0, 0, 3, 0, 3, 0, 3, 0), linear(8), 3, _RESNET32_CHUNKS),
+        ("ResNet-32", False, (0, 0, 8, 0, 8, 0, 8, 0), _RESNET32_MLPS, 8, _RESNET32_CHUNKS),
+        ("ResNet-32", True, (0, 0, 16, 16, 16, 0), linear(6), 8, _RESNET32_GCD_CHUNKS),
+        ("ResNet-32", True, (0, 0, 32, 32, 32, 0), _RESNET32_GCD_MLPS, 32, _RESNET32_GCD_CHUNKS),
+        ("WRN-28-10", False, (0, 0, 2, 4, 4, 0, 0, 0, 0), linear(9), 8, _WRN_CHUNKS),
+        ("WRN-28-10", False, (0, 0, 32, 32, 32, 0, 0, 0, 0), _WRN_MLPS, 32, _WRN_CHUNKS),
+        ("WRN-28-10", True, (0, 16, 8, 8, 0, 0, 0, 0), linear(8), 5, _WRN_GCD_CHUNKS),
+        ("WRN-28-10", True, (0, 32, 32, 32, 0, 0, 0, 0), _WRN_GCD_MLPS, 32, _WRN_GCD_CHUNKS),
+    )
+    return tuple(
+        StructuredCase(network, gcd, gaussian, embs, layers, width, documented)
+        for network, gcd, embs, layers, width, documented in rows
+    )
+
+
+STRUCTURED_CASES: tuple[StructuredCase, ...] = (*_structured_cases(False), *_structured_cases(True))
+
+# The chunking tutorial's, with the embedding sizes of Sacramento et al., table S1.
+TUTORIAL_CASE = StructuredCase("WRN-28-10", False, False, (10, 7, 14, 14, 14, 7, 7, 7), ((),) * 8, 0)

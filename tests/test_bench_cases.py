@@ -4,8 +4,14 @@ import math
 
 import pytest
 
-from bench.cases import CHUNKED_CASES, DISTINCT_CHUNKED_CASES, ChunkedCase
-from hnetfast.hnets import ChunkedHMLP
+from bench.cases import (
+    CHUNKED_CASES,
+    DISTINCT_CHUNKED_CASES,
+    STRUCTURED_CASES,
+    TUTORIAL_CASE,
+    ChunkedCase,
+)
+from hnetfast.hnets import ChunkedHMLP, StructuredHMLP
 
 hypnettorch_mnets = pytest.importorskip("hypnettorch.mnets")
 
@@ -67,3 +73,32 @@ def test_hypernetwork_has_the_documented_size(case):
     assert hnet.num_chunks == case.num_chunks
     # The architectures are chosen so that the hypernetwork is smaller than what it generates.
     assert hnet.num_internal_params < 1.1 * case.num_outputs
+
+
+@pytest.mark.parametrize("case", STRUCTURED_CASES, ids=_name)
+def test_structured_hypernetwork_has_the_documented_parts(case):
+    arguments = case.arguments()
+    repeats = 2 if case.gaussian else 1
+    outputs = [sum(math.prod(shape) for shape in shapes) for shapes in arguments["chunk_shapes"]]
+    total = sum(math.prod(shape) for shape in arguments["target_shapes"]) // repeats
+    assert total == {"ResNet-32": 465_290, "WRN-28-10": 36_479_194}[case.network]
+    expected = case.documented * repeats
+    assert list(zip(outputs, arguments["num_per_chunk"], strict=True)) == [row[:2] for row in expected]
+    for size, chunks, percents in expected:
+        digits = len(f"{percents:g}".partition(".")[2])
+        # The table rounds 4.55 to 4.5 and 0.06 to 0.1: by at most one of its last digits.
+        assert abs(100 * size * chunks / total - percents) <= 10**-digits
+    if case.gaussian:
+        assert len(outputs) == {8: 16, 6: 12, 9: 18}.get(len(case.documented), 16)
+
+
+def test_structured_rows_are_there_once():
+    assert len({case.name for case in (*STRUCTURED_CASES, TUTORIAL_CASE)}) == 17
+
+
+@pytest.mark.parametrize("case", [c for c in STRUCTURED_CASES if c.network == "ResNet-32"], ids=_name)
+def test_structured_hypernetwork_generates_the_network(case):
+    hnet = StructuredHMLP(**case.arguments(), num_cond_embs=2, verbose=False)
+    assert hnet.assembly == "moves"
+    weights = hnet(cond_id=1)
+    assert [list(w.shape) for w in weights] == case.arguments()["target_shapes"]

@@ -57,8 +57,8 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
             hnet_uncond_in_size = check_size("hnet_uncond_in_size", hnet_uncond_in_size, 0)
             if hnet_uncond_in_size > hnet.num_outputs:
                 raise InputError(
-                    f"hnet_uncond_in_size: at most the number of weights, {hnet.num_outputs}, is accepted, got "
-                    f" {hnet_uncond_in_size}"
+                    f"hnet_uncond_in_size: at most the number of weights, {hnet.num_outputs}, is accepted, "
+                    f"got {hnet_uncond_in_size}"
                 )
         for name, handler in (("input_handler", input_handler), ("output_handler", output_handler)):
             if handler is not None and not callable(handler):

@@ -1,0 +1,188 @@
+"""Pictures of hypernetworks: which part of the target network each of their chunks is."""
+
+from __future__ import annotations
+
+from colorsys import hls_to_rgb
+from math import ceil, prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hnetfast._errors import InputError, InputTypeError
+from hnetfast.hnets import HContainer, HPerturbWrapper, StructuredHMLP
+from hnetfast.hnets._chunked_hnet import ChunkedHyperNet
+from hnetfast.hnets._full_hnet import FullHyperNet
+from hnetfast.hnets.hnet_interface import HyperNetInterface
+from hnetfast.ops.grouped_mlp import source_indices
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["TargetSource", "plot_chunking", "sources_of_targets"]
+
+_PIXELS = 96  # of a panel's longer side at most
+
+
+class TargetSource(NamedTuple):
+    """Something that target weights come from.
+
+    Attributes:
+        name: What it is: "hypernetwork 3", "shared", "condition", behind the names of containers around it.
+        chunk: The chunk that the hypernetwork generates, numbered from 0; None for what has no chunks.
+    """
+
+    name: str
+    chunk: int | None
+
+
+def sources_of_targets(hnet: HyperNetInterface) -> tuple[list[TargetSource], list[Tensor]]:
+    """Find out what generates each weight of the target network.
+
+    Args:
+        hnet: A hypernetwork of this package.
+
+    Returns:
+        The sources, and for each target tensor an int32 tensor of its shape that holds the number of the
+        source of every element.
+
+    Raises:
+        TypeError: If it is another kind of hypernetwork.
+        ValueError: If an assembly function computes the targets, so that they have no single source.
+    """
+    if not isinstance(hnet, HyperNetInterface):
+        raise InputTypeError(f"hnet: a hypernetwork is accepted, got {type(hnet).__name__}")
+    sources, flat = _sources(hnet, "")
+    pieces = flat.split([prod(shape) for shape in hnet.target_shapes])
+    return sources, [piece.view(*shape) for piece, shape in zip(pieces, hnet.target_shapes, strict=True)]
+
+
+def _sources(hnet: HyperNetInterface, prefix: str) -> tuple[list[TargetSource], Tensor]:
+    """The sources, and the number of that of each of the flattened targets."""
+    if isinstance(hnet, HPerturbWrapper):
+        return _sources(hnet.internal_hnet, prefix)
+    if isinstance(hnet, FullHyperNet):
+        return [TargetSource(f"{prefix}hypernetwork", None)], torch.zeros(hnet.num_outputs, dtype=torch.int32)
+    if isinstance(hnet, ChunkedHyperNet):
+        chunks = torch.arange(hnet.num_chunks, dtype=torch.int32)
+        sources = [TargetSource(f"{prefix}hypernetwork", i) for i in range(hnet.num_chunks)]
+        return sources, chunks.repeat_interleave(hnet._chunk_size)[: hnet.num_outputs]
+    if isinstance(hnet, StructuredHMLP):
+        return _structured_sources(hnet, prefix)
+    if isinstance(hnet, HContainer):
+        return _container_sources(hnet, prefix)
+    raise InputTypeError(f"hnet: the hypernetworks of hnetfast are accepted, got {type(hnet).__name__}")
+
+
+def _check_moves(hnet: StructuredHMLP | HContainer) -> None:
+    if hnet.assembly != "moves":
+        raise InputError(
+            f"hnet: assembly_fct computes the targets (assembly={hnet.assembly!r}), which therefore have "
+            "no single source"
+        )
+
+
+def _structured_sources(hnet: StructuredHMLP, prefix: str) -> tuple[list[TargetSource], Tensor]:
+    _check_moves(hnet)
+    counts = hnet._num_per_chunk
+    rows = [part.num_outputs for part in hnet.internal_hnets]
+    sources = [TargetSource(f"{prefix}hypernetwork {i}", j) for i, n in enumerate(counts) for j in range(n)]
+    chunks = torch.arange(len(sources), dtype=torch.int32)
+    sizes = torch.tensor(rows).repeat_interleave(torch.tensor(counts))
+    generated = chunks.repeat_interleave(sizes)
+    order = source_indices(hnet._placement, counts, hnet._num_generated, torch.device("cpu"))
+    generated = generated[order]
+    return sources, generated if hnet._finish is None else hnet._finish([generated[None]])[0]
+
+
+def _container_sources(hnet: HContainer, prefix: str) -> tuple[list[TargetSource], Tensor]:
+    _check_moves(hnet)
+    sources: list[TargetSource] = []
+    slots = []
+    for i, part in enumerate(hnet.internal_hnets):
+        name = f"{prefix}hnets[{i}] " if len(hnet.internal_hnets) > 1 else prefix
+        of_part, flat = _sources(part, name)
+        slots.append(flat + len(sources))
+        sources += of_part
+    for name, shapes in (("shared", hnet._uncond_param_shapes), ("condition", hnet._cond_param_shapes)):
+        for shape in shapes:
+            slots.append(torch.full((prod(shape),), len(sources), dtype=torch.int32))
+        if shapes:
+            sources.append(TargetSource(f"{prefix}{name}", None))
+    return sources, hnet._finish([slot[None] for slot in slots])[0]
+
+
+def plot_chunking(hnet: HyperNetInterface, *, columns: int = 8, panel_size: float = 1.2) -> Figure:
+    """Draw a picture of every target tensor, colored by what generates its elements.
+
+    A hypernetwork has a hue, and its chunks have shades of it. A tensor is drawn as a matrix, its first
+    dimension downwards and all others, flattened, to the right; large ones by a sample of their elements.
+
+    Args:
+        hnet: A hypernetwork of this package.
+        columns: Panels in a row.
+        panel_size: Width and height of a panel, in inches.
+
+    Returns:
+        A figure that no window manages: show it in a notebook, or write it with ``figure.savefig(path)``.
+
+    Raises:
+        TypeError, ValueError: See :func:`sources_of_targets`; or an argument is not positive.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    if columns < 1 or panel_size <= 0:
+        raise InputError(f"columns, panel_size: positive numbers are accepted, got {columns}, {panel_size}")
+    sources, targets = sources_of_targets(hnet)
+    colors = torch.tensor(_colors(sources))  # [sources, 3]
+    count = len(targets)
+    columns = min(columns, count)
+    rows = ceil(count / columns)
+    legend = {source.name: colors[i].tolist() for i, source in reversed(list(enumerate(sources)))}
+    height = rows * panel_size * 1.35 + 0.3 * ceil(len(legend) / 4) + 0.3
+    figure = Figure(figsize=(columns * panel_size, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for i, axis in enumerate(axes.flat):
+        if i >= count:
+            axis.set_axis_off()
+            continue
+        shape = tuple(targets[i].shape)
+        axis.imshow(colors[_sample(targets[i]).long()].numpy(), aspect="auto", interpolation="nearest")
+        axis.set_title(" × ".join(map(str, shape)) or "scalar", fontsize=6, pad=2)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    numbers: dict[str, int] = {}
+    for source in sources:
+        numbers[source.name] = numbers.get(source.name, 0) + (source.chunk is not None)
+    handles = []
+    for name in reversed(legend):
+        chunks = f" ({numbers[name]} chunk{'s' if numbers[name] > 1 else ''})" if numbers[name] else ""
+        handles.append(Patch(color=legend[name], label=name + chunks))
+    options = {"ncols": min(4, columns), "fontsize": 7, "frameon": False}
+    figure.legend(handles=handles, loc="outside lower center", **options)
+    return figure
+
+
+def _sample(numbers: Tensor) -> Tensor:
+    """A tensor as a matrix of at most so many pixels, every so many-th row and column of it."""
+    matrix = numbers.reshape(numbers.shape[0], -1) if numbers.dim() > 1 else numbers.reshape(1, -1)
+    for dim in (0, 1):
+        size = matrix.shape[dim]
+        if size > _PIXELS:
+            matrix = matrix.index_select(dim, torch.arange(_PIXELS) * size // _PIXELS)
+    return matrix
+
+
+def _colors(sources: list[TargetSource]) -> list[Any]:
+    """A hue for each name, from dark to light over its chunks."""
+    names = list(dict.fromkeys(source.name for source in sources))
+    chunks = {name: 1 + max(s.chunk or 0 for s in sources if s.name == name) for name in names}
+    colors = []
+    for source in sources:
+        hue = (0.58 + names.index(source.name) * 0.381966) % 1  # the golden angle keeps neighbours apart
+        shade = 0.5 if chunks[source.name] == 1 else (source.chunk or 0) / (chunks[source.name] - 1)
+        colors.append(hls_to_rgb(hue, 0.38 + 0.4 * shade, 0.6))
+    return colors
