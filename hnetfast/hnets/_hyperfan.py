@@ -421,13 +421,15 @@ def deconv_hyperfan_init(
     _, attention, (first, *kernels), biases = deconv._sort(deconv.unconditional_params)
     for param in [*(unit[-1] for unit in attention), *biases]:
         nn.init.zeros_(param)
-    _uniform_(first, 0, 1 / squares)
-    square, variance = _moments_of_activation(deconv._act_fn)
+    # Variance of the hidden layers before their activation: that of the output, unless normalisation says 1.
+    hidden = wanted if wanted > 0 and deconv.batchnorm_layers is None else 1.0
+    _uniform_(first, 0, hidden / squares)
+    square, variance = _moments_of_activation(deconv._act_fn, math.sqrt(hidden))
     for i, (layer, kernel) in enumerate(zip(deconv._layers, kernels, strict=True)):
         # The activations' mean cancels out if there are several channels.
         of_input = square if layer.in_channels == 1 else variance
-        var = (wanted if i == len(kernels) - 1 else 1) / (of_input * layer.fan_in)
-        _uniform_centred_(kernel, var)
+        out = wanted if i == len(kernels) - 1 else hidden
+        _uniform_centred_(kernel, out / (of_input * layer.fan_in))
 
 
 def _uniform_centred_(kernel: Tensor, variance: float) -> None:
@@ -441,14 +443,15 @@ def _uniform_centred_(kernel: Tensor, variance: float) -> None:
         kernel -= kernel.mean(dim=0)
 
 
-def _moments_of_activation(activation_fn: Callable | None) -> tuple[float, float]:
-    """Mean square and variance of the activation of a standard normal variable; ReLU's if it is unknown."""
+def _moments_of_activation(activation_fn: Callable | None, std: float) -> tuple[float, float]:
+    """Mean square and variance of the activation of a normal variable; those of ReLU if it is unknown."""
     if activation_fn is None:
-        return 1.0, 1.0
+        return std**2, std**2
     known = type(activation_fn) in _KNOWN_ACTIVATIONS
     num_points = 10000
     quantiles = (torch.arange(num_points, dtype=torch.float64) + 0.5) / num_points
-    normal = torch.special.ndtri(quantiles)
+    normal = std * torch.special.ndtri(quantiles)
     with torch.no_grad():
+        # Past the hooks, which need not know of this.
         y = type(activation_fn).forward(activation_fn, normal) if known else normal.relu()
     return float(y.square().mean()), float(y.var(correction=0))

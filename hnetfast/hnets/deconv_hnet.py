@@ -45,7 +45,9 @@ class HDeconv(FullHyperNet):
 
     Radford et al., "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
     Networks", 2016, https://arxiv.org/abs/1511.06434; Zhang et al., "Self-Attention Generative Adversarial
-    Networks", 2018, https://arxiv.org/abs/1805.08318. Initial weights: see :meth:`apply_hyperfan_init`.
+    Networks", 2018, https://arxiv.org/abs/1805.08318. Initial weights: see :meth:`apply_hyperfan_init`. A
+    kernel moves all pixels at once, so learning rates are to be smaller than for an MLP: with Adam 5e-4 is a
+    good start, and less for hundreds of channels.
 
     Arguments that are not explained here are those of :class:`~hnetfast.hnets.mlp_hnet.HMLP`.
 
@@ -261,15 +263,16 @@ class HDeconv(FullHyperNet):
         with, averaged over all of them; with the default arguments the constructor does so.
 
         The idea is that of Chang et al., "Principled Weight Initialization for Hypernetworks", 2020,
-        https://openreview.net/forum?id=H1lma24tPB. All pixels share the last layer's kernels, so tensors
-        cannot have variances of their own. Activations have variance 1 in every hidden layer: the variance
-        of kernels is that of Kaiming initialisation, for the mean number of products that a pixel is the
-        sum of (in the middle of an image ``in_channels·k_x·k_y/(stride_x·stride_y)``, He et al., 2015,
-        https://arxiv.org/abs/1502.01852), and their mean over the input channels is 0. Without the latter
-        the mean of activations would make pixels that the same taps reach, one or two apart, alike: rows of
-        generated matrices would be nearly parallel, and the outputs of the main network too large. Brock et
-        al., "Characterizing signal propagation to close the performance gap in unnormalized ResNets", 2021,
-        https://arxiv.org/abs/2101.08692, explain that and the gain that belongs to it.
+        https://openreview.net/forum?id=H1lma24tPB. All pixels share the kernels, so tensors cannot have
+        variances of their own. The first layer scales the inputs to the wanted variance, and the others
+        preserve it: their variance is that of Kaiming initialisation (He et al., 2015,
+        https://arxiv.org/abs/1502.01852), for the mean number of products that a pixel is the sum of; in the
+        middle of an image that is ``in_channels·k_x·k_y/(stride_x·stride_y)``. The mean of a kernel over its
+        input channels is 0, otherwise that of the activations would make pixels alike that the same taps
+        reach: rows of generated matrices would be nearly parallel, and the main network's outputs too large.
+        Brock et al., "Characterizing signal propagation to close the performance gap in unnormalized
+        ResNets", 2021, https://arxiv.org/abs/2101.08692, explain that and the gain that belongs to it. With
+        batch normalisation the hidden layers have the variance 1 and the last one sets that of the output.
 
         Biases and the factors of attention units are set to zero, embeddings are left as they are. Spectral
         normalisation overrides these variances.
