@@ -11,6 +11,8 @@ from bench.ensembles import EnsembleCase
 from bench.ensembles import measure_peaks as measure_ensemble_peaks
 from bench.memory import measure_peaks
 from bench.results import Results, describe_environment, format_text
+from bench.structured import CASES as STRUCTURED_CASES
+from bench.structured import measure_peaks as measure_structured_peaks
 from bench.timing import MODES
 
 _RESULTS = pytest.StashKey[Results]()
@@ -77,6 +79,19 @@ def _add_ensemble_peaks(config: pytest.Config, results: Results) -> None:
                 row.setdefault("peak_bytes", {})[name] = peaks[case.name]
 
 
+def _add_structured_peaks(config: pytest.Config, results: Results) -> None:
+    if config.option.no_memory or config.option.bench_device != "cpu" or not results.structured:
+        return
+    rows = [row for row in results.structured if row["mode"] == MODES[0]]
+    cases = {case.name: case for case in STRUCTURED_CASES}
+    requests = [(cases[row["case"]], row["conditions"]) for row in rows]
+    peaks = measure_structured_peaks("hnetfast", requests)
+    for row in rows:
+        name = f"{row['case']}:{row['conditions']}"
+        if name in peaks:
+            row["peak_bytes"] = {"hnetfast": peaks[name]}
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Measure peak memory, when nothing else runs, and store the results."""
     found = session.config.stash.get(_RESULTS, None)
@@ -84,6 +99,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     _add_peaks(session.config, found)
     _add_ensemble_peaks(session.config, found)
+    _add_structured_peaks(session.config, found)
     if session.config.option.store and not found.is_empty:
         found.save(session.config.option.store)
 

@@ -15,6 +15,7 @@ from bench.results import (
     ENSEMBLE_COLUMNS,
     RESULTS,
     RNN_COLUMNS,
+    STRUCTURED_COLUMNS,
     SUMMARY_COLUMNS,
     Results,
     ensemble_cells,
@@ -23,6 +24,8 @@ from bench.results import (
     groups,
     rnn_cells,
     speed_up,
+    structured_cells,
+    structured_facts,
     summary_cells,
     table_cells,
 )
@@ -98,6 +101,12 @@ _ENSEMBLES = (
     "hypnettorch's loop; *fwd+bwd* ends with the gradient `[B, n]`. Networks have no batch normalisation. "
     "Peak memory is that of a process, weights and result included."
 )
+_STRUCTURED = (
+    "`StructuredHMLP`, in milliseconds: *forward* gives the list of target tensors, *fwd+bwd* one flat "
+    "result and the gradients of all parameters. The floor is the larger of the bytes of the weights and of "
+    "the result at the measured copy rate and of the operations at the measured float32 matrix rate. Peak "
+    "memory is that of a forward, result included (results above 16 MB)."
+)
 _RNNS = (
     "`SimpleRNN` with given weights, 100 steps, width 100, batch 32, and the layer of `torch.nn` with its "
     "own, in milliseconds."
@@ -129,6 +138,10 @@ def docs_page(all_results: Sequence[tuple[str, Results]]) -> str:
             parts.append("### Many sets of weights\n\n" + _ENSEMBLES)
             parts.append("\n".join(f"- {line}" for line in ensemble_facts(results.ensembles)))
             parts.append(_markdown_table([ENSEMBLE_COLUMNS, *ensemble_cells(results.ensembles)]))
+        if results.structured:
+            parts.append("### Structured hypernetworks\n\n" + _STRUCTURED)
+            parts.append("\n".join(f"- {line}" for line in structured_facts(results.structured)))
+            parts.append(_markdown_table([STRUCTURED_COLUMNS, *structured_cells(results.structured)]))
         if results.rnns:
             parts.append("### Recurrent networks\n\n" + _RNNS)
             parts.append(_markdown_table([RNN_COLUMNS, *rnn_cells(results.rnns)]))
@@ -255,6 +268,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         section += (
             f"\n\n`forward_batched`, many sets of weights at once:\n\n{lines}\n\n{_environment_line(newest)}."
         )
+    structured = [results for _, results in all_results if results.structured]
+    if structured:
+        newest = max(structured, key=lambda results: results.environment["date"])
+        lines = "\n".join(f"- {line}" for line in structured_facts(newest.structured))
+        section += f"\n\n`StructuredHMLP`:\n\n{lines}\n\n{_environment_line(newest)}."
     readme.write_text(replace_section(readme.read_text(), section))
     print(f"Wrote {readme}, {docs / 'benchmarks.md'} and {2 * len(with_rows)} plots in {docs / 'img'}")
     return 0

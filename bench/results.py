@@ -80,6 +80,8 @@ class Results:
         ensembles: Times of networks with many sets of weights: an ``EnsembleCase`` and ``ms`` by contender;
             some have ``peak_bytes`` by contender.
         rnns: Times of recurrent networks: ``network``, ``mode`` and ``ms`` by contender.
+        structured: Times of structured hypernetworks: ``case``, ``conditions``, ``mode`` and ``ms`` by
+            contender; forward rows have ``floor_ms`` and may have ``peak_bytes`` by contender.
     """
 
     def __init__(self, environment: dict) -> None:
@@ -88,11 +90,12 @@ class Results:
         self.calls: list[dict] = []
         self.ensembles: list[dict] = []
         self.rnns: list[dict] = []
+        self.structured: list[dict] = []
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing has been measured."""
-        return not (self.rows or self.calls or self.ensembles or self.rnns)
+        return not (self.rows or self.calls or self.ensembles or self.rnns or self.structured)
 
     def save(self, path: Path) -> None:
         """Write everything as JSON; the file appears complete or not at all."""
@@ -102,6 +105,7 @@ class Results:
             "calls": self.calls,
             "ensembles": self.ensembles,
             "rnns": self.rnns,
+            "structured": self.structured,
             "rows": self.rows,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +126,7 @@ class Results:
         results = cls(content["environment"])
         results.rows, results.calls = content["rows"], content["calls"]
         results.ensembles, results.rnns = content.get("ensembles", []), content.get("rnns", [])
+        results.structured = content.get("structured", [])
         return results
 
 
@@ -311,6 +316,54 @@ def ensemble_facts(rows: Sequence[dict]) -> list[str]:
     return lines
 
 
+STRUCTURED_COLUMNS = (
+    "hypernetwork",
+    "B",
+    "mode",
+    "hnetfast",
+    "hypnettorch",
+    "× hypnettorch",
+    "of floor",
+    "peak memory, × output",
+)
+
+
+def structured_cells(rows: Sequence[dict]) -> list[list[str]]:
+    """Texts of a table with the columns ``STRUCTURED_COLUMNS``; times in ms."""
+    lines = []
+    for row in rows:
+        times = [row["ms"].get(name) for name in STRUCTURED_COLUMNS[3:5]]
+        ratio, floor, peak = speed_up(row), row.get("floor_ms"), row.get("peak_bytes", {})
+        size = 4 * row["num_outputs"] * row["conditions"]
+        lines.append(
+            [
+                row["case"],
+                str(row["conditions"]),
+                _MODE_LABELS[row["mode"]],
+                *("–" if v is None else f"{v:.3f}" if v < 10 else f"{v:.1f}" for v in times),
+                "–" if ratio is None else f"{ratio:.2f}",
+                f"{100 * floor / row['ms']['hnetfast']:.0f} %" if floor else "",
+                f"{peak['hnetfast'] / size:.2f}" if "hnetfast" in peak and size > _SMALL_BYTES else "",
+            ]
+        )
+    return lines
+
+
+def structured_facts(rows: Sequence[dict]) -> list[str]:
+    """Sentences that sum the table up."""
+    ratios = _values(speed_up(row) for row in rows)
+    shares = [row["floor_ms"] / row["ms"]["hnetfast"] for row in rows if row.get("floor_ms")]
+    lines = []
+    if ratios:
+        lines.append(
+            f"Structured hypernetworks over hypnettorch: geometric mean {geometric_mean(ratios):.2f}×, "
+            f"slowest {min(ratios):.2f}×"
+        )
+    if shares:
+        lines.append(f"Share of the floor, forward: geometric mean {100 * geometric_mean(shares):.0f} %")
+    return lines
+
+
 def _align(cells: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
@@ -345,6 +398,10 @@ def format_text(results: Results) -> str:
     if results.rnns:
         lines += ["", "Recurrent networks; times in ms"]
         lines += _align([RNN_COLUMNS, *rnn_cells(results.rnns)], left=(0, 1))
+    if results.structured:
+        lines += ["", "Structured hypernetworks; times in ms"]
+        lines += _align([STRUCTURED_COLUMNS, *structured_cells(results.structured)], left=(0, 2))
+        lines += ["", *structured_facts(results.structured)]
     return "\n".join(lines)
 
 
