@@ -406,3 +406,82 @@ def test_bad_calls_of_a_container():
     own = contained(in_order, IN_ORDER)
     with pytest.raises(ValueError, match="batch sizes"):
         own(cond_id=[0, 1, 2], cond_input=torch.randn(2, 2))
+
+
+# --- what hypnettorch cannot ------------------------------------------------------------------------
+
+
+def test_given_chunk_embeddings():
+    hnet = structured(in_order, IN_ORDER, uncond_in_size=0, cond_in_size=0, cond_chunk_embs=True)
+    own = [torch.stack([hnet.get_chunk_embs(i)[k] for i in (2, 0)]) for k in range(2)]
+    given_ones = {"chunk_embs": own}
+    torch.testing.assert_close(
+        hnet(weights=given_ones, ret_format="flattened"), hnet(cond_id=[2, 0], ret_format="flattened")
+    )
+    assert list(given_ones) == ["chunk_embs"]
+    for bad, message in (
+        ({"chunk_embs": own[:1]}, "2 tensors are accepted, got 1"),
+        ({"chunk_embs": [own[0], own[1][:1]]}, r"chunk_embs'\]\[1\]: shape \[2, 3, 3\]"),
+        ({"chunk_embs": own[0]}, "a list of tensors"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            hnet(weights=bad)
+    with pytest.raises(ValueError, match="exclude each other"):
+        hnet(cond_id=0, weights=given_ones)
+
+
+@pytest.mark.parametrize("cond_chunk_embs", [False, True])
+@pytest.mark.parametrize("external", [("no_cond_weights",), ("no_uncond_weights",), ("no_cond_weights",) * 2])
+def test_parameters_kept_outside(cond_chunk_embs, external):
+    options = {"uncond_in_size": 0, "cond_chunk_embs": cond_chunk_embs}
+    full = structured(in_order, IN_ORDER, **options)
+    hnet = structured(in_order, IN_ORDER, **options, **dict.fromkeys(external, True))
+    assert hnet.param_shapes == full.param_shapes
+    keys = {"no_cond_weights": "cond_weights", "no_uncond_weights": "uncond_weights"}
+    weights = {"uncond_weights": full.unconditional_params, "cond_weights": full.conditional_params}
+    if len(set(external)) == 1:
+        for name, key in keys.items():
+            if name not in external:  # the parts that are kept are as good as the others
+                weights[key] = (
+                    hnet.unconditional_params if key == "uncond_weights" else hnet.conditional_params
+                )
+    expected = full(cond_id=[1, 2], weights=weights, ret_format="flattened")
+    passed = {k: v for k, v in weights.items() if any(keys[name] == k for name in external)}
+    torch.testing.assert_close(hnet(cond_id=[1, 2], weights=passed, ret_format="flattened"), expected)
+    with pytest.raises(TypeError, match="weights: needed"):
+        hnet(cond_id=0)
+
+
+def test_hypernetworks_without_conditions_in_a_container():
+    part = HMLP([[3]], uncond_in_size=2, cond_in_size=0, verbose=False)
+    hnet = HContainer(
+        [[3], [2]],
+        lambda h, u, c: [*h[0], *c],
+        [part],
+        cond_param_shapes=[[2]],
+        num_cond_embs=4,
+        verbose=False,
+    )
+    x = torch.randn(2, 2)
+    out = hnet(uncond_input=x, cond_id=[3, 1])
+    for b in range(2):
+        torch.testing.assert_close(out[b][0], part(uncond_input=x[b : b + 1])[0])
+        assert out[b][1] is hnet.conditional_params[(3, 1)[b]]
+    wide = hnet(uncond_input=x[:1], cond_id=[3, 1], ret_format="flattened")
+    assert torch.equal(wide[0, :3], wide[1, :3])
+
+
+def test_a_container_that_keeps_nothing(capsys):
+    hnet = HContainer(
+        [[3], [2]],
+        lambda h, u, c: [*u, *c],
+        uncond_param_shapes=[[3]],
+        cond_param_shapes=[[2]],
+        no_uncond_weights=True,
+        no_cond_weights=True,
+        num_cond_embs=2,
+        verbose=False,
+    )
+    assert not capsys.readouterr().out
+    weights = [torch.randn(3), torch.randn(2), torch.randn(2)]
+    assert hnet(cond_id=1, weights=weights)[1] is weights[2]

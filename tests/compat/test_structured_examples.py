@@ -72,3 +72,21 @@ def test_wrn(gcd_chunking, use_bias, use_batch_norm, ignore_bn, ignore_out, n, k
     if ignore_out:
         shapes = shapes[:-2]
     assert_same_chunking(wrn_chunking(net, *flags), theirs, shapes)
+
+
+def test_output_layer_without_biases():
+    net = mnets.WRN(n=1, k=2, use_fc_bias=False, verbose=False, no_weights=True, use_batch_norm=False)
+    chunk_shapes, num_per_chunk, assembly_fct = wrn_chunking(net, ignore_out_weights=False)
+    targets = assembly_fct(numbered_chunks(chunk_shapes, num_per_chunk))
+    assert [list(t.shape) for t in targets] == [list(shape) for shape in net.param_shapes]
+
+
+def test_bad_networks():
+    net = mnets.ResNet(n=1, verbose=False, no_weights=True)
+    with pytest.raises(TypeError, match="net: a WRN is accepted, got ResNet"):
+        wrn_chunking(net)
+    with pytest.raises(TypeError, match="net: a ResNet is accepted, got Linear"):
+        resnet_chunking(torch.nn.Linear(1, 1))
+    modulated = mnets.ResNet(n=1, verbose=False, use_context_mod=True)
+    with pytest.raises(ValueError, match="context modulation"):
+        resnet_chunking(modulated)
