@@ -12,7 +12,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hnetfast import _embeddings
-from hnetfast.hnets import HMLP, ChunkedHMLP, HContainer, StructuredHMLP
+from hnetfast.hnets import HMLP, ChunkedHDeconv, ChunkedHMLP, HContainer, HDeconv, StructuredHMLP
 
 TARGETS = [[3, 2], [3]]
 
@@ -35,6 +35,17 @@ def contained(target_shapes, **kwargs):
     return HContainer(target_shapes, joined, [part], None, target_shapes[1:], verbose=False, **own)
 
 
+DECONV = {"num_layers": 2, "num_filters": [8], "kernel_size": 3, "sa_units": [0]}
+
+
+def deconv(target_shapes, layers, **kwargs):
+    return HDeconv(target_shapes, (5, 2), **DECONV, **kwargs)
+
+
+def chunked_deconv(target_shapes, layers, **kwargs):
+    return ChunkedHDeconv(target_shapes, (2, 2), chunk_emb_size=2, **DECONV, **kwargs)
+
+
 KINDS = {
     "HMLP": (HMLP, {}),
     "ChunkedHMLP": (ChunkedHMLP, {"chunk_size": 4, "chunk_emb_size": 2}),
@@ -46,6 +57,8 @@ KINDS = {
     "structured": (structured, {}),
     "structured, only chunks": (structured, {"cond_chunk_embs": True, "cond_in_size": 0}),
     "container": (contained, {}),
+    "HDeconv": (deconv, {}),
+    "ChunkedHDeconv": (chunked_deconv, {"cond_chunk_embs": True}),
 }
 
 
@@ -246,7 +259,7 @@ def test_conditions_of_another_dtype_or_without_weights():
 
 
 def test_first_conditions():
-    for kind in ("HMLP", "ChunkedHMLP"):
+    for kind in ("HMLP", "ChunkedHMLP", "HDeconv"):
         hnet = build(kind, num_cond_embs=0)
         hnet.add_conditions(2)
         assert hnet.param_shapes_meta == build(kind, num_cond_embs=2).param_shapes_meta
@@ -262,7 +275,7 @@ def test_bad_number_of_conditions(kind, number):
 
 
 def test_no_conditions_to_add():
-    for kind in ("HMLP", "ChunkedHMLP"):
+    for kind in ("HMLP", "ChunkedHMLP", "HDeconv"):
         hnet = build(kind, cond_in_size=0, uncond_in_size=2)
         with pytest.raises(ValueError, match="cond_in_size=0"):
             hnet.add_conditions(1)

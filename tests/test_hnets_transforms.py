@@ -7,15 +7,20 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from hnetfast.hnets import HMLP, ChunkedHMLP
+from hnetfast.hnets import HMLP, ChunkedHDeconv, ChunkedHMLP, HDeconv
 from hnetfast.mnets import MLP
 
+DECONV = {"num_layers": 3, "num_filters": [8, 2], "kernel_size": 2, "sa_units": [0]}
 KINDS = {
-    "HMLP": (HMLP, {}),
-    "ChunkedHMLP": (ChunkedHMLP, {"chunk_size": 7}),
-    "conditional chunks": (ChunkedHMLP, {"chunk_size": 7, "cond_chunk_embs": True}),
+    "HMLP": (HMLP, {"layers": [6]}),
+    "ChunkedHMLP": (ChunkedHMLP, {"chunk_size": 7, "layers": [6]}),
+    "conditional chunks": (ChunkedHMLP, {"chunk_size": 7, "cond_chunk_embs": True, "layers": [6]}),
     "linear": (ChunkedHMLP, {"chunk_size": 7, "layers": []}),
+    "HDeconv": (HDeconv, DECONV | {"hyper_img_shape": (9, 5)}),
+    "ChunkedHDeconv": (ChunkedHDeconv, DECONV | {"hyper_img_shape": (7, 2)}),
 }
+
+MLP_KINDS = [kind for kind in KINDS if "HDeconv" not in kind]
 
 
 def main_network():
@@ -24,7 +29,7 @@ def main_network():
 
 def build(kind, seed=0, **kwargs):
     cls, options = KINDS[kind]
-    options = {"cond_in_size": 4, "num_cond_embs": 3, "layers": [6], "verbose": False} | options | kwargs
+    options = {"cond_in_size": 4, "num_cond_embs": 3, "verbose": False} | options | kwargs
     torch.manual_seed(seed)
     return cls(main_network().hyper_shapes_learned, **options)
 
@@ -172,7 +177,7 @@ def test_gradients_in_float64(kind):
 
 
 def test_autocast(kind):
-    for options in ({}, {"dropout_rate": 0.5}):
+    for options in ({}, {"dropout_rate": 0.5}) if kind in MLP_KINDS else ({},):
         hnet = build(kind, **options).eval()
         expected = flat(hnet, cond_id=[0, 1])
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -265,6 +270,7 @@ def test_weights_kept_outside_in_part(kind):
 # --- other layers ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", MLP_KINDS)
 def test_spectral_norm(kind):
     hnet = build(kind, use_spectral_norm=True).eval()
     plain = build(kind)
