@@ -10,12 +10,14 @@ says, so that tensors of the target network are put together without a pass of t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from hnetfast import _env
 from hnetfast.ops._library import LIBRARY, loop_over_batch
 from hnetfast.ops._mlp_autograd import register_autograd
 from hnetfast.ops._mlp_layers import (
@@ -242,6 +244,84 @@ def _backward(grad_out, layers, groups, placement, needs):
 
 LIBRARY.impl("grouped_mlp", _forward_reference, "CompositeExplicitAutograd")
 LIBRARY.impl("grouped_mlp_backward", _backward_reference, "CompositeExplicitAutograd")
+
+
+# --- Triton, on a GPU -----------------------------------------------------------------------------
+
+
+def group_places(
+    placement: Tensor, chunks: Sequence[int], rows: Sequence[int], num_outputs: int, device: torch.device
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Where the elements of each group's chunks go: outputs, and which elements if not all of them.
+
+    Args:
+        placement: See :func:`grouped_mlp`.
+        chunks: ``N_g`` of each group.
+        rows: ``S_g`` of each group.
+        num_outputs: Outputs a condition.
+        device: Where the results are wanted.
+
+    Returns:
+        For each group int64 outputs, and the numbers of the elements ``[N_g, S_g]`` stored there, or None.
+    """
+    known = _sources.setdefault(placement, {})
+    key = ("places", device)
+    if key not in known:
+        cpu = torch.device("cpu")
+        sources = source_indices(placement, chunks, num_outputs, cpu)
+        sizes = [n * s for n, s in zip(chunks, rows, strict=True)]
+        targets = torch.full((sum(sizes),), -1)
+        targets[sources] = torch.arange(num_outputs)
+        found = []
+        for of_group in targets.split(sizes):
+            kept = (of_group >= 0).nonzero().flatten()
+            whole = len(kept) == len(of_group)
+            found.append((of_group[kept].to(device), None if whole else kept.to(device)))
+        known[key] = found
+    return known[key]
+
+
+def _on_gpu(groups: Sequence[Group], placement: Tensor, num_outputs: int) -> tuple:
+    """What the launchers take: sizes of the groups, and where their chunks go."""
+    _check(groups)
+    sizes = _group_sizes(groups)
+    rows = [group.weights[-1].shape[0] for group in groups]
+    device = groups[0].weights[0].device
+    return sizes, group_places(placement, [n for _, n in sizes], rows, num_outputs, device)
+
+
+def _forward_triton(inputs, weights, biases, counts, activations, placement, num_outputs, save_hidden=False):
+    from hnetfast.kernels.grouped_mlp import grouped_mlp_forward
+
+    groups = _split(inputs, weights, biases, counts, activations)
+    return grouped_mlp_forward(groups, *_on_gpu(groups, placement, num_outputs), num_outputs, save_hidden)
+
+
+def _backward_triton(grad_out, hidden, inputs, weights, biases, counts, activations, placement, needs):
+    from hnetfast.kernels.grouped_mlp import grouped_mlp_backward
+
+    groups = _split(inputs, weights, biases, counts, activations)
+    sizes, places = _on_gpu(groups, placement, grad_out.shape[1])
+    of_kinds = _split(
+        needs[: len(inputs)],
+        needs[len(inputs) : len(inputs) + len(weights)],
+        needs[len(inputs) + len(weights) :],
+        counts,
+        activations,
+    )
+    wanted = [[*kinds[0], *kinds[1], *kinds[2]] for kinds in of_kinds]
+    found = grouped_mlp_backward(grad_out, hidden.contiguous(), groups, sizes, places, wanted)
+    grads = ([], [], [])
+    for group, of_group in zip(groups, found, strict=True):
+        for all_grads, tensors in zip(grads, group[:3], strict=True):
+            all_grads.extend(of_group[: len(tensors)])
+            del of_group[: len(tensors)]
+    return [*grads[0], *grads[1], *grads[2]]
+
+
+if _env.backend() == "auto" and find_spec("triton"):
+    LIBRARY.impl("grouped_mlp", _forward_triton, "CUDA")
+    LIBRARY.impl("grouped_mlp_backward", _backward_triton, "CUDA")
 
 
 # --- tracing --------------------------------------------------------------------------------------
