@@ -157,7 +157,7 @@ def check_enough_pixels(shape: tuple[int, int, int], num_weights: int) -> None:
     if num_pixels < num_weights:
         raise InputError(
             f"hyper_img_shape: {' × '.join(map(str, shape))} = {num_pixels} values are too few for the "
-            f"{num_weights} weights of target_shapes, {num_weights - num_pixels} are missing"
+            f"{num_weights} weights of target_shapes, {num_weights - num_pixels} more needed"
         )
 
 

@@ -112,9 +112,8 @@ class ChunkedHDeconv(ChunkedHyperNet):
         if not no_uncond_weights:
             self.apply_hyperfan_init()
         if verbose:
-            print(
-                f"Created Chunked Deconvolutional Hypernet with {self.num_chunks} chunk(s) of {chunk_size}."
-            )
+            size = f"{self.num_chunks} chunk(s) of size {chunk_size}"
+            print(f"Created Chunked Deconvolutional Hypernet with {size}.")
             print(self)
 
     def apply_hyperfan_init(
