@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hnetfast.hnets import HMLP, ChunkedHMLP, HContainer, StructuredHMLP
 
@@ -485,3 +486,39 @@ def test_a_container_that_keeps_nothing(capsys):
     assert not capsys.readouterr().out
     weights = [torch.randn(3), torch.randn(2), torch.randn(2)]
     assert hnet(cond_id=1, weights=weights)[1] is weights[2]
+
+
+class CalledOps(TorchDispatchMode):
+    """Names of the operations that are called, without views of the result, which launch nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        self.names += [] if name == "as_strided" else [name]
+        return function(*args, **(kwargs or {}))
+
+
+def many_chunks(num_chunks, ids, ret_format):
+    hnet = StructuredHMLP(
+        [[6, num_chunks], [4]],
+        [[[6, 1]], [[4]]],
+        [num_chunks, 1],
+        2,
+        {"layers": [3]},
+        lambda c: [torch.cat([t[0] for t in c[:-1]], dim=1), c[-1][0]],
+        num_cond_embs=20,
+        verbose=False,
+    )
+    with torch.no_grad(), CalledOps() as called:
+        hnet(cond_id=ids, ret_format=ret_format)
+    return called.names
+
+
+@pytest.mark.parametrize("ret_format", ["flattened", "sequential"])
+def test_calls_do_not_grow_with_chunks_and_conditions(ret_format):
+    calls = many_chunks(5, [1, 2], ret_format)
+    assert calls.count("grouped_mlp") == 1
+    assert many_chunks(50, list(range(20)), ret_format) == calls
