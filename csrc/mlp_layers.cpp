@@ -24,7 +24,8 @@ constexpr int64_t kBlockRows = 256;         // that go through the hidden layers
 constexpr size_t kManyBlocks = 16;          // products enough to keep all threads busy, one each
 constexpr int64_t kSmallSums = 1 << 20;     // elements
 constexpr int64_t kSmallNetwork = 1 << 14;  // multiply-adds of the hidden layers below which calls cost more
-constexpr int64_t kFewRows = 4;             // below this many rows packing W costs more than it saves
+constexpr int64_t kFewRows = 4;             // below this many rows packing W costs more than it saves,
+constexpr int64_t kNarrowMatrix = 8;        // but for matrices of so few columns
 
 }  // namespace
 
@@ -309,7 +310,8 @@ LastInput separate(TensorList inputs, const Sizes& sizes) {
 
 bool use_tiles(const LastInput& input, const Tensor& weight) {
   if (!has_tile_kernels(weight.scalar_type())) return false;
-  return input.x.size(1) <= kWideLayer && (input.separable() || input.x.size(0) >= kFewRows);
+  const bool cheap = weight.size(1) <= kNarrowMatrix;
+  return input.x.size(1) <= kWideLayer && (input.separable() || input.x.size(0) >= kFewRows || cheap);
 }
 
 // The tile pass holds partial sums of the input gradient: not worth it where they outweigh the output gradient.

@@ -150,6 +150,21 @@ void forward_sums(const OutputLayer<T>& layer, T* out) {
   });
 }
 
+// sum[r, k] += Σ_j g[r, j] W[j0 + j, columns(k)], from a tile of the gradient; rows of `sum` are padded to vectors.
+template <typename T>
+void add_input_grads(const TileKernels<T>& kernels, const OutputLayer<T>& layer, const std::vector<Columns>& columns,
+                     int64_t width, int64_t j0, int64_t count, int64_t rows, const T* g, T* w, T* sum) {
+  const int64_t pitch = round_up(count, kernels.lanes), sum_pitch = round_up(width, kernels.lanes);
+  if (width == 0) return;
+  if (width < kernels.lanes) {  // padding would be most of a product
+    pack_columns(kernels, layer, columns, j0, count, pitch, w);
+    kernels.add_dots(rows, width, pitch, g, pitch, w, pitch, sum, sum_pitch);
+    return;
+  }
+  pack_rows(layer, columns, j0, count, sum_pitch, w);
+  kernels.gemm(rows, sum_pitch, count, g, pitch, 1, w, sum_pitch, sum, sum_pitch, nullptr, true);
+}
+
 }  // namespace
 
 template <typename T>
@@ -174,6 +189,9 @@ void output_layer_backward(const OutputLayer<T>& layer, const T* grad, T* grad_w
   const int64_t columns = std::min({kMaxTileColumns, spread, std::max(fitting / unit, int64_t(1)) * unit});
   const int64_t tiles = (layer.chunk_size + columns - 1) / columns, slabs = std::min(tiles, kSlabs);
   const int64_t work = layer.rows * layer.chunk_size * 2 * (layer.k + layer.l + q_count);
+
+  std::vector<Columns> all_columns = layer.x_columns;
+  for (const Columns& run : layer.y_columns) all_columns.push_back({run.from, run.to + layer.k, run.width});
 
   const bool stream = layer.chunk_size * layer.ld * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
   const int64_t x_size = grad_x ? layer.rows * x_pitch : 0, y_size = grad_y ? q_count * y_pitch : 0;
@@ -209,18 +227,11 @@ void output_layer_backward(const OutputLayer<T>& layer, const T* grad, T* grad_w
           T *dw_y = dw + layer.k * pitch, *rows = grad_weight + j0 * layer.ld, *target = stream ? w_rows : rows;
           kernels.gemm(layer.k, pitch, layer.rows, layer.x, 1, layer.x_ld, g_x, pitch, dw, pitch, nullptr, false);
           kernels.gemm(layer.l, pitch, q_count, layer.y, 1, layer.l, g_y, pitch, dw_y, pitch, nullptr, false);
-          for (const Columns& run : layer.x_columns) kernels.unpack_transposed(dw, pitch, target, layer.ld, count, run);
-          for (const Columns& run : layer.y_columns) kernels.unpack_transposed(dw_y, pitch, target, layer.ld, count, run);
+          kernels.unpack_transposed(dw, pitch, target, layer.ld, count, all_columns.data(), all_columns.size());
           if (stream) kernels.write_sum(rows, target, nullptr, count * layer.ld, true);
         }
-        if (grad_x) {
-          pack_rows(layer, layer.x_columns, j0, count, x_pitch, w_rows);
-          kernels.gemm(layer.rows, x_pitch, count, g_x, pitch, 1, w_rows, x_pitch, sum_x, x_pitch, nullptr, true);
-        }
-        if (grad_y && layer.l > 0) {
-          pack_rows(layer, layer.y_columns, j0, count, y_pitch, w_rows);
-          kernels.gemm(q_count, y_pitch, count, g_y, pitch, 1, w_rows, y_pitch, sum_y, y_pitch, nullptr, true);
-        }
+        if (grad_x) add_input_grads(kernels, layer, layer.x_columns, layer.k, j0, count, layer.rows, g_x, w_rows, sum_x);
+        if (grad_y) add_input_grads(kernels, layer, layer.y_columns, layer.l, j0, count, q_count, g_y, w_rows, sum_y);
       }
     }
     if (stream) kernels.fence();

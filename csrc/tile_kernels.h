@@ -26,8 +26,11 @@ struct TileKernels {
                        const int64_t* offset, const int64_t* width, int64_t start);
   // tile[to + k, j] = matrix[j·ld + from + k] for j < rows; 0 up to the pitch. `end` bounds what may be read.
   void (*pack_transposed)(T* tile, int64_t pitch, const T* matrix, const T* end, int64_t ld, int64_t rows, Columns columns);
-  // matrix[j·ld + from + k] = tile[to + k, j], its inverse.
-  void (*unpack_transposed)(const T* tile, int64_t pitch, T* matrix, int64_t ld, int64_t rows, Columns columns);
+  // matrix[j·ld + from + k] = tile[to + k, j] for all of `count` runs of columns, its inverse.
+  void (*unpack_transposed)(const T* tile, int64_t pitch, T* matrix, int64_t ld, int64_t rows, const Columns* runs,
+                            int64_t count);
+  // C[m·ldc + n] += Σ_p A[m·lda + p] B[n·ldb + p] for p < P, a multiple of `lanes`.
+  void (*add_dots)(int64_t M, int64_t N, int64_t P, const T* A, int64_t lda, const T* B, int64_t ldb, T* C, int64_t ldc);
   // out[i] = a[i] (+ b[i]), past the caches where `stream`.
   void (*write_sum)(T* out, const T* a, const T* b, int64_t count, bool stream);
   // sum[i] += a[i]

@@ -153,11 +153,88 @@ HN_INLINE void transpose(Vector<T>* rows) {
   }
 }
 
+#if defined(__x86_64__) && HN_BYTES == 64
+// Matrices of so few columns that 16 rows of them are as many vectors: these are taken apart, and put together, by
+// permutes, as many of which make a vector as there are columns.
+constexpr int64_t kNarrow = 8;
+
+struct Permutes {
+  alignas(64) int32_t lane[kNarrow][kNarrow][16] = {};
+  uint16_t mask[kNarrow][kNarrow] = {};
+
+  // Lane `to` of result `vector` is lane `from` of source `source`.
+  void set(int64_t vector, int64_t to, int64_t source, int64_t from) {
+    lane[vector][source][to] = static_cast<int32_t>(from);
+    mask[vector][source] |= static_cast<uint16_t>(1u << to);
+  }
+};
+
+HN_INLINE __m512 permuted(const Permutes& permutes, int64_t vector, const __m512* sources, int64_t count) {
+  __m512 result = _mm512_setzero_ps();
+  for (int64_t s = 0; s < count; ++s) {
+    const __m512i lanes = _mm512_load_si512(permutes.lane[vector][s]);
+    result = _mm512_mask_permutexvar_ps(result, permutes.mask[vector][s], lanes, sources[s]);
+  }
+  return result;
+}
+
+// Returns the first row that is left over.
+HN_TARGET inline int64_t pack_narrow(float* tile, int64_t pitch, const float* matrix, int64_t ld, int64_t rows, Columns columns) {
+  Permutes permutes;
+  for (int64_t t = 0; t < columns.width; ++t) {
+    for (int64_t i = 0; i < 16; ++i) {
+      const int64_t flat = i * ld + columns.from + t;
+      permutes.set(t, i, flat / 16, flat % 16);
+    }
+  }
+  int64_t j = 0;
+  for (; j + 16 <= rows; j += 16) {
+    __m512 sources[kNarrow];
+    for (int64_t s = 0; s < ld; ++s) sources[s] = _mm512_loadu_ps(matrix + j * ld + 16 * s);
+    for (int64_t t = 0; t < columns.width; ++t) {
+      _mm512_storeu_ps(tile + (columns.to + t) * pitch + j, permuted(permutes, t, sources, ld));
+    }
+  }
+  return j;
+}
+
+HN_TARGET inline int64_t unpack_narrow(const float* tile, int64_t pitch, float* matrix, int64_t ld, int64_t rows,
+                                       const Columns* runs, int64_t count) {
+  int64_t tile_row[kNarrow], covered = 0;
+  for (int64_t r = 0; r < count; ++r) {
+    for (int64_t t = 0; t < runs[r].width; ++t) tile_row[runs[r].from + t] = runs[r].to + t;
+    covered += runs[r].width;
+  }
+  if (covered != ld) return 0;
+  Permutes permutes;
+  for (int64_t flat = 0; flat < 16 * ld; ++flat) permutes.set(flat / 16, flat % 16, flat % ld, flat / ld);
+  int64_t j = 0;
+  for (; j + 16 <= rows; j += 16) {
+    __m512 sources[kNarrow];
+    for (int64_t s = 0; s < ld; ++s) sources[s] = _mm512_loadu_ps(tile + tile_row[s] * pitch + j);
+    for (int64_t v = 0; v < ld; ++v) _mm512_storeu_ps(matrix + j * ld + 16 * v, permuted(permutes, v, sources, ld));
+  }
+  return j;
+}
+#endif
+
 template <typename T>
 HN_TARGET void pack_transposed(T* tile, int64_t pitch, const T* matrix, const T* end, int64_t ld, int64_t rows,
                                Columns columns) {
   using V = Vector<T>;
   constexpr int L = kLanes<T>;
+#if defined(__x86_64__) && HN_BYTES == 64
+  if constexpr (sizeof(T) == 4) {
+    if (ld <= kNarrow && rows >= L) {
+      const int64_t done = pack_narrow(tile, pitch, matrix, ld, rows, columns);
+      for (int64_t t = 0; t < columns.width; ++t) {
+        T* out = tile + (columns.to + t) * pitch;
+        for (int64_t j = done; j < pitch; ++j) out[j] = j < rows ? matrix[j * ld + columns.from + t] : T(0);
+      }
+      return;
+    }
+  }
+#endif
   matrix += columns.from;
   tile += columns.to * pitch;
   for (int64_t j = 0; j < pitch; j += L) {
@@ -201,7 +278,7 @@ HN_INLINE void store_some(T* out, Vector<T> value, int64_t count) {
 }
 
 template <typename T>
-HN_TARGET void unpack_transposed(const T* tile, int64_t pitch, T* matrix, int64_t ld, int64_t rows, Columns columns) {
+HN_TARGET void unpack_run(const T* tile, int64_t pitch, T* matrix, int64_t ld, int64_t rows, Columns columns) {
   using V = Vector<T>;
   constexpr int L = kLanes<T>;
   matrix += columns.from;
@@ -223,6 +300,44 @@ HN_TARGET void unpack_transposed(const T* tile, int64_t pitch, T* matrix, int64_
         for (int r = 0; r < L; ++r) *reinterpret_cast<V*>(matrix + (j + r) * ld + k) = block[r];
       } else {
         for (int64_t r = 0; r < height; ++r) store_some<T>(matrix + (j + r) * ld + k, block[r], width);
+      }
+    }
+  }
+}
+
+template <typename T>
+HN_TARGET void unpack_transposed(const T* tile, int64_t pitch, T* matrix, int64_t ld, int64_t rows, const Columns* runs,
+                                 int64_t count) {
+  int64_t done = 0;
+#if defined(__x86_64__) && HN_BYTES == 64
+  if constexpr (sizeof(T) == 4) {
+    if (ld <= kNarrow && rows >= kLanes<T>) done = unpack_narrow(tile, pitch, matrix, ld, rows, runs, count);
+  }
+#endif
+  if (done == rows) return;
+  for (int64_t r = 0; r < count; ++r) unpack_run(tile + done, pitch, matrix + done * ld, ld, rows - done, runs[r]);
+}
+
+template <typename T>
+HN_TARGET void add_dots(int64_t M, int64_t N, int64_t P, const T* A, int64_t lda, const T* B, int64_t ldb, T* C,
+                        int64_t ldc) {
+  using V = Vector<T>;
+  constexpr int L = kLanes<T>, W = 4;  // rows of B at a time
+  for (int64_t m = 0; m < M; ++m) {
+    for (int64_t n = 0; n < N; n += W) {
+      const int64_t width = std::min<int64_t>(W, N - n);
+      alignas(HN_BYTES) V sum[W] = {};
+      const T *a = A + m * lda, *b[W];
+      for (int64_t w = 0; w < W; ++w) b[w] = B + (n + std::min(w, width - 1)) * ldb;
+      for (int64_t p = 0; p < P; p += L) {
+        const V value = *reinterpret_cast<const V*>(a + p);
+#pragma GCC unroll 4
+        for (int w = 0; w < W; ++w) sum[w] += value * *reinterpret_cast<const V*>(b[w] + p);
+      }
+      for (int64_t w = 0; w < width; ++w) {
+        T total = 0;
+        for (int i = 0; i < L; ++i) total += sum[w][i];
+        C[m * ldc + n + w] += total;
       }
     }
   }
@@ -288,7 +403,7 @@ inline void fence() {
 
 template <typename T>
 const TileKernels<T> kTable = {HN_NAME(HN_ISA), kLanes<T>,  HN_ROWS,  HN_VECTORS* kLanes<T>, gemm<T>, gemm_scatter<T>, pack_transposed<T>,
-                               unpack_transposed<T>, write_sum<T>, add<T>, fence};
+                               unpack_transposed<T>, add_dots<T>, write_sum<T>, add<T>, fence};
 
 #undef HN_NAME
 #undef HN_STRING
