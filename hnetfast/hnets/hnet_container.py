@@ -14,6 +14,7 @@ from hnetfast.hnets._arguments import check_size, check_target_shapes
 from hnetfast.hnets._assembly import Assembly
 from hnetfast.hnets._conditions import check_checkpoint
 from hnetfast.hnets._inputs import check_ret_format, parse_cond_ids, sort_weights
+from hnetfast.hnets._part_arguments import check_hnets, check_param_names, check_param_shapes
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
 from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets._weights import look_up
@@ -69,11 +70,11 @@ class HContainer(nn.Module, HyperNetInterface):
         if not callable(assembly_fct):
             raise InputTypeError(f"assembly_fct: a function is accepted, got {assembly_fct!r}")
         num_cond_embs = check_size("num_cond_embs", num_cond_embs, 0)
-        hnets = _check_hnets(hnets, num_cond_embs)
-        uncond_param_shapes = _check_shapes("uncond_param_shapes", uncond_param_shapes)
-        cond_param_shapes = _check_shapes("cond_param_shapes", cond_param_shapes)
-        uncond_names = _check_names("uncond_param", uncond_param_names, uncond_param_shapes)
-        cond_names = _check_names("cond_param", cond_param_names, cond_param_shapes)
+        hnets = check_hnets(hnets, num_cond_embs)
+        uncond_param_shapes = check_param_shapes("uncond_param_shapes", uncond_param_shapes)
+        cond_param_shapes = check_param_shapes("cond_param_shapes", cond_param_shapes)
+        uncond_names = check_param_names("uncond_param", uncond_param_names, uncond_param_shapes)
+        cond_names = check_param_names("cond_param", cond_param_names, cond_param_shapes)
         if not hnets and not uncond_param_shapes and not cond_param_shapes:
             raise InputError(
                 "hnets, uncond_param_shapes, cond_param_shapes: at least one of them is needed, got none"
@@ -511,43 +512,3 @@ def _size(shape: Sequence[int]) -> int:
 def _new_parameter(shape: Sequence[int], like: Tensor | None) -> nn.Parameter:
     options = {} if like is None else {"dtype": like.dtype, "device": like.device}
     return nn.Parameter(nn.init.normal_(torch.empty(*shape, **options), std=_STD))
-
-
-def _check_hnets(hnets: Any, num_cond_embs: int) -> list[HyperNetInterface]:
-    if hnets is None:
-        return []
-    if not isinstance(hnets, (list, tuple)):
-        raise InputTypeError(f"hnets: a list of hypernetworks is accepted, got {type(hnets).__name__}")
-    for i, hnet in enumerate(hnets):
-        if not isinstance(hnet, HyperNetInterface):
-            raise InputTypeError(f"hnets[{i}]: a hypernetwork is accepted, got {type(hnet).__name__}")
-    known = [hnet.num_known_conds for hnet in hnets]
-    wrong = [i for i, count in enumerate(known) if count not in (0, num_cond_embs)]
-    if wrong:
-        raise InputError(
-            f"hnets: each must know num_cond_embs={num_cond_embs} conditions or none, but hnets[{wrong[0]}] "
-            f"knows {known[wrong[0]]}"
-        )
-    return list(hnets)
-
-
-def _check_shapes(name: str, shapes: Any) -> list[list[int]]:
-    if shapes is None or (hasattr(shapes, "__len__") and len(shapes) == 0):
-        return []
-    try:
-        check_target_shapes(shapes)
-    except (InputError, InputTypeError) as error:
-        raise type(error)(str(error).replace("target_shapes", name)) from None
-    return [list(shape) for shape in shapes]
-
-
-def _check_names(prefix: str, names: Any, shapes: Sequence[Sequence[int]]) -> list[str]:
-    if names is None:
-        return ["weight" if len(shape) > 1 else "bias" for shape in shapes]
-    if not isinstance(names, (list, tuple)):
-        raise InputTypeError(f"{prefix}_names: a list is accepted, got {type(names).__name__}")
-    if len(names) != len(shapes):
-        raise InputError(
-            f"{prefix}_names: {len(shapes)} names as in {prefix}_shapes are accepted, got {len(names)}"
-        )
-    return list(names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
 from itertools import pairwise
 from typing import Any
 from warnings import warn
@@ -26,6 +25,7 @@ from hnetfast.hnets._inputs import (
     parse_cond_ids,
     sort_weights,
 )
+from hnetfast.hnets._part_arguments import check_structure
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
 from hnetfast.hnets.mlp_hnet import HMLP
 from hnetfast.mnets._weights import look_up
@@ -34,15 +34,6 @@ from hnetfast.mnets.mnet_interface import MainNetInterface
 __all__ = ["StructuredHMLP"]
 
 _CHUNK_EMBEDDINGS = "chunk embeddings"
-# Arguments of the internal hypernetworks that follow from those of the whole.
-_OWN_ARGUMENTS = (
-    "target_shapes",
-    "uncond_in_size",
-    "cond_in_size",
-    "no_uncond_weights",
-    "no_cond_weights",
-    "num_cond_embs",
-)
 
 
 class StructuredHMLP(nn.Module, HyperNetInterface):
@@ -97,7 +88,7 @@ class StructuredHMLP(nn.Module, HyperNetInterface):
         uncond_in_size = check_size("uncond_in_size", uncond_in_size, 0)
         cond_in_size = check_size("cond_in_size", cond_in_size, 0)
         num_cond_embs = check_size("num_cond_embs", num_cond_embs, 0)
-        num_per_chunk, chunk_emb_sizes, hmlp_kwargs = _check_lists(
+        num_per_chunk, chunk_emb_sizes, hmlp_kwargs = check_structure(
             chunk_shapes, num_per_chunk, chunk_emb_sizes, hmlp_kwargs
         )
         if not callable(assembly_fct):
@@ -562,57 +553,3 @@ class StructuredHMLP(nn.Module, HyperNetInterface):
     ):
         check_checkpoint(self, state_dict, prefix, strict)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, *args)
-
-
-def _check_lists(
-    chunk_shapes: Any, num_per_chunk: Any, chunk_emb_sizes: Any, hmlp_kwargs: Any
-) -> tuple[list[int], list[int], list[Mapping[str, Any]]]:
-    """Check the arguments that have an entry for each internal hypernetwork."""
-    if not isinstance(chunk_shapes, (list, tuple)) or not chunk_shapes:
-        raise InputError(
-            f"chunk_shapes: a list of at least one list of shapes is accepted, got {chunk_shapes!r}"
-        )
-    for i, shapes in enumerate(chunk_shapes):
-        try:
-            check_target_shapes(shapes)
-        except (InputError, InputTypeError) as error:
-            raise type(error)(str(error).replace("target_shapes", f"chunk_shapes[{i}]")) from None
-    count = len(chunk_shapes)
-
-    def as_list(name: str, values: Any) -> list[Any]:
-        if not isinstance(values, (list, tuple)):
-            raise InputTypeError(f"{name}: a list is accepted, got {values!r} ({type(values).__name__})")
-        if len(values) != count:
-            raise InputError(f"{name}: {count} entries as in chunk_shapes are accepted, got {len(values)}")
-        return list(values)
-
-    num_per_chunk = [
-        check_size(f"num_per_chunk[{i}]", n, 1) for i, n in enumerate(as_list("num_per_chunk", num_per_chunk))
-    ]
-    if isinstance(chunk_emb_sizes, (list, tuple)):
-        sizes = as_list("chunk_emb_sizes", chunk_emb_sizes)
-    else:
-        sizes = [check_size("chunk_emb_sizes", chunk_emb_sizes, 0)] * count
-    sizes = [check_size(f"chunk_emb_sizes[{i}]", size, 0) for i, size in enumerate(sizes)]
-    for i, (n, size) in enumerate(zip(num_per_chunk, sizes, strict=True)):
-        if size == 0 and n > 1:
-            raise InputError(
-                f"chunk_emb_sizes[{i}]: 0 is accepted only if num_per_chunk[{i}] is 1, because the chunks "
-                f"would be equal, but it is {n}"
-            )
-    kwargs = (
-        [hmlp_kwargs] * count if isinstance(hmlp_kwargs, Mapping) else as_list("hmlp_kwargs", hmlp_kwargs)
-    )
-    accepted = set(signature(HMLP).parameters) - set(_OWN_ARGUMENTS)
-    for i, entry in enumerate(kwargs):
-        if not isinstance(entry, Mapping):
-            raise InputTypeError(f"hmlp_kwargs[{i}]: a dictionary is accepted, got {type(entry).__name__}")
-        for key in entry:
-            if key not in accepted:
-                reason = (
-                    "follows from the arguments of StructuredHMLP" if key in _OWN_ARGUMENTS else "is unknown"
-                )
-                raise InputError(
-                    f"hmlp_kwargs[{i}]: {key!r} {reason}; accepted are {', '.join(sorted(accepted))}"
-                )
-    return num_per_chunk, sizes, kwargs
