@@ -357,6 +357,22 @@ def test_compile(make, ids):
     assert all(p.grad is not None for p in hnet.unconditional_params if p.requires_grad) or make is nested
 
 
+@pytest.mark.parametrize(
+    "make", [nested, lambda: structured(along_rows, [[4, 6], [4], [6, 6]], uncond_in_size=0)]
+)
+def test_a_checkpoint_may_be_assigned(make):
+    hnet, other = make(), make()
+    state = {name: 2 * tensor for name, tensor in hnet.state_dict().items()}
+    other.load_state_dict(state)
+    hnet.load_state_dict(state, assign=True)
+    expected = other(cond_id=[0, 2], ret_format="flattened")
+    assert torch.equal(hnet(cond_id=[0, 2], ret_format="flattened"), expected)
+    part = hnet.internal_hnets[0]
+    assert all(any(p is q for q in hnet.internal_params) for p in part.internal_params)
+    hnet.add_conditions(1)
+    assert torch.equal(hnet(cond_id=[0, 2], ret_format="flattened"), expected)
+
+
 def test_modes_reach_internal_networks():
     hnet = structured(in_order, IN_ORDER, uncond_in_size=0)
     hnet.eval()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hnetfast import hnets
 from hnetfast.mnets import WRN, BioConvNet, LeNet, ResNet, ResNetIN, ZenkeNet
 
 CHECKER = "libc_malloc_debug.so.0"
@@ -31,6 +32,7 @@ NETWORKS = {
     "ResNetIN_cutout": (ResNetIN, IMAGENET | FEW_MAPS | {"cutout_mod": True}),
     "ResNetIN_bottleneck": (ResNetIN, IMAGENET | FEW_MAPS | {"cutout_mod": True, "bottleneck_blocks": True}),
 }
+HYPERNETWORKS = ("HDeconv", "ChunkedHDeconv")
 
 
 def build(name, **kwargs):
@@ -73,11 +75,27 @@ def has_checker():
 needs_checker = pytest.mark.skipif(not has_checker(), reason=f"needs {CHECKER}")
 
 
+def run_hypernetwork(name):
+    """Transposed convolutions of few channels, kernels of one pixel among them."""
+    cls = getattr(hnets, name)
+    for kernel_size in (1, 3, (1, 4)):
+        for num_filters in ([1, 2], [8, 3], [33, 1]):
+            options = {
+                "num_layers": 3,
+                "num_filters": num_filters,
+                "kernel_size": kernel_size,
+                "sa_units": (),
+            }
+            hnet = cls([[50]], (9, 8), num_cond_embs=2, verbose=False, **options)
+            hnet(cond_id=[0, 1], ret_format="flattened").sum().backward()
+
+
 @needs_checker
 def test_networks_do_not_corrupt_the_heap():
-    child = run_in_child(*NETWORKS)
+    names = [*NETWORKS, *HYPERNETWORKS]
+    child = run_in_child(*names)
     assert child.returncode == 0, f"{child.stdout}\n{child.stderr}"
-    assert child.stdout.split() == [*NETWORKS, "done"]
+    assert child.stdout.split() == [*names, "done"]
 
 
 @needs_checker
@@ -113,7 +131,10 @@ def main(names):
         names = []
     for name in names:
         print(name, flush=True)
-        run(name, batch=5)
+        if name in NETWORKS:
+            run(name, batch=5)
+        else:
+            run_hypernetwork(name)
     print("done")
 
 

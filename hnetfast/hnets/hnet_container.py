@@ -12,7 +12,7 @@ from hnetfast._embeddings import select_parameters, touch_parameters
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets._arguments import check_size, check_target_shapes
 from hnetfast.hnets._assembly import Assembly
-from hnetfast.hnets._conditions import check_checkpoint
+from hnetfast.hnets._conditions import check_checkpoint, share_parameters
 from hnetfast.hnets._inputs import check_ret_format, parse_cond_ids, sort_weights
 from hnetfast.hnets._part_arguments import check_hnets, check_param_names, check_param_shapes
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
@@ -122,6 +122,7 @@ class HContainer(nn.Module, HyperNetInterface):
         norms = [module for module in modules if isinstance(module, SpectralNorm)]
         if norms:
             self._spectral_norms = nn.ModuleList(norms)
+        self.register_load_state_dict_post_hook(_share_parameters)
         self._is_properly_setup()
         if verbose:
             print(
@@ -503,6 +504,10 @@ class HContainer(nn.Module, HyperNetInterface):
     ):
         check_checkpoint(self, state_dict, prefix, strict)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, *args)
+
+
+def _share_parameters(hnet: HContainer, incompatible_keys: Any) -> None:
+    share_parameters(hnet, hnet._hnets)
 
 
 def _size(shape: Sequence[int]) -> int:
