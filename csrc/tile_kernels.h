@@ -31,6 +31,10 @@ struct TileKernels {
                             int64_t count);
   // C[m·ldc + n] += Σ_p A[m·lda + p] B[n·ldb + p] for p < P, a multiple of `lanes`.
   void (*add_dots)(int64_t M, int64_t N, int64_t P, const T* A, int64_t lda, const T* B, int64_t ldb, T* C, int64_t ldc);
+  // C[i·ci + j·cj + p] (+)= Σ_k A[i·ai + k·ak + p] B[j·bj + k·bk + p] for p < P, a multiple of `lanes`: a product of
+  // matrices for every p.
+  void (*multiply_positions)(int64_t I, int64_t J, int64_t K, int64_t P, const T* A, int64_t ai, int64_t ak, const T* B,
+                             int64_t bj, int64_t bk, T* C, int64_t ci, int64_t cj, bool accumulate);
   // out[i] = a[i] (+ b[i]), past the caches where `stream`.
   void (*write_sum)(T* out, const T* a, const T* b, int64_t count, bool stream);
   // sum[i] += a[i]

@@ -343,6 +343,53 @@ HN_TARGET void add_dots(int64_t M, int64_t N, int64_t P, const T* A, int64_t lda
   }
 }
 
+template <typename T, int NI, int NJ>
+HN_TARGET void position_block(int64_t K, int64_t P, const T* A, int64_t ai, int64_t ak, const T* B, int64_t bj, int64_t bk,
+                              T* C, int64_t ci, int64_t cj, bool accumulate) {
+  using V = Vector<T>;
+  for (int64_t p = 0; p < P; p += kLanes<T>) {
+    alignas(HN_BYTES) V sum[NI][NJ];
+#pragma GCC unroll 8
+    for (int i = 0; i < NI; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < NJ; ++j) sum[i][j] = accumulate ? *reinterpret_cast<const V*>(C + i * ci + j * cj + p) : V{};
+    }
+    for (int64_t k = 0; k < K; ++k) {
+      alignas(HN_BYTES) V b[NJ];
+#pragma GCC unroll 8
+      for (int j = 0; j < NJ; ++j) b[j] = *reinterpret_cast<const V*>(B + j * bj + k * bk + p);
+#pragma GCC unroll 8
+      for (int i = 0; i < NI; ++i) {
+        const V a = *reinterpret_cast<const V*>(A + i * ai + k * ak + p);
+#pragma GCC unroll 8
+        for (int j = 0; j < NJ; ++j) sum[i][j] += a * b[j];
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < NI; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < NJ; ++j) *reinterpret_cast<V*>(C + i * ci + j * cj + p) = sum[i][j];
+    }
+  }
+}
+
+template <typename T>
+HN_TARGET void multiply_positions(int64_t I, int64_t J, int64_t K, int64_t P, const T* A, int64_t ai, int64_t ak, const T* B,
+                                  int64_t bj, int64_t bk, T* C, int64_t ci, int64_t cj, bool accumulate) {
+  constexpr int N = HN_BYTES == 64 ? 4 : 2;
+  for (int64_t i = 0; i < I;) {
+    const bool wide_i = i + N <= I;
+    for (int64_t j = 0; j < J;) {
+      const bool wide_j = j + N <= J;
+      const auto run = wide_i ? (wide_j ? position_block<T, N, N> : position_block<T, N, 1>)
+                              : (wide_j ? position_block<T, 1, N> : position_block<T, 1, 1>);
+      run(K, P, A + i * ai, ai, ak, B + j * bj, bj, bk, C + i * ci + j * cj, ci, cj, accumulate);
+      j += wide_j ? N : 1;
+    }
+    i += wide_i ? N : 1;
+  }
+}
+
 template <typename T>
 HN_INLINE void stream_store(T* out, Vector<T> value) {
 #if defined(__x86_64__) && HN_BYTES == 64
@@ -403,7 +450,7 @@ inline void fence() {
 
 template <typename T>
 const TileKernels<T> kTable = {HN_NAME(HN_ISA), kLanes<T>,  HN_ROWS,  HN_VECTORS* kLanes<T>, gemm<T>, gemm_scatter<T>, pack_transposed<T>,
-                               unpack_transposed<T>, add_dots<T>, write_sum<T>, add<T>, fence};
+                               unpack_transposed<T>, add_dots<T>, multiply_positions<T>, write_sum<T>, add<T>, fence};
 
 #undef HN_NAME
 #undef HN_STRING

@@ -9,6 +9,15 @@ from hnetfast.ops.batched_linear import batched_linear
 from hnetfast.ops.chunked_mlp import chunked_mlp
 from hnetfast.ops.elman_states import elman_states
 from hnetfast.ops.grouped_mlp import grouped_mlp
+from hnetfast.ops.local_conv2d import local_conv2d
 from hnetfast.ops.split_targets import split_stacked, split_targets
 
-__all__ = ["batched_linear", "chunked_mlp", "elman_states", "grouped_mlp", "split_stacked", "split_targets"]
+__all__ = [
+    "batched_linear",
+    "chunked_mlp",
+    "elman_states",
+    "grouped_mlp",
+    "local_conv2d",
+    "split_stacked",
+    "split_targets",
+]

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hnetfast._errors import InputError, InputIndexError, InputTypeError
+from hnetfast.ops.local_conv2d import Geometry, local_conv2d_sets
 from hnetfast.utils._given_weights import check_placement, check_weights
 from hnetfast.utils.torch_utils import init_params
 
@@ -17,9 +17,6 @@ __all__ = ["LocalConv2dLayer"]
 Pair = int | Sequence[int]
 
 _WEIGHT_NAMES = ("filters", "bias")
-# Up to this number of samples each is multiplied and summed by itself; more are worth the copies of the
-# weights that a matrix product a pixel needs.
-_FEW_SAMPLES = 4
 
 
 class LocalConv2dLayer(nn.Module):
@@ -79,6 +76,8 @@ class LocalConv2dLayer(nn.Module):
                 f"kernel_size: {self._kernel_size} is larger than the input of {size}, "
                 f"padded by {self._padding}"
             )
+        output_size = (self._out_height, self._out_width)
+        self._geometry = Geometry(self._kernel_size, self._stride, self._padding, (1, 1), output_size, 1)
         num_inputs = self._in_channels * self._kernel_size[0] * self._kernel_size[1]
         num_pixels = self._out_height * self._out_width
         self._param_shapes = [[self._out_channels, num_inputs, num_pixels]]
@@ -155,27 +154,10 @@ class LocalConv2dLayer(nn.Module):
         Returns:
             Feature maps ``[N, C_out, H, W]`` or ``[B, N, …]``.
         """
-        if x.ndim == 5 and x.shape[1] <= _FEW_SAMPLES:
-            # All sets at a time would not fit the caches.
-            biases = [None] * x.shape[0] if bias is None else bias.unbind(0)
-            return torch.stack([self.convolve(*one) for one in zip(x, filters, biases, strict=True)])
-        if x.ndim == 5 and x.stride(0) == 0:
-            fields = self._unfold(x[0])
-            fields = fields.expand(x.shape[0], *fields.shape)
-        else:
-            fields = self._unfold(x.flatten(0, -4))
-            fields = fields.view(*x.shape[:-3], *fields.shape[1:])  # [..., N, C_in·K_h·K_w, H·W]
-        if 0 < x.shape[-4] <= _FEW_SAMPLES:
-            out = torch.stack([(sample * filters).sum(1) for sample in fields])
-        else:
-            out = torch.einsum("...nfp,...ofp->...nop", fields, filters)
-        if bias is not None:
-            out = out + bias.unsqueeze(-3)
-        return out.unflatten(-1, (self._out_height, self._out_width))
-
-    def _unfold(self, x: Tensor) -> Tensor:
-        """Receptive fields ``[N, C_in·K_h·K_w, H·W]``."""
-        return F.unfold(x, self._kernel_size, padding=self._padding, stride=self._stride)
+        if x.ndim == 4:
+            bias = None if bias is None else bias.unsqueeze(0)
+            return local_conv2d_sets(x.unsqueeze(0), filters.unsqueeze(0), bias, self._geometry).squeeze(0)
+        return local_conv2d_sets(x[:1] if x.stride(0) == 0 else x, filters, bias, self._geometry)
 
 
 def _integer(name: str, value: Any, smallest: int) -> int:

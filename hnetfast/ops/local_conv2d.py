@@ -1,0 +1,314 @@
+"""Convolution whose every output position has filters of its own, a locally connected layer.
+
+With F = C_in/groups·K_h·K_w and P = H·W output positions, and the values ``x̂[n, f, p]`` that filter entry f
+sees at position p of image n::
+
+    out[n, o, p] = bias[o, p] + Σ_f weight[o, f, p] x̂[n, f, p]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isqrt
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors
+
+LIBRARY.define(
+    "local_conv2d(Tensor input, Tensor weight, Tensor? bias, int[] kernel_size, int[] stride, int[] padding, "
+    "int[] dilation, int[] output_size, int groups) -> Tensor"
+)
+LIBRARY.define(
+    "local_conv2d_backward(Tensor grad, Tensor input, Tensor weight, int[] kernel_size, int[] stride, "
+    "int[] padding, int[] dilation, int[] output_size, int groups, bool need_input, bool need_weight) "
+    "-> (Tensor, Tensor)"
+)
+
+_OP = torch.ops.hnetfast.local_conv2d.default
+_BACKWARD_OP = torch.ops.hnetfast.local_conv2d_backward.default
+_KERNEL_DTYPES = (torch.float32, torch.float64)
+
+Pair = int | Sequence[int]
+
+
+class Geometry(NamedTuple):
+    """Kernel, step and size of the output, pairs of height and width, and the number of groups."""
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    output_size: tuple[int, int]
+    groups: int
+
+
+def local_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair | str = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    output_size: Pair | None = None,
+    *,
+    kernel_size: Pair | None = None,
+) -> Tensor:
+    """Convolve images with filters that differ from position to position.
+
+    Args:
+        input: Images ``[N, C_in, H_in, W_in]``, or one without N. With B sets of weights also
+            ``[B, N, C_in, H_in, W_in]``, images of its own for each set.
+        weight: Filters ``[C_out, C_in/groups·K_h·K_w, H·W]``, floating point; ``[B, …]`` for B sets.
+        bias: ``[C_out, H·W]``, or ``[C_out]`` for the same at all positions; ``[B, …]`` for B sets.
+        stride: Step between positions, one integer or one an axis, as the next three.
+        padding: Zeros on each side, or "valid" (none) or "same" (as many as keep the size, for a stride of 1
+            and kernels that reach as far to one side as to the other).
+        dilation: Step between the pixels that a filter sees.
+        groups: Number of groups of channels that do not see each other.
+        output_size: H and W; by default what the other sizes give. Other values are refused.
+        kernel_size: K_h and K_w; by default a square.
+
+    Returns:
+        Maps ``[N, C_out, H, W]``, without N if the input has none, with B in front for B sets.
+
+    Raises:
+        TypeError: If something is not a tensor, not made of integers, or of another dtype than the input.
+        ValueError: If sizes do not fit; the argument is named, and what is accepted.
+    """
+    geometry, sizes = _check(input, weight, bias, stride, padding, dilation, groups, output_size, kernel_size)
+    many, single = sizes
+    x = input if many and input.dim() == 5 else input.unsqueeze(0)
+    x = x.unsqueeze(1) if single else x  # [B or 1, N, C_in, H_in, W_in]
+    w = weight if many else weight.unsqueeze(0)
+    if bias is not None:
+        bias = bias if many else bias.unsqueeze(0)
+        bias = bias.unsqueeze(2).expand(-1, -1, w.shape[3]) if bias.dim() == 2 else bias
+    out = local_conv2d_sets(x, w, bias, geometry)
+    out = out.squeeze(1) if single else out
+    return out if many else out.squeeze(0)
+
+
+def local_conv2d_sets(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """The same for sets of weights, without checks.
+
+    Args:
+        input: ``[B or 1, N, C_in, H_in, W_in]``.
+        weight: ``[B, C_out, F, P]``.
+        bias: ``[B, C_out, P]`` or None.
+        geometry: Sizes.
+
+    Returns:
+        ``[B, N, C_out, H, W]``.
+    """
+    if (
+        EXTENSION_LOADED
+        and input.device.type == weight.device.type == "cpu"
+        and input.dtype == weight.dtype
+        and input.dtype in _KERNEL_DTYPES
+        and (bias is None or bias.dtype == weight.dtype)
+        and not torch.is_autocast_enabled("cpu")
+        and takes_plain_tensors()
+    ):
+        return _LocalConv2d.apply(input, weight, bias, geometry)
+    return local_conv2d_reference(input, weight, bias, *geometry)
+
+
+# --- checks ---------------------------------------------------------------------------------------
+
+
+def _pair(name: str, value: Pair, smallest: int) -> tuple[int, int]:
+    values = tuple(value) if isinstance(value, (list, tuple, torch.Size)) else (value, value)
+    if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        raise TypeError(f"local_conv2d: {name}: an integer or two of them are accepted, got {value!r}")
+    if min(values) < smallest:
+        raise ValueError(f"local_conv2d: {name}: integers of at least {smallest} are accepted, got {value!r}")
+    return values
+
+
+def _check(
+    input, weight, bias, stride, padding, dilation, groups, output_size, kernel_size
+) -> tuple[Geometry, tuple[bool, bool]]:
+    """Sizes of a call; and whether there are several sets of weights, and a single image."""
+    for name, tensor in (("input", input), ("weight", weight), ("bias", bias)):
+        if not isinstance(tensor, Tensor) and not (name == "bias" and tensor is None):
+            raise TypeError(f"local_conv2d: {name}: a tensor is accepted, got {type(tensor).__name__}")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and (tensor.dtype != input.dtype or tensor.device != input.device):
+            raise TypeError(
+                f"local_conv2d: {name}: {input.dtype} on {input.device} as of input is accepted, got "
+                f"{tensor.dtype} on {tensor.device}"
+            )
+    if not input.is_floating_point():
+        raise TypeError(f"local_conv2d: input: floating point is accepted, got {input.dtype}")
+    if not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"local_conv2d: groups: a positive integer is accepted, got {groups!r}")
+    shape, many = list(weight.shape), weight.dim() == 4
+    expected = "[C_out, C_in/groups·K_h·K_w, H·W], or [B, …] for B sets"
+    if weight.dim() not in (3, 4):
+        raise ValueError(f"local_conv2d: weight: the shape {expected} is accepted, got {shape}")
+    if input.dim() not in ((3, 4, 5) if many else (3, 4)) or 0 in input.shape[-3:]:
+        raise ValueError(
+            f"local_conv2d: input: the shape [N, C_in, H_in, W_in] is accepted, without N, or with B in "
+            f"front for B sets of weights, got {list(input.shape)}"
+        )
+    if input.dim() == 5 and input.shape[0] != shape[0]:
+        raise ValueError(
+            f"local_conv2d: input: {shape[0]} sets as of weight are accepted, got {list(input.shape)}"
+        )
+    outputs, num_fields, positions = shape[-3:]
+    channels, *size = input.shape[-3:]
+    if channels % groups or outputs % groups:
+        raise ValueError(
+            f"local_conv2d: groups: must divide {channels} input and {outputs} output channels, got {groups}"
+        )
+    per_group = channels // groups
+    stride, dilation = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
+    if kernel_size is None:
+        side = isqrt(max(num_fields // per_group, 0))
+        if side == 0 or side * side * per_group != num_fields:
+            hint = " (this is the layout of Conv2d)" if many and shape[-1] == shape[-2] else ""
+            raise ValueError(
+                f"local_conv2d: weight: the shape {expected} is accepted; for {per_group} channels and a "
+                f"square kernel dimension -2 is a square times {per_group}, got {shape}{hint}; or pass "
+                "kernel_size"
+            )
+        kernel_size = side
+    kernel = _pair("kernel_size", kernel_size, 1)
+    if kernel[0] * kernel[1] * per_group != num_fields:
+        raise ValueError(
+            f"local_conv2d: weight: {per_group * kernel[0] * kernel[1]} entries for {per_group} channels and "
+            f"kernel_size {kernel} are accepted in dimension -2, got {shape}"
+        )
+    padding = _padding(padding, kernel, stride, dilation)
+    found = tuple(
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
+    )
+    if min(found) < 1:
+        raise ValueError(
+            f"local_conv2d: kernel_size: {kernel} with dilation {dilation} is larger than the input {size} "
+            f"padded by {padding}: the output would be empty"
+        )
+    if output_size is not None and _pair("output_size", output_size, 1) != found:
+        raise ValueError(f"local_conv2d: output_size: {found} is accepted for these sizes, got {output_size}")
+    if positions != found[0] * found[1]:
+        raise ValueError(
+            f"local_conv2d: weight: {found[0]}·{found[1]} = {found[0] * found[1]} positions are accepted in "
+            f"the last dimension, got {shape}"
+        )
+    if bias is not None:
+        accepted = [[*shape[:-3], outputs, positions], [*shape[:-3], outputs]]
+        if list(bias.shape) not in accepted:
+            raise ValueError(
+                f"local_conv2d: bias: the shapes {accepted[0]} and {accepted[1]} are accepted, got "
+                f"{list(bias.shape)}"
+            )
+    geometry = Geometry(kernel, stride, padding, dilation, found, groups)
+    return geometry, (many, input.dim() == 3)
+
+
+def _padding(padding, kernel, stride, dilation) -> tuple[int, int]:
+    if not isinstance(padding, str):
+        return _pair("padding", padding, 0)
+    if padding == "valid":
+        return 0, 0
+    if padding != "same":
+        raise ValueError(f"local_conv2d: padding: 'same', 'valid' or integers are accepted, got {padding!r}")
+    if stride != (1, 1):
+        raise ValueError(f"local_conv2d: padding: 'same' is accepted for a stride of 1, got stride {stride}")
+    reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    if any(r % 2 for r in reach):
+        raise ValueError(
+            f"local_conv2d: padding: 'same' is accepted for kernels that reach equally far to both sides, "
+            f"got kernel_size {kernel} with dilation {dilation}"
+        )
+    return reach[0] // 2, reach[1] // 2
+
+
+# --- reference ------------------------------------------------------------------------------------
+
+
+def _fields(input: Tensor, geometry: Geometry) -> Tensor:
+    """What filters see, ``[B or 1, N, groups, F, P]``."""
+    kernel, stride, padding, dilation, _, groups = geometry
+    fields = F.unfold(input.flatten(0, 1), kernel, dilation=dilation, padding=padding, stride=stride)
+    return fields.view(*input.shape[:2], groups, -1, fields.shape[-1])
+
+
+def local_conv2d_reference(
+    input, weight, bias, kernel_size, stride, padding, dilation, output_size, groups
+) -> Tensor:
+    """What :func:`local_conv2d_sets` computes, in plain differentiable PyTorch."""
+    geometry = Geometry(kernel_size, stride, padding, dilation, output_size, groups)
+    fields = _fields(input, geometry).expand(weight.shape[0], -1, -1, -1, -1)
+    out = torch.einsum("bngfp,bgofp->bngop", fields, weight.unflatten(1, (groups, -1)))
+    out = out.flatten(2, 3)
+    if bias is not None:
+        out = out + bias.unsqueeze(1)
+    return out.unflatten(-1, tuple(output_size))
+
+
+def _backward_reference(
+    grad, input, weight, kernel_size, stride, padding, dilation, output_size, groups, need_input, need_weight
+):
+    geometry = Geometry(kernel_size, stride, padding, dilation, output_size, groups)
+    grad = grad.flatten(-2).unflatten(2, (groups, -1))  # [B, N, groups, C_out/groups, P]
+    grad_input = grad_weight = grad.new_empty(0)
+    if need_weight:
+        fields = _fields(input, geometry).expand(weight.shape[0], -1, -1, -1, -1)
+        grad_weight = torch.einsum("bngop,bngfp->bgofp", grad, fields).flatten(1, 2)
+    if need_input:
+        parts = torch.einsum("bngop,bgofp->bngfp", grad, weight.unflatten(1, (groups, -1)))
+        parts = parts.flatten(2, 3).flatten(0, 1)  # [B·N, C_in·K_h·K_w, P]
+        grad_input = F.fold(
+            parts, input.shape[-2:], kernel_size, dilation=dilation, padding=padding, stride=stride
+        ).unflatten(0, grad.shape[:2])
+        if input.shape[0] == 1:
+            grad_input = grad_input.sum(0, keepdim=True)
+    return grad_input, grad_weight
+
+
+LIBRARY.impl("local_conv2d", local_conv2d_reference, "CompositeExplicitAutograd")
+LIBRARY.impl("local_conv2d_backward", _backward_reference, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("hnetfast::local_conv2d", lib=LIBRARY)
+def _fake(input, weight, bias, kernel_size, stride, padding, dilation, output_size, groups):
+    return input.new_empty(weight.shape[0], input.shape[1], weight.shape[1], *output_size)
+
+
+@torch.library.register_fake("hnetfast::local_conv2d_backward", lib=LIBRARY)
+def _backward_fake(
+    grad, input, weight, kernel_size, stride, padding, dilation, output_size, groups, need_input, need_weight
+):
+    return (
+        input.new_empty(input.shape if need_input else 0),
+        weight.new_empty(weight.shape if need_weight else 0),
+    )
+
+
+class _LocalConv2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.geometry = geometry
+        return _OP(input, weight, bias, *geometry)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        need_input, need_weight, need_bias, _ = ctx.needs_input_grad
+        # With a graph, what was saved knows where it comes from, so that this has a derivative too.
+        backward = _backward_reference if torch.is_grad_enabled() else _BACKWARD_OP
+        grad_input, grad_weight = backward(grad, input, weight, *ctx.geometry, need_input, need_weight)
+        return (
+            grad_input if need_input else None,
+            grad_weight if need_weight else None,
+            grad.sum(1).flatten(-2) if need_bias else None,
+            None,
+        )
