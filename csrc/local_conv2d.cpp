@@ -24,7 +24,6 @@ constexpr const char* kOp = "local_conv2d";
 constexpr int64_t kTile = 64;          // positions
 constexpr int64_t kImages = 32;        // that go through the weights together
 constexpr int64_t kFieldBytes = 192 << 10;
-constexpr int64_t kTasks = 8;          // at least, where positions alone make fewer
 
 // Sizes of one call. Images [sets or 1, images, channels, height, width], weights [sets, outputs, F, P].
 struct Shape {
@@ -34,12 +33,13 @@ struct Shape {
   int64_t positions() const { return out_h * out_w; }
 };
 
-// Calls run(set, group, first position, count of positions, first output of the group, last) for every task. The tasks
-// do not depend on the number of threads.
+// Calls run(set, group, first position, count of positions, first output of the group, last) for every task. Outputs are
+// shared out too where positions are too few for the threads; each is computed in the same way whoever does it.
 template <typename F>
 void for_each_task(const Shape& s, int64_t rows, const F& run) {
   const int64_t tiles = (s.positions() + kTile - 1) / kTile, base = s.sets * s.groups * tiles;
-  const int64_t splits = base == 0 ? 1 : std::clamp<int64_t>((kTasks + base - 1) / base, 1, std::max<int64_t>(rows, 1));
+  const int64_t threads = at::get_num_threads(), wanted = base % threads ? threads : 1;  // tasks of equal size for all
+  const int64_t splits = base >= 4 * threads ? 1 : std::clamp<int64_t>(wanted, 1, std::max<int64_t>(rows, 1));
   const int64_t work = s.sets * s.images * s.outputs * s.fields() * s.positions();
   parallel(base * splits, work, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
@@ -79,6 +79,8 @@ void gather(const Shape& s, const T* image, int64_t g, int64_t f0, int64_t f1, i
     T* to = fields + f * pitch + i;
     if (s.stride_w == 1) {
       std::memcpy(to, image + from, n * sizeof(T));
+    } else if (s.stride_w == 2) {
+      for (int64_t t = 0; t < n; ++t) to[t] = image[from + 2 * t];
     } else {
       for (int64_t t = 0; t < n; ++t) to[t] = image[from + t * s.stride_w];
     }
@@ -105,7 +107,7 @@ void forward_impl(const Shape& s, const T* input, int64_t set_stride, const T* w
   const TileKernels<T>& kernels = tile_kernels<T>();
   const int64_t F = s.fields(), P = s.positions(), image = s.channels * s.height * s.width, per_group = s.outputs / s.groups;
   for_each_task(s, per_group, [&](int64_t b, int64_t g, int64_t p0, int64_t count, int64_t o0, int64_t o1) {
-    const int64_t pitch = round_up(count, kernels.lanes), rows = o1 - o0;
+    const int64_t pitch = round_up(count, kernels.lanes), rows = o1 - o0, whole = count / kernels.lanes * kernels.lanes;
     for (int64_t n0 = 0; n0 < s.images; n0 += kImages) {
       const int64_t images = std::min(kImages, s.images - n0), step = fields_at_once<T>(s, images, pitch);
       T* fields = scratch<T>((images * step + rows * images + 4 * step) * pitch);
@@ -123,11 +125,18 @@ void forward_impl(const Shape& s, const T* input, int64_t set_stride, const T* w
         }
         for (int64_t o = o0; o < o1; o += 4) {
           const int64_t some = std::min<int64_t>(4, o1 - o);
-          for (int64_t i = 0; i < some; ++i) {
-            pack(weight + ((b * s.outputs + g * per_group + o + i) * F + f0) * P + p0, width, P, count, pitch, packed + i * step * pitch);
+          const T* rows_of_o = weight + ((b * s.outputs + g * per_group + o) * F + f0) * P + p0;
+          T* to = sums + (o - o0) * images * pitch;
+          // Whole vectors are read where they are, the rest from a padded copy.
+          if (whole > 0) {
+            kernels.multiply_positions(some, images, width, whole, rows_of_o, F * P, P, fields, step * pitch, pitch, to,
+                                       images * pitch, pitch, true);
           }
-          kernels.multiply_positions(some, images, width, pitch, packed, step * pitch, pitch, fields, step * pitch, pitch,
-                                     sums + (o - o0) * images * pitch, images * pitch, pitch, true);
+          if (whole == count) continue;
+          const int64_t left = pitch - whole;
+          for (int64_t i = 0; i < some; ++i) pack(rows_of_o + i * F * P + whole, width, P, count - whole, left, packed + i * step * left);
+          kernels.multiply_positions(some, images, width, left, packed, step * left, left, fields + whole, step * pitch, pitch,
+                                     to + whole, images * pitch, pitch, true);
         }
       }
       for (int64_t o = o0; o < o1; ++o) {
@@ -147,6 +156,7 @@ void weight_impl(const Shape& s, const T* grad, const T* input, int64_t set_stri
   const int64_t F = s.fields(), P = s.positions(), image = s.channels * s.height * s.width, per_group = s.outputs / s.groups;
   for_each_task(s, per_group, [&](int64_t b, int64_t g, int64_t p0, int64_t count, int64_t o0, int64_t o1) {
     const int64_t pitch = round_up(count, kernels.lanes), rows = o1 - o0, step = fields_at_once<T>(s, s.images, pitch);
+    const int64_t whole = count / kernels.lanes * kernels.lanes, left = pitch - whole;
     T* fields = scratch<T>((s.images * step + rows * s.images + 4 * step) * pitch);
     T *g_rows = fields + s.images * step * pitch, *sums = g_rows + rows * s.images * pitch;  // g_rows [o, n, pitch]
     for (int64_t o = o0; o < o1; ++o) {
@@ -161,11 +171,20 @@ void weight_impl(const Shape& s, const T* grad, const T* input, int64_t set_stri
       }
       for (int64_t o = o0; o < o1; o += 4) {
         const int64_t some = std::min<int64_t>(4, o1 - o);
-        kernels.multiply_positions(some, width, s.images, pitch, g_rows + (o - o0) * s.images * pitch, s.images * pitch, pitch,
-                                   fields, pitch, step * pitch, sums, step * pitch, pitch, false);
+        const T* g_of_o = g_rows + (o - o0) * s.images * pitch;
+        T* to = grad_weight + ((b * s.outputs + g * per_group + o) * F + f0) * P + p0;
+        // Whole vectors are written where they belong, the rest by way of a padded copy.
+        if (whole > 0) {
+          kernels.multiply_positions(some, width, s.images, whole, g_of_o, s.images * pitch, pitch, fields, pitch, step * pitch,
+                                     to, F * P, P, false);
+        }
+        if (left == 0) continue;
+        kernels.multiply_positions(some, width, s.images, left, g_of_o + whole, s.images * pitch, pitch, fields + whole, pitch,
+                                   step * pitch, sums, step * left, left, false);
         for (int64_t i = 0; i < some; ++i) {
-          T* to = grad_weight + ((b * s.outputs + g * per_group + o + i) * F + f0) * P + p0;
-          for (int64_t f = 0; f < width; ++f) std::memcpy(to + f * P, sums + (i * step + f) * pitch, count * sizeof(T));
+          for (int64_t f = 0; f < width; ++f) {
+            std::memcpy(to + (i * F + f) * P + whole, sums + (i * step + f) * left, (count - whole) * sizeof(T));
+          }
         }
       }
     }
@@ -188,21 +207,29 @@ void input_impl(const Shape& s, const T* grad, const T* weight, bool shared, T* 
         const int64_t b = shared ? set : slot;
         for (int64_t p0 = 0; p0 < P; p0 += kTile) {
           const int64_t count = std::min(kTile, P - p0), pitch = round_up(count, kernels.lanes);
+          const int64_t whole = count / kernels.lanes * kernels.lanes, left = pitch - whole;
           for (int64_t n0 = 0; n0 < s.images; n0 += kImages) {
             const int64_t images = std::min(kImages, s.images - n0);
             T* fields = scratch<T>((images * kernel + 4 * images + 4 * kernel) * pitch);  // [n, f, pitch]
             T *g_rows = fields + images * kernel * pitch, *packed = g_rows + 4 * images * pitch;
-            for (int64_t o = 0; o < per_group; o += 4) {
+            const int64_t first = b * s.outputs + g * per_group;
+            if (whole > 0) {
+              kernels.multiply_positions(images, kernel, per_group, whole, grad + ((b * s.images + n0) * s.outputs + g * per_group) * P + p0,
+                                         s.outputs * P, P, weight + (first * F + f0) * P + p0, P, F * P, fields, kernel * pitch,
+                                         pitch, false);
+            }
+            for (int64_t o = 0; o < per_group && left > 0; o += 4) {
               const int64_t some = std::min<int64_t>(4, per_group - o);
               for (int64_t i = 0; i < some; ++i) {
                 const int64_t output = g * per_group + o + i;
-                pack(weight + ((b * s.outputs + output) * F + f0) * P + p0, kernel, P, count, pitch, packed + i * kernel * pitch);
+                pack(weight + ((b * s.outputs + output) * F + f0) * P + p0 + whole, kernel, P, count - whole, left, packed + i * kernel * left);
                 for (int64_t n = 0; n < images; ++n) {
-                  pack(grad + ((b * s.images + n0 + n) * s.outputs + output) * P + p0, 1, P, count, pitch, g_rows + (i * images + n) * pitch);
+                  pack(grad + ((b * s.images + n0 + n) * s.outputs + output) * P + p0 + whole, 1, P, count - whole, left,
+                       g_rows + (i * images + n) * left);
                 }
               }
-              kernels.multiply_positions(images, kernel, some, pitch, g_rows, pitch, images * pitch, packed, pitch, kernel * pitch,
-                                         fields, kernel * pitch, pitch, o > 0);
+              kernels.multiply_positions(images, kernel, some, left, g_rows, left, images * left, packed, left, kernel * left,
+                                         fields + whole, kernel * pitch, pitch, o > 0);
             }
             for (int64_t n = 0; n < images; ++n) {
               T* target = grad_input + (slot * s.images + n0 + n) * image;
