@@ -122,12 +122,60 @@ def local_conv2d_sets(input: Tensor, weight: Tensor, bias: Tensor | None, geomet
 
 
 def _pair(name: str, value: Pair, smallest: int) -> tuple[int, int]:
-    values = tuple(value) if isinstance(value, (list, tuple, torch.Size)) else (value, value)
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
     if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
         raise TypeError(f"local_conv2d: {name}: an integer or two of them are accepted, got {value!r}")
     if min(values) < smallest:
         raise ValueError(f"local_conv2d: {name}: integers of at least {smallest} are accepted, got {value!r}")
     return values
+
+
+def geometry_of(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair | str,
+    dilation: Pair,
+    groups: int,
+    input_size: Pair,
+) -> Geometry:
+    """Sizes of a layer.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: K_h and K_w.
+        stride: See :func:`local_conv2d`, as for the next three.
+        padding: See there.
+        dilation: See there.
+        groups: See there.
+        input_size: H_in and W_in.
+
+    Raises:
+        TypeError, ValueError: If a size is not accepted, or the output would be empty.
+    """
+    for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"local_conv2d: {name}: a positive integer is accepted, got {value!r}")
+    if in_channels % groups or out_channels % groups:
+        raise ValueError(
+            f"local_conv2d: groups: must divide {in_channels} input and {out_channels} output channels, got "
+            f"{groups}"
+        )
+    kernel, size = _pair("kernel_size", kernel_size, 1), _pair("input_size", input_size, 1)
+    stride, dilation = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
+    padding = _padding(padding, kernel, stride, dilation)
+    found = tuple(
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
+    )
+    if min(found) < 1:
+        raise ValueError(
+            f"local_conv2d: kernel_size: {kernel} with dilation {dilation} is larger than the input {size} "
+            f"padded by {padding}: the output would be empty"
+        )
+    return Geometry(kernel, stride, padding, dilation, found, groups)
 
 
 def _check(
@@ -145,8 +193,6 @@ def _check(
             )
     if not input.is_floating_point():
         raise TypeError(f"local_conv2d: input: floating point is accepted, got {input.dtype}")
-    if not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"local_conv2d: groups: a positive integer is accepted, got {groups!r}")
     shape, many = list(weight.shape), weight.dim() == 4
     expected = "[C_out, C_in/groups·K_h·K_w, H·W], or [B, …] for B sets"
     if weight.dim() not in (3, 4):
@@ -162,12 +208,9 @@ def _check(
         )
     outputs, num_fields, positions = shape[-3:]
     channels, *size = input.shape[-3:]
-    if channels % groups or outputs % groups:
-        raise ValueError(
-            f"local_conv2d: groups: must divide {channels} input and {outputs} output channels, got {groups}"
-        )
+    if not isinstance(groups, int) or groups < 1 or channels % groups:
+        raise ValueError(f"local_conv2d: groups: must divide {channels} input channels, got {groups!r}")
     per_group = channels // groups
-    stride, dilation = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
     if kernel_size is None:
         side = isqrt(max(num_fields // per_group, 0))
         if side == 0 or side * side * per_group != num_fields:
@@ -184,16 +227,8 @@ def _check(
             f"local_conv2d: weight: {per_group * kernel[0] * kernel[1]} entries for {per_group} channels and "
             f"kernel_size {kernel} are accepted in dimension -2, got {shape}"
         )
-    padding = _padding(padding, kernel, stride, dilation)
-    found = tuple(
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
-    )
-    if min(found) < 1:
-        raise ValueError(
-            f"local_conv2d: kernel_size: {kernel} with dilation {dilation} is larger than the input {size} "
-            f"padded by {padding}: the output would be empty"
-        )
+    geometry = geometry_of(channels, outputs, kernel, stride, padding, dilation, groups, size)
+    found = geometry.output_size
     if output_size is not None and _pair("output_size", output_size, 1) != found:
         raise ValueError(f"local_conv2d: output_size: {found} is accepted for these sizes, got {output_size}")
     if positions != found[0] * found[1]:
@@ -208,7 +243,6 @@ def _check(
                 f"local_conv2d: bias: the shapes {accepted[0]} and {accepted[1]} are accepted, got "
                 f"{list(bias.shape)}"
             )
-    geometry = Geometry(kernel, stride, padding, dilation, found, groups)
     return geometry, (many, input.dim() == 3)
 
 
