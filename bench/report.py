@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from bench.results import (
     COLUMNS,
     ENSEMBLE_COLUMNS,
+    LOCAL_CONV_COLUMNS,
     RESULTS,
     RNN_COLUMNS,
     STRUCTURED_COLUMNS,
@@ -22,6 +23,8 @@ from bench.results import (
     ensemble_facts,
     facts,
     groups,
+    local_conv_cells,
+    local_conv_facts,
     rnn_cells,
     speed_up,
     structured_cells,
@@ -107,6 +110,11 @@ _STRUCTURED = (
     "the result at the measured copy rate and of the operations at the measured float32 matrix rate. Peak "
     "memory is that of a forward, result included (results above 16 MB)."
 )
+_LOCAL_CONVS = (
+    "`LocalConv2dLayer`, in milliseconds; *einsum* is `unfold` and `einsum`, *compiled* the same under "
+    "`torch.compile`. The floor is the larger of reading the weights once at the measured copy rate and of "
+    "the operations at the measured float32 matrix rate."
+)
 _RNNS = (
     "`SimpleRNN` with given weights, 100 steps, width 100, batch 32, and the layer of `torch.nn` with its "
     "own, in milliseconds."
@@ -142,6 +150,10 @@ def docs_page(all_results: Sequence[tuple[str, Results]]) -> str:
             parts.append("### Structured hypernetworks\n\n" + _STRUCTURED)
             parts.append("\n".join(f"- {line}" for line in structured_facts(results.structured)))
             parts.append(_markdown_table([STRUCTURED_COLUMNS, *structured_cells(results.structured)]))
+        if results.local_convs:
+            parts.append("### Locally connected layers\n\n" + _LOCAL_CONVS)
+            parts.append("\n".join(f"- {line}" for line in local_conv_facts(results.local_convs)))
+            parts.append(_markdown_table([LOCAL_CONV_COLUMNS, *local_conv_cells(results.local_convs)]))
         if results.rnns:
             parts.append("### Recurrent networks\n\n" + _RNNS)
             parts.append(_markdown_table([RNN_COLUMNS, *rnn_cells(results.rnns)]))

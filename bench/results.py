@@ -82,6 +82,8 @@ class Results:
         rnns: Times of recurrent networks: ``network``, ``mode`` and ``ms`` by contender.
         structured: Times of structured hypernetworks: ``case``, ``conditions``, ``mode`` and ``ms`` by
             contender; forward rows have ``floor_ms`` and may have ``peak_bytes`` by contender.
+        local_convs: Times of locally connected layers: ``layer``, ``batch``, ``mode`` and ``ms`` by
+            contender; forward rows have ``floor_ms``.
     """
 
     def __init__(self, environment: dict) -> None:
@@ -91,11 +93,13 @@ class Results:
         self.ensembles: list[dict] = []
         self.rnns: list[dict] = []
         self.structured: list[dict] = []
+        self.local_convs: list[dict] = []
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing has been measured."""
-        return not (self.rows or self.calls or self.ensembles or self.rnns or self.structured)
+        lists = (self.rows, self.calls, self.ensembles, self.rnns, self.structured, self.local_convs)
+        return not any(lists)
 
     def save(self, path: Path) -> None:
         """Write everything as JSON; the file appears complete or not at all."""
@@ -106,6 +110,7 @@ class Results:
             "ensembles": self.ensembles,
             "rnns": self.rnns,
             "structured": self.structured,
+            "local_convs": self.local_convs,
             "rows": self.rows,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +132,7 @@ class Results:
         results.rows, results.calls = content["rows"], content["calls"]
         results.ensembles, results.rnns = content.get("ensembles", []), content.get("rnns", [])
         results.structured = content.get("structured", [])
+        results.local_convs = content.get("local_convs", [])
         return results
 
 
@@ -364,6 +370,54 @@ def structured_facts(rows: Sequence[dict]) -> list[str]:
     return lines
 
 
+LOCAL_CONV_COLUMNS = (
+    "layer",
+    "batch",
+    "mode",
+    *("hnetfast", "hypnettorch", "einsum", "compiled"),
+    "× hypnettorch",
+    "× einsum",
+    "of floor",
+)
+
+
+def local_conv_cells(rows: Sequence[dict]) -> list[list[str]]:
+    """Texts of a table with the columns ``LOCAL_CONV_COLUMNS``; times in ms."""
+    lines = []
+    for row in rows:
+        times = [row["ms"].get(name) for name in LOCAL_CONV_COLUMNS[3:7]]
+        ratios = [speed_up(row), speed_up(row, "einsum")]
+        floor = row.get("floor_ms")
+        lines.append(
+            [
+                row["layer"],
+                str(row["batch"]),
+                _MODE_LABELS[row["mode"]],
+                *("–" if v is None else f"{v:.3f}" if v < 10 else f"{v:.1f}" for v in times),
+                *("–" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
+                f"{100 * floor / row['ms']['hnetfast']:.0f} %" if floor else "",
+            ]
+        )
+    return lines
+
+
+def local_conv_facts(rows: Sequence[dict]) -> list[str]:
+    """Sentences that sum the table up."""
+    lines = []
+    for other, title in (
+        ("hypnettorch", "hypnettorch's layer"),
+        ("einsum", "unfold and einsum"),
+        ("compiled", "the same compiled"),
+    ):
+        ratios = _values(speed_up(row, other) for row in rows)
+        if ratios:
+            lines.append(
+                f"Locally connected layers over {title}: geometric mean {geometric_mean(ratios):.2f}×, "
+                f"slowest {min(ratios):.2f}×"
+            )
+    return lines
+
+
 def _align(cells: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
@@ -402,6 +456,10 @@ def format_text(results: Results) -> str:
         lines += ["", "Structured hypernetworks; times in ms"]
         lines += _align([STRUCTURED_COLUMNS, *structured_cells(results.structured)], left=(0, 2))
         lines += ["", *structured_facts(results.structured)]
+    if results.local_convs:
+        lines += ["", "Locally connected layers; times in ms"]
+        lines += _align([LOCAL_CONV_COLUMNS, *local_conv_cells(results.local_convs)], left=(0, 2))
+        lines += ["", *local_conv_facts(results.local_convs)]
     return "\n".join(lines)
 
 
