@@ -14,5 +14,9 @@ class InputTypeError(TypeError, InputError):
     """An argument is missing or has a type that is not accepted."""
 
 
+class UnsupportedError(NotImplementedError, InputError):
+    """An argument is of a kind that this function does not handle."""
+
+
 class InputIndexError(IndexError, InputError):
     """An argument has too few entries."""

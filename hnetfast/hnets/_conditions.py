@@ -103,14 +103,22 @@ def share_parameters(hnet: nn.Module, parts: Sequence[nn.Module]) -> None:
     """
     start = 0
     for part in parts:
+        replaced = {}
         for i, meta in enumerate(part.param_shapes_meta):
             index = hnet._param_shapes_meta[start + i]["index"]
             if index == -1:
                 continue
-            param = hnet._internal_params[index]
-            if part._internal_params[meta["index"]] is not param:
-                part._internal_params[meta["index"]] = param
+            param, old = hnet._internal_params[index], part._internal_params[meta["index"]]
+            if old is not param:
+                replaced[old] = param
         start += len(part.param_shapes)
-        inner = getattr(part, "_hnets", None)
-        if inner is not None:
-            share_parameters(part, inner)
+        if not replaced:
+            continue
+        modules = list(part.modules())
+        for module in modules:  # also a wrapped hypernetwork
+            for name, old in module.named_parameters(recurse=False, remove_duplicate=False):
+                if old in replaced:
+                    setattr(module, name, replaced[old])
+        for module in modules:
+            if hasattr(module, "_hnets"):
+                share_parameters(module, module._hnets)

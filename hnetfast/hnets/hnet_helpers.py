@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from hnetfast._errors import InputError, InputTypeError
+from hnetfast._errors import InputError, InputTypeError, UnsupportedError
 from hnetfast.hnets._arguments import check_size
 from hnetfast.hnets._chunked_hnet import ChunkedHyperNet
 from hnetfast.hnets._full_hnet import FullHyperNet
@@ -33,7 +33,9 @@ def init_conditional_embeddings(
         init_fct: Called instead with each embedding, to be changed in place, and its condition.
 
     Raises:
-        TypeError: If ``hnet`` is no hypernetwork of this package.
+        TypeError: If ``hnet`` is no hypernetwork.
+        NotImplementedError: If it is, or contains, one of a class that is not derived from those of this
+            package (also a ``ValueError``).
     """
     for part in _parts(hnet):
         if not _keeps_embeddings(part):
@@ -64,9 +66,11 @@ def init_chunk_embeddings(
             an internal hypernetwork in one tensor, and the number of that tensor.
 
     Raises:
-        TypeError: If ``hnet`` is no hypernetwork of this package.
+        TypeError: If ``hnet`` is no hypernetwork.
+        NotImplementedError: If it is, or contains, one of a class that is not derived from those of this
+            package (also a ``ValueError``).
     """
-    for part in _parts(hnet):
+    for part in _parts(hnet, chunks=True):
         if not isinstance(part, (ChunkedHyperNet, StructuredHMLP)):
             continue
         if part._no_cond_weights if part.cond_chunk_embs else part._no_uncond_weights:
@@ -95,11 +99,15 @@ def get_conditional_parameters(hnet: HyperNetInterface, cond_id: int) -> list[nn
         embeddings, and what a container has for it. Empty if none are kept internally.
 
     Raises:
-        TypeError: If ``hnet`` is no hypernetwork of this package.
+        TypeError: If ``hnet`` is no hypernetwork.
+        NotImplementedError: If it is, or contains, one of a class that is not derived from those of this
+            package (also a ``ValueError``).
         ValueError: If it does not know the condition.
     """
-    parts = list(_parts(hnet))
+    parts = _parts(hnet)
     cond_id = check_size("cond_id", cond_id, 0)
+    if not parts:
+        return []
     if cond_id >= hnet.num_known_conds:
         raise InputError(
             f"cond_id: condition {cond_id} does not exist, the hypernetwork knows {hnet.num_known_conds}"
@@ -119,18 +127,27 @@ def get_conditional_parameters(hnet: HyperNetInterface, cond_id: int) -> list[nn
     return found
 
 
-def _parts(hnet: HyperNetInterface) -> Iterator[HyperNetInterface]:
-    """The hypernetworks in wrappers and containers, and behind their members the containers themselves."""
+def _parts(hnet: HyperNetInterface, chunks: bool = False) -> list[HyperNetInterface]:
+    """The hypernetworks in wrappers and containers, and behind their members the containers themselves.
+
+    Args:
+        hnet: The hypernetwork.
+        chunks: Whether chunk embeddings matter; else what has no conditional parameters may be of any class.
+    """
     if isinstance(hnet, HPerturbWrapper):
-        yield from _parts(hnet.internal_hnet)
-    elif isinstance(hnet, HContainer):
-        for part in hnet.internal_hnets:
-            yield from _parts(part)
-        yield hnet
-    elif isinstance(hnet, (FullHyperNet, ChunkedHyperNet, StructuredHMLP)):
-        yield hnet
-    else:
-        raise InputTypeError(f"hnet: a hypernetwork of hnetfast is accepted, got {type(hnet).__name__}")
+        return _parts(hnet.internal_hnet, chunks)
+    if isinstance(hnet, HContainer):
+        return [part for inner in hnet.internal_hnets for part in _parts(inner, chunks)] + [hnet]
+    if isinstance(hnet, (FullHyperNet, ChunkedHyperNet, StructuredHMLP)):
+        return [hnet]
+    if not isinstance(hnet, HyperNetInterface):
+        raise InputTypeError(f"hnet: a hypernetwork is accepted, got {type(hnet).__name__}")
+    if chunks or hnet.conditional_params:
+        raise UnsupportedError(
+            f"hnet: it is not known where a {type(hnet).__name__} keeps its embeddings, accepted are classes "
+            "derived from those of hnetfast"
+        )
+    return []
 
 
 def _keeps_embeddings(hnet: HyperNetInterface) -> bool:

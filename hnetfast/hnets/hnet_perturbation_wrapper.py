@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets._arguments import check_size
 from hnetfast.hnets._chunked_hnet import repeat_batchnorm_entries
+from hnetfast.hnets._conditions import share_parameters
 from hnetfast.hnets._inputs import check_ret_format
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
 
@@ -28,7 +29,8 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         hnet: The hypernetwork to wrap.
         hnet_uncond_in_size: Width ``n`` of the part of ``uncond_input`` that goes to ``hnet``; not used if
             ``input_handler`` is given.
-        sigma_noise: Standard deviation of the noise if ``z`` is standard normal; not used if
+        sigma_noise: Standard deviation of the noise if ``z`` is standard normal: a number, or a tensor of one
+            or of ``num_outputs`` entries, which may be a parameter to be learned; not used if
             ``output_handler`` is given.
         input_handler: Called with the keyword arguments ``uncond_input``, ``cond_input`` and ``cond_id`` of
             :meth:`forward`; returns those to give to ``hnet``.
@@ -44,7 +46,7 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         self,
         hnet: HyperNetInterface,
         hnet_uncond_in_size: int | None = None,
-        sigma_noise: float = 0.02,
+        sigma_noise: float | Tensor = 0.02,
         input_handler: Callable[..., tuple[Any, Any, Any]] | None = None,
         output_handler: Callable[..., Tensor] | None = None,
         verbose: bool = True,
@@ -63,16 +65,13 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         for name, handler in (("input_handler", input_handler), ("output_handler", output_handler)):
             if handler is not None and not callable(handler):
                 raise InputTypeError(f"{name}: a function is accepted, got {handler!r}")
-        try:
-            sigma_noise = float(sigma_noise)
-        except (TypeError, ValueError):
-            raise InputTypeError(f"sigma_noise: a number is accepted, got {sigma_noise!r}") from None
+        _check_sigma(sigma_noise, hnet.num_outputs)
         nn.Module.__init__(self)
         HyperNetInterface.__init__(self)
 
         self._hnet = hnet
         self._hnet_uncond_in_size = hnet_uncond_in_size
-        self._sigma_noise = sigma_noise
+        self._sigma_noise = sigma_noise if isinstance(sigma_noise, Tensor) else float(sigma_noise)
         self._input_handler = input_handler
         self._output_handler = output_handler
         self._target_shapes = hnet.target_shapes
@@ -85,6 +84,7 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
             # Not registered: torch.func.functional_call leaves its substitutes in a module with two names.
             self.__dict__["_batchnorm_layers"] = hnet.batchnorm_layers
             self.register_state_dict_post_hook(repeat_batchnorm_entries)
+        self.register_load_state_dict_post_hook(_share_parameters)
         self._is_properly_setup()
         if verbose:
             print("Created a wrapper of a hypernetwork that changes its inputs and outputs.")
@@ -166,6 +166,8 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         )
         if self._output_handler is not None:
             flat = self._output_handler(out, **given)
+        elif isinstance(self._sigma_noise, Tensor):
+            flat = torch.addcmul(out, uncond_input, self._sigma_noise)
         else:
             flat = torch.add(out, uncond_input, alpha=self._sigma_noise)
         if not isinstance(flat, Tensor) or flat.dim() != 2 or flat.shape[1] != self.num_outputs:
@@ -220,3 +222,21 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         if self._batchnorm_layers is not None:
             repeated = f"{prefix}_batchnorm_layers."
             unexpected_keys[:] = [key for key in unexpected_keys if not key.startswith(repeated)]
+
+
+def _check_sigma(sigma_noise: Any, num_outputs: int) -> None:
+    if isinstance(sigma_noise, Tensor):
+        if list(sigma_noise.shape) not in ([], [1], [num_outputs], [1, num_outputs]):
+            raise InputError(
+                f"sigma_noise: a number or a tensor of {num_outputs} entries is accepted, got one of shape "
+                f"{list(sigma_noise.shape)}"
+            )
+        return
+    try:
+        float(sigma_noise)
+    except (TypeError, ValueError):
+        raise InputTypeError(f"sigma_noise: a number is accepted, got {sigma_noise!r}") from None
+
+
+def _share_parameters(hnet: HPerturbWrapper, incompatible_keys: Any) -> None:
+    share_parameters(hnet, [hnet.internal_hnet])

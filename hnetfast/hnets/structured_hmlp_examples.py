@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hnetfast._errors import InputError, InputTypeError
+from hnetfast._errors import InputTypeError, UnsupportedError
 from hnetfast.mnets import WRN, ResNet
 from hnetfast.mnets.mnet_interface import MainNetInterface
 
@@ -82,7 +82,9 @@ def _layers_of(net: MainNetInterface, with_batch_norm: bool) -> tuple[list[_Laye
     names = [entry["name"] for entry in net.param_shapes_meta]
     unknown = set(names) - {"weight", "bias", "bn_scale", "bn_shift"}
     if unknown:
-        raise InputError(f"net: networks with context modulation are not accepted, got parameters {unknown}")
+        raise UnsupportedError(
+            f"net: networks with context modulation are not accepted, got parameters {sorted(unknown)}"
+        )
     convolutions, shortcuts, output = [], [], None
     last: _Layer | None = None
     for i, (name, shape) in enumerate(zip(names, net.param_shapes, strict=True)):
@@ -150,7 +152,7 @@ def resnet_chunking(net: ResNet, gcd_chunking: bool = False) -> Chunking:
 
     Raises:
         TypeError: If it is no ResNet.
-        ValueError: If it has context modulation.
+        NotImplementedError: If it has context modulation (also a ``ValueError``).
     """
     if not isinstance(net, ResNet):
         raise InputTypeError(f"net: a ResNet is accepted, got {type(net).__name__}")
@@ -198,6 +200,7 @@ def wrn_chunking(
 
     Raises:
         TypeError: If it is no WRN.
+        NotImplementedError: If it has context modulation (also a ``ValueError``).
     """
     if not isinstance(net, WRN):
         raise InputTypeError(f"net: a WRN is accepted, got {type(net).__name__}")

@@ -46,6 +46,39 @@ def wrapped(module):
     return module.HPerturbWrapper(hnet, 1, verbose=False)
 
 
+def nested(module):
+    common = COMMON | {"uncond_in_size": 1}
+    hnet = module.HMLP([[3], [2]], **common)
+    parts = [module.HPerturbWrapper(hnet, 1, verbose=False)]
+    chunked_hnet = module.ChunkedHMLP([[3]], 2, chunk_emb_size=3, cond_chunk_embs=True, **common)
+    parts.append(module.HPerturbWrapper(chunked_hnet, 1, verbose=False))
+    sizes = {"uncond_param_shapes": [[2]], "num_cond_embs": 2, "verbose": False}
+    hnet = module.HContainer([[3], [2], [3], [2]], lambda h, u, c: [*h[0], *h[1], *u], parts, **sizes)
+    return module.HPerturbWrapper(hnet, 5, verbose=False)
+
+
+class Other(torch.nn.Module):
+    """What a user's own hypernetwork may be like; to be mixed with a hypernetwork interface."""
+
+    def set_up(self, num_conds):
+        self._internal_params = torch.nn.ParameterList([torch.ones(2)] * (1 + num_conds))
+        self._layer_weight_tensors = self._layer_bias_vectors = torch.nn.ParameterList()
+        self._param_shapes = [[2]] * (1 + num_conds)
+        self._param_shapes_meta = [{"name": None, "index": i, "layer": -1} for i in range(1 + num_conds)]
+        self._target_shapes = [[2]]
+        self._unconditional_params_ref = self._unconditional_param_shapes_ref = [0]
+        self._has_bias = self._has_fc_out = self._mask_fc_out = self._has_linear_out = False
+        self._num_known_conds = num_conds
+        self._is_properly_setup()
+        return self
+
+    def forward(self, *args, **kwargs):
+        raise AssertionError
+
+    def distillation_targets(self):
+        return None
+
+
 MAKERS = {
     "full": full,
     "chunked": chunked,
@@ -54,6 +87,7 @@ MAKERS = {
     "structured, conditional chunks": lambda m: structured(m, cond_chunk_embs=True),
     "container": contained,
     "wrapped": wrapped,
+    "nested": nested,
 }
 
 
@@ -78,7 +112,7 @@ def test_same_draws_and_calls(make, name):
 
 
 # hypnettorch fails for a container; see the test below
-@pytest.mark.parametrize("make", [make for make in MAKERS.values() if make is not contained])
+@pytest.mark.parametrize("make", [make for make in MAKERS.values() if make not in (contained, nested)])
 @pytest.mark.parametrize("cond_id", [0, 1])
 def test_conditional_parameters(make, cond_id):
     found = []
@@ -97,6 +131,48 @@ def test_conditional_parameters_of_a_container():
     assert sorted(ids) == sorted(id(p) for p in hnet.conditional_params)
 
 
+def test_conditional_parameters_in_nested_containers():
+    hnet = nested(hnets)
+    of_conditions = [hnet_helpers.get_conditional_parameters(hnet, i) for i in (0, 1)]
+    assert [list(p.shape) for p in of_conditions[1]] == [[3], [3], [2, 3]]
+    ids = [id(p) for params in of_conditions for p in params]
+    assert sorted(ids) == sorted(id(p) for p in hnet.conditional_params)
+
+
+def own(module, num_conds):
+    class Own(Other, module.hnet_interface.HyperNetInterface):
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+            module.hnet_interface.HyperNetInterface.__init__(self)
+
+    return Own().set_up(num_conds)
+
+
+def test_other_classes_of_hypernetworks():
+    for module, helpers in ((oracle, oracle_helpers), (hnets, hnet_helpers)):
+        hnet = own(module, 2)
+        for function in (helpers.init_chunk_embeddings, helpers.init_conditional_embeddings):
+            with pytest.raises(NotImplementedError):
+                function(hnet)
+        with pytest.raises(NotImplementedError):
+            helpers.get_conditional_parameters(hnet, 0)
+    unconditional = own(hnets, 0)
+    hnet_helpers.init_conditional_embeddings(unconditional)
+    assert hnet_helpers.get_conditional_parameters(unconditional, 0) == []
+    with pytest.raises(NotImplementedError):
+        hnet_helpers.init_chunk_embeddings(unconditional)
+
+
+def test_nothing_changes_where_a_part_is_refused():
+    container = nested(hnets).internal_hnet
+    container.internal_hnets.append(own(hnets, 2))
+    before = [p.clone() for p in container.internal_params]
+    for function in (hnet_helpers.init_conditional_embeddings, hnet_helpers.init_chunk_embeddings):
+        with pytest.raises(ValueError, match="Own keeps its embeddings"):
+            function(container)
+    assert all(map(torch.equal, container.internal_params, before))
+
+
 def test_deconvolutional_hypernetworks():
     for cls, extra in ((hnets.HDeconv, {}), (hnets.ChunkedHDeconv, {"cond_chunk_embs": True})):
         hnet = cls([[5]], (4, 4), num_layers=2, num_filters=[8], sa_units=(), **COMMON, **extra)
@@ -107,6 +183,11 @@ def test_deconvolutional_hypernetworks():
         assert params[0] is hnet.get_cond_in_emb(1)
         assert len(params) == 1 + len(extra)
         assert not extra or bool((params[1] == 7).all())
+
+
+def test_condition_as_a_tensor():
+    hnet = full(hnets)
+    assert hnet_helpers.get_conditional_parameters(hnet, torch.tensor(1))[0] is hnet.get_cond_in_emb(1)
 
 
 def test_nothing_is_kept_internally():

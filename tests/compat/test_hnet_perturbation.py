@@ -48,6 +48,73 @@ def test_same_network_and_results(kind, use_batch_norm, handlers):
             assert_same_structure(*results)
 
 
+def mixed(module):
+    """A wrapped container of a wrapped and of a structured hypernetwork, both with conditions."""
+    torch.manual_seed(0)
+    common = {"cond_in_size": 3, "num_cond_embs": 3, "verbose": False}
+    first = module.HMLP([[3], [2]], uncond_in_size=2, **common)
+    structured = ([[3], [2]], [[[3]], [[2]]], [1, 1], [4, 5], {"layers": []}, lambda c: [*c[0], *c[1]])
+    second = module.StructuredHMLP(*structured, uncond_in_size=5, cond_chunk_embs=True, **common)
+    parts = [module.HPerturbWrapper(first, 2, sigma_noise=0.5, verbose=False)]
+    parts.append(module.HPerturbWrapper(second, 5, verbose=False))
+    container = module.HContainer(
+        [[3], [2], [4], [3], [2]],
+        lambda h, u, c: [*h[0], *c, *h[1]],
+        parts,
+        cond_param_shapes=[[4]],
+        num_cond_embs=3,
+        verbose=False,
+    )
+    return module.HPerturbWrapper(container, 5, sigma_noise=0.3, verbose=False)
+
+
+def test_nested_wrappers():
+    theirs, ours = mixed(oracle), mixed(hnets)
+    assert_same_network(theirs, ours)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    arguments = {"uncond_input": torch.randn(2, 14), "cond_id": [2, 0]}
+    assert_same_run(theirs, ours, arguments)
+    with_tensor = ours(uncond_input=arguments["uncond_input"], cond_id=torch.tensor([2, 0]))
+    for got, expected in zip(with_tensor, ours(**arguments), strict=True):
+        assert all(map(torch.equal, got, expected))
+    given = [2 * p.detach() for p in theirs.internal_params]
+    results = [h(**arguments, weights=given, ret_format="flattened") for h in (theirs, ours)]
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("size", [None, 1, 8])
+def test_learned_noise(size):
+    results = []
+    for module in (oracle, hnets):
+        sigma = torch.nn.Parameter(torch.full((size,) if size else (), 0.5))
+        hnet = build(module, sigma_noise=sigma)
+        assert any(p is sigma for p in hnet.parameters())
+        assert not any(p is sigma for p in hnet.internal_params)
+        torch.manual_seed(1)
+        out = hnet(uncond_input=torch.randn(2, 8), cond_id=[0, 1], ret_format="flattened")
+        out.square().sum().backward()
+        results.append((out, sigma.grad))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("kind", ["HMLP", "ChunkedHMLP", "nested"])
+def test_assigned_checkpoint(kind):
+    trained, hnet = (mixed(hnets) if kind == "nested" else build(hnets, kind) for _ in range(2))
+    with torch.no_grad():
+        for param in trained.internal_params:
+            param.mul_(3)
+    hnet.load_state_dict({k: v.clone() for k, v in trained.state_dict().items()}, assign=True)
+    arguments = {"uncond_input": torch.randn(1, hnet.num_outputs), "cond_id": 1, "ret_format": "flattened"}
+    assert torch.equal(hnet(**arguments), trained(**arguments))
+    hnet(**arguments).sum().backward()
+    trained(**arguments).sum().backward()
+    for ours, theirs in zip(hnet.internal_params, trained.internal_params, strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        assert ours.grad is None or torch.equal(ours.grad, theirs.grad)
+    inner = {id(p) for p in hnet.internal_hnet.internal_params}
+    assert all(id(p) in inner for p in hnet.internal_params)
+
+
 def test_bad_input():
     for module, wrong in ((oracle, AssertionError), (hnets, ValueError)):
         hnet = build(module)
@@ -70,6 +137,10 @@ def test_our_errors_name_the_argument():
         build(hnets, input_handler=lambda **_: None)(cond_id=0, uncond_input=torch.randn(1, 8))
     with pytest.raises(ValueError, match="hnet_uncond_in_size"):
         build(hnets, hnet_uncond_in_size=9)
+    with pytest.raises(ValueError, match=r"sigma_noise: .* a tensor of 8 entries .* shape \[3\]"):
+        build(hnets, sigma_noise=torch.ones(3))
+    with pytest.raises(TypeError, match="sigma_noise: a number is accepted, got None"):
+        build(hnets, sigma_noise=None)
     with pytest.raises(TypeError, match="hnet: a hypernetwork"):
         hnets.HPerturbWrapper(torch.nn.Linear(2, 2), 2)
 

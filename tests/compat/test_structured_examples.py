@@ -1,5 +1,8 @@
 """Chunkings of residual networks against hypnettorch's."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -81,12 +84,23 @@ def test_output_layer_without_biases():
     assert [list(t.shape) for t in targets] == [list(shape) for shape in net.param_shapes]
 
 
+def test_assembly_functions_are_copied_and_stored():
+    chunk_shapes, num_per_chunk, assembly_fct = resnet_chunking(mnets.ResNet(n=1, verbose=False))
+    chunks = numbered_chunks(chunk_shapes, num_per_chunk)
+    for other in (copy.deepcopy(assembly_fct), pickle.loads(pickle.dumps(assembly_fct))):
+        assert all(map(torch.equal, other(chunks), assembly_fct(chunks)))
+
+
 def test_bad_networks():
     net = mnets.ResNet(n=1, verbose=False, no_weights=True)
     with pytest.raises(TypeError, match="net: a WRN is accepted, got ResNet"):
         wrn_chunking(net)
     with pytest.raises(TypeError, match="net: a ResNet is accepted, got Linear"):
         resnet_chunking(torch.nn.Linear(1, 1))
-    modulated = mnets.ResNet(n=1, verbose=False, use_context_mod=True)
-    with pytest.raises(ValueError, match="context modulation"):
-        resnet_chunking(modulated)
+    for name, function in (("ResNet", "resnet_chunking"), ("WRN", "wrn_chunking")):
+        kwargs = {"n": 1, "verbose": False, "use_context_mod": True, "no_weights": True}
+        with pytest.raises(NotImplementedError):
+            getattr(oracle, function)(getattr(oracle_mnets, name)(**kwargs, context_mod_no_weights=True))
+        for error in (NotImplementedError, ValueError):
+            with pytest.raises(error, match="net: networks with context modulation"):
+                globals()[function](getattr(mnets, name)(**kwargs, context_mod_no_weights=True))
