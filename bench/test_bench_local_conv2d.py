@@ -56,6 +56,9 @@ def _contenders(name: str, device: str, with_compiled: bool):
 def test_layer(name, batch, mode, benchmark, results, pytestconfig):
     device = pytestconfig.option.bench_device
     contenders = dict(_contenders(name, device, pytestconfig.option.with_compile))
+    if mode != MODES[0]:
+        # What PyTorch 2.11 compiles of its backward pass writes past the end of a tensor and ends the process.
+        contenders.pop("compiled", None)
     if batch >= _SLOW_BATCH:
         contenders.pop("hypnettorch", None)
     inputs, _, size, *_ = LAYERS[name]
