@@ -57,7 +57,7 @@ def test_layer(name, batch, mode, benchmark, results, pytestconfig):
     device = pytestconfig.option.bench_device
     contenders = dict(_contenders(name, device, pytestconfig.option.with_compile))
     if mode != MODES[0]:
-        # What PyTorch 2.11 compiles of its backward pass writes past the end of a tensor and ends the process.
+        # What PyTorch 2.11 compiles of its backward pass writes past the end of a tensor: the process dies.
         contenders.pop("compiled", None)
     if batch >= _SLOW_BATCH:
         contenders.pop("hypnettorch", None)
