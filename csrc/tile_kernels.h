@@ -31,8 +31,13 @@ struct TileKernels {
                             int64_t count);
   // C[m·ldc + n] += Σ_p A[m·lda + p] B[n·ldb + p] for p < P, a multiple of `lanes`.
   void (*add_dots)(int64_t M, int64_t N, int64_t P, const T* A, int64_t lda, const T* B, int64_t ldb, T* C, int64_t ldc);
-  // C[i·ci + j·cj + p] (+)= Σ_k A[i·ai + k·ak + p] B[j·bj + k·bk + p] for p < P, a multiple of `lanes`: a product of
-  // matrices for every p.
+  // C[c_row[m] + n] (+)= Σ_k A[a_row[m] + k·ak] B[b_row[k] + n] for m < M, k < K and n < N, a multiple of `lanes`:
+  // a product of matrices whose rows are anywhere.
+  void (*multiply_rows)(int64_t M, int64_t N, int64_t K, const T* A, const int64_t* a_row, int64_t ak, const T* B,
+                        const int64_t* b_row, T* C, const int64_t* c_row, bool accumulate);
+  // C[i·ci + j·cj + p] (+)= Σ_k A[i·ai + k·ak + p] B[j·bj + k·bk + p] for p < P: a product of matrices for every p. A is
+  // read where it is, by vectors of which the last ends at P, at least `lanes`; rows of B and C hold those vectors one
+  // after the other.
   void (*multiply_positions)(int64_t I, int64_t J, int64_t K, int64_t P, const T* A, int64_t ai, int64_t ak, const T* B,
                              int64_t bj, int64_t bk, T* C, int64_t ci, int64_t cj, bool accumulate);
   // out[i] = a[i] (+ b[i]), past the caches where `stream`.

@@ -238,14 +238,18 @@ HN_TARGET void pack_transposed(T* tile, int64_t pitch, const T* matrix, const T*
   matrix += columns.from;
   tile += columns.to * pitch;
   for (int64_t j = 0; j < pitch; j += L) {
-    const bool whole = j + L <= rows;
+    const int64_t height = std::clamp<int64_t>(rows - j, 0, L);
     for (int64_t k = 0; k < columns.width; k += L) {
       const int64_t width = std::min<int64_t>(L, columns.width - k);
       // Reading past a row's end is fine within the matrix: what comes from there is not stored.
-      if (whole && matrix + (j + L - 1) * ld + k + L <= end) {
+      if (height > 0 && matrix + (j + height - 1) * ld + k + L <= end) {
         alignas(HN_BYTES) V block[L];
+        if (height == L) {
 #pragma GCC unroll 16
-        for (int r = 0; r < L; ++r) block[r] = *reinterpret_cast<const V*>(matrix + (j + r) * ld + k);
+          for (int r = 0; r < L; ++r) block[r] = *reinterpret_cast<const V*>(matrix + (j + r) * ld + k);
+        } else {
+          for (int r = 0; r < L; ++r) block[r] = r < height ? *reinterpret_cast<const V*>(matrix + (j + r) * ld + k) : V{};
+        }
         transpose<T>(block);
         if (width == L) {
 #pragma GCC unroll 16
@@ -347,7 +351,9 @@ template <typename T, int NI, int NJ>
 HN_TARGET void position_block(int64_t K, int64_t P, const T* A, int64_t ai, int64_t ak, const T* B, int64_t bj, int64_t bk,
                               T* C, int64_t ci, int64_t cj, bool accumulate) {
   using V = Vector<T>;
-  for (int64_t p = 0; p < P; p += kLanes<T>) {
+  constexpr int64_t L = kLanes<T>;
+  for (int64_t p = 0; p < P; p += L) {
+    const T* from = A + std::min(p, P - L);
     alignas(HN_BYTES) V sum[NI][NJ];
 #pragma GCC unroll 8
     for (int i = 0; i < NI; ++i) {
@@ -360,7 +366,7 @@ HN_TARGET void position_block(int64_t K, int64_t P, const T* A, int64_t ai, int6
       for (int j = 0; j < NJ; ++j) b[j] = *reinterpret_cast<const V*>(B + j * bj + k * bk + p);
 #pragma GCC unroll 8
       for (int i = 0; i < NI; ++i) {
-        const V a = *reinterpret_cast<const V*>(A + i * ai + k * ak + p);
+        const V a = *reinterpret_cast<const V*>(from + i * ai + k * ak);
 #pragma GCC unroll 8
         for (int j = 0; j < NJ; ++j) sum[i][j] += a * b[j];
       }
@@ -376,18 +382,84 @@ HN_TARGET void position_block(int64_t K, int64_t P, const T* A, int64_t ai, int6
 template <typename T>
 HN_TARGET void multiply_positions(int64_t I, int64_t J, int64_t K, int64_t P, const T* A, int64_t ai, int64_t ak, const T* B,
                                   int64_t bj, int64_t bk, T* C, int64_t ci, int64_t cj, bool accumulate) {
-  constexpr int N = HN_BYTES == 64 ? 4 : 2;
   for (int64_t i = 0; i < I;) {
-    const bool wide_i = i + N <= I;
+    const bool wide_i = i + 4 <= I;
     for (int64_t j = 0; j < J;) {
-      const bool wide_j = j + N <= J;
-      const auto run = wide_i ? (wide_j ? position_block<T, N, N> : position_block<T, N, 1>)
-                              : (wide_j ? position_block<T, 1, N> : position_block<T, 1, 1>);
+      const bool wide_j = j + 2 <= J;
+      const auto run = wide_i ? (wide_j ? position_block<T, 4, 2> : position_block<T, 4, 1>)
+                              : (wide_j ? position_block<T, 1, 2> : position_block<T, 1, 1>);
       run(K, P, A + i * ai, ai, ak, B + j * bj, bj, bk, C + i * ci + j * cj, ci, cj, accumulate);
-      j += wide_j ? N : 1;
+      j += wide_j ? 2 : 1;
     }
-    i += wide_i ? N : 1;
+    i += wide_i ? 4 : 1;
   }
+}
+
+template <typename T, int MR, int NV>
+HN_TARGET void row_block(int64_t K, const T* A, const int64_t* a_row, int64_t ak, const T* B, const int64_t* b_row, T* C,
+                         const int64_t* c_row, bool accumulate) {
+  using V = Vector<T>;
+  alignas(HN_BYTES) V sum[MR][NV];
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; ++m) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) sum[m][v] = accumulate ? reinterpret_cast<const V*>(C + c_row[m])[v] : V{};
+  }
+  for (int64_t k = 0; k < K; ++k, A += ak) {
+    alignas(HN_BYTES) V b[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) b[v] = reinterpret_cast<const V*>(B + b_row[k])[v];
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m) {
+      const T a = A[a_row[m]];
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) sum[m][v] += b[v] * a;
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; ++m) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) reinterpret_cast<V*>(C + c_row[m])[v] = sum[m][v];
+  }
+}
+
+// Rows of a register block that is NV vectors wide: as many accumulators as there are registers to spare.
+template <int NV>
+constexpr int kBlockRows = HN_BYTES == 64 ? (NV == 1 ? 16 : NV == 2 ? 13 : NV == 3 ? 9 : 6) : (NV == 1 ? 12 : 6);
+
+template <typename T, int NV, int MR = kBlockRows<NV>>
+HN_INLINE void block_of_rows(int64_t rows, int64_t K, const T* A, const int64_t* a_row, int64_t ak, const T* B,
+                             const int64_t* b_row, T* C, const int64_t* c_row, bool accumulate) {
+  if constexpr (MR > 0) {
+    if (rows == MR) {
+      row_block<T, MR, NV>(K, A, a_row, ak, B, b_row, C, c_row, accumulate);
+    } else {
+      block_of_rows<T, NV, MR - 1>(rows, K, A, a_row, ak, B, b_row, C, c_row, accumulate);
+    }
+  }
+}
+
+template <typename T, int NV>
+HN_INLINE void all_rows(int64_t M, int64_t K, const T* A, const int64_t* a_row, int64_t ak, const T* B, const int64_t* b_row,
+                        T* C, const int64_t* c_row, bool accumulate) {
+  const int64_t blocks = (M + kBlockRows<NV> - 1) / kBlockRows<NV>;
+  for (int64_t i = 0; i < blocks; ++i) {  // of about the same size
+    const int64_t m = M * i / blocks, rows = M * (i + 1) / blocks - m;
+    block_of_rows<T, NV>(rows, K, A, a_row + m, ak, B, b_row, C, c_row + m, accumulate);
+  }
+}
+
+template <typename T>
+HN_TARGET void multiply_rows(int64_t M, int64_t N, int64_t K, const T* A, const int64_t* a_row, int64_t ak, const T* B,
+                             const int64_t* b_row, T* C, const int64_t* c_row, bool accumulate) {
+  constexpr int L = kLanes<T>;
+  int64_t n = 0;
+#if HN_BYTES == 64
+  for (; n + 4 * L <= N; n += 4 * L) all_rows<T, 4>(M, K, A, a_row, ak, B + n, b_row, C + n, c_row, accumulate);
+  for (; n + 3 * L <= N; n += 3 * L) all_rows<T, 3>(M, K, A, a_row, ak, B + n, b_row, C + n, c_row, accumulate);
+#endif
+  for (; n + 2 * L <= N; n += 2 * L) all_rows<T, 2>(M, K, A, a_row, ak, B + n, b_row, C + n, c_row, accumulate);
+  for (; n < N; n += L) all_rows<T, 1>(M, K, A, a_row, ak, B + n, b_row, C + n, c_row, accumulate);
 }
 
 template <typename T>
@@ -450,7 +522,7 @@ inline void fence() {
 
 template <typename T>
 const TileKernels<T> kTable = {HN_NAME(HN_ISA), kLanes<T>,  HN_ROWS,  HN_VECTORS* kLanes<T>, gemm<T>, gemm_scatter<T>, pack_transposed<T>,
-                               unpack_transposed<T>, add_dots<T>, multiply_positions<T>, write_sum<T>, add<T>, fence};
+                               unpack_transposed<T>, add_dots<T>, multiply_rows<T>, multiply_positions<T>, write_sum<T>, add<T>, fence};
 
 #undef HN_NAME
 #undef HN_STRING

@@ -1,0 +1,117 @@
+// The two ways of the CPU to compute hnetfast::local_conv2d: with vectors of images, or of positions for few images.
+// S is the type of the weights, T that of everything else and of the sums: float for reduced precision.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+#include "buffer_pool.h"
+#include "local_conv2d.h"
+#include "tasks.h"
+#include "tile_kernels.h"
+
+namespace hnetfast::local_conv2d {
+
+// An array of which reading may go on to the end.
+template <typename T>
+struct Source {
+  const T *data, *end;
+  explicit Source(const at::Tensor& tensor) : data(tensor.const_data_ptr<T>()), end(data + tensor.numel()) {}
+};
+
+template <typename S, typename T>
+void forward_by_images(const Shape& s, Source<T> input, int64_t input_stride, const S* weight, const T* bias, T* out);
+template <typename S, typename T>
+void forward_by_positions(const Shape& s, Source<T> input, int64_t input_stride, const S* weight, const T* bias, T* out);
+template <typename S, typename T>
+void weight_gradient(const Shape& s, Source<T> grad, Source<T> input, int64_t input_stride, S* grad_weight);
+// Where `shared`, all sets have seen the same images.
+template <typename S, typename T>
+void input_gradient_by_images(const Shape& s, Source<T> grad, const S* weight, bool shared, T* grad_input);
+template <typename S, typename T>
+void input_gradient_by_positions(const Shape& s, Source<T> grad, const S* weight, bool shared, T* grad_input);
+
+// What both share.
+
+constexpr int64_t kPieceBytes = 28 << 10;  // of weights that pass through the first-level cache together
+
+inline int64_t multiply_adds(const Shape& s) { return s.sets * s.images * s.outputs * s.fields() * s.positions(); }
+
+template <typename T>
+at::Tensor pooled(int64_t count) {
+  return empty_pooled({count}, at::TensorOptions(c10::CppTypeToScalarType<T>::value));
+}
+
+// Parts of about equal size, none larger than `most`; their number is a multiple of `multiple` unless that is too many.
+struct Parts {
+  int64_t total, count;
+
+  Parts(int64_t total, int64_t most, int64_t multiple = 1)
+      : total(total), count(std::min(round_up((total + most - 1) / most, multiple), total)) {}
+  int64_t begin(int64_t i) const { return total * i / count; }
+  int64_t size(int64_t i) const { return begin(i + 1) - begin(i); }
+  int64_t largest() const { return (total + count - 1) / count; }
+};
+
+// Padded images, the elements of a pixel `pitch` apart: [channels, height, width, pitch].
+struct Layout {
+  int64_t height, width, pitch;
+
+  Layout(const Shape& s, int64_t pitch) : height(s.height + 2 * s.padding_h), width(s.width + 2 * s.padding_w), pitch(pitch) {}
+  int64_t channel() const { return height * width * pitch; }
+
+  // Where what filter entry f of a group sees is, from where its position is.
+  std::vector<int64_t> shifts(const Shape& s) const {
+    std::vector<int64_t> result(s.fields());
+    for (int64_t f = 0; f < s.fields(); ++f) {
+      const int64_t c = f / s.kernel(), ky = f % s.kernel() / s.kernel_w, kx = f % s.kernel_w;
+      result[f] = c * channel() + (ky * s.dilation_h * width + kx * s.dilation_w) * pitch;
+    }
+    return result;
+  }
+
+  // Where positions are.
+  std::vector<int64_t> places(const Shape& s) const {
+    std::vector<int64_t> result(s.positions());
+    for (int64_t p = 0; p < s.positions(); ++p) {
+      result[p] = (p / s.out_w * s.stride_h * width + p % s.out_w * s.stride_w) * pitch;
+    }
+    return result;
+  }
+
+  // Pixels [from, from + width) of a channel are pixels `to` and on of a padded one.
+  std::vector<Columns> rows(const Shape& s) const {
+    if (width == s.width) return {{0, s.padding_h * width, s.height * s.width}};
+    std::vector<Columns> result(s.height);
+    for (int64_t y = 0; y < s.height; ++y) result[y] = {y * s.width, (y + s.padding_h) * width + s.padding_w, s.width};
+    return result;
+  }
+};
+
+// Weights in the type of the sums: `rows` runs of `width`, `ld` apart; where they are, or converted into `copy`.
+template <typename T>
+struct Piece {
+  const T* data;
+  int64_t ld;
+
+  template <typename S>
+  static int64_t room(int64_t rows, int64_t width) { return std::is_same_v<S, T> ? 0 : rows * width; }
+
+  template <typename S>
+  Piece(const S* from, int64_t rows, int64_t from_ld, int64_t width, T* copy) {
+    if constexpr (std::is_same_v<S, T>) {
+      data = from, ld = from_ld;
+    } else {
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t i = 0; i < width; ++i) copy[r * width + i] = static_cast<T>(from[r * from_ld + i]);
+      }
+      data = copy, ld = width;
+    }
+  }
+};
+
+}  // namespace hnetfast::local_conv2d

@@ -1,0 +1,244 @@
+// Locally connected convolution with vectors of images.
+//
+// At each position it is a product of matrices, filters [O, F] by what they see of the images, [F, N]. Images lie with
+// N innermost, so that what entry f of the filters sees at position p of all images is a vector: nothing is unfolded.
+// Weights [O, F, P] are read in place, each once for a block of images, in pieces that stay in the caches while all
+// their positions pass by. Tiles do not change the order in which anything is summed, nor does the number of threads.
+#include "local_conv2d_cpu.h"
+
+namespace hnetfast::local_conv2d {
+namespace {
+
+constexpr int64_t kVectors = 4;  // of images, or of outputs, side by side
+constexpr int64_t kTasksPerThread = 6;
+
+std::vector<int64_t> multiples(int64_t count, int64_t step) {
+  std::vector<int64_t> result(count);
+  for (int64_t i = 0; i < count; ++i) result[i] = i * step;
+  return result;
+}
+
+// Images that go through the weights together.
+template <typename T>
+Parts image_blocks(const Shape& s) {
+  return Parts(s.images, std::max<int64_t>(kVectors * tile_kernels<T>().lanes, 32));
+}
+
+// A channel of some images in Layout.
+template <typename T>
+void turn_channel(const Shape& s, const Layout& layout, const std::vector<Columns>& rows, const T* from, const T* end,
+                  int64_t images, T* to) {
+  if (s.padding_h || s.padding_w) std::fill_n(to, layout.channel(), T(0));
+  for (const Columns& row : rows) tile_kernels<T>().pack_transposed(to, layout.pitch, from, end, s.image(), images, row);
+}
+
+// Asks for share i of n of the rows of weights that come next; an L2 hit later instead of a miss.
+template <typename S>
+void prefetch(const S* from, int64_t rows, int64_t ld, int64_t width, int64_t i, int64_t n) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const S* row = from + r * ld;
+    for (int64_t q = width * i / n; q < width * (i + 1) / n; q += 64 / sizeof(S)) __builtin_prefetch(row + q, 0, 2);
+  }
+}
+
+}  // namespace
+
+template <typename S, typename T>
+void forward_by_images(const Shape& s, Source<T> input, int64_t input_stride, const S* weight, const T* bias, T* out) {
+  const TileKernels<T>& kernels = tile_kernels<T>();
+  const int64_t F = s.fields(), P = s.positions(), per_group = s.outputs / s.groups, in_group = s.channels / s.groups;
+  const int64_t input_sets = input_stride ? s.sets : 1, threads = at::get_num_threads();
+  const Parts blocks = image_blocks<T>(s);
+  const Layout layout(s, round_up(blocks.largest(), kernels.lanes));
+  const int64_t pitch = layout.pitch;
+  const std::vector<int64_t> shifts = layout.shifts(s), places = layout.places(s);
+  const std::vector<Columns> rows = layout.rows(s);
+  const at::Tensor turned = pooled<T>(input_sets * s.channels * layout.channel());
+  T* const seen = turned.mutable_data_ptr<T>();
+
+  constexpr bool kInPlace = std::is_same_v<S, T>;
+  const Parts position_parts(P, P <= 48 || !kInPlace ? P : 32);
+  const Parts output_parts(per_group, 13, s.sets * s.groups * position_parts.count % threads ? threads : 1);
+  const int64_t most = output_parts.largest(), piece = kPieceBytes / static_cast<int64_t>(sizeof(T));
+  const Parts field_parts(F, std::max<int64_t>(piece / (most * position_parts.largest()), 8));
+
+  for (int64_t block = 0; block < blocks.count; ++block) {
+    const int64_t n0 = blocks.begin(block), images = blocks.size(block);
+    parallel(input_sets * s.channels, multiply_adds(s), [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t channel = task % s.channels, b = task / s.channels;
+        const T* from = input.data + b * input_stride + n0 * s.image() + channel * s.height * s.width;
+        turn_channel(s, layout, rows, from, input.end, images, seen + task * layout.channel());
+      }
+    });
+    parallel(s.sets * s.groups * output_parts.count * position_parts.count, multiply_adds(s), [&](int64_t begin, int64_t end) {
+      const int64_t all_sums = most * position_parts.largest() * pitch;
+      T* sums = scratch<T>(all_sums + Piece<T>::template room<S>(most, field_parts.largest() * P));  // [o, p, n]
+      std::vector<int64_t> filter_rows(most), sum_rows(most);
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t part = task % position_parts.count, rest = task / position_parts.count, outputs_part = rest % output_parts.count;
+        const int64_t g = rest / output_parts.count % s.groups, b = rest / output_parts.count / s.groups;
+        const int64_t p0 = position_parts.begin(part), count = position_parts.size(part), outputs = output_parts.size(outputs_part);
+        const int64_t first = b * s.outputs + g * per_group + output_parts.begin(outputs_part);
+        for (int64_t o = 0; o < outputs; ++o) sum_rows[o] = o * count * pitch;
+        for (int64_t o = 0; o < outputs && bias; ++o) {
+          for (int64_t p = 0; p < count; ++p) std::fill_n(sums + (o * count + p) * pitch, pitch, bias[(first + o) * P + p0 + p]);
+        }
+        const T* seen_by_group = seen + ((input_sets > 1 ? b : 0) * s.channels + g * in_group) * layout.channel();
+        for (int64_t i = 0; i < field_parts.count; ++i) {
+          const int64_t f0 = field_parts.begin(i), width = field_parts.size(i);
+          const S* filters = weight + (first * F + f0) * P;
+          const Piece<T> piece(filters, outputs, F * P, width * P, sums + all_sums);
+          for (int64_t o = 0; o < outputs; ++o) filter_rows[o] = o * piece.ld;
+          const int64_t next = kInPlace && count == P && i + 1 < field_parts.count ? field_parts.size(i + 1) * P : 0;
+          for (int64_t p = 0; p < count; ++p) {
+            prefetch(filters + width * P, outputs, F * P, next, p, count);
+            kernels.multiply_rows(outputs, pitch, width, piece.data + p0 + p, filter_rows.data(), P, seen_by_group + places[p0 + p],
+                                  shifts.data() + f0, sums + p * pitch, sum_rows.data(), bias || i > 0);
+          }
+        }
+        const Columns run{p0, 0, count};
+        for (int64_t o = 0; o < outputs; ++o) {
+          T* to = out + ((b * s.images + n0) * s.outputs + (first + o) % s.outputs) * P;
+          kernels.unpack_transposed(sums + sum_rows[o], pitch, to, s.outputs * P, images, &run, 1);
+        }
+      }
+    });
+  }
+}
+
+// grad_weight[o, f, p] = Σ_n grad[n, o, p] x̂[n, f, p], with vectors of outputs.
+template <typename S, typename T>
+void weight_gradient(const Shape& s, Source<T> grad, Source<T> input, int64_t input_stride, S* grad_weight) {
+  const TileKernels<T>& kernels = tile_kernels<T>();
+  const int64_t F = s.fields(), P = s.positions(), per_group = s.outputs / s.groups, in_group = s.channels / s.groups;
+  const int64_t padded = round_up(per_group, kernels.lanes), threads = at::get_num_threads();
+  const at::Tensor turned = pooled<T>(s.sets * s.groups * s.images * P * padded);
+  T* const grads = turned.mutable_data_ptr<T>();  // [sets, groups, n, p, o]
+  parallel(s.sets * s.images * s.groups, multiply_adds(s), [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t n = task % s.images, g = task / s.images % s.groups, b = task / s.images / s.groups;
+      const T* from = grad.data + ((b * s.images + n) * s.outputs + g * per_group) * P;
+      kernels.pack_transposed(grads + task * P * padded, padded, from, grad.end, P, per_group, {0, 0, P});
+    }
+  });
+  const Layout layout(s, round_up(s.images, kernels.lanes));
+  const std::vector<int64_t> shifts = layout.shifts(s), places = layout.places(s), grad_rows = multiples(s.images, P * padded);
+  const std::vector<Columns> rows = layout.rows(s);
+  const Parts position_parts(P, P <= 32 ? P : 16);
+  const Parts field_parts(F, 104, std::min<int64_t>(threads * kTasksPerThread, (F + 11) / 12));
+  const int64_t most = field_parts.largest(), most_channels = (most + s.kernel() - 2) / s.kernel() + 1;
+  const int64_t most_outputs = std::min(kVectors * kernels.lanes, padded);
+  parallel(s.sets * s.groups * field_parts.count, multiply_adds(s), [&](int64_t begin, int64_t end) {
+    const int64_t pixels = most_channels * layout.channel(), tile = most * position_parts.largest();
+    const bool in_place = std::is_same_v<S, T>;
+    T* seen = scratch<T>(pixels + tile * most_outputs * (in_place ? 1 : 2));
+    T *sums = seen + pixels, *rounded = sums + tile * most_outputs;  // sums [f, p, o]
+    std::vector<int64_t> seen_rows(most), sum_rows(most);
+    std::vector<Columns> runs(most);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t part = task % field_parts.count, g = task / field_parts.count % s.groups, b = task / field_parts.count / s.groups;
+      const int64_t f0 = field_parts.begin(part), width = field_parts.size(part);
+      const int64_t c0 = f0 / s.kernel(), c1 = (f0 + width - 1) / s.kernel() + 1;
+      for (int64_t c = c0; c < c1; ++c) {
+        const T* from = input.data + b * input_stride + (g * in_group + c) * s.height * s.width;
+        turn_channel(s, layout, rows, from, input.end, s.images, seen + (c - c0) * layout.channel());
+      }
+      for (int64_t f = 0; f < width; ++f) seen_rows[f] = shifts[f0 + f] - c0 * layout.channel();
+      for (int64_t o = 0; o < per_group; o += most_outputs) {
+        const int64_t lanes = std::min(most_outputs, padded - o), outputs = std::min(lanes, per_group - o);
+        for (int64_t q = 0; q < position_parts.count; ++q) {
+          const int64_t p0 = position_parts.begin(q), count = position_parts.size(q);
+          const T* grads_there = grads + ((b * s.groups + g) * s.images * P + p0) * padded + o;
+          for (int64_t f = 0; f < width; ++f) sum_rows[f] = f * count * lanes;
+          for (int64_t p = 0; p < count; ++p) {
+            kernels.multiply_rows(width, lanes, s.images, seen + places[p0 + p], seen_rows.data(), 1, grads_there + p * padded,
+                                  grad_rows.data(), sums + p * lanes, sum_rows.data(), false);
+          }
+          S* to = grad_weight + ((b * s.outputs + g * per_group + o) * F + f0) * P + p0;
+          const int64_t pieces = count == P ? 1 : width, length = count == P ? width * P : count;  // one run, or one an entry
+          for (int64_t i = 0; i < pieces; ++i) runs[i] = {in_place ? i * P : i * count, i * count, length};
+          if constexpr (std::is_same_v<S, T>) {
+            kernels.unpack_transposed(sums, lanes, to, F * P, outputs, runs.data(), pieces);
+          } else {
+            kernels.unpack_transposed(sums, lanes, rounded, width * count, outputs, runs.data(), pieces);
+            for (int64_t row = 0; row < outputs; ++row) {
+              for (int64_t i = 0; i < width * count; ++i) {
+                to[row * F * P + i / count * P + i % count] = static_cast<S>(rounded[row * width * count + i]);
+              }
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+// grad_input at place(p) + shift(f) is the sum of weight[o, f, p] grad[n, o, p] over all o, f and p that meet there.
+// Tasks are channels and some of the images: no two of them add to the same pixel.
+template <typename S, typename T>
+void input_gradient_by_images(const Shape& s, Source<T> grad, const S* weight, bool shared, T* grad_input) {
+  const TileKernels<T>& kernels = tile_kernels<T>();
+  const int64_t F = s.fields(), P = s.positions(), per_group = s.outputs / s.groups, in_group = s.channels / s.groups;
+  const int64_t slots = shared ? 1 : s.sets, sets = shared ? s.sets : 1, threads = at::get_num_threads();
+  const Parts blocks = image_blocks<T>(s);
+  const int64_t pitch = round_up(blocks.largest(), kernels.lanes);
+  const at::Tensor turned = pooled<T>(s.sets * s.outputs * P * pitch);
+  T* const grads = turned.mutable_data_ptr<T>();  // [sets, o, p, n]
+  // Few channels are shared out by images too.
+  const int64_t tasks = slots * s.channels, vectors = pitch / kernels.lanes;
+  const int64_t splits = tasks >= 4 * threads || tasks % threads == 0 ? 1 : vectors;
+  const Layout layout(s, (vectors + splits - 1) / splits * kernels.lanes);
+  // Of positions side by side, weights share lines: these stay in the first-level cache.
+  const int64_t line = std::min<int64_t>(P * sizeof(T), 128);
+  const Parts output_parts(per_group, std::max<int64_t>(kPieceBytes / (s.kernel() * line), 4));
+  const std::vector<int64_t> shifts = layout.shifts(s), places = layout.places(s), filter_rows = multiples(s.kernel(), P);
+  const std::vector<int64_t> grad_rows = multiples(output_parts.largest(), P * pitch);
+  const std::vector<Columns> rows = layout.rows(s);
+  for (int64_t block = 0; block < blocks.count; ++block) {
+    const int64_t n0 = blocks.begin(block), images = blocks.size(block);
+    parallel(s.sets * s.outputs, multiply_adds(s), [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const T* from = grad.data + ((task / s.outputs * s.images + n0) * s.outputs + task % s.outputs) * P;
+        kernels.pack_transposed(grads + task * P * pitch, pitch, from, grad.end, s.outputs * P, images, {0, 0, P});
+      }
+    });
+    parallel(tasks * splits, multiply_adds(s), [&](int64_t begin, int64_t end) {
+      T* sums = scratch<T>(layout.channel() + Piece<T>::template room<S>(output_parts.largest(), s.kernel() * P));
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t first_image = task % splits * layout.pitch, channel = task / splits % s.channels, slot = task / splits / s.channels;
+        if (first_image >= images) continue;
+        const int64_t group = channel / in_group, f0 = channel % in_group * s.kernel();
+        std::fill_n(sums, layout.channel(), T(0));
+        for (int64_t set = 0; set < sets; ++set) {
+          for (int64_t i = 0; i < output_parts.count; ++i) {
+            const int64_t outputs = output_parts.size(i);
+            const int64_t output = (shared ? set : slot) * s.outputs + group * per_group + output_parts.begin(i);
+            const S* filters = weight + (output * F + f0) * P;
+            const Piece<T> piece(filters, outputs, F * P, s.kernel() * P, sums + layout.channel());
+            const int64_t next = i + 1 < output_parts.count ? output_parts.size(i + 1) : 0;
+            for (int64_t p = 0; p < P; ++p) {
+              prefetch(filters + outputs * F * P, next, F * P, s.kernel() * P, p, P);
+              kernels.multiply_rows(s.kernel(), layout.pitch, outputs, piece.data + p, filter_rows.data(), piece.ld,
+                                    grads + (output * P + p) * pitch + first_image, grad_rows.data(), sums + places[p], shifts.data(), true);
+            }
+          }
+        }
+        T* to = grad_input + (slot * s.images + n0 + first_image) * s.image() + channel * s.height * s.width;
+        kernels.unpack_transposed(sums, layout.pitch, to, s.image(), std::min(layout.pitch, images - first_image), rows.data(),
+                                  static_cast<int64_t>(rows.size()));
+      }
+    });
+  }
+}
+
+#define HN_INSTANTIATE(S, T)                                                                                     \
+  template void forward_by_images<S, T>(const Shape&, Source<T>, int64_t, const S*, const T*, T*);               \
+  template void weight_gradient<S, T>(const Shape&, Source<T>, Source<T>, int64_t, S*);                          \
+  template void input_gradient_by_images<S, T>(const Shape&, Source<T>, const S*, bool, T*);
+HN_INSTANTIATE(float, float)
+HN_INSTANTIATE(double, double)
+HN_INSTANTIATE(at::Half, float)
+HN_INSTANTIATE(at::BFloat16, float)
+
+}  // namespace hnetfast::local_conv2d

@@ -1,0 +1,143 @@
+// Locally connected convolution with vectors of positions, for few images: reading the weights is all it costs.
+//
+// Weights [O, F, P] are read in place, by vectors of which the last ends at P, and meet what filters see of an image,
+// gathered into vectors of the same positions.
+#include "local_conv2d_cpu.h"
+
+namespace hnetfast::local_conv2d {
+namespace {
+
+// P positions by vectors, of which the last ends at P and overlaps the one before: the same sums come out twice.
+struct Vectors {
+  int64_t positions, lanes, padded;
+
+  Vectors(int64_t positions, int64_t lanes) : positions(positions), lanes(lanes), padded(round_up(positions, lanes)) {}
+  int64_t start(int64_t slot) const { return std::min(slot, positions - lanes); }
+  int64_t slot(int64_t p) const { return p < padded - lanes ? p : p + padded - positions; }
+
+  template <typename T>
+  void spread(const T* from, T* to) const {
+    for (int64_t v = 0; v < padded; v += lanes) std::memcpy(to + v, from + start(v), lanes * sizeof(T));
+  }
+  template <typename T>
+  void collect(const T* from, T* to) const {
+    for (int64_t v = 0; v < padded; v += lanes) std::memcpy(to + start(v), from + v, lanes * sizeof(T));
+  }
+};
+
+}  // namespace
+
+template <typename S, typename T>
+void forward_by_positions(const Shape& s, Source<T> input, int64_t input_stride, const S* weight, const T* bias, T* out) {
+  const TileKernels<T>& kernels = tile_kernels<T>();
+  const int64_t F = s.fields(), P = s.positions(), per_group = s.outputs / s.groups, input_sets = input_stride ? s.sets : 1;
+  const Vectors vectors(P, kernels.lanes);
+  const Layout layout(s, 1);
+  const std::vector<int64_t> shifts = layout.shifts(s), places = layout.places(s);
+  std::vector<int64_t> place_of(vectors.padded);
+  vectors.spread(places.data(), place_of.data());
+  const std::vector<Columns> rows = layout.rows(s);
+  const int64_t all_fields = s.channels * s.kernel() * vectors.padded;
+  const at::Tensor gathered = pooled<T>(input_sets * s.images * all_fields);
+  T* const fields = gathered.mutable_data_ptr<T>();  // [sets, n, groups, f, p]
+  parallel(input_sets * s.images * s.channels, multiply_adds(s), [&](int64_t begin, int64_t end) {
+    T* padded = scratch<T>(layout.channel());
+    std::fill_n(padded, layout.channel(), T(0));
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t b = task / s.channels / s.images;
+      const T* image = input.data + b * input_stride + (task - b * s.images * s.channels) * s.height * s.width;
+      for (const Columns& row : rows) std::memcpy(padded + row.to, image + row.from, row.width * sizeof(T));
+      T* to = fields + task * s.kernel() * vectors.padded;
+      for (int64_t k = 0; k < s.kernel(); ++k, to += vectors.padded) {
+        for (int64_t i = 0; i < vectors.padded; ++i) to[i] = padded[shifts[k] + place_of[i]];
+      }
+    }
+  });
+  const int64_t tasks = s.sets * s.groups, threads = at::get_num_threads();
+  const Parts output_parts(per_group, 4, tasks % threads ? threads : 1);
+  const int64_t most = output_parts.largest(), sums_of_output = s.images * vectors.padded;
+  const Parts field_parts(F, std::max<int64_t>(kPieceBytes / static_cast<int64_t>(sizeof(T)) / (most * P), 8));
+  parallel(tasks * output_parts.count, multiply_adds(s), [&](int64_t begin, int64_t end) {
+    T* sums = scratch<T>(most * sums_of_output + Piece<T>::template room<S>(most, field_parts.largest() * P));  // [o, n, p]
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t part = task % output_parts.count, g = task / output_parts.count % s.groups, b = task / output_parts.count / s.groups;
+      const int64_t outputs = output_parts.size(part), first = b * s.outputs + g * per_group + output_parts.begin(part);
+      const T* seen = fields + (input_sets > 1 ? b : 0) * s.images * all_fields + g * F * vectors.padded;
+      for (int64_t i = 0; i < outputs * s.images && bias; ++i) {
+        vectors.spread(bias + (first + i / s.images) * P, sums + i * vectors.padded);
+      }
+      for (int64_t i = 0; i < field_parts.count; ++i) {
+        const int64_t f0 = field_parts.begin(i), width = field_parts.size(i);
+        const Piece<T> piece(weight + (first * F + f0) * P, outputs, F * P, width * P, sums + most * sums_of_output);
+        kernels.multiply_positions(outputs, s.images, width, P, piece.data, piece.ld, P, seen + f0 * vectors.padded, all_fields,
+                                   vectors.padded, sums, sums_of_output, vectors.padded, bias || i > 0);
+      }
+      for (int64_t i = 0; i < outputs * s.images; ++i) {
+        const int64_t o = (first + i / s.images) % s.outputs, n = i % s.images;
+        vectors.collect(sums + i * vectors.padded, out + ((b * s.images + n) * s.outputs + o) * P);
+      }
+    }
+  });
+}
+
+template <typename S, typename T>
+void input_gradient_by_positions(const Shape& s, Source<T> grad, const S* weight, bool shared, T* grad_input) {
+  const TileKernels<T>& kernels = tile_kernels<T>();
+  constexpr int64_t kOutputs = 8;
+  const int64_t F = s.fields(), P = s.positions(), per_group = s.outputs / s.groups;
+  const int64_t slots = shared ? 1 : s.sets, sets = shared ? s.sets : 1, threads = at::get_num_threads();
+  const Vectors vectors(P, kernels.lanes);
+  const at::Tensor spread = pooled<T>(s.sets * s.images * s.outputs * vectors.padded);
+  const at::Tensor summed = pooled<T>(slots * s.groups * F * s.images * vectors.padded);
+  T* const grads = spread.mutable_data_ptr<T>();   // [sets, n, o, p]
+  T* const fields = summed.mutable_data_ptr<T>();  // [slots, groups, f, n, p]
+  parallel(s.sets * s.images * s.outputs, multiply_adds(s), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) vectors.spread(grad.data + row * P, grads + row * vectors.padded);
+  });
+  const Parts field_parts(F, std::max<int64_t>(kPieceBytes / static_cast<int64_t>(sizeof(T)) / (s.images * vectors.padded), 4), threads);
+  parallel(slots * s.groups * field_parts.count, multiply_adds(s), [&](int64_t begin, int64_t end) {
+    T* copy = scratch<T>(Piece<T>::template room<S>(kOutputs, field_parts.largest() * P) + 1);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t part = task % field_parts.count, g = task / field_parts.count % s.groups, slot = task / field_parts.count / s.groups;
+      const int64_t f0 = field_parts.begin(part), width = field_parts.size(part);
+      T* sums = fields + ((slot * s.groups + g) * F + f0) * s.images * vectors.padded;
+      for (int64_t set = 0; set < sets; ++set) {
+        const int64_t b = shared ? set : slot;
+        for (int64_t o = 0; o < per_group; o += kOutputs) {
+          const int64_t outputs = std::min(kOutputs, per_group - o), output = g * per_group + o;
+          const Piece<T> piece(weight + ((b * s.outputs + output) * F + f0) * P, outputs, F * P, width * P, copy);
+          kernels.multiply_positions(width, s.images, outputs, P, piece.data, P, piece.ld,
+                                     grads + (b * s.images * s.outputs + output) * vectors.padded, s.outputs * vectors.padded,
+                                     vectors.padded, sums, s.images * vectors.padded, vectors.padded, set > 0 || o > 0);
+        }
+      }
+    }
+  });
+  const Layout layout(s, 1);
+  const std::vector<int64_t> shifts = layout.shifts(s), places = layout.places(s);
+  const std::vector<Columns> rows = layout.rows(s);
+  parallel(slots * s.channels * s.images, multiply_adds(s), [&](int64_t begin, int64_t end) {
+    T* padded = scratch<T>(layout.channel());
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t n = task % s.images, channel = task / s.images % s.channels, slot = task / s.images / s.channels;
+      std::fill_n(padded, layout.channel(), T(0));
+      for (int64_t k = 0; k < s.kernel(); ++k) {
+        const T* from = fields + (((slot * s.channels + channel) * s.kernel() + k) * s.images + n) * vectors.padded;
+        T* to = padded + shifts[k];
+        for (int64_t p = 0; p < P; ++p) to[places[p]] += from[vectors.slot(p)];
+      }
+      T* image = grad_input + ((slot * s.images + n) * s.channels + channel) * s.height * s.width;
+      for (const Columns& row : rows) std::memcpy(image + row.from, padded + row.to, row.width * sizeof(T));
+    }
+  });
+}
+
+#define HN_INSTANTIATE(S, T)                                                                          \
+  template void forward_by_positions<S, T>(const Shape&, Source<T>, int64_t, const S*, const T*, T*); \
+  template void input_gradient_by_positions<S, T>(const Shape&, Source<T>, const S*, bool, T*);
+HN_INSTANTIATE(float, float)
+HN_INSTANTIATE(double, double)
+HN_INSTANTIATE(at::Half, float)
+HN_INSTANTIATE(at::BFloat16, float)
+
+}  // namespace hnetfast::local_conv2d
