@@ -122,6 +122,17 @@ def extension_setup(sources: list[str]) -> dict:
                 # Kept between calls, unlike setuptools' choice, so that ninja compiles only what has changed.
                 self.build_temp = str(ROOT / "build" / "editable")
 
+        def build_extensions(self):
+            # local_conv2d.cpp and local_conv2d.cu must not both become local_conv2d.o.
+            named_by_stem = self.compiler.object_filenames
+
+            def object_filenames(sources, **options):
+                names = zip(sources, named_by_stem(sources, **options), strict=True)
+                return [f"{name[:-2]}cu.o" if source.endswith(".cu") else name for source, name in names]
+
+            self.compiler.object_filenames = object_filenames
+            super().build_extensions()
+
         def run(self):
             super().run()
             write_build_info(Path(self.build_lib, "hnetfast"), info)

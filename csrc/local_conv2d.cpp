@@ -1,5 +1,6 @@
-// hnetfast::local_conv2d on the CPU: checks, and which way it is computed.
+// hnetfast::local_conv2d: checks, derivatives, and which way the CPU computes it.
 #include <ATen/OpMathType.h>
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <array>
@@ -59,6 +60,23 @@ bool by_positions(const Shape& s) {
   return s.images <= kFewImages && s.positions() >= tile_kernels<T>().lanes;
 }
 
+// Sizes that are not those of tensors; kept for the backward pass as one list.
+struct Sizes {
+  std::vector<int64_t> kernel, stride, padding, dilation, size;
+  int64_t groups;
+
+  Sizes(IntArrayRef kernel, IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups)
+      : kernel(kernel.vec()), stride(stride.vec()), padding(padding.vec()), dilation(dilation.vec()), size(size.vec()), groups(groups) {}
+  explicit Sizes(IntArrayRef all)
+      : Sizes(all.slice(0, 2), all.slice(2, 2), all.slice(4, 2), all.slice(6, 2), all.slice(8, 2), all[10]) {}
+  std::vector<int64_t> pack() const {
+    std::vector<int64_t> all;
+    for (const auto* pair : {&kernel, &stride, &padding, &dilation, &size}) all.insert(all.end(), pair->begin(), pair->end());
+    all.push_back(groups);
+    return all;
+  }
+};
+
 // Calls run(zero of the type of the weights, zero of the type of the sums).
 template <typename F>
 void with_types(at::ScalarType type, const F& run) {
@@ -73,6 +91,7 @@ void with_types(at::ScalarType type, const F& run) {
 
 Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef kernel, IntArrayRef stride,
                IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups) {
+  if (weight.dim() == 3) return without_sets(forward, input, weight, bias, kernel, stride, padding, dilation, size, groups);
   const Shape s = read_shape(input, weight, kernel, stride, padding, dilation, size, groups);
   check_bias(bias, weight, s);
   const at::ScalarType type = weight.scalar_type(), sums = at::toOpMathType(type);
@@ -91,6 +110,9 @@ Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Te
 std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& input, const Tensor& weight, IntArrayRef kernel,
                                     IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups,
                                     bool need_input, bool need_weight) {
+  if (weight.dim() == 3) {
+    return backward_without_sets(backward, grad, input, weight, kernel, stride, padding, dilation, size, groups, need_input, need_weight);
+  }
   const Shape s = read_shape(input, weight, kernel, stride, padding, dilation, size, groups);
   check_grad(grad, weight, s);
   const at::ScalarType type = weight.scalar_type(), sums = at::toOpMathType(type);
@@ -114,9 +136,87 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& input, con
   return {grad_input.to(type), grad_weight};
 }
 
+// --- derivatives, on every device ---
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// What filters see, [sets or 1, N, groups, F, P].
+Tensor unfold(const Tensor& input, const Sizes& sizes) {
+  const Tensor fields = at::im2col(input.flatten(0, 1), sizes.kernel, sizes.dilation, sizes.padding, sizes.stride);
+  return fields.unflatten(0, {input.size(0), input.size(1)}).unflatten(2, {sizes.groups, -1});
+}
+
+// The gradients by operations that have derivatives themselves.
+std::pair<Tensor, Tensor> differentiable_gradients(const Tensor& grad, const Tensor& input, const Tensor& weight, const Sizes& sizes,
+                                                   bool need_input, bool need_weight) {
+  const Tensor g = grad.flatten(-2).unflatten(2, {sizes.groups, -1});  // [sets, N, groups, O/groups, P]
+  Tensor grad_input, grad_weight;
+  if (need_weight) {
+    const Tensor fields = unfold(input, sizes).expand({weight.size(0), -1, -1, -1, -1});
+    grad_weight = at::einsum("bngop,bngfp->bgofp", {g, fields}).flatten(1, 2);
+  }
+  if (need_input) {
+    const Tensor fields = at::einsum("bngop,bgofp->bngfp", {g, weight.unflatten(1, {sizes.groups, -1})}).flatten(2, 3).flatten(0, 1);
+    grad_input = at::col2im(fields, input.sizes().slice(3), sizes.kernel, sizes.dilation, sizes.padding, sizes.stride)
+                     .unflatten(0, {grad.size(0), grad.size(1)});
+    if (input.size(0) == 1) grad_input = grad_input.sum(0, true);
+  }
+  return {grad_input, grad_weight};
+}
+
+class LocalConv2d : public torch::autograd::Function<LocalConv2d> {
+ public:
+  static Tensor forward(AutogradContext* ctx, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                        const Sizes& sizes) {
+    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("hnetfast::local_conv2d", "").typed<decltype(local_conv2d::forward)>();
+    ctx->save_for_backward({input, weight});
+    ctx->saved_data["sizes"] = sizes.pack();
+    ctx->saved_data["has_bias"] = bias.has_value();
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return op.call(input, weight, bias, sizes.kernel, sizes.stride, sizes.padding, sizes.dilation, sizes.size, sizes.groups);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    static const auto op =
+        c10::Dispatcher::singleton().findSchemaOrThrow("hnetfast::local_conv2d_backward", "").typed<decltype(local_conv2d::backward)>();
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &input = saved[0], &weight = saved[1], &grad = grads[0];
+    const Sizes sizes(ctx->saved_data["sizes"].toIntVector());
+    const bool need_input = ctx->needs_input_grad(0), need_weight = ctx->needs_input_grad(1);
+    const bool need_bias = ctx->saved_data["has_bias"].toBool() && ctx->needs_input_grad(2);
+    variable_list results(4);
+    if (!grad.defined()) return results;
+    if (need_input || need_weight) {
+      if (at::GradMode::is_enabled()) {
+        const bool single = weight.dim() == 3;
+        const auto add = [&](const Tensor& t) { return single ? t.unsqueeze(0) : t; };
+        std::tie(results[0], results[1]) = differentiable_gradients(add(grad), add(input), add(weight), sizes, need_input, need_weight);
+        for (Tensor& t : results) t = single && t.defined() ? t.squeeze(0) : t;
+      } else {
+        std::tie(results[0], results[1]) = op.call(grad, input, weight, sizes.kernel, sizes.stride, sizes.padding, sizes.dilation,
+                                                   sizes.size, sizes.groups, need_input, need_weight);
+      }
+    }
+    if (!need_input) results[0] = Tensor();
+    if (!need_weight) results[1] = Tensor();
+    if (need_bias) results[2] = grad.sum(-4).flatten(-2);
+    return results;
+  }
+};
+
+Tensor with_derivatives(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef kernel,
+                        IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups) {
+  return LocalConv2d::apply(input, weight, bias, Sizes(kernel, stride, padding, dilation, size, groups));
+}
+
 TORCH_LIBRARY_IMPL(hnetfast, CPU, m) {
   m.impl("local_conv2d", &forward);
   m.impl("local_conv2d_backward", &backward);
+}
+
+TORCH_LIBRARY_IMPL(hnetfast, Autograd, m) {
+  m.impl("local_conv2d", &with_derivatives);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <tuple>
 
 namespace hnetfast::local_conv2d {
 
@@ -30,5 +31,19 @@ void check_grad(const at::Tensor& grad, const at::Tensor& weight, const Shape& s
 
 // Elements between the images of two sets, 0 where all sets see the same.
 inline int64_t set_stride(const at::Tensor& input) { return input.size(0) == 1 ? 0 : input.stride(0); }
+
+// One set of weights, [O, F, P], and images without a dimension for sets: what `run` makes of them with that dimension.
+template <typename F, typename... Sizes>
+at::Tensor without_sets(const F& run, const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                        const Sizes&... sizes) {
+  return run(input.unsqueeze(0), weight.unsqueeze(0), bias ? std::optional(bias->unsqueeze(0)) : bias, sizes...).squeeze(0);
+}
+
+template <typename F, typename... Sizes>
+std::tuple<at::Tensor, at::Tensor> backward_without_sets(const F& run, const at::Tensor& grad, const at::Tensor& input,
+                                                         const at::Tensor& weight, const Sizes&... sizes) {
+  const auto [grad_input, grad_weight] = run(grad.unsqueeze(0), input.unsqueeze(0), weight.unsqueeze(0), sizes...);
+  return {grad_input.squeeze(0), grad_weight.squeeze(0)};
+}
 
 }  // namespace hnetfast::local_conv2d

@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors
+from torch._C._functorch import TransformType, get_interpreter_stack
+
+from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, is_forward_mode
 
 LIBRARY.define(
     "local_conv2d(Tensor input, Tensor weight, Tensor? bias, int[] kernel_size, int[] stride, int[] padding, "
@@ -29,8 +31,7 @@ LIBRARY.define(
 )
 
 _OP = torch.ops.hnetfast.local_conv2d.default
-_BACKWARD_OP = torch.ops.hnetfast.local_conv2d_backward.default
-_KERNEL_DTYPES = (torch.float32, torch.float64)
+_KERNEL_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 Pair = int | Sequence[int]
 
@@ -80,42 +81,49 @@ def local_conv2d(
         TypeError: If something is not a tensor, not made of integers, or of another dtype than the input.
         ValueError: If sizes do not fit; the argument is named, and what is accepted.
     """
-    geometry, sizes = _check(input, weight, bias, stride, padding, dilation, groups, output_size, kernel_size)
-    many, single = sizes
-    x = input if many and input.dim() == 5 else input.unsqueeze(0)
-    x = x.unsqueeze(1) if single else x  # [B or 1, N, C_in, H_in, W_in]
-    w = weight if many else weight.unsqueeze(0)
-    if bias is not None:
-        bias = bias if many else bias.unsqueeze(0)
-        bias = bias.unsqueeze(2).expand(-1, -1, w.shape[3]) if bias.dim() == 2 else bias
-    out = local_conv2d_sets(x, w, bias, geometry)
-    out = out.squeeze(1) if single else out
-    return out if many else out.squeeze(0)
+    geometry, many, single = _check(
+        input, weight, bias, stride, padding, dilation, groups, output_size, kernel_size
+    )
+    x = input.unsqueeze(-4) if single else input
+    if many and x.dim() == 4:
+        x = x.unsqueeze(0)  # all sets see the same images
+    if bias is not None and bias.dim() == weight.dim() - 2:
+        bias = bias.unsqueeze(-1).expand(*bias.shape, weight.shape[-1])
+    out = local_conv2d_unchecked(x, weight, bias, geometry)
+    return out.squeeze(-4) if single else out
 
 
-def local_conv2d_sets(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """The same for sets of weights, without checks.
+def local_conv2d_unchecked(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """The same without checks.
 
     Args:
-        input: ``[B or 1, N, C_in, H_in, W_in]``.
-        weight: ``[B, C_out, F, P]``.
-        bias: ``[B, C_out, P]`` or None.
+        input: ``[N, C_in, H_in, W_in]``; for B sets of weights ``[B or 1, N, …]``.
+        weight: ``[C_out, F, P]``; for B sets ``[B, …]``.
+        bias: ``[C_out, P]``, for B sets ``[B, …]``, or None.
         geometry: Sizes.
 
     Returns:
-        ``[B, N, C_out, H, W]``.
+        ``[N, C_out, H, W]``, for B sets ``[B, N, …]``.
     """
-    if (
-        EXTENSION_LOADED
-        and input.device.type == weight.device.type == "cpu"
-        and input.dtype == weight.dtype
-        and input.dtype in _KERNEL_DTYPES
-        and (bias is None or bias.dtype == weight.dtype)
-        and not torch.is_autocast_enabled("cpu")
-        and takes_plain_tensors()
-    ):
-        return _LocalConv2d.apply(input, weight, bias, geometry)
+    device = input.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        input, weight = input.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+        with torch.autocast(device, enabled=False):
+            return local_conv2d_unchecked(input, weight, bias, geometry)
+    if EXTENSION_LOADED and input.dtype in _KERNEL_DTYPES and _may_call_op():
+        return _OP(input, weight, bias, *geometry)
     return local_conv2d_reference(input, weight, bias, *geometry)
+
+
+def _may_call_op() -> bool:
+    """Whether every transform in effect knows the op: compilation and vmap do, others of torch.func do not."""
+    if torch.compiler.is_compiling():
+        return not torch._C._are_functorch_transforms_active()
+    if is_forward_mode():
+        return False
+    return all(level.key() == TransformType.Vmap for level in get_interpreter_stack() or ())
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -180,7 +188,7 @@ def geometry_of(
 
 def _check(
     input, weight, bias, stride, padding, dilation, groups, output_size, kernel_size
-) -> tuple[Geometry, tuple[bool, bool]]:
+) -> tuple[Geometry, bool, bool]:
     """Sizes of a call; and whether there are several sets of weights, and a single image."""
     for name, tensor in (("input", input), ("weight", weight), ("bias", bias)):
         if not isinstance(tensor, Tensor) and not (name == "bias" and tensor is None):
@@ -243,7 +251,7 @@ def _check(
                 f"local_conv2d: bias: the shapes {accepted[0]} and {accepted[1]} are accepted, got "
                 f"{list(bias.shape)}"
             )
-    return geometry, (many, input.dim() == 3)
+    return geometry, many, input.dim() == 3
 
 
 def _padding(padding, kernel, stride, dilation) -> tuple[int, int]:
@@ -277,7 +285,11 @@ def _fields(input: Tensor, geometry: Geometry) -> Tensor:
 def local_conv2d_reference(
     input, weight, bias, kernel_size, stride, padding, dilation, output_size, groups
 ) -> Tensor:
-    """What :func:`local_conv2d_sets` computes, in plain differentiable PyTorch."""
+    """What :func:`local_conv2d_unchecked` computes, in plain differentiable PyTorch."""
+    if weight.dim() == 3:
+        bias = None if bias is None else bias.unsqueeze(0)
+        sizes = (kernel_size, stride, padding, dilation, output_size, groups)
+        return local_conv2d_reference(input.unsqueeze(0), weight.unsqueeze(0), bias, *sizes).squeeze(0)
     geometry = Geometry(kernel_size, stride, padding, dilation, output_size, groups)
     fields = _fields(input, geometry).expand(weight.shape[0], -1, -1, -1, -1)
     out = torch.einsum("bngfp,bgofp->bngop", fields, weight.unflatten(1, (groups, -1)))
@@ -290,7 +302,11 @@ def local_conv2d_reference(
 def _backward_reference(
     grad, input, weight, kernel_size, stride, padding, dilation, output_size, groups, need_input, need_weight
 ):
-    geometry = Geometry(kernel_size, stride, padding, dilation, output_size, groups)
+    sizes = (kernel_size, stride, padding, dilation, output_size, groups)
+    if weight.dim() == 3:
+        tensors = (t.unsqueeze(0) for t in (grad, input, weight))
+        return tuple(t.squeeze(0) for t in _backward_reference(*tensors, *sizes, need_input, need_weight))
+    geometry = Geometry(*sizes)
     grad = grad.flatten(-2).unflatten(2, (groups, -1))  # [B, N, groups, C_out/groups, P]
     grad_input = grad_weight = grad.new_empty(0)
     if need_weight:
@@ -313,7 +329,38 @@ LIBRARY.impl("local_conv2d_backward", _backward_reference, "CompositeExplicitAut
 
 @torch.library.register_fake("hnetfast::local_conv2d", lib=LIBRARY)
 def _fake(input, weight, bias, kernel_size, stride, padding, dilation, output_size, groups):
-    return input.new_empty(weight.shape[0], input.shape[1], weight.shape[1], *output_size)
+    return input.new_empty(*weight.shape[:-3], input.shape[-4], weight.shape[-3], *output_size)
+
+
+@torch.library.register_vmap("hnetfast::local_conv2d", lib=LIBRARY)
+def _vmap(info, in_dims, input, weight, bias, *geometry):
+    """Batched weights become sets of weights, batched images more images."""
+    size = info.batch_size
+    tensors = (input, weight, bias)
+    in_front = [t if dim is None else t.movedim(dim, 0) for t, dim in zip(tensors, in_dims, strict=False)]
+    x, weight, bias = in_front
+    x_dim, weight_dim, bias_dim = in_dims[:3]
+    if weight_dim is None:
+        x = (
+            x.movedim(0, -5)
+            if x_dim is not None
+            else x.unsqueeze(-5).expand(*x.shape[:-4], size, *x.shape[-4:])
+        )
+        fused = x.flatten(-5, -4)  # [..., batch·N, C, H, W]
+        out = _OP(fused, weight, None if bias_dim is not None else bias, *geometry)
+        out = out.unflatten(-4, (size, x.shape[-4])).movedim(-5, 0)
+        if bias_dim is not None:
+            out = out + bias.unsqueeze(-3).unflatten(-1, out.shape[-2:])
+        return out, 0
+    if bias is not None and bias_dim is None:
+        bias = bias.expand(size, *bias.shape)
+    if weight.dim() == 4:
+        return _OP(x if x_dim is not None else x.unsqueeze(0), weight, bias, *geometry), 0
+    sets = weight.shape[1]
+    x = x if x_dim is not None else x.expand(size, *x.shape)
+    x = x.expand(-1, sets, -1, -1, -1, -1).flatten(0, 1)
+    bias = None if bias is None else bias.flatten(0, 1)
+    return _OP(x, weight.flatten(0, 1), bias, *geometry).unflatten(0, (size, sets)), 0
 
 
 @torch.library.register_fake("hnetfast::local_conv2d_backward", lib=LIBRARY)
@@ -324,25 +371,3 @@ def _backward_fake(
         input.new_empty(input.shape if need_input else 0),
         weight.new_empty(weight.shape if need_weight else 0),
     )
-
-
-class _LocalConv2d(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-        ctx.save_for_backward(input, weight)
-        ctx.geometry = geometry
-        return _OP(input, weight, bias, *geometry)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight = ctx.saved_tensors
-        need_input, need_weight, need_bias, _ = ctx.needs_input_grad
-        # With a graph, what was saved knows where it comes from, so that this has a derivative too.
-        backward = _backward_reference if torch.is_grad_enabled() else _BACKWARD_OP
-        grad_input, grad_weight = backward(grad, input, weight, *ctx.geometry, need_input, need_weight)
-        return (
-            grad_input if need_input else None,
-            grad_weight if need_weight else None,
-            grad.sum(1).flatten(-2) if need_bias else None,
-            None,
-        )

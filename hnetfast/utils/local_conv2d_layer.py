@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hnetfast._errors import InputError, InputIndexError, InputTypeError
-from hnetfast.ops.local_conv2d import Geometry, local_conv2d_sets
+from hnetfast.ops.local_conv2d import Geometry, local_conv2d_unchecked
 from hnetfast.utils._given_weights import check_placement, check_weights
 from hnetfast.utils.torch_utils import init_params
 
@@ -154,10 +154,8 @@ class LocalConv2dLayer(nn.Module):
         Returns:
             Feature maps ``[N, C_out, H, W]`` or ``[B, N, …]``.
         """
-        if x.ndim == 4:
-            bias = None if bias is None else bias.unsqueeze(0)
-            return local_conv2d_sets(x.unsqueeze(0), filters.unsqueeze(0), bias, self._geometry).squeeze(0)
-        return local_conv2d_sets(x[:1] if x.stride(0) == 0 else x, filters, bias, self._geometry)
+        shared = x.ndim == 5 and x.stride(0) == 0
+        return local_conv2d_unchecked(x[:1] if shared else x, filters, bias, self._geometry)
 
 
 def _integer(name: str, value: Any, smallest: int) -> int:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hnetfast.ops import local_conv2d
 from hnetfast.ops._library import EXTENSION_LOADED
-from hnetfast.ops.local_conv2d import Geometry, local_conv2d_reference, local_conv2d_sets
+from hnetfast.ops.local_conv2d import Geometry, local_conv2d_reference, local_conv2d_unchecked
 from hnetfast.testing import assert_within_budget, sensitivities
 
 OP = torch.ops.hnetfast.local_conv2d.default
@@ -54,7 +54,7 @@ def assert_accurate(tensors, geometry, change=lambda t: t):
     exact = in_float64()
     moved = sensitivities(in_float64, exact, dtype)
     plain = run(reference, tensors, grad, geometry)
-    found = run(local_conv2d_sets, tensors, change(grad), geometry, change=change)
+    found = run(local_conv2d_unchecked, tensors, change(grad), geometry, change=change)
     for i, (result, p, e, s) in enumerate(zip(found, plain, exact, moved, strict=True)):
         if dtype == torch.float64:  # which nothing is exact beside
             torch.testing.assert_close(result, p)
@@ -158,7 +158,7 @@ def test_results_do_not_depend_on_the_number_of_threads(stride):
     try:
         for number in (1, 2):
             torch.set_num_threads(number)
-            found.append(run(local_conv2d_sets, tensors, grad, geometry))
+            found.append(run(local_conv2d_unchecked, tensors, grad, geometry))
     finally:
         torch.set_num_threads(threads)
     assert all(map(torch.equal, *found))
@@ -169,7 +169,7 @@ def test_no_images(sizes, device):
     sets, images = 1 + sizes[0], sizes[1] if sizes[0] else 0
     geometry = geometry_of((4, 4), (2, 2))
     tensors = [t.requires_grad_() for t in tensors_for(geometry, (4, 4), sets, images, device=device)]
-    out = local_conv2d_sets(*tensors, geometry)
+    out = local_conv2d_unchecked(*tensors, geometry)
     assert out.shape == (sets, images, 3, 3, 3)
     out.sum().backward()
     if images == 0:
@@ -181,8 +181,8 @@ def test_derivatives_of_first_and_second_order(device):
     for shared in (False, True):
         tensors = tensors_for(geometry, (4, 5), 2, 2, 4, 2, shared, dtype=torch.float64, device=device)
         tensors = [t.requires_grad_() for t in tensors]
-        assert torch.autograd.gradcheck(lambda *t: local_conv2d_sets(*t, geometry), tensors)
-        assert torch.autograd.gradgradcheck(lambda *t: local_conv2d_sets(*t, geometry), tensors)
+        assert torch.autograd.gradcheck(lambda *t: local_conv2d_unchecked(*t, geometry), tensors)
+        assert torch.autograd.gradgradcheck(lambda *t: local_conv2d_unchecked(*t, geometry), tensors)
 
 
 def test_schema_and_shapes(device):
@@ -192,9 +192,9 @@ def test_schema_and_shapes(device):
     torch.library.opcheck(OP, (x, weight, bias, *geometry), test_utils=tests)
     grad = torch.randn_like(OP(x, weight, bias, *geometry))
     torch.library.opcheck(BACKWARD, (grad, x, weight, *geometry, True, True), test_utils=tests)
-    compiled = torch.compile(local_conv2d_sets, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(local_conv2d_unchecked, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(
-        compiled(x, weight, bias, geometry), local_conv2d_sets(x, weight, bias, geometry)
+        compiled(x, weight, bias, geometry), local_conv2d_unchecked(x, weight, bias, geometry)
     )
 
 
