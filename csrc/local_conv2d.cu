@@ -41,12 +41,18 @@ struct Device {
   }
 };
 
-// The kernels count what belongs to one image or one filter with 32 bits, and everything else with 64.
+// The kernels count what belongs to one image with 32 bits, and everything else with 64.
 Sizes sizes_of(const Shape& s, const Tensor& input) {
-  for (const int64_t size : {s.sets, s.images, s.outputs, s.image(), s.fields(), s.positions(),
-                             s.height + 2 * s.padding_h, s.width + 2 * s.padding_w, s.outputs * s.sets}) {
-    TORCH_CHECK(size < std::numeric_limits<int32_t>::max(), "local_conv2d: a size of ", size, " is too large for CUDA");
-  }
+  const auto check = [](const char* what, double size) {
+    TORCH_CHECK(size < std::numeric_limits<int32_t>::max(), "local_conv2d: ", what, " is ", size, ", too many for CUDA");
+  };
+  const double height = double(s.height) + 2.0 * s.padding_h, width = double(s.width) + 2.0 * s.padding_w;
+  check("the number of filters", double(s.outputs) * s.sets);
+  check("the number of images", s.images);
+  check("the number of entries of a filter", s.fields());
+  check("the number of weights of a few channels of a filter", double(kRows) * s.kernel() * s.positions());
+  check("the number of elements of a padded image", height * width * s.channels);
+  for (const int64_t step : {s.stride_h, s.stride_w, s.dilation_h, s.dilation_w}) check("a stride or dilation", step);
   const auto i = [](int64_t size) { return static_cast<int>(size); };
   return {i(s.sets),      i(s.images),    i(s.channels),  i(s.height),     i(s.width),      i(s.outputs),
           i(s.kernel_h),  i(s.kernel_w),  i(s.stride_h),  i(s.stride_w),   i(s.padding_h),  i(s.padding_w),
@@ -71,6 +77,7 @@ void check_device(const Tensor& tensor, const Tensor& weight, const char* name) 
 
 Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef kernel,
                IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups) {
+  if (weight.dim() == 3) return without_sets(forward, input, weight, bias, kernel, stride, padding, dilation, size, groups);
   const Shape s = read_shape(input, weight, kernel, stride, padding, dilation, size, groups);
   check_bias(bias, weight, s);
   check_device(input, weight, "input");
@@ -96,6 +103,10 @@ Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Te
 std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& input, const Tensor& weight, IntArrayRef kernel,
                                     IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size,
                                     int64_t groups, bool need_input, bool need_weight) {
+  if (weight.dim() == 3) {
+    return backward_without_sets(backward, grad, input, weight, kernel, stride, padding, dilation, size, groups, need_input,
+                                 need_weight);
+  }
   const Shape s = read_shape(input, weight, kernel, stride, padding, dilation, size, groups);
   check_grad(grad, weight, s);
   check_device(input, weight, "input");

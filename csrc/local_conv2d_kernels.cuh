@@ -24,8 +24,9 @@
 namespace hnetfast::local_conv2d {
 
 constexpr int kThreads = 256, kRows = 8, kImages = 32, kTile = 32;
-constexpr int kSharedBytes = 46 * 1024;        // of 48 KiB that a block gets without asking
-constexpr int kStageBytes = kSharedBytes / 3;  // of a chunk of weights, where three are under way
+constexpr int kSharedBytes = 46 * 1024;              // of 48 KiB that a block gets without asking
+constexpr int kStages = 3;                           // chunks of weights: two under way, one in use
+constexpr int kStageBytes = kSharedBytes / kStages;
 constexpr int kBlocks = 512;                   // wanted; not read off the device, so that all devices add alike
 constexpr int64_t kSmall = 1 << 20;            // partial sums that are allowed whatever the weights' number
 
@@ -92,13 +93,25 @@ __host__ __device__ I greatest(I a, I b) {
 
 // Splits a block's number into indices, the fastest first.
 struct Index {
-  int64_t rest;
+  unsigned rest;
   __device__ int take(int count) {
     const int i = static_cast<int>(rest % count);
     rest /= count;
     return i;
   }
 };
+
+// The block's number, for the compiler another: it works out anew what follows from it, rather than keep that in
+// registers through the loop over the weights.
+__device__ inline unsigned block_again() {
+#ifdef HNETFAST_CUDA_ON_HOST
+  return blockIdx.x;
+#else
+  unsigned block;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
+  return block;
+#endif
+}
 
 // --- copies to shared memory ----------------------------------------------------------------------
 
@@ -150,10 +163,11 @@ __device__ void copy_run(T* shared, int at, const T* from, int length, const T* 
   }
 }
 
-// Logarithm of the threads of a warp that share a run of so many blocks of 16 bytes.
-__device__ inline int lanes_shift(int blocks) {
+// Logarithm of the threads of a warp that share a run of at most `length` elements.
+template <typename T>
+int lanes_shift(int length) {
   int shift = 0;
-  while (shift < 5 && 1 << shift < blocks) ++shift;
+  while (shift < 5 && 1 << shift < (length + kVector<T> - 1) / kVector<T> + 1) ++shift;
   return shift;
 }
 
@@ -162,6 +176,12 @@ template <typename T>
 int like_distance(int at_least, int64_t distance) {
   constexpr int V = kVector<T>;
   return at_least + static_cast<int>((distance % V - at_least % V + V) % V);
+}
+
+// Elements of `count` runs, whose last is at most as long as `distance`, in shared memory, rounded to whole vectors.
+template <typename T>
+int size_of_runs(int count, int distance) {
+  return ceil_div(count * distance + 2 * kVector<T>, kVector<T>) * kVector<T>;
 }
 
 // TN images of a pixel or a position, from the images' thread group on. `step`: elements between its vectors.
@@ -273,16 +293,15 @@ __device__ void add_shares(unsigned char* memory, const Acc<T> (&sums)[kRows][TN
 
 // What an entry adds to the pixel at which a position begins.
 struct alignas(16) Entry {
-  int64_t pixel;
-  int dy, dx;
+  int pixel, dy, dx;
 };
 
 struct ForwardPlan {
   Images images;
   int tile, tiles, row_tiles;  // positions of a tile; tiles of positions and of outputs
   int shares, threads;         // parts of the entries in a block
-  int chunk, pitch, slab, stage, stages;  // entries staged at once, distances of entries, of outputs, of stages
-  int part, parts;             // entries of a block, blocks that share all of them
+  int chunk, pitch, slab, stage, shift;  // entries staged at once, distances of entries, of outputs, of stages
+  int part, parts;                       // entries of a block, blocks that share all of them
   int64_t blocks;
   int shared_bytes;
 };
@@ -311,7 +330,6 @@ inline int part_of(int total, int chunk, int64_t blocks, int64_t results, int64_
 
 template <typename T>
 ForwardPlan plan_forward(const Sizes& s) {
-  constexpr int V = kVector<T>;
   ForwardPlan plan;
   const int P = s.positions(), F = s.fields();
   plan.images = images_of<T>(s.images);
@@ -320,22 +338,39 @@ ForwardPlan plan_forward(const Sizes& s) {
   plan.row_tiles = ceil_div(s.group_outputs(), kRows);
   plan.pitch = entry_pitch<T>(plan.tile, P);
   const int bytes = kRows * plan.pitch * static_cast<int>(sizeof(T)) + static_cast<int>(sizeof(Entry));
-  const int most = least(least((kStageBytes - kRows * 48) / bytes, kThreads), F);
+  const int most = least(least((kStageBytes - kRows * 48 - 32) / bytes, kThreads), F);
   plan.shares = greatest(least(kThreads / (plan.images.groups * plan.tile), most), 1);
   plan.chunk = most / plan.shares * plan.shares;
   plan.threads = ceil_div(plan.images.groups * plan.tile * plan.shares, 32) * 32;
-  plan.slab = ceil_div(plan.chunk * plan.pitch + 2 * V - 1, V) * V;
-  plan.stage = plan.chunk * static_cast<int>(sizeof(Entry)) + kRows * plan.slab * static_cast<int>(sizeof(T));
-  plan.stages = 3;
+  plan.slab = like_distance<T>(plan.chunk * plan.pitch + 2 * (kVector<T> - 1), static_cast<int64_t>(F) * P);
+  plan.stage = plan.chunk * static_cast<int>(sizeof(Entry)) +
+               size_of_runs<T>(kRows, plan.slab) * static_cast<int>(sizeof(T));
+  plan.shift = lanes_shift<T>(plan.tile == P ? plan.chunk * P : plan.tile);
   const int64_t one = static_cast<int64_t>(s.sets) * s.groups * plan.row_tiles * plan.tiles * plan.images.blocks;
   const int64_t results = static_cast<int64_t>(s.sets) * s.images * s.outputs * P;
   plan.part = part_of(F, plan.chunk, one, results, static_cast<int64_t>(s.sets) * s.outputs * F * P);
   plan.parts = ceil_div(F, plan.part);
   plan.blocks = one * plan.parts;
   const int held = plan.shares * kRows * plan.images.groups * plan.tile * static_cast<int>(sizeof(Acc<T>));
-  plan.shared_bytes = greatest(plan.stages * plan.stage, held);
+  plan.shared_bytes = greatest(kStages * plan.stage, held);
   return plan;
 }
+
+// What a block works on: positions [p0, p0 + count), outputs [o0, o0 + num_rows).
+struct ForwardPlace {
+  int block, tile, rows, g, part, set, p0, count, o0, num_rows;
+  __device__ ForwardPlace(const Sizes& s, const ForwardPlan& plan, Index index)
+      : block(index.take(plan.images.blocks)),  // blocks that read the same weights or pixels are near each other
+        tile(index.take(plan.tiles)),
+        rows(index.take(plan.row_tiles)),
+        g(index.take(s.groups)),
+        part(index.take(plan.parts)),
+        set(static_cast<int>(index.rest)),
+        p0(tile * plan.tile),
+        count(least(plan.tile, s.positions() - p0)),
+        o0(g * s.group_outputs() + rows * kRows),
+        num_rows(least(kRows, s.group_outputs() - rows * kRows)) {}
+};
 
 template <typename T, int TN>
 __global__ void __launch_bounds__(kThreads, 2)
@@ -344,44 +379,40 @@ __global__ void __launch_bounds__(kThreads, 2)
   HNETFAST_SHARED(memory);
   constexpr int V = kVector<T>;
   const int P = s.positions(), F = s.fields(), K = s.kernel();
-  Index index{blockIdx.x};  // blocks that read the same weights, or the same pixels, are near each other
-  const int block = index.take(plan.images.blocks), tile = index.take(plan.tiles), rows = index.take(plan.row_tiles);
-  const int g = index.take(s.groups), part = index.take(plan.parts), set = static_cast<int>(index.rest);
-  const int p0 = tile * plan.tile, count = least(plan.tile, P - p0);
-  const int o0 = g * s.group_outputs() + rows * kRows, num_rows = least(kRows, s.group_outputs() - rows * kRows);
-  const int begin = part * plan.part, end = least(begin + plan.part, F), chunks = ceil_div(end - begin, plan.chunk);
+  const ForwardPlace at(s, plan, {blockIdx.x});
+  const int begin = at.part * plan.part, end = least(begin + plan.part, F), chunks = ceil_div(end - begin, plan.chunk);
 
   const int groups = plan.images.groups, group = threadIdx.x % groups, spot = threadIdx.x / groups % plan.tile;
   const int share = threadIdx.x / groups / plan.tile;
-  const bool works = share < plan.shares && spot < count;
-  const int p = p0 + spot, y0 = p / s.out_w * s.stride_h - s.padding_h, x0 = p % s.out_w * s.stride_w - s.padding_w;
-  const int64_t images = static_cast<int64_t>(s.shared ? 0 : set) * plan.images.blocks + block;
-  const Seen<T, TN>* mine = seen + group * kVector<Acc<T>>;
-  const int64_t corner = (images * s.groups + g) * s.group_channels() * s.pixels() + static_cast<int64_t>(y0) * s.width + x0;
+  const bool works = share < plan.shares && spot < at.count;
+  const int p = at.p0 + spot, y0 = p / s.out_w * s.stride_h - s.padding_h, x0 = p % s.out_w * s.stride_w - s.padding_w;
+  const int64_t images = static_cast<int64_t>(s.shared ? 0 : at.set) * plan.images.blocks + at.block;
+  const Seen<T, TN>* mine = seen + group * kVector<Acc<T>> +
+                            (images * s.groups + at.g) * s.group_channels() * s.pixels() * plan.images.pitch;
+  const int corner = y0 * s.width + x0;
 
   // First weight of the tile; the phases of all others follow.
   const int64_t row = static_cast<int64_t>(F) * P;
-  const T* first = weight + (static_cast<int64_t>(set) * s.outputs + o0) * row + p0;
-  const int base = phase_of(first), row_phase = static_cast<int>(row & (V - 1));
-  const auto phase = [&](int i, int f) { return (base + i * row_phase + (f & (V - 1)) * (P & (V - 1))) & (V - 1); };
-  const auto entries_of = [&](int c) { return reinterpret_cast<Entry*>(memory + c % plan.stages * plan.stage); };
+  const T* first = weight + (static_cast<int64_t>(at.set) * s.outputs + at.o0) * row + at.p0;
+  const int base = phase_of(first);
+  const auto phase = [&](int f) { return (base + (f & (V - 1)) * (P & (V - 1))) & (V - 1); };
+  const auto entries_of = [&](int c) { return reinterpret_cast<Entry*>(memory + c % kStages * plan.stage); };
 
   const bool whole = plan.tile == P;
-  const int shift = lanes_shift(((whole ? plan.chunk * P : count) + V - 1) / V + 1);
   const auto stage = [&](int c) {
     const int f0 = begin + c * plan.chunk, n = least(plan.chunk, end - f0);
     Entry* entries = entries_of(c);
     T* weights = reinterpret_cast<T*>(entries + plan.chunk);
     for (int j = threadIdx.x; j < n; j += blockDim.x) {
       const int f = f0 + j, dy = f % K / s.kernel_w * s.dilation_h, dx = f % s.kernel_w * s.dilation_w;
-      entries[j] = {(static_cast<int64_t>(f / K) * s.height + dy) * s.width + dx, dy, dx};
+      entries[j] = {(f / K * s.height + dy) * s.width + dx, dy, dx};
     }
-    const int runs = kRows * (whole ? 1 : n), length = whole ? n * P : count;
-    for (int run = threadIdx.x >> shift; run < runs; run += blockDim.x >> shift) {
-      const int i = run % kRows, j = run / kRows;
-      if (i >= num_rows) continue;
-      copy_run(weights, i * plan.slab + phase(i, f0) + j * plan.pitch, first + i * row + static_cast<int64_t>(f0 + j) * P,
-               length, weight, weight_end, threadIdx.x & ((1 << shift) - 1), 1 << shift);
+    const int runs = kRows * (whole ? 1 : n), length = whole ? n * P : at.count;
+    for (int run = threadIdx.x >> plan.shift; run < runs; run += blockDim.x >> plan.shift) {
+      const int i = run % kRows, j = run / kRows, lane = threadIdx.x & ((1 << plan.shift) - 1);
+      if (i >= at.num_rows) continue;
+      copy_run(weights, phase(f0) + i * plan.slab + j * plan.pitch, first + i * row + static_cast<int64_t>(f0 + j) * P,
+               length, weight, weight_end, lane, 1 << plan.shift);
     }
   };
 
@@ -391,27 +422,24 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
     for (int k = 0; k < TN; ++k) sums[i][k] = 0;
   }
-  for (int c = 0; c < plan.stages - 1; ++c) {
+  for (int c = 0; c < kStages - 1; ++c) {
     if (c < chunks) stage(c);
     end_group_of_copies();
   }
   for (int c = 0; c < chunks; ++c) {
-    wait_for_copies(plan.stages - 2);
+    wait_for_copies(kStages - 2);
     __syncthreads();  // chunk c is there, and nobody reads chunk c - 1 any more, whose place is taken
-    if (c + plan.stages - 1 < chunks) stage(c + plan.stages - 1);
+    if (c + kStages - 1 < chunks) stage(c + kStages - 1);
     end_group_of_copies();
     if (!works) continue;
     const int f0 = begin + c * plan.chunk, n = least(plan.chunk, end - f0);
     const Entry* entries = entries_of(c);
-    const T* weights = reinterpret_cast<const T*>(entries + plan.chunk) + spot;
-    int at[kRows];
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) at[i] = i * plan.slab + phase(i, f0);
+    const T* weights = reinterpret_cast<const T*>(entries + plan.chunk) + phase(f0) + spot;
     const auto look = [&](int j, Acc<T>(&x)[TN]) {
       const Entry entry = entries[j];
       if (static_cast<unsigned>(y0 + entry.dy) < static_cast<unsigned>(s.height) &&
           static_cast<unsigned>(x0 + entry.dx) < static_cast<unsigned>(s.width)) {
-        load_images<T, TN>(mine + (corner + entry.pixel) * plan.images.pitch, groups * kVector<Acc<T>>, x);
+        load_images<T, TN>(mine + static_cast<int64_t>(corner + entry.pixel) * plan.images.pitch, groups * kVector<Acc<T>>, x);
       } else {
 #pragma unroll
         for (int k = 0; k < TN; ++k) x[k] = 0;
@@ -425,7 +453,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       if (j + plan.shares < n) look(j + plan.shares, next);  // a step ahead of its use
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
-        const Acc<T> w = static_cast<Acc<T>>(weights[at[i] + j * plan.pitch]);
+        const Acc<T> w = static_cast<Acc<T>>(weights[j * plan.pitch + i * plan.slab]);
 #pragma unroll
         for (int k = 0; k < TN; ++k) sums[i][k] += w * x[k];
       }
@@ -433,18 +461,21 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
   wait_for_copies(0);
 
+  const ForwardPlace to(s, plan, {block_again()});
   add_shares<T, TN>(memory, sums, plan.shares, plan.tile, groups, share, spot, group,
-                    [&](int i, int at, int owner, int k, Acc<T> sum) {
-                      const int within = TN == 1 ? 0 : image_of<T>(k, owner, groups);
-                      const int n = block * plan.images.block + within;
-                      if (i >= num_rows || at >= count || within >= plan.images.block || n >= s.images) return;
-                      const int64_t o = static_cast<int64_t>(o0) + i, q = p0 + at;
-                      const int64_t to = ((static_cast<int64_t>(set) * s.images + n) * s.outputs + o) * P + q;
+                    [&](int i, int spot, int group, int k, Acc<T> sum) {
+                      const int within = TN == 1 ? 0 : image_of<T>(k, group, groups);
+                      const int n = to.block * plan.images.block + within;
+                      if (i >= to.num_rows || spot >= to.count || within >= plan.images.block || n >= s.images) return;
+                      const int64_t filter = static_cast<int64_t>(to.set) * s.outputs + to.o0 + i;
+                      const int64_t map = (static_cast<int64_t>(to.set) * s.images + n) * s.outputs + to.o0 + i;
+                      const int p = to.p0 + spot;
                       if (partial) {
-                        partial[static_cast<int64_t>(part) * s.sets * s.images * s.outputs * P + to] = sum;
+                        const int64_t maps = static_cast<int64_t>(s.sets) * s.images * s.outputs;
+                        partial[(to.part * maps + map) * P + p] = sum;
                       } else {
-                        if (bias) sum += static_cast<Acc<T>>(bias[(static_cast<int64_t>(set) * s.outputs + o) * P + q]);
-                        out[to] = static_cast<T>(sum);
+                        if (bias) sum += static_cast<Acc<T>>(bias[filter * P + p]);
+                        out[map * P + p] = static_cast<T>(sum);
                       }
                     });
 }
@@ -453,7 +484,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 struct WeightPlan {
   int tile, tiles, row_tiles, teams, threads;  // teams of threads of a tile's positions, kColumns entries each
-  int chunk, chunks, pitch, slab;
+  int chunk, chunks, pitch, slab, shift;  // as in ForwardPlan
   int64_t blocks;
   int shared_bytes;
 };
@@ -462,7 +493,7 @@ constexpr int kRowsOfRound = kRows / 2;  // outputs that leave at once
 
 template <typename T>
 WeightPlan plan_weight(const Sizes& s) {
-  constexpr int V = kVector<T>, TF = kColumns<T>;
+  constexpr int TF = kColumns<T>;
   WeightPlan plan;
   const int P = s.positions(), F = s.fields();
   plan.tile = tile_of<T>(P);
@@ -474,9 +505,10 @@ WeightPlan plan_weight(const Sizes& s) {
   plan.chunks = ceil_div(F, plan.chunk);
   plan.threads = ceil_div(plan.teams * plan.tile, 32) * 32;
   plan.pitch = entry_pitch<T>(plan.tile, P);
-  plan.slab = ceil_div(plan.chunk * plan.pitch + 2 * V - 1, V) * V;
+  plan.slab = like_distance<T>(plan.chunk * plan.pitch + 2 * (kVector<T> - 1), static_cast<int64_t>(F) * P);
+  plan.shift = lanes_shift<T>(plan.tile == P ? plan.chunk * P : plan.tile);
   plan.blocks = static_cast<int64_t>(s.sets) * s.groups * plan.row_tiles * plan.tiles * plan.chunks;
-  plan.shared_bytes = kRowsOfRound * plan.slab * static_cast<int>(sizeof(T));
+  plan.shared_bytes = size_of_runs<T>(kRowsOfRound, plan.slab) * static_cast<int>(sizeof(T));
   return plan;
 }
 
@@ -536,17 +568,16 @@ __global__ void __launch_bounds__(kThreads, 2)
   T* held = reinterpret_cast<T*>(memory);
   const int64_t row = static_cast<int64_t>(F) * P;
   T* first = grad_weight + (static_cast<int64_t>(set) * s.outputs + o0) * row + static_cast<int64_t>(f0) * P + p0;
-  const int base = phase_of(first), row_phase = static_cast<int>(row & (V - 1));
   const bool whole = plan.tile == P;
   const int runs = whole ? 1 : entries, length = whole ? entries * P : count;
-  const int shift = lanes_shift((length + V - 1) / V + 1), lane = threadIdx.x & ((1 << shift) - 1);
-  const int lanes = 1 << shift, teams = blockDim.x >> shift;
+  const int lanes = 1 << plan.shift, lane = threadIdx.x & (lanes - 1), teams = blockDim.x >> plan.shift;
 #pragma unroll
   for (int round = 0; round < kRows; round += kRowsOfRound) {
     if (round) __syncthreads();
+    const int phase = phase_of(first + round * row);
 #pragma unroll
     for (int i = round; i < round + kRowsOfRound; ++i) {
-      const int at = (i - round) * plan.slab + ((base + i * row_phase) & (V - 1)) + team * TF * plan.pitch + spot;
+      const int at = phase + (i - round) * plan.slab + team * TF * plan.pitch + spot;
 #pragma unroll
       for (int q = 0; q < TF; ++q) {
         if (works) held[at + q * plan.pitch] = static_cast<T>(sums[i][q]);
@@ -554,9 +585,9 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
     __syncthreads();
     const int num = greatest(least(kRowsOfRound, num_rows - round), 0);
-    for (int run = threadIdx.x >> shift; run < num * runs; run += teams) {
+    for (int run = threadIdx.x >> plan.shift; run < num * runs; run += teams) {
       const int i = run / runs, j = run % runs;
-      const int at = i * plan.slab + ((base + (round + i) * row_phase) & (V - 1)) + j * plan.pitch;
+      const int at = phase + i * plan.slab + j * plan.pitch;
       T* to = first + (round + i) * row + static_cast<int64_t>(j) * P;
       for (int b = at / V * V + lane * V; b < at + length; b += lanes * V) {
         if (b >= at && b + V <= at + length) {
@@ -576,21 +607,29 @@ struct InputPlan {
   int tile, tiles, row_tiles;  // pixels of a tile; tiles of pixels and of channels
   int shares, threads;
   bool staged, whole;  // weights go through shared memory; all of a channel's at once
-  int chunk, pitch, slab, stages;  // outputs staged at once, distances of kernel entries and of outputs
+  int chunk, pitch, slab, stages, shift;      // outputs staged at once, distances of kernel entries and of outputs
+  int ky_step, py_step, kx_step, px_step;     // see Matches
   int terms, part, parts;          // outputs summed over, those of a block, blocks that share all of them
   int64_t blocks;
   int shared_bytes;
 };
 
-// Positions p0, p0 + 1, ... of a kernel entry that a tile of rows of pixels is seen by.
+// Positions begin, begin + 1, ... from which a kernel entry sees a tile of rows of pixels.
 struct Span {
   int begin, length;
 };
+
+inline int greatest_divisor(int a, int b) { return b ? greatest_divisor(b, a % b) : a; }
 
 template <typename T>
 InputPlan plan_input(const Sizes& s) {
   constexpr int V = kVector<T>, kBytes = sizeof(T), kMostPixels = 128, kMostKernel = 256;
   InputPlan plan;
+  const int gcd_h = greatest_divisor(s.stride_h, s.dilation_h), gcd_w = greatest_divisor(s.stride_w, s.dilation_w);
+  plan.ky_step = s.stride_h / gcd_h;
+  plan.py_step = s.dilation_h / gcd_h;
+  plan.kx_step = s.stride_w / gcd_w;
+  plan.px_step = s.dilation_w / gcd_w;
   const int P = s.positions(), K = s.kernel();
   plan.images = images_of<T>(s.images);
   const int most = least(kThreads / plan.images.groups, kMostPixels);
@@ -607,11 +646,12 @@ InputPlan plan_input(const Sizes& s) {
     // A Span keeps the phase of where it begins in a run, so there is one more vector than in entry_pitch().
     const int64_t pitch = plan.whole ? P : longest + 4 * V;
     if (pitch * K * kBytes < kSharedBytes) {
+      plan.shift = lanes_shift<T>(static_cast<int>(longest));
       plan.pitch = plan.whole ? P : like_distance<T>(static_cast<int>(longest) + 3 * (V - 1), P);
-      plan.slab = ceil_div(least(kRows, s.group_channels()) * K * plan.pitch + 2 * V, V) * V;
+      plan.slab = size_of_runs<T>(least(kRows, s.group_channels()) * K, plan.pitch);
       const int table = K * static_cast<int>(sizeof(Span)), bytes = plan.slab * kBytes;
       plan.chunk = least(greatest((kStageBytes - table) / bytes, 1), plan.terms);
-      plan.stages = 3 * plan.chunk * bytes + table <= kSharedBytes ? 3 : 2;
+      plan.stages = kStages * plan.chunk * bytes + table <= kSharedBytes ? kStages : 2;
       plan.shared_bytes = plan.stages * plan.chunk * bytes + table;
       plan.staged = plan.shared_bytes <= kSharedBytes;
     }
@@ -623,7 +663,7 @@ InputPlan plan_input(const Sizes& s) {
     plan.tiles = ceil_div(s.pixels(), plan.tile);
     plan.chunk = plan.terms;
     plan.pitch = P;
-    plan.slab = plan.shared_bytes = 0;
+    plan.slab = plan.shared_bytes = plan.shift = 0;
     plan.stages = 2;
   }
   plan.shares = greatest(least(kThreads / (plan.images.groups * plan.tile), plan.chunk), 1);
@@ -663,54 +703,57 @@ __device__ inline int column_of(int i, int width, int stride) {
   return rest + i * stride;
 }
 
-__device__ inline int greatest_divisor(int a, int b) {
-  while (b) {
-    const int rest = a % b;
-    a = b;
-    b = rest;
-  }
-  return a;
-}
+// What a block works on: pixels [q0, q0 + count) in the order of column_of(), channels [c0, c0 + num_rows) of a group.
+struct InputPlace {
+  int block, tile, rows, g, part, slot, q0, count, c0, num_rows;
+  __device__ InputPlace(const Sizes& s, const InputPlan& plan, Index index)
+      : block(index.take(plan.images.blocks)),
+        tile(index.take(plan.tiles)),
+        rows(index.take(plan.row_tiles)),
+        g(index.take(s.groups)),
+        part(index.take(plan.parts)),
+        slot(static_cast<int>(index.rest)),
+        q0(tile * plan.tile),
+        count(least(plan.tile, s.pixels() - q0)),
+        c0(rows * kRows),
+        num_rows(least(kRows, s.group_channels() - c0)) {}
+};
 
-template <typename T, int TN>
+// `staged`: weights go through shared memory; else, of images too wide for a tile of whole rows or of kernels too
+// large, they are read where they lie.
+template <typename T, int TN, bool staged>
 __global__ void __launch_bounds__(kThreads, 2)
     grad_input_kernel(Sizes s, InputPlan plan, const Seen<T, TN>* __restrict__ grad, const T* __restrict__ weight,
                       const T* weight_end, T* __restrict__ grad_input, Acc<T>* __restrict__ partial) {
   HNETFAST_SHARED(memory);
   constexpr int V = kVector<T>;
-  const int P = s.positions(), K = s.kernel(), slots = s.shared ? 1 : s.sets, per_group = s.group_outputs();
-  Index index{blockIdx.x};
-  const int block = index.take(plan.images.blocks), tile = index.take(plan.tiles), rows = index.take(plan.row_tiles);
-  const int g = index.take(s.groups), part = index.take(plan.parts), slot = static_cast<int>(index.rest);
-  const int q0 = tile * plan.tile, count = least(plan.tile, s.pixels() - q0);
-  const int c0 = rows * kRows, num_rows = least(kRows, s.group_channels() - c0);
-  const int begin = part * plan.part, end = least(begin + plan.part, plan.terms);
+  const int P = s.positions(), K = s.kernel(), per_group = s.group_outputs();
+  const InputPlace place(s, plan, {blockIdx.x});
+  const int begin = place.part * plan.part, end = least(begin + plan.part, plan.terms);
   const int chunks = ceil_div(end - begin, plan.chunk);
 
   const int groups = plan.images.groups, group = threadIdx.x % groups, spot = threadIdx.x / groups % plan.tile;
   const int share = threadIdx.x / groups / plan.tile;
-  const bool works = share < plan.shares && spot < count;
-  const int y = (q0 + spot) / s.width, x = column_of((q0 + spot) % s.width, s.width, s.stride_w);
+  const bool works = share < plan.shares && spot < place.count;
+  const int y = (place.q0 + spot) / s.width, x = column_of((place.q0 + spot) % s.width, s.width, s.stride_w);
   const Matches my = works ? matches_of(y, s.kernel_h, s.stride_h, s.padding_h, s.dilation_h, s.out_h) : Matches{0, 0, 0};
   const Matches mx = works ? matches_of(x, s.kernel_w, s.stride_w, s.padding_w, s.dilation_w, s.out_w) : Matches{0, 0, 0};
-  const int gcd_h = greatest_divisor(s.stride_h, s.dilation_h), gcd_w = greatest_divisor(s.stride_w, s.dilation_w);
-  const int ky_step = s.stride_h / gcd_h, py_step = s.dilation_h / gcd_h;
-  const int kx_step = s.stride_w / gcd_w, px_step = s.dilation_w / gcd_w;
+  // The first match: its kernel entry's place among the weights, and its position.
+  const int first_at = (my.first * s.kernel_w + mx.first) * plan.pitch, first_p = my.position * s.out_w + mx.position;
 
   // Term t is an output of the group, in the sets one after another where these see the same images.
-  const auto output_of = [&](int t) {
-    const int64_t set = s.shared ? t / per_group : slot;
-    return set * s.outputs + g * per_group + (s.shared ? t % per_group : t);
-  };
-  const auto weights_of = [&](int64_t output) {
-    return weight + (output * s.fields() + static_cast<int64_t>(c0) * K) * P;
+  const auto set_of = [&](int t) { return s.shared ? t / per_group : place.slot; };
+  const auto output_of = [&](int t) { return place.g * per_group + (s.shared ? t % per_group : t); };
+  const auto weights_of = [&](int t) {
+    const int64_t filter = static_cast<int64_t>(set_of(t)) * s.outputs + output_of(t);
+    return weight + (filter * s.fields() + place.c0 * K) * P;
   };
   T* stages = reinterpret_cast<T*>(memory);
-  Span* spans = reinterpret_cast<Span*>(stages + static_cast<int64_t>(plan.stages) * plan.chunk * plan.slab);
-  const bool partly = plan.staged && !plan.whole;
+  Span* spans = reinterpret_cast<Span*>(stages + (staged ? plan.stages * plan.chunk * plan.slab : 0));
+  const bool partly = staged && !plan.whole;
   if (partly) {
     // Rows of positions from which entry ky sees the rows [top, bottom) of the tile.
-    const int top = q0 / s.width, bottom = top + count / s.width;
+    const int top = place.q0 / s.width, bottom = top + place.count / s.width;
     for (int k = threadIdx.x; k < K; k += blockDim.x) {
       const int shift = s.padding_h - k / s.kernel_w * s.dilation_h;
       const int first = ceil_div(greatest(top + shift, 0), s.stride_h);
@@ -719,21 +762,21 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
     __syncthreads();
   }
-  const int shift = lanes_shift(((static_cast<int>(plan.pitch) + V - 1) / V)), lane = threadIdx.x & ((1 << shift) - 1);
-  const int teams = blockDim.x >> shift, team = threadIdx.x >> shift, first_k = team % K, step_k = teams % K;
   const auto stage = [&](int c) {
     const int t0 = begin + c * plan.chunk, n = least(plan.chunk, end - t0);
+    const int lane = threadIdx.x & ((1 << plan.shift) - 1), team = threadIdx.x >> plan.shift;
+    const int teams = blockDim.x >> plan.shift, first_k = team % K, step_k = teams % K;  // at most one division a stage
     for (int j = 0; j < n; ++j) {
-      const T* from = weights_of(output_of(t0 + j));
+      const T* from = weights_of(t0 + j);
       const int at = (c % plan.stages * plan.chunk + j) * plan.slab + phase_of(from);
       if (plan.whole) {
-        copy_run(stages, at, from, num_rows * K * P, weight, weight_end, threadIdx.x, blockDim.x);
+        copy_run(stages, at, from, place.num_rows * K * P, weight, weight_end, threadIdx.x, blockDim.x);
         continue;
       }
-      for (int run = team, k = first_k; run < num_rows * K; run += teams) {
+      for (int run = team, k = first_k; run < place.num_rows * K; run += teams) {
         const Span span = spans[k];
         copy_run(stages, at + run * plan.pitch + (span.begin & (V - 1)), from + static_cast<int64_t>(run) * P + span.begin,
-                 span.length, weight, weight_end, lane, 1 << shift);
+                 span.length, weight, weight_end, lane, 1 << plan.shift);
         k += step_k;
         if (k >= K) k -= K;
       }
@@ -746,15 +789,15 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
     for (int k = 0; k < TN; ++k) sums[i][k] = 0;
   }
-  if (plan.staged) {
+  if constexpr (staged) {
     for (int c = 0; c < plan.stages - 1; ++c) {
       if (c < chunks) stage(c);
       end_group_of_copies();
     }
   }
-  const int64_t channel = static_cast<int64_t>(K) * plan.pitch;
+  const int channel = K * plan.pitch;
   for (int c = 0; c < chunks; ++c) {
-    if (plan.staged) {
+    if constexpr (staged) {
       wait_for_copies(plan.stages - 2);
       __syncthreads();
       if (c + plan.stages - 1 < chunks) stage(c + plan.stages - 1);
@@ -762,22 +805,21 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
     const int t0 = begin + c * plan.chunk, n = least(plan.chunk, end - t0);
     for (int j = share; j < n; j += plan.shares) {
-      const int64_t output = output_of(t0 + j);
-      const T* w = weights_of(output);
-      if (plan.staged) w = stages + (c % plan.stages * plan.chunk + j) * plan.slab + phase_of(w);
-      const int64_t set = output / s.outputs, o = output % s.outputs;
-      const Seen<T, TN>* slopes = grad + ((set * plan.images.blocks + block) * s.outputs + o) * P * plan.images.pitch +
+      const T* w = weights_of(t0 + j);
+      if constexpr (staged) w = stages + (c % plan.stages * plan.chunk + j) * plan.slab + phase_of(w);
+      const int64_t images = static_cast<int64_t>(set_of(t0 + j)) * plan.images.blocks + place.block;
+      const Seen<T, TN>* slopes = grad + (images * s.outputs + output_of(t0 + j)) * P * plan.images.pitch +
                                   group * kVector<Acc<T>>;
       for (int a = 0; a < my.count; ++a) {
-        const int k = (my.first + a * ky_step) * s.kernel_w;
-        int p = (my.position - a * py_step) * s.out_w + mx.position;
-        const T* row = w + static_cast<int64_t>(k + mx.first) * plan.pitch - (partly ? spans[k].begin & ~(V - 1) : 0);
-        for (int b = 0; b < mx.count; ++b, p -= px_step, row += static_cast<int64_t>(kx_step) * plan.pitch) {
+        const int ky = a * plan.ky_step;
+        int p = first_p - a * plan.py_step * s.out_w, at = first_at + ky * s.kernel_w * plan.pitch + p;
+        if (partly) at -= spans[(my.first + ky) * s.kernel_w].begin & ~(V - 1);
+        for (int b = 0; b < mx.count; ++b, p -= plan.px_step, at += plan.kx_step * plan.pitch - plan.px_step) {
           Acc<T> slope[TN];
           load_images<T, TN>(slopes + static_cast<int64_t>(p) * plan.images.pitch, groups * kVector<Acc<T>>, slope);
 #pragma unroll
           for (int i = 0; i < kRows; ++i) {
-            const Acc<T> value = i < num_rows ? static_cast<Acc<T>>(row[i * channel + p]) : Acc<T>(0);
+            const Acc<T> value = i < place.num_rows ? static_cast<Acc<T>>(w[at + i * channel]) : Acc<T>(0);
 #pragma unroll
             for (int e = 0; e < TN; ++e) sums[i][e] += value * slope[e];
           }
@@ -787,20 +829,21 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
   wait_for_copies(0);
 
+  const InputPlace to(s, plan, {block_again()});
   add_shares<T, TN>(memory, sums, plan.shares, plan.tile, groups, share, spot, group,
-                    [&](int i, int at, int owner, int k, Acc<T> sum) {
-                      const int within = TN == 1 ? 0 : image_of<T>(k, owner, groups);
-                      const int n = block * plan.images.block + within;
-                      if (i >= num_rows || at >= count || within >= plan.images.block || n >= s.images) return;
-                      const int64_t pixel = static_cast<int64_t>((q0 + at) / s.width) * s.width +
-                                            column_of((q0 + at) % s.width, s.width, s.stride_w);
-                      const int64_t image = static_cast<int64_t>(slot) * s.images + n;
-                      const int64_t c = static_cast<int64_t>(g) * s.group_channels() + c0 + i;
-                      const int64_t to = (image * s.channels + c) * s.pixels() + pixel;
+                    [&](int i, int spot, int group, int k, Acc<T> sum) {
+                      const int within = TN == 1 ? 0 : image_of<T>(k, group, groups);
+                      const int n = to.block * plan.images.block + within;
+                      if (i >= to.num_rows || spot >= to.count || within >= plan.images.block || n >= s.images) return;
+                      const int q = to.q0 + spot, column = column_of(q % s.width, s.width, s.stride_w);
+                      const int pixel = q / s.width * s.width + column;
+                      const int64_t image = static_cast<int64_t>(to.slot) * s.images + n;
+                      const int64_t map = image * s.channels + to.g * s.group_channels() + to.c0 + i;
                       if (partial) {
-                        partial[static_cast<int64_t>(part) * slots * s.images * s.channels * s.pixels() + to] = sum;
+                        const int64_t maps = static_cast<int64_t>(s.shared ? 1 : s.sets) * s.images * s.channels;
+                        partial[(to.part * maps + map) * s.pixels() + pixel] = sum;
                       } else {
-                        grad_input[to] = static_cast<T>(sum);
+                        grad_input[map * s.pixels() + pixel] = static_cast<T>(sum);
                       }
                     });
 }
@@ -866,7 +909,8 @@ void run_grad_input_of(const Sizes& s, const T* grad, const T* weight, T* grad_i
   const int64_t image = static_cast<int64_t>(s.channels) * s.pixels(), size = slots * s.images * image;
   const auto* seen = lay_side_by_side<T, TN>(grad, s.sets, s.images, s.outputs * P, plan.images, device);
   Acc<T>* partial = plan.parts > 1 ? device.template allocate<Acc<T>>(plan.parts * size) : nullptr;
-  device.launch(plan.blocks, plan.threads, plan.shared_bytes, grad_input_kernel<T, TN>, s, plan, seen, weight,
+  device.launch(plan.blocks, plan.threads, plan.shared_bytes,
+                plan.staged ? grad_input_kernel<T, TN, true> : grad_input_kernel<T, TN, false>, s, plan, seen, weight,
                 weight + s.sets * s.outputs * P * s.fields(), grad_input, partial);
   if (partial) add_parts<T>(partial, plan.parts, size, nullptr, image, s.images, grad_input, device);
 }
