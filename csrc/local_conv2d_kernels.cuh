@@ -101,8 +101,8 @@ struct Index {
   }
 };
 
-// The block's number, for the compiler another: it works out anew what follows from it, rather than keep that in
-// registers through the loop over the weights.
+// The number of the block and of the thread, for the compiler others: it works out anew what follows from them, rather
+// than keep that in registers through the loop over the weights.
 __device__ inline unsigned block_again() {
 #ifdef HNETFAST_CUDA_ON_HOST
   return blockIdx.x;
@@ -110,6 +110,16 @@ __device__ inline unsigned block_again() {
   unsigned block;
   asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
   return block;
+#endif
+}
+
+__device__ inline unsigned thread_again() {
+#ifdef HNETFAST_CUDA_ON_HOST
+  return threadIdx.x;
+#else
+  unsigned thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
 #endif
 }
 
@@ -266,7 +276,9 @@ __global__ void __launch_bounds__(kThreads) add_parts_kernel(const Acc<T>* parti
 // are positions or pixels, groups those of images.
 template <typename T, int TN, typename Store>
 __device__ void add_shares(unsigned char* memory, const Acc<T> (&sums)[kRows][TN], int shares, int spots, int groups,
-                           int share, int spot, int group, const Store& store) {
+                           const Store& store) {
+  const int thread = thread_again(), group = thread % groups, spot = thread / groups % spots;
+  const int share = thread / groups / spots;
   Acc<T>* held = reinterpret_cast<Acc<T>*>(memory);  // [share][row][group][spot]
   const int size = kRows * groups * spots;
 #pragma unroll
@@ -277,7 +289,7 @@ __device__ void add_shares(unsigned char* memory, const Acc<T> (&sums)[kRows][TN
       for (int i = 0; i < kRows; ++i) held[share * size + (i * groups + group) * spots + spot] = sums[i][k];
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < size; i += blockDim.x) {
+    for (int i = thread; i < size; i += blockDim.x) {
       // Pairs first: their sums do not wait for each other.
       Acc<T> even = 0, odd = 0;
       for (int s = 0; s < shares; s += 2) {
@@ -462,7 +474,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   wait_for_copies(0);
 
   const ForwardPlace to(s, plan, {block_again()});
-  add_shares<T, TN>(memory, sums, plan.shares, plan.tile, groups, share, spot, group,
+  add_shares<T, TN>(memory, sums, plan.shares, plan.tile, groups,
                     [&](int i, int spot, int group, int k, Acc<T> sum) {
                       const int within = TN == 1 ? 0 : image_of<T>(k, group, groups);
                       const int n = to.block * plan.images.block + within;
@@ -602,6 +614,8 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 // --- gradient to the input ------------------------------------------------------------------------
 
+
+
 struct InputPlan {
   Images images;
   int tile, tiles, row_tiles;  // pixels of a tile; tiles of pixels and of channels
@@ -620,6 +634,22 @@ struct Span {
 };
 
 inline int greatest_divisor(int a, int b) { return b ? greatest_divisor(b, a % b) : a; }
+
+// What a block works on: pixels [q0, q0 + count) in the order of column_of(), channels [c0, c0 + num_rows) of a group.
+struct alignas(16) InputPlace {
+  int block, tile, rows, g, part, slot, q0, count, c0, num_rows;
+  __device__ InputPlace(const Sizes& s, const InputPlan& plan, Index index)
+      : block(index.take(plan.images.blocks)),
+        tile(index.take(plan.tiles)),
+        rows(index.take(plan.row_tiles)),
+        g(index.take(s.groups)),
+        part(index.take(plan.parts)),
+        slot(static_cast<int>(index.rest)),
+        q0(tile * plan.tile),
+        count(least(plan.tile, s.pixels() - q0)),
+        c0(rows * kRows),
+        num_rows(least(kRows, s.group_channels() - c0)) {}
+};
 
 template <typename T>
 InputPlan plan_input(const Sizes& s) {
@@ -649,7 +679,8 @@ InputPlan plan_input(const Sizes& s) {
       plan.shift = lanes_shift<T>(static_cast<int>(longest));
       plan.pitch = plan.whole ? P : like_distance<T>(static_cast<int>(longest) + 3 * (V - 1), P);
       plan.slab = size_of_runs<T>(least(kRows, s.group_channels()) * K, plan.pitch);
-      const int table = K * static_cast<int>(sizeof(Span)), bytes = plan.slab * kBytes;
+      const int table = K * static_cast<int>(sizeof(Span)) + static_cast<int>(sizeof(InputPlace));
+      const int bytes = plan.slab * kBytes;
       plan.chunk = least(greatest((kStageBytes - table) / bytes, 1), plan.terms);
       plan.stages = kStages * plan.chunk * bytes + table <= kSharedBytes ? kStages : 2;
       plan.shared_bytes = plan.stages * plan.chunk * bytes + table;
@@ -663,7 +694,8 @@ InputPlan plan_input(const Sizes& s) {
     plan.tiles = ceil_div(s.pixels(), plan.tile);
     plan.chunk = plan.terms;
     plan.pitch = P;
-    plan.slab = plan.shared_bytes = plan.shift = 0;
+    plan.slab = plan.shift = 0;
+    plan.shared_bytes = sizeof(InputPlace);
     plan.stages = 2;
   }
   plan.shares = greatest(least(kThreads / (plan.images.groups * plan.tile), plan.chunk), 1);
@@ -703,22 +735,6 @@ __device__ inline int column_of(int i, int width, int stride) {
   return rest + i * stride;
 }
 
-// What a block works on: pixels [q0, q0 + count) in the order of column_of(), channels [c0, c0 + num_rows) of a group.
-struct InputPlace {
-  int block, tile, rows, g, part, slot, q0, count, c0, num_rows;
-  __device__ InputPlace(const Sizes& s, const InputPlan& plan, Index index)
-      : block(index.take(plan.images.blocks)),
-        tile(index.take(plan.tiles)),
-        rows(index.take(plan.row_tiles)),
-        g(index.take(s.groups)),
-        part(index.take(plan.parts)),
-        slot(static_cast<int>(index.rest)),
-        q0(tile * plan.tile),
-        count(least(plan.tile, s.pixels() - q0)),
-        c0(rows * kRows),
-        num_rows(least(kRows, s.group_channels() - c0)) {}
-};
-
 // `staged`: weights go through shared memory; else, of images too wide for a tile of whole rows or of kernels too
 // large, they are read where they lie.
 template <typename T, int TN, bool staged>
@@ -728,14 +744,19 @@ __global__ void __launch_bounds__(kThreads, 2)
   HNETFAST_SHARED(memory);
   constexpr int V = kVector<T>;
   const int P = s.positions(), K = s.kernel(), per_group = s.group_outputs();
-  const InputPlace place(s, plan, {blockIdx.x});
-  const int begin = place.part * plan.part, end = least(begin + plan.part, plan.terms);
-  const int chunks = ceil_div(end - begin, plan.chunk);
+  const InputPlace found(s, plan, {blockIdx.x});
+  // In shared memory, as registers are scarce.
+  InputPlace* const held = reinterpret_cast<InputPlace*>(memory);
+  const InputPlace& place = *held;
+  if (threadIdx.x == 0) *held = found;
+  const int num_rows = found.num_rows;
+  const int begin = found.part * plan.part, end = least(begin + plan.part, plan.terms);
+  const int chunks = staged ? ceil_div(end - begin, plan.chunk) : 1;
 
   const int groups = plan.images.groups, group = threadIdx.x % groups, spot = threadIdx.x / groups % plan.tile;
   const int share = threadIdx.x / groups / plan.tile;
-  const bool works = share < plan.shares && spot < place.count;
-  const int y = (place.q0 + spot) / s.width, x = column_of((place.q0 + spot) % s.width, s.width, s.stride_w);
+  const bool works = share < plan.shares && spot < found.count;
+  const int y = (found.q0 + spot) / s.width, x = column_of((found.q0 + spot) % s.width, s.width, s.stride_w);
   const Matches my = works ? matches_of(y, s.kernel_h, s.stride_h, s.padding_h, s.dilation_h, s.out_h) : Matches{0, 0, 0};
   const Matches mx = works ? matches_of(x, s.kernel_w, s.stride_w, s.padding_w, s.dilation_w, s.out_w) : Matches{0, 0, 0};
   // The first match: its kernel entry's place among the weights, and its position.
@@ -748,20 +769,19 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int64_t filter = static_cast<int64_t>(set_of(t)) * s.outputs + output_of(t);
     return weight + (filter * s.fields() + place.c0 * K) * P;
   };
-  T* stages = reinterpret_cast<T*>(memory);
+  T* stages = reinterpret_cast<T*>(memory + sizeof(InputPlace));
   Span* spans = reinterpret_cast<Span*>(stages + (staged ? plan.stages * plan.chunk * plan.slab : 0));
-  const bool partly = staged && !plan.whole;
-  if (partly) {
+  if constexpr (staged) {
     // Rows of positions from which entry ky sees the rows [top, bottom) of the tile.
     const int top = place.q0 / s.width, bottom = top + place.count / s.width;
     for (int k = threadIdx.x; k < K; k += blockDim.x) {
       const int shift = s.padding_h - k / s.kernel_w * s.dilation_h;
       const int first = ceil_div(greatest(top + shift, 0), s.stride_h);
       const int last = least(ceil_div(greatest(bottom + shift, 0), s.stride_h), s.out_h);
-      spans[k] = {first * s.out_w, greatest(last - first, 0) * s.out_w};
+      spans[k] = {plan.whole ? 0 : first * s.out_w, greatest(last - first, 0) * s.out_w};
     }
-    __syncthreads();
   }
+  __syncthreads();
   const auto stage = [&](int c) {
     const int t0 = begin + c * plan.chunk, n = least(plan.chunk, end - t0);
     const int lane = threadIdx.x & ((1 << plan.shift) - 1), team = threadIdx.x >> plan.shift;
@@ -803,7 +823,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       if (c + plan.stages - 1 < chunks) stage(c + plan.stages - 1);
       end_group_of_copies();
     }
-    const int t0 = begin + c * plan.chunk, n = least(plan.chunk, end - t0);
+    const int t0 = begin + c * plan.chunk, n = staged ? least(plan.chunk, end - t0) : end - begin;
     for (int j = share; j < n; j += plan.shares) {
       const T* w = weights_of(t0 + j);
       if constexpr (staged) w = stages + (c % plan.stages * plan.chunk + j) * plan.slab + phase_of(w);
@@ -813,13 +833,13 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int a = 0; a < my.count; ++a) {
         const int ky = a * plan.ky_step;
         int p = first_p - a * plan.py_step * s.out_w, at = first_at + ky * s.kernel_w * plan.pitch + p;
-        if (partly) at -= spans[(my.first + ky) * s.kernel_w].begin & ~(V - 1);
+        if constexpr (staged) at -= spans[(my.first + ky) * s.kernel_w].begin & ~(V - 1);
         for (int b = 0; b < mx.count; ++b, p -= plan.px_step, at += plan.kx_step * plan.pitch - plan.px_step) {
           Acc<T> slope[TN];
           load_images<T, TN>(slopes + static_cast<int64_t>(p) * plan.images.pitch, groups * kVector<Acc<T>>, slope);
 #pragma unroll
           for (int i = 0; i < kRows; ++i) {
-            const Acc<T> value = i < place.num_rows ? static_cast<Acc<T>>(w[at + i * channel]) : Acc<T>(0);
+            const Acc<T> value = i < num_rows ? static_cast<Acc<T>>(w[at + i * channel]) : Acc<T>(0);
 #pragma unroll
             for (int e = 0; e < TN; ++e) sums[i][e] += value * slope[e];
           }
@@ -830,7 +850,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   wait_for_copies(0);
 
   const InputPlace to(s, plan, {block_again()});
-  add_shares<T, TN>(memory, sums, plan.shares, plan.tile, groups, share, spot, group,
+  add_shares<T, TN>(memory, sums, plan.shares, plan.tile, groups,
                     [&](int i, int spot, int group, int k, Acc<T> sum) {
                       const int within = TN == 1 ? 0 : image_of<T>(k, group, groups);
                       const int n = to.block * plan.images.block + within;
