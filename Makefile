@@ -3,11 +3,12 @@ PYTHON ?= python3
 ARGS ?=
 PY := .venv/bin/python
 
-.PHONY: help demo env test lint format bench clean
+.PHONY: help demo env test asan lint format bench clean
 
 help:
 	@echo "make demo    train a hypernetwork on five tasks, with and without its regulariser, and time it"
 	@echo "make test    run the tests"
+	@echo "make asan    run the tests of the ops with AddressSanitizer in the extension"
 	@echo "make lint    check style; make format mends it"
 	@echo "make bench   measure speed and memory against hypnettorch"
 	@echo "make env     create or refresh .venv and build the extension (the others do so too)"
@@ -21,6 +22,9 @@ demo: env
 
 test: env
 	$(PY) -m pytest $(ARGS)
+
+asan: env
+	$(PY) build_support/sanitize.py $(ARGS)
 
 lint: env
 	.venv/bin/ruff check .

@@ -84,7 +84,10 @@ def extension_setup(sources: list[str]) -> dict:
     import torch
 
     cuda, why_not = None, "there are no CUDA sources"
-    if cuda_sources:
+    sanitizer = os.environ.get("HNETFAST_SANITIZE", "").split()  # flags of the compiler, for `make asan`
+    if sanitizer:
+        why_not = "this is a build with a sanitizer"
+    elif cuda_sources:
         cuda, why_not = build.cuda_home(torch.version.cuda)
         if cuda is None:
             build.say(f"leaving the CUDA sources out: {why_not}")
@@ -97,13 +100,14 @@ def extension_setup(sources: list[str]) -> dict:
     # Compiled with -fopenmp, not linked with it: the GOMP_* symbols come from the OpenMP runtime that
     # libtorch_cpu has loaded, whatever its file is called: the process never gets a second pool of threads.
     openmp = ["-fopenmp"] if torch.backends.openmp.is_available() else []
-    flags = {"cxx": [*CXX_FLAGS, *openmp], "nvcc": ["-O3"]}
+    flags = {"cxx": [*CXX_FLAGS, *openmp, *sanitizer], "nvcc": ["-O3"]}
     extension = (CUDAExtension if cuda else CppExtension)(
         "hnetfast._C",
         sources + (cuda_sources if cuda else []),
         include_dirs=[str(ROOT / "csrc")],
-        depends=[*glob("csrc/*.h"), "setup.py"],
+        depends=[*glob("csrc/*.h"), *glob("csrc/*.cuh"), "setup.py"],
         extra_compile_args=flags,
+        extra_link_args=sanitizer,
         py_limited_api=True,  # the kernels are reached through torch.ops: no symbol of Python is used
     )
     info = {

@@ -5,21 +5,18 @@
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import importlib
-import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from math import prod
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from bench.memory import measure_in_child, peak_bytes, print_peak
 from hnetfast.examples._speed import import_hypnettorch
 from hnetfast.ops import split_targets
 
@@ -30,7 +27,6 @@ NETWORKS = {
     "WRN-16-4": ("WRN", {"n": 2, "k": 4, "use_batch_norm": False}, 3072),
 }
 SETS, BATCHES, MODES = (1, 10, 50), (1, 32), ("forward", "forward+backward")
-_ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -152,22 +148,7 @@ def measure_peaks(contender: str, cases: Sequence[EnsembleCase]) -> dict[str, in
         Bytes at the peak, weights and result included, by name of the case; empty where the system does not
         report it (it is a Linux interface).
     """
-    if not Path("/proc/self/clear_refs").exists():
-        return {}
-    # Blocks go back to the system when they are freed: kept ones would not be seen when they are used again.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-    command = [sys.executable, "-m", "bench.ensembles", contender, *(case.name for case in cases)]
-    output = subprocess.run(
-        command, cwd=_ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
-    return dict(json.loads(line) for line in output.splitlines() if line.startswith("["))
-
-
-def _resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {field}")
+    return measure_in_child("bench.ensembles", [contender, *(case.name for case in cases)])
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -179,12 +160,7 @@ def main(arguments: Sequence[str]) -> None:
         case = EnsembleCase(network, int(sets), int(batch), mode)
         Ensemble(EnsembleCase(network, 1, 1, mode)).call(contender)  # libraries and threads are there now
         ensemble = Ensemble(case)
-        importlib.import_module("hnetfast").empty_cache()
-        ctypes.CDLL(None).malloc_trim(0)
-        before = _resident("VmRSS") - ensemble.weights.nbytes
-        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-        ensemble.call(contender)
-        print(json.dumps([name, _resident("VmHWM") - before]), flush=True)
+        print_peak(name, ensemble.weights.nbytes + peak_bytes(functools.partial(ensemble.call, contender)))
         del ensemble
 
 

@@ -5,27 +5,23 @@
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import importlib
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bench.cases import STRUCTURED_CASES, TUTORIAL_CASE, StructuredCase
+from bench.memory import measure_in_child, peak_bytes, print_peak
 from hnetfast.examples._speed import import_hypnettorch
 
 # Wide-ResNets take hypnettorch minutes; the tutorial's stands for all of them.
 CASES = (*(c for c in STRUCTURED_CASES if not c.gaussian and c.network == "ResNet-32"), TUTORIAL_CASE)
 CONDITIONS, MODES = (1, 3, 10), ("forward", "forward+backward")
-_ROOT = Path(__file__).resolve().parent.parent
 
 
 def build(module, case: StructuredCase, device: str = "cpu"):
@@ -117,27 +113,8 @@ def measure_peaks(implementation: str, requests: Sequence[tuple[StructuredCase, 
         Bytes at the peak by ``name:conditions``; empty where the system does not report it (it is a Linux
         interface).
     """
-    if not Path("/proc/self/clear_refs").exists():
-        return {}
-    # Blocks go back to the system when they are freed: kept ones would not be seen when they are used again.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     names = [f"{case.name}:{count}" for case, count in requests]
-    output = subprocess.run(
-        [sys.executable, "-m", "bench.structured", implementation, *names],
-        cwd=_ROOT,
-        env=environment,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    ).stdout
-    return dict(json.loads(line) for line in output.splitlines() if line.startswith("["))
-
-
-def _resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {field}")
+    return measure_in_child("bench.structured", [implementation, *names])
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -151,13 +128,7 @@ def main(arguments: Sequence[str]) -> None:
     for name in names:
         case, count = name.rsplit(":", 1)
         hnet = build(module, cases[case])
-        if implementation == "hnetfast":
-            importlib.import_module("hnetfast").empty_cache()
-        ctypes.CDLL(None).malloc_trim(0)
-        before = _resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-        call(hnet, int(count), MODES[0], grad)
-        print(json.dumps([name, _resident("VmHWM") - before]), flush=True)
+        print_peak(name, peak_bytes(functools.partial(call, hnet, int(count), MODES[0], grad)))
         del hnet
 
 

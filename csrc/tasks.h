@@ -17,6 +17,9 @@ inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multi
 template <typename T>
 T* scratch(int64_t count) {
   thread_local std::vector<T> buffer;
+#ifdef __SANITIZE_ADDRESS__
+  buffer = std::vector<T>();  // so that there is nothing of use beyond the end
+#endif
   if (static_cast<int64_t>(buffer.size()) < count) {
     buffer.clear();
     buffer.resize(count);

@@ -8,7 +8,8 @@ from hypothesis import settings
 
 settings.register_profile("local", deadline=None, max_examples=40)
 settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True, print_blob=True)
-settings.load_profile("ci" if os.environ.get("CI") else "local")
+settings.register_profile("brief", deadline=None, max_examples=10, derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "local"))
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
