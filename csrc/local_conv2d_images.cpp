@@ -113,65 +113,75 @@ void weight_gradient(const Shape& s, Source<T> grad, Source<T> input, int64_t in
   const TileKernels<T>& kernels = tile_kernels<T>();
   const int64_t F = s.fields(), P = s.positions(), per_group = s.outputs / s.groups, in_group = s.channels / s.groups;
   const int64_t padded = round_up(per_group, kernels.lanes), threads = at::get_num_threads();
-  const at::Tensor turned = pooled<T>(s.sets * s.groups * s.images * P * padded);
+  // Gradients with outputs innermost, for so many positions that they take a twentieth of what the call needs anyway.
+  const int64_t of_position = s.sets * s.groups * s.images * padded, weights = s.sets * s.outputs * F * P;
+  const int64_t room = std::max<int64_t>((weights + s.sets * s.images * (s.image() + s.outputs * P)) / 10, 1 << 18);
+  const Parts chunks(P, std::clamp<int64_t>(room / of_position, 1, P));
+  const Parts position_parts(chunks.largest(), chunks.largest() <= 32 ? 32 : 16);
+  const at::Tensor turned = pooled<T>(of_position * chunks.largest());
   T* const grads = turned.mutable_data_ptr<T>();  // [sets, groups, n, p, o]
-  parallel(s.sets * s.images * s.groups, multiply_adds(s), [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t n = task % s.images, g = task / s.images % s.groups, b = task / s.images / s.groups;
-      const T* from = grad.data + ((b * s.images + n) * s.outputs + g * per_group) * P;
-      kernels.pack_transposed(grads + task * P * padded, padded, from, grad.end, P, per_group, {0, 0, P});
-    }
-  });
   const Layout layout(s, round_up(s.images, kernels.lanes));
-  const std::vector<int64_t> shifts = layout.shifts(s), places = layout.places(s), grad_rows = multiples(s.images, P * padded);
+  const std::vector<int64_t> shifts = layout.shifts(s), places = layout.places(s);
   const std::vector<Columns> rows = layout.rows(s);
-  const Parts position_parts(P, P <= 32 ? P : 16);
   const Parts field_parts(F, 104, std::min<int64_t>(threads * kTasksPerThread, (F + 11) / 12));
   const int64_t most = field_parts.largest(), most_channels = (most + s.kernel() - 2) / s.kernel() + 1;
   const int64_t most_outputs = std::min(kVectors * kernels.lanes, padded);
-  parallel(s.sets * s.groups * field_parts.count, multiply_adds(s), [&](int64_t begin, int64_t end) {
-    const int64_t pixels = most_channels * layout.channel(), tile = most * position_parts.largest();
-    const bool in_place = std::is_same_v<S, T>;
-    T* seen = scratch<T>(pixels + tile * most_outputs * (in_place ? 1 : 2));
-    T *sums = seen + pixels, *rounded = sums + tile * most_outputs;  // sums [f, p, o]
-    std::vector<int64_t> seen_rows(most), sum_rows(most);
-    std::vector<Columns> runs(most);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t part = task % field_parts.count, g = task / field_parts.count % s.groups, b = task / field_parts.count / s.groups;
-      const int64_t f0 = field_parts.begin(part), width = field_parts.size(part);
-      const int64_t c0 = f0 / s.kernel(), c1 = (f0 + width - 1) / s.kernel() + 1;
-      for (int64_t c = c0; c < c1; ++c) {
-        const T* from = input.data + b * input_stride + (g * in_group + c) * s.height * s.width;
-        turn_channel(s, layout, rows, from, input.end, s.images, seen + (c - c0) * layout.channel());
+
+  for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {
+    const int64_t first_position = chunks.begin(chunk), positions = chunks.size(chunk);
+    parallel(s.sets * s.images * s.groups, multiply_adds(s), [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t n = task % s.images, g = task / s.images % s.groups, b = task / s.images / s.groups;
+        const T* from = grad.data + ((b * s.images + n) * s.outputs + g * per_group) * P;
+        T* to = grads + ((b * s.groups + g) * s.images + n) * positions * padded;
+        kernels.pack_transposed(to, padded, from, grad.end, P, per_group, {first_position, 0, positions});
       }
-      for (int64_t f = 0; f < width; ++f) seen_rows[f] = shifts[f0 + f] - c0 * layout.channel();
-      for (int64_t o = 0; o < per_group; o += most_outputs) {
-        const int64_t lanes = std::min(most_outputs, padded - o), outputs = std::min(lanes, per_group - o);
-        for (int64_t q = 0; q < position_parts.count; ++q) {
-          const int64_t p0 = position_parts.begin(q), count = position_parts.size(q);
-          const T* grads_there = grads + ((b * s.groups + g) * s.images * P + p0) * padded + o;
-          for (int64_t f = 0; f < width; ++f) sum_rows[f] = f * count * lanes;
-          for (int64_t p = 0; p < count; ++p) {
-            kernels.multiply_rows(width, lanes, s.images, seen + places[p0 + p], seen_rows.data(), 1, grads_there + p * padded,
-                                  grad_rows.data(), sums + p * lanes, sum_rows.data(), false);
-          }
-          S* to = grad_weight + ((b * s.outputs + g * per_group + o) * F + f0) * P + p0;
-          const int64_t pieces = count == P ? 1 : width, length = count == P ? width * P : count;  // one run, or one an entry
-          for (int64_t i = 0; i < pieces; ++i) runs[i] = {in_place ? i * P : i * count, i * count, length};
-          if constexpr (std::is_same_v<S, T>) {
-            kernels.unpack_transposed(sums, lanes, to, F * P, outputs, runs.data(), pieces);
-          } else {
-            kernels.unpack_transposed(sums, lanes, rounded, width * count, outputs, runs.data(), pieces);
-            for (int64_t row = 0; row < outputs; ++row) {
-              for (int64_t i = 0; i < width * count; ++i) {
-                to[row * F * P + i / count * P + i % count] = static_cast<S>(rounded[row * width * count + i]);
+    });
+    const std::vector<int64_t> grad_rows = multiples(s.images, positions * padded);
+    parallel(s.sets * s.groups * field_parts.count, multiply_adds(s), [&](int64_t begin, int64_t end) {
+      const int64_t pixels = most_channels * layout.channel(), tile = most * position_parts.largest() * most_outputs;
+      T* seen = scratch<T>(pixels + tile + (std::is_same_v<S, T> ? 0 : tile));
+      T *sums = seen + pixels, *rounded = sums + tile;  // sums [f, p, o]
+      std::vector<int64_t> seen_rows(most), sum_rows(most);
+      std::vector<Columns> runs(most);
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t part = task % field_parts.count, g = task / field_parts.count % s.groups, b = task / field_parts.count / s.groups;
+        const int64_t f0 = field_parts.begin(part), width = field_parts.size(part);
+        const int64_t c0 = f0 / s.kernel(), c1 = (f0 + width - 1) / s.kernel() + 1;
+        for (int64_t c = c0; c < c1; ++c) {
+          const T* from = input.data + b * input_stride + (g * in_group + c) * s.height * s.width;
+          turn_channel(s, layout, rows, from, input.end, s.images, seen + (c - c0) * layout.channel());
+        }
+        for (int64_t f = 0; f < width; ++f) seen_rows[f] = shifts[f0 + f] - c0 * layout.channel();
+        const Parts parts(positions, position_parts.largest());
+        for (int64_t o = 0; o < per_group; o += most_outputs) {
+          const int64_t lanes = std::min(most_outputs, padded - o), outputs = std::min(lanes, per_group - o);
+          for (int64_t q = 0; q < parts.count; ++q) {
+            const int64_t begin_of_part = parts.begin(q), p0 = first_position + begin_of_part, count = parts.size(q);
+            const T* grads_there = grads + ((b * s.groups + g) * s.images * positions + begin_of_part) * padded + o;
+            for (int64_t f = 0; f < width; ++f) sum_rows[f] = f * count * lanes;
+            for (int64_t p = 0; p < count; ++p) {
+              kernels.multiply_rows(width, lanes, s.images, seen + places[p0 + p], seen_rows.data(), 1, grads_there + p * padded,
+                                    grad_rows.data(), sums + p * lanes, sum_rows.data(), false);
+            }
+            S* to = grad_weight + ((b * s.outputs + g * per_group + o) * F + f0) * P + p0;
+            // One run of columns where all positions are there, else one for each entry of the filters.
+            const int64_t pieces = count == P ? 1 : width, length = count == P ? width * P : count;
+            if constexpr (std::is_same_v<S, T>) {
+              for (int64_t i = 0; i < pieces; ++i) runs[i] = {i * P, i * count, length};
+              kernels.unpack_transposed(sums, lanes, to, F * P, outputs, runs.data(), pieces);
+            } else {
+              const Columns run{0, 0, width * count};
+              kernels.unpack_transposed(sums, lanes, rounded, width * count, outputs, &run, 1);
+              for (int64_t i = 0; i < outputs * width * count; ++i) {
+                to[i / (width * count) * F * P + i / count % width * P + i % count] = static_cast<S>(rounded[i]);
               }
             }
           }
         }
       }
-    }
-  });
+    });
+  }
 }
 
 // grad_input at place(p) + shift(f) is the sum of weight[o, f, p] grad[n, o, p] over all o, f and p that meet there.
