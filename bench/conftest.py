@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.chunked_memory import measure_peaks
 from bench.ensembles import EnsembleCase
 from bench.ensembles import measure_peaks as measure_ensemble_peaks
-from bench.chunked_memory import measure_peaks
 from bench.results import Results, describe_environment, format_text
 from bench.structured import CASES as STRUCTURED_CASES
 from bench.structured import measure_peaks as measure_structured_peaks

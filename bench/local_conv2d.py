@@ -1,7 +1,7 @@
 """Convolution without weight sharing: the layers, who competes, and peak memory.
 
-``python -m bench.local_conv2d "3→64, 32×32:32:forward"`` prints what a call of hnetfast's layer adds to the memory
-of a process at its peak, in bytes.
+``python -m bench.local_conv2d "3→64, 32×32:32:forward"`` prints what a call of hnetfast's layer takes at its
+peak, images and weights included, in bytes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def images(name: str, batch: int, device: str) -> torch.Tensor:
 
 
 def contenders(name: str, device: str, with_compiled: bool) -> dict[str, tuple[Callable, list[torch.Tensor]]]:
-    """Functions of the images with their parameters: hnetfast, hypnettorch if installed, unfold and einsum."""
+    """Functions of images, with their parameters: hnetfast, hypnettorch if installed, unfold and einsum."""
     found = {}
     for library, package in (
         ("hnetfast", importlib.import_module("hnetfast.utils.local_conv2d_layer")),
@@ -90,8 +90,8 @@ def measure_peaks(rows: Sequence[tuple[str, int, str]]) -> dict[str, int]:
         rows: Layer, batch and mode.
 
     Returns:
-        Bytes at the peak, inputs and weights included, by ``layer:batch:mode``; empty where the system does not
-        report it.
+        Bytes at the peak, inputs and weights included, by ``layer:batch:mode``; empty where the system does
+        not report it.
     """
     return measure_in_child("bench.local_conv2d", [":".join(map(str, row)) for row in rows])
 

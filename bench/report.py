@@ -113,7 +113,8 @@ _STRUCTURED = (
 _LOCAL_CONVS = (
     "`LocalConv2dLayer`, in milliseconds; *einsum* is `unfold` and `einsum`, *compiled* the same under "
     "`torch.compile`. The floor is the larger of reading the weights once at the measured copy rate and of "
-    "the operations at the measured float32 matrix rate."
+    "the operations at the measured float32 matrix rate. Peak memory is that of a process, over the bytes of "
+    "images, weights, results and their gradients."
 )
 _RNNS = (
     "`SimpleRNN` with given weights, 100 steps, width 100, batch 32, and the layer of `torch.nn` with its "

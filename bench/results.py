@@ -83,7 +83,8 @@ class Results:
         structured: Times of structured hypernetworks: ``case``, ``conditions``, ``mode`` and ``ms`` by
             contender; forward rows have ``floor_ms`` and may have ``peak_bytes`` by contender.
         local_convs: Times of locally connected layers: ``layer``, ``batch``, ``mode`` and ``ms`` by
-            contender; forward rows have ``floor_ms``.
+            contender; forward rows have ``floor_ms``, some have ``peak_share``, peak memory over what inputs,
+            results and gradients take.
     """
 
     def __init__(self, environment: dict) -> None:
@@ -378,6 +379,7 @@ LOCAL_CONV_COLUMNS = (
     "× hypnettorch",
     "× einsum",
     "of floor",
+    "peak memory, × needed",
 )
 
 
@@ -396,6 +398,7 @@ def local_conv_cells(rows: Sequence[dict]) -> list[list[str]]:
                 *("–" if v is None else f"{v:.3f}" if v < 10 else f"{v:.1f}" for v in times),
                 *("–" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
                 f"{100 * floor / row['ms']['hnetfast']:.0f} %" if floor else "",
+                f"{row['peak_share']:.2f}" if "peak_share" in row else "",
             ]
         )
     return lines
@@ -415,6 +418,20 @@ def local_conv_facts(rows: Sequence[dict]) -> list[str]:
                 f"Locally connected layers over {title}: geometric mean {geometric_mean(ratios):.2f}×, "
                 f"slowest {min(ratios):.2f}×"
             )
+    shares = [
+        row["floor_ms"] / row["ms"]["hnetfast"] for row in rows if "floor_ms" in row and row["batch"] == 32
+    ]
+    if shares:
+        lines.append(
+            f"Locally connected layers, forward, batch 32: {100 * min(shares):.0f} to "
+            f"{100 * max(shares):.0f} % of the floor, geometric mean {100 * geometric_mean(shares):.0f} %"
+        )
+    peaks = _values(row.get("peak_share") for row in rows)
+    if peaks:
+        lines.append(
+            f"Locally connected layers: peak memory over images, weights, results and gradients "
+            f"{min(peaks):.2f} to {max(peaks):.2f}×"
+        )
     return lines
 
 

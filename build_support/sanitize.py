@@ -1,4 +1,4 @@
-"""Builds the extension with AddressSanitizer in build/sanitize and runs the tests of the ops with it (`make asan`).
+"""Builds the extension with AddressSanitizer in build/sanitize and runs the tests of the ops: `make asan`.
 
 Every read or write outside of what was allocated ends a test process with a report of where it was.
 """
@@ -45,7 +45,16 @@ def main() -> None:
     # it also looks for the C++ runtime when it starts.
     preload = [library(compiler, name) for name in ("libasan.so", "libstdc++.so")]
     environment = {**os.environ, "CXX": compiler, "HNETFAST_SANITIZE": FLAGS}
-    command = [sys.executable, "setup.py", "-q", "build", "--build-base", FOLDER, "--build-lib", FOLDER / "lib"]
+    command = [
+        sys.executable,
+        "setup.py",
+        "-q",
+        "build",
+        "--build-base",
+        FOLDER,
+        "--build-lib",
+        FOLDER / "lib",
+    ]
     built = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -57,7 +66,6 @@ def main() -> None:
         "ASAN_OPTIONS": f"detect_leaks=0:abort_on_error=1:log_path={FOLDER / 'report'}",
         "HYPOTHESIS_PROFILE": "brief",
     }
-    arguments = sys.argv[1:] or ["tests/ops"]
     options = ["-q", "-p", "no:faulthandler", "-o", f"pythonpath={FOLDER / 'lib'} ."]
     command = [sys.executable, "-c", RUN, *options, *(sys.argv[1:] or ["tests/ops"])]
     returned = subprocess.run(command, cwd=ROOT, env=environment).returncode

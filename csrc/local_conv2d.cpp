@@ -35,8 +35,12 @@ Shape read_shape(const Tensor& input, const Tensor& weight, IntArrayRef kernel, 
                     s.channels, " and ", s.outputs, " channels");
   for (const auto [n, k, d, st, p, out] : {std::array{s.height, s.kernel_h, s.dilation_h, s.stride_h, s.padding_h, s.out_h},
                                           std::array{s.width, s.kernel_w, s.dilation_w, s.stride_w, s.padding_w, s.out_w}}) {
-    TORCH_CHECK_VALUE((out - 1) * st + (k - 1) * d < n + 2 * p, kOp, ": output_size is ", size, ", more than there is room for");
+    TORCH_CHECK_VALUE((out - 1.0) * st + (k - 1.0) * d < n + 2.0 * p, kOp, ": output_size is ", size, ", more than there is room for");
   }
+  // Of these, products of sizes are made; as real numbers they can be compared with what 64 bits hold.
+  const double pixels = (s.height + 2.0 * s.padding_h) * (s.width + 2.0 * s.padding_w);
+  TORCH_CHECK_VALUE(double(s.sets) * s.channels * (s.images + 64.0) * pixels < 0x1p60, kOp, ": padding is ", padding,
+                    ", too much to be held in memory");
   TORCH_CHECK_VALUE(weight.size(2) == s.fields() && weight.size(3) == s.positions(), kOp, ": weight has shape ", weight.sizes(),
                     ", expected [", s.sets, ", ", s.outputs, ", ", s.fields(), ", ", s.positions(), "]");
   return s;

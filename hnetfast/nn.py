@@ -36,6 +36,7 @@ class LocalConv2d(nn.Module):
     Attributes:
         weight: ``[out_channels, in_channels/groups·K_h·K_w, H·W]``.
         bias: ``[out_channels, H·W]``, or ``[out_channels]``; None if there is none.
+        input_size: H_in and W_in.
         output_size: H and W.
 
     Raises:
@@ -65,6 +66,7 @@ class LocalConv2d(nn.Module):
         )
         self.kernel_size, self.stride = self._geometry.kernel_size, self._geometry.stride
         self.padding, self.dilation = self._geometry.padding, self._geometry.dilation
+        self.input_size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
         self.output_size = self._geometry.output_size
         fan_in = in_channels // groups * prod(self.kernel_size)
         positions = prod(self.output_size)
@@ -92,6 +94,12 @@ class LocalConv2d(nn.Module):
         Raises:
             ValueError: If the images are of another size.
         """
+        expected = (self.in_channels, *self.input_size)
+        if isinstance(input, Tensor) and tuple(input.shape[-3:]) != expected:
+            raise ValueError(
+                f"LocalConv2d: input: images {list(expected)} are accepted, with or without a dimension in "
+                f"front, got {list(input.shape)}"
+            )
         return local_conv2d(
             input,
             self.weight,

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
 from torch._C._functorch import TransformType, get_interpreter_stack
 
 from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, is_forward_mode
@@ -106,7 +105,7 @@ def local_conv2d_unchecked(input: Tensor, weight: Tensor, bias: Tensor | None, g
         ``[N, C_out, H, W]``, for B sets ``[B, N, …]``.
     """
     device = input.device.type
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         input, weight = input.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
@@ -118,7 +117,7 @@ def local_conv2d_unchecked(input: Tensor, weight: Tensor, bias: Tensor | None, g
 
 
 def _may_call_op() -> bool:
-    """Whether every transform in effect knows the op: compilation and vmap do, others of torch.func do not."""
+    """Whether every transform in effect knows the op: compilation and vmap do, the rest of torch.func not."""
     if torch.compiler.is_compiling():
         return not torch._C._are_functorch_transforms_active()
     if is_forward_mode():
