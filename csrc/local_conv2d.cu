@@ -44,7 +44,8 @@ struct Device {
 // The kernels count what belongs to one image with 32 bits, and everything else with 64.
 Sizes sizes_of(const Shape& s, const Tensor& input) {
   const auto check = [](const char* what, double size) {
-    TORCH_CHECK(size < std::numeric_limits<int32_t>::max(), "local_conv2d: ", what, " is ", size, ", too many for CUDA");
+    TORCH_CHECK(size < std::numeric_limits<int32_t>::max(), "local_conv2d: ", what, " is ", size,
+                ", more than is accepted on CUDA");
   };
   const double height = double(s.height) + 2.0 * s.padding_h, width = double(s.width) + 2.0 * s.padding_w;
   check("the number of filters", double(s.outputs) * s.sets);
@@ -77,7 +78,9 @@ void check_device(const Tensor& tensor, const Tensor& weight, const char* name) 
 
 Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef kernel,
                IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups) {
-  if (weight.dim() == 3) return without_sets(forward, input, weight, bias, kernel, stride, padding, dilation, size, groups);
+  if (weight.dim() == 3) {
+    return without_sets(forward, input, weight, bias, kernel, stride, padding, dilation, size, groups);
+  }
   const Shape s = read_shape(input, weight, kernel, stride, padding, dilation, size, groups);
   check_bias(bias, weight, s);
   check_device(input, weight, "input");
@@ -104,8 +107,8 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& input, con
                                     IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size,
                                     int64_t groups, bool need_input, bool need_weight) {
   if (weight.dim() == 3) {
-    return backward_without_sets(backward, grad, input, weight, kernel, stride, padding, dilation, size, groups, need_input,
-                                 need_weight);
+    return backward_without_sets(backward, grad, input, weight, kernel, stride, padding, dilation, size, groups,
+                                 need_input, need_weight);
   }
   const Shape s = read_shape(input, weight, kernel, stride, padding, dilation, size, groups);
   check_grad(grad, weight, s);

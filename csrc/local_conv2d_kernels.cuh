@@ -451,7 +451,8 @@ __global__ void __launch_bounds__(kThreads, 2)
       const Entry entry = entries[j];
       if (static_cast<unsigned>(y0 + entry.dy) < static_cast<unsigned>(s.height) &&
           static_cast<unsigned>(x0 + entry.dx) < static_cast<unsigned>(s.width)) {
-        load_images<T, TN>(mine + static_cast<int64_t>(corner + entry.pixel) * plan.images.pitch, groups * kVector<Acc<T>>, x);
+        const int64_t pixel = corner + entry.pixel;
+        load_images<T, TN>(mine + pixel * plan.images.pitch, groups * kVector<Acc<T>>, x);
       } else {
 #pragma unroll
         for (int k = 0; k < TN; ++k) x[k] = 0;
@@ -757,8 +758,11 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int share = threadIdx.x / groups / plan.tile;
   const bool works = share < plan.shares && spot < found.count;
   const int y = (found.q0 + spot) / s.width, x = column_of((found.q0 + spot) % s.width, s.width, s.stride_w);
-  const Matches my = works ? matches_of(y, s.kernel_h, s.stride_h, s.padding_h, s.dilation_h, s.out_h) : Matches{0, 0, 0};
-  const Matches mx = works ? matches_of(x, s.kernel_w, s.stride_w, s.padding_w, s.dilation_w, s.out_w) : Matches{0, 0, 0};
+  Matches my{0, 0, 0}, mx{0, 0, 0};
+  if (works) {
+    my = matches_of(y, s.kernel_h, s.stride_h, s.padding_h, s.dilation_h, s.out_h);
+    mx = matches_of(x, s.kernel_w, s.stride_w, s.padding_w, s.dilation_w, s.out_w);
+  }
   // The first match: its kernel entry's place among the weights, and its position.
   const int first_at = (my.first * s.kernel_w + mx.first) * plan.pitch, first_p = my.position * s.out_w + mx.position;
 
@@ -773,7 +777,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   Span* spans = reinterpret_cast<Span*>(stages + (staged ? plan.stages * plan.chunk * plan.slab : 0));
   if constexpr (staged) {
     // Rows of positions from which entry ky sees the rows [top, bottom) of the tile.
-    const int top = place.q0 / s.width, bottom = top + place.count / s.width;
+    const int top = found.q0 / s.width, bottom = top + found.count / s.width;
     for (int k = threadIdx.x; k < K; k += blockDim.x) {
       const int shift = s.padding_h - k / s.kernel_w * s.dilation_h;
       const int first = ceil_div(greatest(top + shift, 0), s.stride_h);
@@ -795,8 +799,8 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
       for (int run = team, k = first_k; run < place.num_rows * K; run += teams) {
         const Span span = spans[k];
-        copy_run(stages, at + run * plan.pitch + (span.begin & (V - 1)), from + static_cast<int64_t>(run) * P + span.begin,
-                 span.length, weight, weight_end, lane, 1 << plan.shift);
+        copy_run(stages, at + run * plan.pitch + (span.begin & (V - 1)),
+                 from + static_cast<int64_t>(run) * P + span.begin, span.length, weight, weight_end, lane, 1 << plan.shift);
         k += step_k;
         if (k >= K) k -= K;
       }

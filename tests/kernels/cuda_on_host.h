@@ -1,7 +1,7 @@
 // Runs CUDA kernels as plain C++, block after block: each CUDA thread is a fibre, and a barrier goes to the next one.
 //
-// Between barriers, threads run one after the other, so what races is not found by chance, but what is read from shared
-// memory before anybody has written it is: it holds no numbers when a block begins.
+// Between barriers, threads run one after the other, upwards or, in every other block, downwards. So a missing barrier
+// shows where the order matters, and what is read before anybody has written it does: shared memory begins as NaN.
 #pragma once
 
 #include <ucontext.h>
@@ -72,7 +72,8 @@ void launch(unsigned blocks, unsigned threads, size_t shared, const F& kernel) {
     }
     for (size_t running = threads; running > 0;) {
       size_t ended = 0;
-      for (unsigned t = 0; t < threads; ++t) {
+      for (unsigned i = 0; i < threads; ++i) {
+        const unsigned t = block % 2 ? threads - 1 - i : i;
         if (done[t]) continue;
         threadIdx = {t, 0, 0};
         swapcontext(&scheduler, &fibres[t]);
