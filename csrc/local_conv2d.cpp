@@ -132,9 +132,13 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& input, con
   with_types(type, [&](auto weight_zero, auto zero) {
     using S = decltype(weight_zero);
     using T = decltype(zero);
-    if (need_weight) weight_gradient<S, T>(s, Source<T>(g), Source<T>(x), set_stride(x), grad_weight.mutable_data_ptr<S>());
+    const bool few = by_positions<T>(s);
+    if (need_weight) {
+      const auto compute = few ? weight_gradient_by_positions<S, T> : weight_gradient_by_images<S, T>;
+      compute(s, Source<T>(g), Source<T>(x), set_stride(x), grad_weight.mutable_data_ptr<S>());
+    }
     if (!need_input) return;
-    const auto compute = by_positions<T>(s) ? input_gradient_by_positions<S, T> : input_gradient_by_images<S, T>;
+    const auto compute = few ? input_gradient_by_positions<S, T> : input_gradient_by_images<S, T>;
     compute(s, Source<T>(g), w.const_data_ptr<S>(), x.size(0) == 1 && s.sets > 1, grad_input.mutable_data_ptr<T>());
   });
   return {grad_input.to(type), grad_weight};

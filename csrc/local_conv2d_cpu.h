@@ -28,7 +28,9 @@ void forward_by_images(const Shape& s, Source<T> input, int64_t input_stride, co
 template <typename S, typename T>
 void forward_by_positions(const Shape& s, Source<T> input, int64_t input_stride, const S* weight, const T* bias, T* out);
 template <typename S, typename T>
-void weight_gradient(const Shape& s, Source<T> grad, Source<T> input, int64_t input_stride, S* grad_weight);
+void weight_gradient_by_images(const Shape& s, Source<T> grad, Source<T> input, int64_t input_stride, S* grad_weight);
+template <typename S, typename T>
+void weight_gradient_by_positions(const Shape& s, Source<T> grad, Source<T> input, int64_t input_stride, S* grad_weight);
 // Where `shared`, all sets have seen the same images.
 template <typename S, typename T>
 void input_gradient_by_images(const Shape& s, Source<T> grad, const S* weight, bool shared, T* grad_input);

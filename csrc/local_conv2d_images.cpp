@@ -32,12 +32,15 @@ void turn_channel(const Shape& s, const Layout& layout, const std::vector<Column
   for (const Columns& row : rows) tile_kernels<T>().pack_transposed(to, layout.pitch, from, end, s.image(), images, row);
 }
 
-// Asks for share i of n of the rows of weights that come next; an L2 hit later instead of a miss.
+// Asks for share i of n of the weights that come next: `count` positions of `width` entries of the filters of `outputs`
+// outputs. Later they are in the second-level cache.
 template <typename S>
-void prefetch(const S* from, int64_t rows, int64_t ld, int64_t width, int64_t i, int64_t n) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const S* row = from + r * ld;
-    for (int64_t q = width * i / n; q < width * (i + 1) / n; q += 64 / sizeof(S)) __builtin_prefetch(row + q, 0, 2);
+void prefetch(const S* from, int64_t outputs, int64_t F, int64_t P, int64_t width, int64_t count, int64_t i, int64_t n) {
+  for (int64_t o = 0; o < outputs; ++o) {
+    for (int64_t f = width * i / n; f < width * (i + 1) / n; ++f) {
+      const S* row = from + (o * F + f) * P;
+      for (int64_t p = 0; p < count; p += 64 / sizeof(S)) __builtin_prefetch(row + p, 0, 2);
+    }
   }
 }
 
@@ -90,9 +93,9 @@ void forward_by_images(const Shape& s, Source<T> input, int64_t input_stride, co
           const S* filters = weight + (first * F + f0) * P;
           const Piece<T> piece(filters, outputs, F * P, width * P, sums + all_sums);
           for (int64_t o = 0; o < outputs; ++o) filter_rows[o] = o * piece.ld;
-          const int64_t next = kInPlace && count == P && i + 1 < field_parts.count ? field_parts.size(i + 1) * P : 0;
+          const int64_t next = kInPlace && count == P && i + 1 < field_parts.count ? field_parts.size(i + 1) : 0;
           for (int64_t p = 0; p < count; ++p) {
-            prefetch(filters + width * P, outputs, F * P, next, p, count);
+            prefetch(filters + width * P + p0, outputs, F, P, next, count, p, count);
             kernels.multiply_rows(outputs, pitch, width, piece.data + p0 + p, filter_rows.data(), P, seen_by_group + places[p0 + p],
                                   shifts.data() + f0, sums + p * pitch, sum_rows.data(), bias || i > 0);
           }
@@ -109,7 +112,7 @@ void forward_by_images(const Shape& s, Source<T> input, int64_t input_stride, co
 
 // grad_weight[o, f, p] = Σ_n grad[n, o, p] x̂[n, f, p], with vectors of outputs.
 template <typename S, typename T>
-void weight_gradient(const Shape& s, Source<T> grad, Source<T> input, int64_t input_stride, S* grad_weight) {
+void weight_gradient_by_images(const Shape& s, Source<T> grad, Source<T> input, int64_t input_stride, S* grad_weight) {
   const TileKernels<T>& kernels = tile_kernels<T>();
   const int64_t F = s.fields(), P = s.positions(), per_group = s.outputs / s.groups, in_group = s.channels / s.groups;
   const int64_t padded = round_up(per_group, kernels.lanes), threads = at::get_num_threads();
@@ -228,7 +231,7 @@ void input_gradient_by_images(const Shape& s, Source<T> grad, const S* weight, b
             const Piece<T> piece(filters, outputs, F * P, s.kernel() * P, sums + layout.channel());
             const int64_t next = i + 1 < output_parts.count ? output_parts.size(i + 1) : 0;
             for (int64_t p = 0; p < P; ++p) {
-              prefetch(filters + outputs * F * P, next, F * P, s.kernel() * P, p, P);
+              prefetch(filters + outputs * F * P, next, F, P, s.kernel(), P, p, P);
               kernels.multiply_rows(s.kernel(), layout.pitch, outputs, piece.data + p, filter_rows.data(), piece.ld,
                                     grads + (output * P + p) * pitch + first_image, grad_rows.data(), sums + places[p], shifts.data(), true);
             }
@@ -244,7 +247,7 @@ void input_gradient_by_images(const Shape& s, Source<T> grad, const S* weight, b
 
 #define HN_INSTANTIATE(S, T)                                                                                     \
   template void forward_by_images<S, T>(const Shape&, Source<T>, int64_t, const S*, const T*, T*);               \
-  template void weight_gradient<S, T>(const Shape&, Source<T>, Source<T>, int64_t, S*);                          \
+  template void weight_gradient_by_images<S, T>(const Shape&, Source<T>, Source<T>, int64_t, S*);                          \
   template void input_gradient_by_images<S, T>(const Shape&, Source<T>, const S*, bool, T*);
 HN_INSTANTIATE(float, float)
 HN_INSTANTIATE(double, double)

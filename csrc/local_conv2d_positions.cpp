@@ -25,22 +25,18 @@ struct Vectors {
   }
 };
 
-}  // namespace
-
-template <typename S, typename T>
-void forward_by_positions(const Shape& s, Source<T> input, int64_t input_stride, const S* weight, const T* bias, T* out) {
-  const TileKernels<T>& kernels = tile_kernels<T>();
-  const int64_t F = s.fields(), P = s.positions(), per_group = s.outputs / s.groups, input_sets = input_stride ? s.sets : 1;
-  const Vectors vectors(P, kernels.lanes);
+// What filters see, [sets, n, groups, f, p], by vectors of positions.
+template <typename T>
+at::Tensor gather(const Shape& s, const Vectors& vectors, Source<T> input, int64_t input_stride) {
+  const int64_t sets = input_stride ? s.sets : 1;
   const Layout layout(s, 1);
   const std::vector<int64_t> shifts = layout.shifts(s), places = layout.places(s);
   std::vector<int64_t> place_of(vectors.padded);
   vectors.spread(places.data(), place_of.data());
   const std::vector<Columns> rows = layout.rows(s);
-  const int64_t all_fields = s.channels * s.kernel() * vectors.padded;
-  const at::Tensor gathered = pooled<T>(input_sets * s.images * all_fields);
-  T* const fields = gathered.mutable_data_ptr<T>();  // [sets, n, groups, f, p]
-  parallel(input_sets * s.images * s.channels, multiply_adds(s), [&](int64_t begin, int64_t end) {
+  const at::Tensor gathered = pooled<T>(sets * s.images * s.channels * s.kernel() * vectors.padded);
+  T* const fields = gathered.mutable_data_ptr<T>();
+  parallel(sets * s.images * s.channels, multiply_adds(s), [&](int64_t begin, int64_t end) {
     T* padded = scratch<T>(layout.channel());
     std::fill_n(padded, layout.channel(), T(0));
     for (int64_t task = begin; task < end; ++task) {
@@ -53,6 +49,30 @@ void forward_by_positions(const Shape& s, Source<T> input, int64_t input_stride,
       }
     }
   });
+  return gathered;
+}
+
+// Rows of P of a tensor, by vectors.
+template <typename T>
+at::Tensor spread(const Vectors& vectors, const T* from, int64_t rows, int64_t work) {
+  const at::Tensor result = pooled<T>(rows * vectors.padded);
+  T* const to = result.mutable_data_ptr<T>();
+  parallel(rows, work, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) vectors.spread(from + row * vectors.positions, to + row * vectors.padded);
+  });
+  return result;
+}
+
+}  // namespace
+
+template <typename S, typename T>
+void forward_by_positions(const Shape& s, Source<T> input, int64_t input_stride, const S* weight, const T* bias, T* out) {
+  const TileKernels<T>& kernels = tile_kernels<T>();
+  const int64_t F = s.fields(), P = s.positions(), per_group = s.outputs / s.groups, input_sets = input_stride ? s.sets : 1;
+  const Vectors vectors(P, kernels.lanes);
+  const at::Tensor gathered = gather(s, vectors, input, input_stride);
+  const T* const fields = gathered.const_data_ptr<T>();
+  const int64_t all_fields = s.channels * s.kernel() * vectors.padded;
   const int64_t tasks = s.sets * s.groups, threads = at::get_num_threads();
   const Parts output_parts(per_group, 4, tasks % threads ? threads : 1);
   const int64_t most = output_parts.largest(), sums_of_output = s.images * vectors.padded;
@@ -70,11 +90,52 @@ void forward_by_positions(const Shape& s, Source<T> input, int64_t input_stride,
         const int64_t f0 = field_parts.begin(i), width = field_parts.size(i);
         const Piece<T> piece(weight + (first * F + f0) * P, outputs, F * P, width * P, sums + most * sums_of_output);
         kernels.multiply_positions(outputs, s.images, width, P, piece.data, piece.ld, P, seen + f0 * vectors.padded, all_fields,
-                                   vectors.padded, sums, sums_of_output, vectors.padded, bias || i > 0);
+                                   vectors.padded, sums, sums_of_output, vectors.padded, bias || i > 0, false);
       }
       for (int64_t i = 0; i < outputs * s.images; ++i) {
         const int64_t o = (first + i / s.images) % s.outputs, n = i % s.images;
         vectors.collect(sums + i * vectors.padded, out + ((b * s.images + n) * s.outputs + o) * P);
+      }
+    }
+  });
+}
+
+// grad_weight[o, f, p] = Σ_n grad[n, o, p] x̂[n, f, p], written as it lies.
+template <typename S, typename T>
+void weight_gradient_by_positions(const Shape& s, Source<T> grad, Source<T> input, int64_t input_stride, S* grad_weight) {
+  const TileKernels<T>& kernels = tile_kernels<T>();
+  constexpr int64_t kOutputs = 4;
+  const int64_t F = s.fields(), P = s.positions(), per_group = s.outputs / s.groups, threads = at::get_num_threads();
+  const Vectors vectors(P, kernels.lanes);
+  const at::Tensor gathered = gather(s, vectors, input, input_stride);
+  const at::Tensor turned = spread(vectors, grad.data, s.sets * s.images * s.outputs, multiply_adds(s));
+  const T *const fields = gathered.const_data_ptr<T>(), *const grads = turned.const_data_ptr<T>();
+  const int64_t all_fields = s.channels * s.kernel() * vectors.padded, tasks = s.sets * s.groups;
+  constexpr bool kInPlace = std::is_same_v<S, T>;
+  const Parts output_parts(per_group, kOutputs, tasks % threads ? threads : 1);
+  const Parts field_parts(F, kInPlace ? F : std::max<int64_t>(kPieceBytes / static_cast<int64_t>(sizeof(T)) / (kOutputs * P), 1));
+  parallel(tasks * output_parts.count, multiply_adds(s), [&](int64_t begin, int64_t end) {
+    T* copy = scratch<T>(Piece<T>::template room<S>(output_parts.largest(), field_parts.largest() * P) + 1);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t part = task % output_parts.count, g = task / output_parts.count % s.groups, b = task / output_parts.count / s.groups;
+      const int64_t outputs = output_parts.size(part), output = g * per_group + output_parts.begin(part);
+      const T* seen = fields + (input_stride ? b : 0) * s.images * all_fields + g * F * vectors.padded;
+      for (int64_t i = 0; i < field_parts.count; ++i) {
+        const int64_t f0 = field_parts.begin(i), width = field_parts.size(i);
+        S* to = grad_weight + ((b * s.outputs + output) * F + f0) * P;
+        const auto multiply = [&](T* sums, int64_t ld) {
+          kernels.multiply_positions(width, outputs, s.images, P, seen + f0 * vectors.padded, vectors.padded, all_fields,
+                                     grads + (b * s.images * s.outputs + output) * vectors.padded, vectors.padded,
+                                     s.outputs * vectors.padded, sums, P, ld, false, true);
+        };
+        if constexpr (kInPlace) {
+          multiply(to, F * P);
+        } else {
+          multiply(copy, width * P);
+          for (int64_t o = 0; o < outputs; ++o) {
+            for (int64_t j = 0; j < width * P; ++j) to[o * F * P + j] = static_cast<S>(copy[o * width * P + j]);
+          }
+        }
       }
     }
   });
@@ -87,13 +148,10 @@ void input_gradient_by_positions(const Shape& s, Source<T> grad, const S* weight
   const int64_t F = s.fields(), P = s.positions(), per_group = s.outputs / s.groups;
   const int64_t slots = shared ? 1 : s.sets, sets = shared ? s.sets : 1, threads = at::get_num_threads();
   const Vectors vectors(P, kernels.lanes);
-  const at::Tensor spread = pooled<T>(s.sets * s.images * s.outputs * vectors.padded);
+  const at::Tensor turned = spread(vectors, grad.data, s.sets * s.images * s.outputs, multiply_adds(s));
   const at::Tensor summed = pooled<T>(slots * s.groups * F * s.images * vectors.padded);
-  T* const grads = spread.mutable_data_ptr<T>();   // [sets, n, o, p]
-  T* const fields = summed.mutable_data_ptr<T>();  // [slots, groups, f, n, p]
-  parallel(s.sets * s.images * s.outputs, multiply_adds(s), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) vectors.spread(grad.data + row * P, grads + row * vectors.padded);
-  });
+  const T* const grads = turned.const_data_ptr<T>();  // [sets, n, o, p]
+  T* const fields = summed.mutable_data_ptr<T>();     // [slots, groups, f, n, p]
   const Parts field_parts(F, std::max<int64_t>(kPieceBytes / static_cast<int64_t>(sizeof(T)) / (s.images * vectors.padded), 4), threads);
   parallel(slots * s.groups * field_parts.count, multiply_adds(s), [&](int64_t begin, int64_t end) {
     T* copy = scratch<T>(Piece<T>::template room<S>(kOutputs, field_parts.largest() * P) + 1);
@@ -108,7 +166,7 @@ void input_gradient_by_positions(const Shape& s, Source<T> grad, const S* weight
           const Piece<T> piece(weight + ((b * s.outputs + output) * F + f0) * P, outputs, F * P, width * P, copy);
           kernels.multiply_positions(width, s.images, outputs, P, piece.data, P, piece.ld,
                                      grads + (b * s.images * s.outputs + output) * vectors.padded, s.outputs * vectors.padded,
-                                     vectors.padded, sums, s.images * vectors.padded, vectors.padded, set > 0 || o > 0);
+                                     vectors.padded, sums, s.images * vectors.padded, vectors.padded, set > 0 || o > 0, false);
         }
       }
     }
@@ -134,6 +192,7 @@ void input_gradient_by_positions(const Shape& s, Source<T> grad, const S* weight
 
 #define HN_INSTANTIATE(S, T)                                                                          \
   template void forward_by_positions<S, T>(const Shape&, Source<T>, int64_t, const S*, const T*, T*); \
+  template void weight_gradient_by_positions<S, T>(const Shape&, Source<T>, Source<T>, int64_t, S*);  \
   template void input_gradient_by_positions<S, T>(const Shape&, Source<T>, const S*, bool, T*);
 HN_INSTANTIATE(float, float)
 HN_INSTANTIATE(double, double)

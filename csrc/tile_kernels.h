@@ -35,11 +35,11 @@ struct TileKernels {
   // a product of matrices whose rows are anywhere.
   void (*multiply_rows)(int64_t M, int64_t N, int64_t K, const T* A, const int64_t* a_row, int64_t ak, const T* B,
                         const int64_t* b_row, T* C, const int64_t* c_row, bool accumulate);
-  // C[i·ci + j·cj + p] (+)= Σ_k A[i·ai + k·ak + p] B[j·bj + k·bk + p] for p < P: a product of matrices for every p. A is
-  // read where it is, by vectors of which the last ends at P, at least `lanes`; rows of B and C hold those vectors one
-  // after the other.
+  // C[i·ci + j·cj + p] (+)= Σ_k A[i·ai + k·ak + p] B[j·bj + k·bk + p] for p < P: a product of matrices for every p. Rows of
+  // P, at least `lanes`, are taken by vectors, of which the last ends at P. A lies like that, or, where `into_place`, C;
+  // rows of the others hold those vectors one after the other.
   void (*multiply_positions)(int64_t I, int64_t J, int64_t K, int64_t P, const T* A, int64_t ai, int64_t ak, const T* B,
-                             int64_t bj, int64_t bk, T* C, int64_t ci, int64_t cj, bool accumulate);
+                             int64_t bj, int64_t bk, T* C, int64_t ci, int64_t cj, bool accumulate, bool into_place);
   // out[i] = a[i] (+ b[i]), past the caches where `stream`.
   void (*write_sum)(T* out, const T* a, const T* b, int64_t count, bool stream);
   // sum[i] += a[i]

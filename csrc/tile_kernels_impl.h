@@ -349,16 +349,19 @@ HN_TARGET void add_dots(int64_t M, int64_t N, int64_t P, const T* A, int64_t lda
 
 template <typename T, int NI, int NJ>
 HN_TARGET void position_block(int64_t K, int64_t P, const T* A, int64_t ai, int64_t ak, const T* B, int64_t bj, int64_t bk,
-                              T* C, int64_t ci, int64_t cj, bool accumulate) {
+                              T* C, int64_t ci, int64_t cj, bool accumulate, bool into_place) {
   using V = Vector<T>;
   constexpr int64_t L = kLanes<T>;
+  T* const first = C;
   for (int64_t p = 0; p < P; p += L) {
-    const T* from = A + std::min(p, P - L);
+    const int64_t start = std::min(p, P - L);
+    const T* from = A + (into_place ? p : start);
+    C = first + (into_place ? start : p);
     alignas(HN_BYTES) V sum[NI][NJ];
 #pragma GCC unroll 8
     for (int i = 0; i < NI; ++i) {
 #pragma GCC unroll 8
-      for (int j = 0; j < NJ; ++j) sum[i][j] = accumulate ? *reinterpret_cast<const V*>(C + i * ci + j * cj + p) : V{};
+      for (int j = 0; j < NJ; ++j) sum[i][j] = accumulate ? *reinterpret_cast<const V*>(C + i * ci + j * cj) : V{};
     }
     for (int64_t k = 0; k < K; ++k) {
       alignas(HN_BYTES) V b[NJ];
@@ -374,21 +377,21 @@ HN_TARGET void position_block(int64_t K, int64_t P, const T* A, int64_t ai, int6
 #pragma GCC unroll 8
     for (int i = 0; i < NI; ++i) {
 #pragma GCC unroll 8
-      for (int j = 0; j < NJ; ++j) *reinterpret_cast<V*>(C + i * ci + j * cj + p) = sum[i][j];
+      for (int j = 0; j < NJ; ++j) *reinterpret_cast<V*>(C + i * ci + j * cj) = sum[i][j];
     }
   }
 }
 
 template <typename T>
 HN_TARGET void multiply_positions(int64_t I, int64_t J, int64_t K, int64_t P, const T* A, int64_t ai, int64_t ak, const T* B,
-                                  int64_t bj, int64_t bk, T* C, int64_t ci, int64_t cj, bool accumulate) {
+                                  int64_t bj, int64_t bk, T* C, int64_t ci, int64_t cj, bool accumulate, bool into_place) {
   for (int64_t i = 0; i < I;) {
     const bool wide_i = i + 4 <= I;
     for (int64_t j = 0; j < J;) {
       const bool wide_j = j + 2 <= J;
       const auto run = wide_i ? (wide_j ? position_block<T, 4, 2> : position_block<T, 4, 1>)
                               : (wide_j ? position_block<T, 1, 2> : position_block<T, 1, 1>);
-      run(K, P, A + i * ai, ai, ak, B + j * bj, bj, bk, C + i * ci + j * cj, ci, cj, accumulate);
+      run(K, P, A + i * ai, ai, ak, B + j * bj, bj, bk, C + i * ci + j * cj, ci, cj, accumulate, into_place);
       j += wide_j ? 2 : 1;
     }
     i += wide_i ? 4 : 1;
