@@ -163,6 +163,14 @@ class ChunkedHyperNet(nn.Module, HyperNetInterface):
         """
         if ret_format not in RET_FORMATS:
             check_ret_format(ret_format)
+        arranged = self._arrange(uncond_input, cond_input, cond_id, weights)
+        flat = self._hnet._generate(*arranged, self._num_targets, condition)
+        return self._flat_to_ret_format(flat, ret_format)
+
+    def _arrange(
+        self, uncond_input: Any, cond_input: Any, cond_id: Any, weights: Any
+    ) -> tuple[list[Tensor], list[Tensor], bool]:
+        """The first three arguments of ``_generate`` of the full one, from those of :meth:`forward`."""
         hnet = self._hnet
         uncond_weights = cond_weights = chunk_embs = ids = None
         if weights is not None:
@@ -210,8 +218,7 @@ class ChunkedHyperNet(nn.Module, HyperNetInterface):
             parts = hnet._checked_parts(names, parts, hnet_weights)
         if distributed.is_available() and distributed.is_initialized():
             parts[0] = touch_parameters(parts[0], look_up(params, self._cond_keys))
-        flat = hnet._generate(parts, hnet_weights, own_weights, self._num_targets, condition)
-        return self._flat_to_ret_format(flat, ret_format)
+        return parts, hnet_weights, own_weights
 
     def _checked_chunk_embs(self, chunk_embs: Any, cond_id: Any) -> Tensor:
         if not self._cond_chunk_embs:

@@ -132,6 +132,14 @@ class FullHyperNet(nn.Module, HyperNetInterface):
         """
         if ret_format not in RET_FORMATS:
             check_ret_format(ret_format)
+        arranged = self._arrange(uncond_input, cond_input, cond_id, weights)
+        flat = self._generate(*arranged, self._num_targets, condition)
+        return self._flat_to_ret_format(flat, ret_format)
+
+    def _arrange(
+        self, uncond_input: Any, cond_input: Any, cond_id: Any, weights: Any
+    ) -> tuple[list[Tensor], list[Tensor], bool]:
+        """The first three arguments of :meth:`_generate`, from those of :meth:`forward`."""
         uncond_weights = cond_weights = None
         if weights is not None:
             uncond_weights, cond_weights = sort_weights(self, weights)
@@ -160,8 +168,7 @@ class FullHyperNet(nn.Module, HyperNetInterface):
             parts = self._checked_parts(names, parts, uncond_weights)
         if distributed.is_available() and distributed.is_initialized():
             parts[0] = touch_parameters(parts[0], look_up(params, self._cond_keys))
-        flat = self._generate(parts, uncond_weights, own_weights, self._num_targets, condition)
-        return self._flat_to_ret_format(flat, ret_format)
+        return parts, uncond_weights, own_weights
 
     def _own_uncond_weights(self, params: nn.ParameterList) -> list[Tensor]:
         if self._no_uncond_weights:

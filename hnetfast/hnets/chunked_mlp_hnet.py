@@ -101,6 +101,11 @@ class ChunkedHMLP(ChunkedHyperNet):
             print(f"Created Chunked MLP Hypernet with {self.num_chunks} chunk(s) of size {chunk_size}.")
             print(self)
 
+    def _generators(self, cond_ids, weights):
+        if type(self).forward is not ChunkedHMLP.forward or not self._hnet._is_plain():
+            return None
+        return [(self._hnet._group(*self._arrange(None, None, cond_ids, weights), None), self._num_targets)]
+
     def apply_chunked_hyperfan_init(
         self,
         method: str = "in",

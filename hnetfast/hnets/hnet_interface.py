@@ -189,6 +189,20 @@ class HyperNetInterface(MainNetInterface):
             As ``ret_format`` says.
         """
 
+    def _generators(self, cond_ids: Sequence[int], weights: dict[str, Any] | None) -> list[Any] | None:
+        """The networks whose outputs, each taken once, are what :meth:`forward` generates for conditions.
+
+        Args:
+            cond_ids: The conditions.
+            weights: See :meth:`forward`.
+
+        Returns:
+            Pairs of the arguments of :func:`hnetfast.ops.chunked_mlp` but the last, and the last. None if
+            there are no such networks, or calls are random, change state, or depend on which conditions come
+            together.
+        """
+        return None
+
     def add_to_uncond_params(
         self, dparams: Sequence[Tensor], params: Sequence[Tensor] | None = None
     ) -> list[Tensor]:

@@ -202,6 +202,16 @@ class HMLP(FullHyperNet):
         hidden = self._hidden(parts, weights, biases, bn_weights, condition)
         return Group([hidden], weights[-1:], biases[-1:], "identity")
 
+    def _is_plain(self) -> bool:
+        """Whether rows are independent of each other, and calls of each other."""
+        random = self._dropout is not None and self._dropout.training
+        return not (random or self._use_batch_norm or self._use_spectral_norm)
+
+    def _generators(self, cond_ids, weights):
+        if type(self).forward is not HMLP.forward or not self._is_plain():
+            return None
+        return [(self._group(*self._arrange(None, None, cond_ids, weights), None), self._num_targets)]
+
     def _hidden(
         self,
         parts: list[Tensor],

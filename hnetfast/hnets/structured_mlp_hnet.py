@@ -35,6 +35,7 @@ from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
 from hnetfast.hnets.mlp_hnet import HMLP
 from hnetfast.mnets._weights import look_up
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops.grouped_mlp import Group
 
 __all__ = ["StructuredHMLP"]
 
@@ -199,6 +200,10 @@ class StructuredHMLP(nn.Module, HyperNetInterface):
         self._placement, self._finish = assembly.placement(self._num_per_chunk, rows)
         generated = sum(n * s for n, s in zip(self._num_per_chunk, rows, strict=True))
         self._num_generated = self.num_outputs if self._finish is None else generated
+        used = assembly.sources
+        self._uses_all_once = (
+            used is not None and len(used) == generated and int(used.bincount(minlength=generated).max()) == 1
+        )
         assembly.sources = None  # large, and not needed any more
         self._assembly = assembly
 
@@ -365,6 +370,16 @@ class StructuredHMLP(nn.Module, HyperNetInterface):
         """
         if ret_format not in RET_FORMATS:
             check_ret_format(ret_format)
+        groups = self._groups(uncond_input, cond_input, cond_id, weights, condition)
+        flat = ops.grouped_mlp(groups, self._placement, self._num_generated)
+        if self._finish is not None:
+            flat = self._finish([flat])
+        return self._flat_to_ret_format(flat, ret_format)
+
+    def _groups(
+        self, uncond_input: Any, cond_input: Any, cond_id: Any, weights: Any, condition: Any
+    ) -> list[Group]:
+        """What :func:`hnetfast.ops.grouped_mlp` takes, from the arguments of :meth:`forward`."""
         uncond_weights = cond_weights = chunk_embs = ids = None
         if weights is not None:
             uncond_weights, cond_weights = sort_weights(self, weights, ("chunk_embs",))
@@ -434,11 +449,16 @@ class StructuredHMLP(nn.Module, HyperNetInterface):
                 parts = hnet._checked_parts(part_names, parts, of_hnet)
                 batch_size_of(part_names, parts)
             groups.append((hnet, parts, of_hnet))
-        groups = [hnet._group(parts, of_hnet, own_weights, condition) for hnet, parts, of_hnet in groups]
-        flat = ops.grouped_mlp(groups, self._placement, self._num_generated)
-        if self._finish is not None:
-            flat = self._finish([flat])
-        return self._flat_to_ret_format(flat, ret_format)
+        return [hnet._group(parts, of_hnet, own_weights, condition) for hnet, parts, of_hnet in groups]
+
+    def _generators(self, cond_ids, weights):
+        if type(self).forward is not StructuredHMLP.forward or not self._uses_all_once:
+            return None
+        if not all(hnet._is_plain() for hnet in self._hnets):
+            return None
+        groups = self._groups(None, None, cond_ids, weights, None)
+        sizes = zip(self._num_per_chunk, groups, strict=True)
+        return [(group, count * group.weights[-1].shape[0]) for count, group in sizes]
 
     def _checked_chunk_embs(self, chunk_embs: Any, cond_id: Any) -> list[Tensor | None]:
         if not self._cond_chunk_embs:

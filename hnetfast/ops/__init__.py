@@ -10,6 +10,7 @@ from hnetfast.ops.chunked_mlp import chunked_mlp
 from hnetfast.ops.elman_states import elman_states
 from hnetfast.ops.grouped_mlp import grouped_mlp
 from hnetfast.ops.local_conv2d import local_conv2d
+from hnetfast.ops.output_reg import output_reg
 from hnetfast.ops.split_targets import split_stacked, split_targets
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "elman_states",
     "grouped_mlp",
     "local_conv2d",
+    "output_reg",
     "split_stacked",
     "split_targets",
 ]

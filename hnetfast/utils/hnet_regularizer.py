@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hnetfast import ops
 from hnetfast._errors import InputError, InputIndexError, InputTypeError
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops.output_reg import Units
 
 __all__ = ["calc_fix_target_reg", "flatten_and_remove_out_heads", "get_current_targets"]
 
@@ -126,23 +129,72 @@ def calc_fix_target_reg(
     task_ids = list(range(task_id))
     if batch_size is not None and 0 < batch_size < task_id:
         task_ids = np.random.choice(task_id, size=batch_size, replace=False).tolist()
+    heads = None if inds_of_out_heads is None else [inds_of_out_heads[i] for i in task_ids]
+    factors = None if reg_scaling is None else [reg_scaling[i] for i in task_ids]
 
-    penalty = 0.0
-    for i in task_ids:
-        current = hnet.forward(cond_id=i, weights=weights, ret_format="squeezed")
-        if targets is not None:
-            target = targets[i]
-        else:
-            previous = {"uncond_weights": list(prev_theta), "cond_weights": list(prev_task_embs)}
-            with torch.no_grad(), _evaluation_mode(hnet):
-                target = hnet.forward(cond_id=i, weights=previous, ret_format="squeezed")
-        out_units = None if inds_of_out_heads is None else inds_of_out_heads[i]
-        squares = (_flatten(target, mnet, out_units) - _flatten(current, mnet, out_units)).pow(2)
-        if fisher_estimates is not None:
-            squares = _flatten(fisher_estimates[i], mnet, out_units) * squares
-        summand = squares.sum()
-        penalty = penalty + (summand if reg_scaling is None else reg_scaling[i] * summand)
+    previous = None
+    if targets is None:
+        previous = {"uncond_weights": list(prev_theta), "cond_weights": list(prev_task_embs)}
+    penalty = None
+    if previous is not None and fisher_estimates is None:
+        penalty = _without_outputs(hnet, task_ids, weights, previous, mnet, heads, factors)
+    if penalty is None:
+        penalty = 0.0
+        for k, i in enumerate(task_ids):
+            current = hnet.forward(cond_id=i, weights=weights, ret_format="squeezed")
+            if targets is not None:
+                target = targets[i]
+            else:
+                with torch.no_grad(), _evaluation_mode(hnet):
+                    target = hnet.forward(cond_id=i, weights=previous, ret_format="squeezed")
+            out_units = None if heads is None else heads[k]
+            squares = (_flatten(target, mnet, out_units) - _flatten(current, mnet, out_units)).pow(2)
+            if fisher_estimates is not None:
+                squares = _flatten(fisher_estimates[i], mnet, out_units) * squares
+            summand = squares.sum()
+            penalty = penalty + (summand if factors is None else factors[k] * summand)
     return penalty / len(task_ids)
+
+
+def _without_outputs(
+    hnet: HyperNetInterface,
+    task_ids: list[int],
+    weights: dict[str, list[Tensor]] | None,
+    previous: dict[str, list[Tensor]],
+    mnet: MainNetInterface | None,
+    heads: Sequence[Sequence[int]] | None,
+    factors: Sequence[Any] | None,
+) -> Tensor | None:
+    """The penalty, not yet divided, from the last layers; None where it is no sum over all their outputs."""
+    current = hnet._generators(task_ids, weights)
+    if current is None or (heads is not None and len(current) > 1):
+        return None
+    with torch.no_grad(), _evaluation_mode(hnet):
+        former = hnet._generators(task_ids, previous)
+    like = current[0][0].weights[-1]
+    scaling = None if factors is None else torch.stack([torch.as_tensor(f).to(like) for f in factors])
+    ignored = None if heads is None else _ignored_units(hnet, mnet, heads, like.device)
+    return sum(
+        ops.output_reg(now, then, count, scaling, ignored)
+        for (now, count), (then, _) in zip(current, former, strict=True)
+    )
+
+
+def _ignored_units(
+    hnet: HyperNetInterface, mnet: MainNetInterface, heads: Sequence[Sequence[int]], device: torch.device
+) -> Units:
+    """Positions of the weights of other output units, for each task."""
+    conditions, positions = [], []
+    for k, units in enumerate(heads):
+        masks = _masks(mnet, len(hnet.target_shapes), units, device)
+        start = 0
+        for shape, mask in zip(hnet.target_shapes, masks, strict=True):
+            if mask is not None:
+                found = (~mask.reshape(-1)).nonzero().flatten() + start
+                positions.append(found)
+                conditions.append(torch.full_like(found, k))
+            start += math.prod(shape)
+    return Units(torch.cat(conditions), torch.cat(positions))
 
 
 def _check_sources(
@@ -209,15 +261,21 @@ def flatten_and_remove_out_heads(
         IndexError: If there is no such unit.
         NotImplementedError: If the network has no maskable output layer.
     """
-    masks = mnet.get_output_weight_mask(
-        out_inds=allowed_outputs, device=weights[-1].device if weights else None
-    )
-    learned = mnet.hyper_shapes_learned
-    if len(weights) != len(masks):
-        if learned is None or len(weights) != len(learned):
-            lengths = f"{len(masks)}" if learned is None else f"{len(learned)} or {len(masks)}"
-            raise InputError(f"weights: {lengths} tensors are accepted, got {len(weights)}")
-        masks = [masks[i] if i != -1 else None for i in mnet.hyper_shapes_learned_ref]
+    masks = _masks(mnet, len(weights), allowed_outputs, weights[-1].device if weights else None)
     return torch.cat(
         [(w if mask is None else w[mask]).reshape(-1) for w, mask in zip(weights, masks, strict=True)]
     )
+
+
+def _masks(
+    mnet: MainNetInterface, count: int, out_units: Sequence[int] | None, device: torch.device | None
+) -> list[Tensor | None]:
+    """For each of ``count`` weight tensors what belongs to given output units, None for all of it."""
+    masks = mnet.get_output_weight_mask(out_inds=out_units, device=device)
+    if count == len(masks):
+        return masks
+    learned = mnet.hyper_shapes_learned
+    if learned is None or count != len(learned):
+        lengths = f"{len(masks)}" if learned is None else f"{len(learned)} or {len(masks)}"
+        raise InputError(f"weights: {lengths} tensors are accepted, got {count}")
+    return [masks[i] if i != -1 else None for i in mnet.hyper_shapes_learned_ref]
