@@ -84,9 +84,9 @@ void activate_(Tensor& h, string_view activation) {
   else if (activation == "leaky_relu") at::leaky_relu_(h);
 }
 
-// Gradient before the activation, from its result h.
-Tensor activation_grad(const Tensor& grad, const Tensor& h, string_view activation) {
-  if (activation == "relu") return at::threshold_backward(grad, h, 0);
+// Gradient before the activation, from its result h; `grad` may be overwritten.
+Tensor activation_grad(Tensor& grad, const Tensor& h, string_view activation) {
+  if (activation == "relu") return at::threshold_backward_out(grad, grad, h, 0);
   if (activation == "sigmoid") return at::sigmoid_backward(grad, h);
   if (activation == "tanh") return at::tanh_backward(grad, h);
   if (activation == "elu") return at::elu_backward(grad, 1, 1, 1, /*is_result=*/true, h);
@@ -524,20 +524,48 @@ void output_forward(const Mlp& mlp, const Tensor& hidden, const Sizes& sizes, co
   }
 }
 
+void hidden_backward(const Mlp& mlp, const Tensor& grad, const Tensor& saved_hidden, const Sizes& sizes,
+                     const std::function<bool(size_t)>& need, std::vector<Tensor>& results) {
+  const TensorList inputs = mlp.inputs, weights = mlp.weights, biases = mlp.biases;
+  const size_t first_weight = inputs.size(), first_bias = first_weight + weights.size(), last = weights.size() - 1;
+  if (last == 0) {
+    const LastInput rows = dense_input(Tensor(grad));
+    return split_input_grads(rows, {{}, {}, grad, {}}, inputs, sizes, results);
+  }
+  std::vector<int64_t> widths;
+  for (size_t i = 0; i < last; ++i) widths.push_back(weights[i].size(0));
+  const std::vector<Tensor> hidden = saved_hidden.split_with_sizes(widths, 1);
+  Tensor g = grad;
+  for (size_t i = last; i-- > 0;) {  // from the last to the first
+    g = activation_grad(g, hidden[i], mlp.activation);  // [R, out]
+    if (!biases.empty() && need(first_bias + i)) results[first_bias + i] = g.sum(0);
+    if (i > 0) {
+      if (need(first_weight + i)) results[first_weight + i] = product(g.t(), hidden[i - 1]);
+      g = product(g, weights[i]);
+      continue;
+    }
+    const Tensor rows = g.view({sizes.conditions, sizes.chunks, g.size(1)});
+    std::vector<Tensor> columns;
+    int64_t column = 0;
+    for (size_t p = 0; p < inputs.size(); ++p) {
+      const Tensor& part = inputs[p];
+      // A part that does not vary with the conditions (chunks) meets the sum of the gradient over them.
+      const Tensor sum = as_matrix(rows.sum_to_size({part.size(0), part.size(1), rows.size(2)}));
+      if (need(first_weight)) columns.push_back(product(sum.t(), as_matrix(part)));
+      if (need(p)) results[p] = product(sum, weights[0].narrow(1, column, part.size(2))).view(part.sizes());
+      column += part.size(2);
+    }
+    if (need(first_weight)) results[first_weight] = at::cat(columns, 1);
+  }
+}
+
 std::vector<Tensor> mlp_backward(const Mlp& mlp, const Tensor& grad, const Tensor& saved_hidden, const Sizes& sizes,
                                  const Placement& placement, const std::function<bool(size_t)>& need) {
   const TensorList inputs = mlp.inputs, weights = mlp.weights, biases = mlp.biases;
-  const string_view activation = mlp.activation;
   const size_t first_weight = inputs.size(), first_bias = first_weight + weights.size(), last = weights.size() - 1;
   std::vector<Tensor> results(mlp.tensors());
 
   const Tensor hidden_all = saved_hidden.contiguous();  // hooks on saved tensors may bring it back in any layout
-  std::vector<Tensor> hidden;
-  if (last > 0) {
-    std::vector<int64_t> widths;
-    for (size_t i = 0; i < last; ++i) widths.push_back(weights[i].size(0));
-    hidden = hidden_all.split_with_sizes(widths, 1);
-  }
   bool below = false;  // does anything below the last layer need a gradient?
   for (size_t i = 0; i < results.size(); ++i) below |= need(i) && i != first_weight + last && i != first_bias + last;
 
@@ -565,28 +593,7 @@ std::vector<Tensor> mlp_backward(const Mlp& mlp, const Tensor& grad, const Tenso
   if (!biases.empty()) results[first_bias + last] = grads.bias;
 
   if (below && last == 0) split_input_grads(input, grads, inputs, sizes, results);
-  Tensor g = grads.x;
-  for (size_t i = last; below && i-- > 0;) {  // hidden layers, from the last to the first
-    g = activation_grad(g, hidden[i], activation);  // [R, out]
-    if (!biases.empty() && need(first_bias + i)) results[first_bias + i] = g.sum(0);
-    if (i > 0) {
-      if (need(first_weight + i)) results[first_weight + i] = product(g.t(), hidden[i - 1]);
-      g = product(g, weights[i]);
-      continue;
-    }
-    const Tensor rows = g.view({sizes.conditions, sizes.chunks, g.size(1)});
-    std::vector<Tensor> columns;
-    int64_t column = 0;
-    for (size_t p = 0; p < inputs.size(); ++p) {
-      const Tensor& part = inputs[p];
-      // A part that does not vary with the conditions (chunks) meets the sum of the gradient over them.
-      const Tensor sum = as_matrix(rows.sum_to_size({part.size(0), part.size(1), rows.size(2)}));
-      if (need(first_weight)) columns.push_back(product(sum.t(), as_matrix(part)));
-      if (need(p)) results[p] = product(sum, weights[0].narrow(1, column, part.size(2))).view(part.sizes());
-      column += part.size(2);
-    }
-    if (need(first_weight)) results[first_weight] = at::cat(columns, 1);
-  }
+  if (below && last > 0) hidden_backward(mlp, grads.x, hidden_all, sizes, need, results);
   for (size_t i = 0; i < results.size(); ++i) {
     if (!need(i) || !results[i].defined()) results[i] = at::empty({0}, grad.options());
   }

@@ -47,4 +47,9 @@ void output_forward(const Mlp& mlp, const at::Tensor& hidden, const Sizes& sizes
 std::vector<at::Tensor> mlp_backward(const Mlp& mlp, const at::Tensor& grad, const at::Tensor& hidden, const Sizes& sizes,
                                      const Placement& placement, const std::function<bool(size_t)>& need);
 
+// The same of what lies below the last layer, from the gradient of its input rows, [R, K], which may be overwritten.
+// `hidden` as hidden_layers saves them, undefined if there are none.
+void hidden_backward(const Mlp& mlp, const at::Tensor& grad, const at::Tensor& hidden, const Sizes& sizes,
+                     const std::function<bool(size_t)>& need, std::vector<at::Tensor>& results);
+
 }  // namespace hnetfast

@@ -1,177 +1,139 @@
-// hnetfast::difference_grams on the CPU: matrices of what changed in a linear layer, for ops/output_reg.py.
-//
-// With A = [W b] the layer, A* = [W* b*] what it was and D = A − A*: DᵀD, DᵀW* and W*ᵀW*, each K × K however many
-// outputs there are. D is never stored: blocks of rows of it are made in the caches. Rows before and after `split` have
-// sums of their own, as the last chunk of what a hypernetwork generates has outputs that nobody sees.
+// hnetfast::output_reg on the CPU: the squared change of what a network generates, and all its gradients but those of
+// the last layer, without generating anything.
 #include <ATen/ATen.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
-#include <algorithm>
-#include <array>
-#include <vector>
+#include "mlp_layers.h"
+#include "output_reg.h"
 
-#include "buffer_pool.h"
-#include "tasks.h"
-#include "tile_kernels.h"
+#include <algorithm>
+#include <vector>
 
 namespace hnetfast {
 namespace {
 
 using at::Tensor;
+using at::TensorList;
 
-constexpr const char* kOp = "difference_grams";
-constexpr int64_t kBlockBytes = 96 << 10;  // of rows of D, and as much of W*
-constexpr int64_t kSlabs = 8;              // sums of as many parts are added in order, whoever computed them
+constexpr const char* kOp = "output_reg";
+constexpr int64_t kRowsAtOnce = 4096;  // rows of the hidden layers in memory
 
-struct Layer {
-  Tensor weight, bias, previous_weight, previous_bias;
-  int64_t outputs() const { return weight.size(0); }
-  int64_t width() const { return weight.size(1); }
-  bool has_bias() const { return bias.defined(); }
-  int64_t columns() const { return width() + (has_bias() ? 1 : 0); }  // of D
-};
+Tensor last_or_none(TensorList biases) { return biases.empty() ? Tensor() : biases.back().contiguous(); }
 
-Layer read_layer(const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& previous_weight,
-                 const std::optional<Tensor>& previous_bias, int64_t split) {
-  TORCH_CHECK_VALUE(weight.dim() == 2 && weight.sizes() == previous_weight.sizes(), kOp, ": weight has shape ", weight.sizes(),
-                    " and previous_weight ", previous_weight.sizes(), ", expected [outputs, width] of both");
-  TORCH_CHECK_VALUE(bias.has_value() == previous_bias.has_value(), kOp, ": bias and previous_bias: both are needed, or none");
-  for (const auto& [name, t] : {std::pair("bias", bias), std::pair("previous_bias", previous_bias)}) {
-    TORCH_CHECK_VALUE(!t || (t->dim() == 1 && t->size(0) == weight.size(0)), kOp, ": ", name, " has shape ", t ? t->sizes() : at::IntArrayRef(),
-                      ", expected [", weight.size(0), "]");
-  }
-  TORCH_CHECK_VALUE(split >= 0 && split <= weight.size(0), kOp, ": split is ", split, ", accepted is 0 to ", weight.size(0));
-  for (const Tensor& t : {weight, previous_weight, bias.value_or(weight), previous_bias.value_or(weight)}) {
-    TORCH_CHECK_TYPE((t.scalar_type() == at::kFloat || t.scalar_type() == at::kDouble) && t.scalar_type() == weight.scalar_type(),
-                     kOp, ": expected tensors of one type, Float or Double, got ", t.scalar_type());
-  }
-  return {weight.contiguous(), bias ? bias->contiguous() : Tensor(), previous_weight.contiguous(),
-          previous_bias ? previous_bias->contiguous() : Tensor()};
+ChangedLayer changed_layer(TensorList weights, TensorList biases, TensorList old_weights, TensorList old_biases, int64_t split) {
+  return {weights.back().contiguous(), last_or_none(biases), old_weights.back().contiguous(), last_or_none(old_biases), split};
 }
 
-// Rows [begin, end) of D, [rows, pitch], and of W*, [rows, previous_pitch], both ending in zeros.
-template <typename T>
-void make_block(const Layer& layer, int64_t begin, int64_t end, int64_t pitch, int64_t previous_pitch, T* change, T* previous) {
-  const int64_t K = layer.width();
-  const T *w = layer.weight.const_data_ptr<T>(), *p = layer.previous_weight.const_data_ptr<T>();
-  const T* b = layer.has_bias() ? layer.bias.const_data_ptr<T>() : nullptr;
-  const T* pb = layer.has_bias() ? layer.previous_bias.const_data_ptr<T>() : nullptr;
-  for (int64_t row = begin; row < end; ++row, change += pitch, previous += previous_pitch) {
-    for (int64_t k = 0; k < K; ++k) change[k] = w[row * K + k] - p[row * K + k];
-    std::copy(p + row * K, p + (row + 1) * K, previous);
-    int64_t k = K;
-    if (b) change[k++] = b[row] - pb[row];
-    std::fill(change + k, change + pitch, T(0));
-    std::fill(previous + K, previous + previous_pitch, T(0));
-  }
+std::vector<Tensor> of_conditions(TensorList inputs, int64_t begin, int64_t count) {
+  std::vector<Tensor> parts;
+  for (const Tensor& part : inputs) parts.push_back(part.size(0) == 1 ? part : part.narrow(0, begin, count));
+  return parts;
 }
 
-template <typename T>
-int64_t rows_of_block(int64_t pitch) { return std::clamp<int64_t>(kBlockBytes / (pitch * static_cast<int64_t>(sizeof(T))), 16, 1024); }
+// Input rows of the last layer: the last columns of what the hidden layers give, or what goes into the network.
+Tensor input_rows(const Mlp& mlp, const Tensor& hidden, const Sizes& sizes) {
+  if (mlp.weights.size() == 1) {
+    std::vector<Tensor> parts;
+    for (const Tensor& part : mlp.inputs) parts.push_back(part.expand({sizes.conditions, sizes.chunks, part.size(2)}));
+    return at::cat(parts, 2).flatten(0, 1);
+  }
+  const int64_t width = mlp.weights.back().size(1);
+  return hidden.narrow(1, hidden.size(1) - width, width);
+}
 
-// [M, pitch] to [M, columns].
-template <typename T>
-Tensor cut(const T* from, int64_t M, int64_t pitch, int64_t columns, const at::TensorOptions& options) {
-  const Tensor result = at::empty({M, columns}, options);
-  T* to = result.mutable_data_ptr<T>();
-  for (int64_t m = 0; m < M; ++m) std::copy(from + m * pitch, from + m * pitch + columns, to + m * columns);
+void check(const Mlp& now, const Mlp& then, const Sizes& sizes, const Sizes& old_sizes, int64_t num_outputs, const Tensor& scaling) {
+  const at::ScalarType type = now.weights[0].scalar_type();
+  TORCH_CHECK_TYPE(type == at::kFloat || type == at::kDouble, kOp, ": weights[0] is ", type, ", accepted are Float, Double");
+  TORCH_CHECK_VALUE(now.weights.size() == then.weights.size() && now.biases.size() == then.biases.size() &&
+                        sizes.conditions == old_sizes.conditions && sizes.chunks == old_sizes.chunks &&
+                        now.weights.back().sizes() == then.weights.back().sizes() && type == then.weights[0].scalar_type(),
+                    kOp, ": the network and what it was differ in layers, biases, conditions, chunks, the last layer or dtype");
+  const int64_t most = sizes.chunks * sizes.chunk_size;
+  TORCH_CHECK_VALUE(num_outputs <= most && num_outputs > most - sizes.chunk_size, kOp, ": num_outputs is ", num_outputs,
+                    ", accepted is ", most - sizes.chunk_size + 1, " to ", most);
+  TORCH_CHECK_VALUE(scaling.sizes() == at::IntArrayRef({sizes.conditions}) && scaling.scalar_type() == type, kOp, ": scaling is ",
+                    scaling.scalar_type(), " ", scaling.sizes(), ", expected ", type, " [", sizes.conditions, "]");
+}
+
+// The loss; its gradients for DᵀD and DᵀW*; and for inputs, hidden weights and hidden biases.
+std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList biases, TensorList old_inputs, TensorList old_weights,
+                            TensorList old_biases, std::string_view activation, int64_t num_outputs, const Tensor& scaling,
+                            bool gradients) {
+  const Mlp all{kOp, inputs, weights, biases, activation}, old_all{kOp, old_inputs, old_weights, old_biases, activation};
+  const Sizes sizes = check_network(all);
+  check(all, old_all, sizes, check_network(old_all), num_outputs, scaling);
+  const int64_t split = num_outputs - (sizes.chunks - 1) * sizes.chunk_size;
+  const auto matrices = layer_matrices(changed_layer(weights, biases, old_weights, old_biases, split));
+
+  const size_t last_weight = inputs.size() + weights.size() - 1, last_bias = inputs.size() + weights.size() + biases.size() - 1;
+  const auto is_last = [&](size_t i) { return i == last_weight || (!biases.empty() && i == last_bias); };
+  const int64_t step = std::max<int64_t>(kRowsAtOnce / sizes.chunks, 1);
+  const Tensor factors = scaling.contiguous();
+  std::vector<Tensor> total(3), grads(gradients ? all.tensors() : 0);
+  for (int64_t begin = 0; begin < sizes.conditions; begin += step) {
+    const int64_t count = std::min(step, sizes.conditions - begin);
+    const auto parts = of_conditions(inputs, begin, count), old_parts = of_conditions(old_inputs, begin, count);
+    const Mlp now{kOp, parts, weights, biases, activation}, then{kOp, old_parts, old_weights, old_biases, activation};
+    const Sizes block{count, sizes.chunks, sizes.chunk_size, count * sizes.chunks * sizes.chunk_size};
+    const bool deep = weights.size() > 1;
+    const Tensor hidden = deep ? hidden_layers(now, block, gradients) : Tensor();
+    const Tensor old_hidden = deep ? hidden_layers(then, block, false) : Tensor();
+    const RowSums sums = change_of_rows(input_rows(now, hidden, block), input_rows(then, old_hidden, block),
+                                        factors.narrow(0, begin, count), sizes.chunks, matrices, !biases.empty(), gradients);
+    const std::array<Tensor, 3> parts_of_total{sums.loss, sums.changes, sums.mixed};
+    for (int i = 0; i < 3; ++i) total[i] = begin == 0 ? parts_of_total[i] : total[i] + parts_of_total[i];
+    if (!gradients) continue;
+    std::vector<Tensor> of_block(all.tensors());
+    hidden_backward(now, sums.rows, hidden, block, [&](size_t i) { return !is_last(i); }, of_block);
+    for (size_t i = 0; i < of_block.size(); ++i) {
+      if (is_last(i)) continue;
+      const bool of_these = i < inputs.size() && inputs[i].size(0) != 1 && count < sizes.conditions;
+      if (of_these && begin == 0) grads[i] = at::empty_like(inputs[i], at::MemoryFormat::Contiguous);
+      if (of_these) grads[i].narrow(0, begin, count).copy_(of_block[i]);
+      else if (begin == 0) grads[i] = of_block[i];
+      else grads[i].add_(of_block[i]);
+    }
+  }
+  if (sizes.conditions == 0) {
+    total = {at::zeros({}, scaling.options().dtype(at::kDouble)), at::zeros_like(matrices[0]), at::zeros_like(matrices[1])};
+    for (size_t i = 0; i < grads.size(); ++i) {
+      const size_t w = i - inputs.size();
+      grads[i] = at::zeros_like(i < inputs.size() ? inputs[i] : w < weights.size() ? weights[w] : biases[w - weights.size()]);
+    }
+  }
+  std::vector<Tensor> result{total[0].to(scaling.scalar_type()), total[1], total[2]};
+  for (size_t i = 0; i < grads.size(); ++i) {
+    if (!is_last(i)) result.push_back(grads[i]);
+  }
   return result;
 }
 
-template <typename T>
-std::array<Tensor, 3> grams_of_rows(const Layer& layer, int64_t begin, int64_t end) {
-  const TileKernels<T>& kernels = tile_kernels<T>();
-  const int64_t K = layer.width(), C = layer.columns(), pitch = round_up(C, kernels.lanes), previous_pitch = round_up(K, kernels.lanes);
-  const int64_t size = C * pitch + C * previous_pitch + K * previous_pitch;
-  const int64_t block = rows_of_block<T>(pitch), blocks = (end - begin + block - 1) / block;
-  // Wide layers have few sums of rows, shared out by rows of the result.
-  const int64_t slabs = std::clamp<int64_t>(std::min(kSlabs, (int64_t(1) << 20) / size), 1, std::max<int64_t>(blocks, 1));
-  const int64_t panels = std::clamp<int64_t>(C / 128, 1, 8);
-  Tensor sums = at::zeros({slabs, size}, layer.weight.options());
-  T* const all = sums.mutable_data_ptr<T>();
-  parallel(slabs * panels, 3 * (end - begin) * C * C, [&](int64_t first_task, int64_t last_task) {
-    T* change = scratch<T>(block * (pitch + previous_pitch));
-    T* previous = change + block * pitch;
-    for (int64_t task = first_task; task < last_task; ++task) {
-      const int64_t slab = task / panels, panel = task % panels;
-      const int64_t m0 = C * panel / panels, m1 = C * (panel + 1) / panels, k0 = std::min(m0, K), k1 = std::min(m1, K);
-      T *changes = all + slab * size, *mixed = changes + C * pitch, *unchanged = mixed + C * previous_pitch;
-      for (int64_t i = blocks * slab / slabs; i < blocks * (slab + 1) / slabs; ++i) {
-        const int64_t from = begin + i * block, to = std::min(from + block, end);
-        make_block(layer, from, to, pitch, previous_pitch, change, previous);
-        kernels.gemm(m1 - m0, pitch, to - from, change + m0, 1, pitch, change, pitch, changes + m0 * pitch, pitch, nullptr, true);
-        kernels.gemm(m1 - m0, previous_pitch, to - from, change + m0, 1, pitch, previous, previous_pitch, mixed + m0 * previous_pitch,
-                     previous_pitch, nullptr, true);
-        kernels.gemm(k1 - k0, previous_pitch, to - from, previous + k0, 1, previous_pitch, previous, previous_pitch,
-                     unchanged + k0 * previous_pitch, previous_pitch, nullptr, true);
-      }
-    }
-  });
-  for (int64_t slab = 1; slab < slabs; ++slab) kernels.add(all, all + slab * size, size);
-  return {cut(all, C, pitch, C, sums.options()), cut(all + C * pitch, C, previous_pitch, K, sums.options()),
-          cut(all + C * (pitch + previous_pitch), K, previous_pitch, K, sums.options())};
-}
-
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& previous_weight,
-                                           const std::optional<Tensor>& previous_bias, int64_t split) {
-  const Layer layer = read_layer(weight, bias, previous_weight, previous_bias, split);
-  std::array<std::vector<Tensor>, 3> parts;
-  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>(0, split), std::pair(split, layer.outputs())}) {
-    const auto grams = weight.scalar_type() == at::kFloat ? grams_of_rows<float>(layer, begin, end) : grams_of_rows<double>(layer, begin, end);
-    for (int i = 0; i < 3; ++i) parts[i].push_back(grams[i]);
+std::tuple<Tensor, Tensor> last_layer_backward(const Tensor& grad_changes, const Tensor& grad_mixed, const Tensor& weight,
+                                               const std::optional<Tensor>& bias, const Tensor& old_weight,
+                                               const std::optional<Tensor>& old_bias, int64_t split) {
+  TORCH_CHECK_VALUE(weight.dim() == 2 && weight.sizes() == old_weight.sizes() && bias.has_value() == old_bias.has_value() &&
+                        split >= 0 && split <= weight.size(0),
+                    kOp, "_backward: the last layer has weights ", weight.sizes(), ", had ", old_weight.sizes(), ", split is ", split);
+  const int64_t K = weight.size(1), C = K + (bias ? 1 : 0);
+  TORCH_CHECK_VALUE(grad_changes.sizes() == at::IntArrayRef({2, C, C}) && grad_mixed.sizes() == at::IntArrayRef({2, C, K}), kOp,
+                    "_backward: gradients have shapes ", grad_changes.sizes(), " and ", grad_mixed.sizes());
+  for (const auto& t : {bias, old_bias}) {
+    TORCH_CHECK_VALUE(!t || t->sizes() == at::IntArrayRef({weight.size(0)}), kOp, "_backward: a bias has a wrong shape");
   }
-  return {at::stack(parts[0]), at::stack(parts[1]), at::stack(parts[2])};
-}
-
-// grad_A = D (Q + Qᵀ) + W* Rᵀ for gradients Q of DᵀD, [2, C, C], and R of DᵀW*, [2, C, K].
-template <typename T>
-void backward_rows(const Layer& layer, const Tensor& q, const Tensor& r, int64_t begin, int64_t end, T* grad_weight, T* grad_bias) {
-  const TileKernels<T>& kernels = tile_kernels<T>();
-  const int64_t K = layer.width(), C = layer.columns(), pitch = round_up(C, kernels.lanes), previous_pitch = round_up(K, kernels.lanes);
-  const int64_t block = rows_of_block<T>(pitch), blocks = (end - begin + block - 1) / block;
-  const Tensor changes = at::constant_pad_nd(q + q.t(), {0, pitch - C}).contiguous();  // [C, pitch]
-  const Tensor mixed = at::constant_pad_nd(r.t(), {0, pitch - C}).contiguous();        // [K, pitch]
-  parallel(blocks, 2 * (end - begin) * C * C, [&](int64_t first, int64_t last) {
-    T* change = scratch<T>(block * (2 * pitch + previous_pitch));
-    T *previous = change + block * pitch, *result = previous + block * previous_pitch;
-    for (int64_t i = first; i < last; ++i) {
-      const int64_t from = begin + i * block, to = std::min(from + block, end);
-      make_block(layer, from, to, pitch, previous_pitch, change, previous);
-      kernels.gemm(to - from, pitch, C, change, pitch, 1, changes.const_data_ptr<T>(), pitch, result, pitch, nullptr, false);
-      kernels.gemm(to - from, pitch, K, previous, previous_pitch, 1, mixed.const_data_ptr<T>(), pitch, result, pitch, nullptr, true);
-      for (int64_t row = from; row < to; ++row) {
-        const T* values = result + (row - from) * pitch;
-        std::copy(values, values + K, grad_weight + row * K);
-        if (grad_bias) grad_bias[row] = values[K];
-      }
-    }
-  });
-}
-
-std::tuple<Tensor, Tensor> backward(const Tensor& grad_changes, const Tensor& grad_mixed, const Tensor& weight,
-                                    const std::optional<Tensor>& bias, const Tensor& previous_weight,
-                                    const std::optional<Tensor>& previous_bias, int64_t split) {
-  const Layer layer = read_layer(weight, bias, previous_weight, previous_bias, split);
-  const int64_t K = layer.width(), C = layer.columns();
-  TORCH_CHECK_VALUE(grad_changes.sizes() == at::IntArrayRef({2, C, C}) && grad_mixed.sizes() == at::IntArrayRef({2, C, K}) &&
-                        grad_changes.scalar_type() == weight.scalar_type() && grad_mixed.scalar_type() == weight.scalar_type(),
-                    kOp, "_backward: gradients have shapes ", grad_changes.sizes(), " and ", grad_mixed.sizes());
-  const Tensor grad_weight = empty_pooled(layer.weight.sizes(), layer.weight.options());
-  const Tensor grad_bias = at::empty({layer.has_bias() ? layer.outputs() : 0}, layer.weight.options());
-  const auto run = [&](auto zero) {
-    using T = decltype(zero);
-    T* of_bias = layer.has_bias() ? grad_bias.mutable_data_ptr<T>() : nullptr;
-    backward_rows<T>(layer, grad_changes[0], grad_mixed[0], 0, split, grad_weight.mutable_data_ptr<T>(), of_bias);
-    backward_rows<T>(layer, grad_changes[1], grad_mixed[1], split, layer.outputs(), grad_weight.mutable_data_ptr<T>(), of_bias);
-  };
-  if (weight.scalar_type() == at::kFloat) run(float());
-  else run(double());
-  return {grad_weight, grad_bias};
+  for (const Tensor& t : {grad_changes, grad_mixed, weight, old_weight, bias.value_or(weight), old_bias.value_or(weight)}) {
+    TORCH_CHECK_TYPE((t.scalar_type() == at::kFloat || t.scalar_type() == at::kDouble) && t.scalar_type() == weight.scalar_type(),
+                     kOp, "_backward: expected tensors of one type, Float or Double, got ", t.scalar_type());
+  }
+  const ChangedLayer layer{weight.contiguous(), bias ? bias->contiguous() : Tensor(), old_weight.contiguous(),
+                           old_bias ? old_bias->contiguous() : Tensor(), split};
+  const auto [of_weight, of_bias] = layer_gradients(layer, grad_changes, grad_mixed);
+  return {of_weight, of_bias};
 }
 
 TORCH_LIBRARY_IMPL(hnetfast, CPU, m) {
-  m.impl("difference_grams", &forward);
-  m.impl("difference_grams_backward", &backward);
+  m.impl("output_reg", &forward);
+  m.impl("output_reg_backward", &last_layer_backward);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "buffer_pool.h"
 #include "tasks.h"
 
 namespace hnetfast {
@@ -130,7 +131,7 @@ void product_out(const Tensor& out, const Tensor& a, const Tensor& b, const Tens
 }
 
 Tensor product(const Tensor& a, const Tensor& b, const Tensor& bias) {
-  Tensor out = at::empty({a.size(0), b.size(1)}, a.options());
+  const Tensor out = empty_pooled({a.size(0), b.size(1)}, a.options());
   product_out(out, a, b, bias);
   return out;
 }

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hnetfast import ops
 from hnetfast._errors import InputError, InputIndexError, InputTypeError
+from hnetfast.hnets._output_change import change_from_outputs, change_from_parts, join
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.mnets.mnet_interface import MainNetInterface
-from hnetfast.ops.output_reg import Units
 
 __all__ = ["calc_fix_target_reg", "flatten_and_remove_out_heads", "get_current_targets"]
 
@@ -112,7 +111,8 @@ def calc_fix_target_reg(
         TypeError, ValueError: If arguments are missing, contradict each other, or have too few entries.
     """
     task_id = _check_task_id(task_id, 1)
-    _check_sources(task_id, targets, prev_theta, prev_task_embs)
+    _check_known(task_id, hnet)
+    _check_sources(task_id, hnet, targets, prev_theta, prev_task_embs)
     if inds_of_out_heads is not None and mnet is None:
         raise InputError("mnet: needed with inds_of_out_heads, got None")
     for name, values in (
@@ -124,81 +124,106 @@ def calc_fix_target_reg(
             raise InputIndexError(
                 f"{name}: an entry for each of the {task_id} earlier tasks is needed, got {len(values)}"
             )
-
     weights = _changed_weights(hnet, dTheta, dTembs)
     task_ids = list(range(task_id))
     if batch_size is not None and 0 < batch_size < task_id:
         task_ids = np.random.choice(task_id, size=batch_size, replace=False).tolist()
-    heads = None if inds_of_out_heads is None else [inds_of_out_heads[i] for i in task_ids]
-    factors = None if reg_scaling is None else [reg_scaling[i] for i in task_ids]
 
-    previous = None
+    device = next((t.device for t in (*(prev_theta or ()), *hnet.parameters())), None)
+    scaling = None if reg_scaling is None else _scaling([reg_scaling[i] for i in task_ids], device)
+    ignored = None
+    if inds_of_out_heads is not None:
+        ignored = [_weights_of_others(hnet, mnet, inds_of_out_heads[i], device) for i in task_ids]
+    importance = None
+    if fisher_estimates is not None:
+        importance = [_checked_outputs(hnet, f"fisher_estimates[{i}]", fisher_estimates[i]) for i in task_ids]
+        for i, tensors in zip(task_ids, importance, strict=True):
+            if any(bool((t < 0).any()) for t in tensors):
+                raise InputError(
+                    f"fisher_estimates[{i}]: values of at least 0 are accepted, got others"
+                )
+
+    penalty = None
     if targets is None:
         previous = {"uncond_weights": list(prev_theta), "cond_weights": list(prev_task_embs)}
-    penalty = None
-    if previous is not None and fisher_estimates is None:
-        penalty = _without_outputs(hnet, task_ids, weights, previous, mnet, heads, factors)
+        if importance is None and hnet._is_plain():
+            penalty = change_from_parts(hnet, task_ids, weights, previous, scaling, ignored)
+
+        def reference(chosen: Sequence[int]) -> Tensor:
+            with torch.no_grad(), _evaluation_mode(hnet):
+                options = {"weights": previous, "ret_format": "squeezed"}
+                return torch.stack([join(hnet.forward(cond_id=task_ids[k], **options)) for k in chosen])
+    else:
+        checked = [_checked_outputs(hnet, f"targets[{i}]", targets[i]) for i in task_ids]
+
+        def reference(chosen: Sequence[int]) -> Tensor:
+            return torch.stack([join(checked[k]) for k in chosen])
+
     if penalty is None:
-        penalty = 0.0
-        for k, i in enumerate(task_ids):
-            current = hnet.forward(cond_id=i, weights=weights, ret_format="squeezed")
-            if targets is not None:
-                target = targets[i]
-            else:
-                with torch.no_grad(), _evaluation_mode(hnet):
-                    target = hnet.forward(cond_id=i, weights=previous, ret_format="squeezed")
-            out_units = None if heads is None else heads[k]
-            squares = (_flatten(target, mnet, out_units) - _flatten(current, mnet, out_units)).pow(2)
-            if fisher_estimates is not None:
-                squares = _flatten(fisher_estimates[i], mnet, out_units) * squares
-            summand = squares.sum()
-            penalty = penalty + (summand if factors is None else factors[k] * summand)
+
+        def importance_of(chosen: Sequence[int]) -> Tensor:
+            return torch.stack([join(importance[k]) for k in chosen])
+
+        penalty = change_from_outputs(
+            hnet, task_ids, weights, reference, importance and importance_of, scaling, ignored
+        )
     return penalty / len(task_ids)
 
 
-def _without_outputs(
-    hnet: HyperNetInterface,
-    task_ids: list[int],
-    weights: dict[str, list[Tensor]] | None,
-    previous: dict[str, list[Tensor]],
-    mnet: MainNetInterface | None,
-    heads: Sequence[Sequence[int]] | None,
-    factors: Sequence[Any] | None,
-) -> Tensor | None:
-    """The penalty, not yet divided, from the last layers; None where it is no sum over all their outputs."""
-    current = hnet._generators(task_ids, weights)
-    if current is None or (heads is not None and len(current) > 1):
-        return None
-    with torch.no_grad(), _evaluation_mode(hnet):
-        former = hnet._generators(task_ids, previous)
-    like = current[0][0].weights[-1]
-    scaling = None if factors is None else torch.stack([torch.as_tensor(f).to(like) for f in factors])
-    ignored = None if heads is None else _ignored_units(hnet, mnet, heads, like.device)
-    return sum(
-        ops.output_reg(now, then, count, scaling, ignored)
-        for (now, count), (then, _) in zip(current, former, strict=True)
-    )
+def _scaling(factors: Sequence[Any], device: torch.device | None) -> Tensor:
+    if not any(isinstance(factor, Tensor) for factor in factors):
+        scaling = torch.tensor(factors, dtype=torch.float64)
+    else:
+        scaling = torch.stack([torch.as_tensor(f, device=device, dtype=torch.float64) for f in factors])
+    if bool((scaling < 0).any()):
+        raise InputError(f"reg_scaling: factors of at least 0 are accepted, got {scaling.tolist()}")
+    return scaling.to(device)
 
 
-def _ignored_units(
-    hnet: HyperNetInterface, mnet: MainNetInterface, heads: Sequence[Sequence[int]], device: torch.device
-) -> Units:
-    """Positions of the weights of other output units, for each task."""
-    conditions, positions = [], []
-    for k, units in enumerate(heads):
-        masks = _masks(mnet, len(hnet.target_shapes), units, device)
-        start = 0
-        for shape, mask in zip(hnet.target_shapes, masks, strict=True):
-            if mask is not None:
-                found = (~mask.reshape(-1)).nonzero().flatten() + start
-                positions.append(found)
-                conditions.append(torch.full_like(found, k))
-            start += math.prod(shape)
-    return Units(torch.cat(conditions), torch.cat(positions))
+def _checked_outputs(hnet: HyperNetInterface, name: str, tensors: Any) -> Sequence[Tensor]:
+    """What is given for all outputs of a condition: tensors of the target shapes, or one of all elements."""
+    given = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    shapes = [tuple(shape) for shape in hnet.target_shapes]
+    if len(given) == 1 and given[0].numel() == hnet.num_outputs:
+        return given
+    if [tuple(t.shape) for t in given] != shapes:
+        wrong = [
+            i for i, (t, shape) in enumerate(zip(given, shapes, strict=False)) if tuple(t.shape) != shape
+        ]
+        if len(given) == len(shapes):
+            i = wrong[0]
+            raise InputError(f"{name}[{i}]: shape {list(shapes[i])} is accepted, got {list(given[i].shape)}")
+        raise InputError(
+            f"{name}: {len(shapes)} tensors of the hypernetwork's target_shapes are accepted, got "
+            f"{len(given)}"
+        )
+    return given
+
+
+def _weights_of_others(
+    hnet: HyperNetInterface, mnet: MainNetInterface, units: Sequence[int], device: torch.device | None
+) -> Tensor:
+    """Positions of the weights that belong to other output units, among all outputs."""
+    positions, start = [torch.empty(0, dtype=torch.int64, device=device)], 0
+    masks = _masks(mnet, len(hnet.target_shapes), units, device)
+    for shape, mask in zip(hnet.target_shapes, masks, strict=True):
+        if mask is not None:
+            positions.append((~mask.reshape(-1)).nonzero().flatten() + start)
+        start += math.prod(shape)
+    return torch.cat(positions)
+
+
+def _check_known(task_id: int, hnet: HyperNetInterface) -> None:
+    if task_id > hnet.num_known_conds:
+        raise InputIndexError(
+            f"task_id: at most {hnet.num_known_conds}, the number of the hypernetwork's conditions, is "
+            f"accepted, got {task_id}"
+        )
 
 
 def _check_sources(
     task_id: int,
+    hnet: HyperNetInterface,
     targets: Sequence[Any] | None,
     prev_theta: Sequence[Tensor] | None,
     prev_task_embs: Sequence[Tensor] | None,
@@ -212,9 +237,15 @@ def _check_sources(
             raise InputError(
                 f"targets: {task_id} entries, one for each earlier task, are accepted, got {len(targets)}"
             )
-    elif len(given) < 2:
+        return
+    if len(given) < 2:
         missing = "targets" if not given else next(name for name in previous if name not in given)
         raise InputTypeError(f"{missing}: needed; pass either targets or both prev_theta and prev_task_embs")
+    shapes = {"prev_theta": hnet.unconditional_param_shapes, "prev_task_embs": hnet.conditional_param_shapes}
+    for name, value in previous.items():
+        expected, found = [list(s) for s in shapes[name]], [list(t.shape) for t in value]
+        if found != expected:
+            raise InputError(f"{name}: tensors of the shapes {expected} are accepted, got {found}")
 
 
 def _changed_weights(
@@ -233,14 +264,6 @@ def _changed_weights(
             )
         weights["cond_weights"] = [e + d for e, d in zip(embeddings, embedding_change, strict=True)]
     return weights or None
-
-
-def _flatten(weights: Any, mnet: MainNetInterface | None, out_units: Sequence[int] | None) -> Tensor:
-    if out_units is not None:
-        return flatten_and_remove_out_heads(mnet, weights, out_units)
-    if isinstance(weights, Tensor):
-        return weights.reshape(-1)
-    return torch.cat([weight.reshape(-1) for weight in weights])
 
 
 def flatten_and_remove_out_heads(

@@ -1,0 +1,39 @@
+// The parts of the op output_reg on the CPU, see hnetfast/ops/output_reg.py.
+//
+// With the last layer A = [W b], what it was A* = [W* b*], D = A − A*, its input rows h, what they were, h − Δ, and
+// factors s: Σ s ‖D h̃ + W* Δ‖² = ⟨DᵀD, Σ s h̃h̃ᵀ⟩ + 2⟨DᵀW*, Σ s h̃Δᵀ⟩ + ⟨W*ᵀW*, Σ s ΔΔᵀ⟩, with h̃ = [h 1].
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+
+namespace hnetfast {
+
+// K: width of the layer, C: columns of D, K + 1 if there is a bias, else K.
+struct ChangedLayer {
+  at::Tensor weight, bias, previous_weight, previous_bias;
+  int64_t split;  // the last chunk has as many outputs, rows of A, that count; the other chunks have all
+  int64_t outputs() const { return weight.size(0); }
+  int64_t width() const { return weight.size(1); }
+  bool has_bias() const { return bias.defined(); }
+  int64_t columns() const { return width() + (has_bias() ? 1 : 0); }
+};
+
+// DᵀD [2, C, C], DᵀW* [2, C, K] and W*ᵀW* [2, K, K] of the first `split` outputs and of the others.
+std::array<at::Tensor, 3> layer_matrices(const ChangedLayer& layer);
+
+// Gradients of weight and bias (empty if there is none) from those of DᵀD and DᵀW*.
+std::array<at::Tensor, 2> layer_gradients(const ChangedLayer& layer, const at::Tensor& grad_changes, const at::Tensor& grad_mixed);
+
+// What rows give, of `chunks` for every condition: the last of them meets the first part of the layer, others all of it.
+struct RowSums {
+  at::Tensor loss;                  // in double precision
+  at::Tensor changes, mixed;        // its gradients for DᵀD and DᵀW*
+  at::Tensor rows;                  // its gradient for the rows, [R, K], undefined if not asked for
+};
+
+RowSums change_of_rows(const at::Tensor& now, const at::Tensor& then, const at::Tensor& scaling, int64_t chunks,
+                       const std::array<at::Tensor, 3>& matrices, bool has_bias, bool gradients);
+
+}  // namespace hnetfast
