@@ -10,6 +10,7 @@
 #include "checks.h"
 #include "output_layer.h"
 #include "product.h"
+#include "tasks.h"
 
 namespace hnetfast {
 
@@ -20,7 +21,8 @@ using std::string_view;
 namespace {
 
 constexpr int64_t kWideLayer = 192;         // from this width on a plain matrix product is as fast
-constexpr int64_t kBlockRows = 256;         // that go through the hidden layers together
+constexpr int64_t kBlockRows = 256;         // that go through the hidden layers together,
+constexpr int64_t kTileRows = 96;           // or of narrow ones
 constexpr size_t kManyBlocks = 16;          // products enough to keep all threads busy, one each
 constexpr int64_t kSmallSums = 1 << 20;     // elements
 constexpr int64_t kSmallNetwork = 1 << 14;  // multiply-adds of the hidden layers below which calls cost more
@@ -209,6 +211,93 @@ void hidden_block(TensorList inputs, TensorList weights, TensorList biases, stri
   }
 }
 
+// All hidden layers of rows by tiles: matrices are laid out once, and each activation is applied as its tile is stored.
+template <typename T>
+class TiledHidden {
+ public:
+  TiledHidden(const Mlp& mlp, const Sizes& sizes) : sizes_(sizes), relu_(mlp.activation == "relu") {
+    const int64_t lanes = kernels_.lanes;
+    int64_t column = 0;
+    for (const Tensor& part : mlp.inputs) {
+      const Tensor w = mlp.weights[0].narrow(1, column, part.size(2)).t();
+      const bool with_bias = column == 0 && !mlp.biases.empty();
+      column += part.size(2);
+      kept_.push_back(product(as_matrix(part), w, with_bias ? mlp.biases[0] : Tensor()));
+      const int64_t out = w.size(1);
+      terms_.push_back({kept_.back().template const_data_ptr<T>(), part.size(0) == 1 ? 0 : part.size(1) * out, part.size(1) == 1 ? 0 : out});
+    }
+    for (size_t i = 0; i + 1 < mlp.weights.size(); ++i) {
+      const int64_t out = mlp.weights[i].size(0), pitch = round_up(out, lanes);
+      Layer layer{out, pitch, nullptr, nullptr};
+      if (i > 0) layer.weight = keep(at::constant_pad_nd(mlp.weights[i].t(), {0, pitch - out}));
+      if (i > 0 && !mlp.biases.empty()) layer.bias = keep(at::constant_pad_nd(mlp.biases[i], {0, pitch - out}));
+      layers_.push_back(layer);
+      width_ = std::max(width_, pitch);
+    }
+  }
+
+  // Rows [begin, end), of which the results of all layers, or of the last alone, go to rows of `target`.
+  void run(int64_t begin, int64_t end, T* target, int64_t ld, bool all) const {
+    const int64_t height = end - begin;
+    T* memory = scratch<T>(3 * height * width_);
+    T* const tile = memory + 2 * height * width_;
+    const T* below = nullptr;
+    int64_t below_ld = 0;
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      const Layer& layer = layers_[i];
+      const bool keep = all || i + 1 == layers_.size();
+      T* const to = keep ? target : memory + (i % 2) * height * width_;
+      const int64_t to_ld = keep ? ld : width_;
+      if (i == 0) {
+        for (int64_t r = 0; r < height; ++r) add_terms((begin + r) / sizes_.chunks, (begin + r) % sizes_.chunks, layer.out, to + r * to_ld);
+      } else {
+        kernels_.gemm(height, layer.pitch, layers_[i - 1].out, below, below_ld, 1, layer.weight, layer.pitch, tile, layer.pitch, layer.bias, false);
+        for (int64_t r = 0; r < height; ++r) store(tile + r * layer.pitch, layer.out, to + r * to_ld);
+      }
+      below = to;
+      below_ld = to_ld;
+      if (all) target += layer.out;
+    }
+  }
+
+ private:
+  struct Layer {
+    int64_t out, pitch;
+    const T *weight, *bias;
+  };
+  struct Term {
+    const T* data;
+    int64_t of_condition, of_chunk;
+  };
+
+  const T* keep(const Tensor& tensor) {
+    kept_.push_back(tensor.contiguous());
+    return kept_.back().template const_data_ptr<T>();
+  }
+
+  void add_terms(int64_t condition, int64_t chunk, int64_t count, T* to) const {
+    for (size_t p = 0; p < terms_.size(); ++p) {
+      const T* from = terms_[p].data + condition * terms_[p].of_condition + chunk * terms_[p].of_chunk;
+      if (p == 0) std::copy(from, from + count, to);
+      else for (int64_t k = 0; k < count; ++k) to[k] += from[k];
+    }
+    if (relu_) store(to, count, to);
+  }
+
+  void store(const T* from, int64_t count, T* to) const {
+    if (relu_) for (int64_t k = 0; k < count; ++k) to[k] = from[k] < T(0) ? T(0) : from[k];  // keeps NaN, as torch does
+    else if (from != to) std::copy(from, from + count, to);
+  }
+
+  const TileKernels<T>& kernels_ = tile_kernels<T>();
+  Sizes sizes_;
+  bool relu_;
+  int64_t width_ = 0;
+  std::vector<Tensor> kept_;
+  std::vector<Term> terms_;
+  std::vector<Layer> layers_;
+};
+
 }  // namespace
 
 int64_t Mlp::hidden_width() const {
@@ -235,10 +324,26 @@ Tensor hidden_layers(const Mlp& mlp, const Sizes& sizes, bool save) {
     });
     return result;
   }
+  const auto count = [](int64_t total, int64_t of) { return of ? (total + of - 1) / of : 0; };
+  const auto narrow = [](const Tensor& weight) { return weight.size(0) <= kWideLayer; };
+  if (simple && has_tile_kernels(result.scalar_type()) && std::all_of(weights.begin(), weights.end() - 1, narrow)) {
+    with_tile_type(result.scalar_type(), [&](auto zero) {
+      using T = decltype(zero);
+      const TiledHidden<T> tiled(mlp, sizes);
+      T* const data = result.mutable_data_ptr<T>();
+      const int64_t ld = result.size(1);
+      parallel(count(sizes.rows(), kTileRows), work, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t first = i * kTileRows;
+          tiled.run(first, std::min(first + kTileRows, sizes.rows()), data + first * ld, ld, save);
+        }
+      });
+    });
+    return result;
+  }
   // One parallel region for all layers: blocks are tasks, and what a task calls runs on its thread.
   const int64_t conditions = std::clamp<int64_t>(kBlockRows / std::max<int64_t>(sizes.chunks, 1), 1, std::max<int64_t>(sizes.conditions, 1));
   const int64_t chunks = std::min(sizes.chunks, kBlockRows);
-  const auto count = [](int64_t total, int64_t of) { return of ? (total + of - 1) / of : 0; };
   const int64_t across = count(sizes.chunks, chunks);
   at::parallel_for(0, count(sizes.conditions, conditions) * across, 1, [&](int64_t begin, int64_t end) {
     at::AutoDispatchBelowADInplaceOrView guard;  // other threads start without the state of this one

@@ -17,7 +17,7 @@ using at::Tensor;
 using at::TensorList;
 
 constexpr const char* kOp = "output_reg";
-constexpr int64_t kRowsAtOnce = 4096;  // rows of the hidden layers in memory
+constexpr int64_t kRowsAtOnce = 8192;  // rows of the hidden layers in memory
 
 Tensor last_or_none(TensorList biases) { return biases.empty() ? Tensor() : biases.back().contiguous(); }
 
