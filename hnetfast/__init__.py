@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 __all__ = ["__version__", "backends", "compat", "empty_cache", "hnets", "mnets", "ops", "utils"]
 
-_SUBMODULES = ("compat", "examples", "hnets", "mnets", "nn", "ops", "utils", "viz")
+_SUBMODULES = ("compat", "examples", "hnets", "mnets", "nn", "ops", "regularizers", "utils", "viz")
 
 
 def __getattr__(name: str):
@@ -19,4 +19,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "examples", "nn", "viz"})
+    return sorted({*globals(), *__all__, "examples", "nn", "regularizers", "viz"})

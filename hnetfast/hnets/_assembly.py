@@ -94,6 +94,7 @@ class Assembly:
     Attributes:
         kind: "moves" if the function only moves elements and need not be called again; "vmap" if it computes
             and is called for a whole batch by :func:`torch.vmap`; "loop" if it is called a sample at a time.
+        num_elements: Of all pieces.
         sources: For "moves" the number of the source of every result element, among the elements of all
             pieces.
 
@@ -112,7 +113,11 @@ class Assembly:
         self._function = function
         self._piece_shapes = [tuple(shape) for shape in piece_shapes]
         self._target_shapes = [tuple(shape) for shape in target_shapes]
+        self.num_elements = sum(self._sizes())
         self.sources = self._find_sources()
+        if self.sources is not None:
+            first = torch.cat([torch.tensor([0]), self.sources.diff().ne(1).nonzero().flatten() + 1])
+            self._runs = first[: len(self.sources)], self.sources[first[: len(self.sources)]]
         self.kind = "moves" if self.sources is not None else "vmap" if self._can_batch() else "loop"
 
     def __call__(self, pieces: Tensor) -> Tensor:
@@ -219,6 +224,16 @@ class Assembly:
                 return torch.allclose(self(pieces), expected, rtol=1e-5, atol=1e-6)
             except Exception:  # whatever the function does that vmap does not know
                 return False
+
+    def sources_of(self, positions: Tensor) -> Tensor:
+        """Where result elements at given positions come from, among the elements of all pieces."""
+        first, begins = self._runs
+        run = torch.searchsorted(first, positions, right=True) - 1
+        return begins[run] + positions - first[run]
+
+    def forget_sources(self) -> None:
+        """Free :attr:`sources`, which are large."""
+        self.sources = None
 
     def _call_joined(self, slots: Sequence[Tensor]) -> Tensor:
         return self(slots[0] if len(slots) == 1 else torch.cat(list(slots), dim=1))

@@ -8,6 +8,7 @@ from typing import Any
 from hnetfast.hnets._arguments import check_mlp_arguments, check_size
 from hnetfast.hnets._chunked_hnet import ChunkedHyperNet, check_chunk_arguments
 from hnetfast.hnets._hyperfan import chunked_hyperfan_init
+from hnetfast.hnets._part import Part
 from hnetfast.hnets.mlp_hnet import HMLP, RELU
 from hnetfast.mnets.mnet_interface import MainNetInterface
 
@@ -101,10 +102,12 @@ class ChunkedHMLP(ChunkedHyperNet):
             print(f"Created Chunked MLP Hypernet with {self.num_chunks} chunk(s) of size {chunk_size}.")
             print(self)
 
-    def _generators(self, cond_ids, weights):
-        if type(self).forward is not ChunkedHMLP.forward or not self._hnet._is_plain():
-            return None
-        return [(self._hnet._group(*self._arrange(None, None, cond_ids, weights), None), self._num_targets)]
+    def _is_plain(self) -> bool:
+        return type(self).forward is ChunkedHMLP.forward and self._hnet._has_independent_rows()
+
+    def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part]:
+        group = self._hnet._group(*self._arrange(None, None, cond_ids, weights), None)
+        return [Part(group, self._num_targets)]
 
     def apply_chunked_hyperfan_init(
         self,

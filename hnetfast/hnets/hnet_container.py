@@ -14,6 +14,7 @@ from hnetfast.hnets._arguments import check_size, check_target_shapes
 from hnetfast.hnets._assembly import Assembly
 from hnetfast.hnets._conditions import check_checkpoint, share_parameters
 from hnetfast.hnets._inputs import check_ret_format, parse_cond_ids, sort_weights
+from hnetfast.hnets._part import Part
 from hnetfast.hnets._part_arguments import check_hnets, check_param_names, check_param_shapes
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
 from hnetfast.mnets._spectral_norm import SpectralNorm
@@ -144,7 +145,7 @@ class HContainer(nn.Module, HyperNetInterface):
         assembly = Assembly(self._assemble, pieces, self._target_shapes)
         self._chosen_pieces = assembly.whole_pieces()
         self._finish = assembly.finish(slots)
-        assembly.sources = None  # large, and not needed any more
+        assembly.forget_sources()
         self._assembly = assembly
 
     def _assemble(self, pieces: list[Tensor]) -> Sequence[Tensor]:
@@ -326,6 +327,45 @@ class HContainer(nn.Module, HyperNetInterface):
         slots += [torch.stack([t.reshape(-1) for t in tensors]) for tensors in cond]
         slots = [slot.expand(batch_size, -1) for slot in slots]
         return self._flat_to_ret_format(self._finish(slots), ret_format)
+
+    def _is_plain(self) -> bool:
+        unchanged = type(self).forward is HContainer.forward
+        return unchanged and all(hnet._is_plain() for hnet in self._hnets)
+
+    def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part] | None:
+        if self._assembly.kind != "moves":
+            return None
+        uncond_weights = cond_weights = None
+        if weights is not None:
+            uncond_weights, cond_weights = sort_weights(self, weights, ("hnets",))
+        params = self._internal_params
+        of_hnets = self._given_to_hnets(params, uncond_weights, cond_weights, None)
+        uncond, cond = self._own_tensors(params, uncond_weights, cond_weights, cond_ids)
+        parts: list[Part] = []
+        for hnet, given in zip(self._hnets, of_hnets, strict=True):
+            of_hnet = hnet._parts(cond_ids if hnet.num_known_conds > 0 else None, given)
+            if of_hnet is None:
+                return None
+            parts += of_hnet
+        own = [tensor.reshape(1, -1) for tensor in uncond]
+        own += [torch.stack([t.reshape(-1) for t in tensors]) for tensors in cond]
+        return parts + [Part(tensor, tensor.shape[1]) for tensor in own]
+
+    def _part_positions(self, positions: Tensor) -> Tensor:
+        pieces = self._assembly.sources_of(positions)
+        result = torch.empty_like(pieces)
+        first_piece = first_output = 0
+        for hnet in self._hnets:
+            end = first_piece + hnet.num_outputs
+            of_hnet = (pieces >= first_piece) & (pieces < end)
+            result[of_hnet] = hnet._part_positions(pieces[of_hnet] - first_piece) + first_output
+            first_piece, first_output = end, first_output + hnet._num_part_outputs
+        return torch.where(pieces < first_piece, result, pieces - first_piece + first_output)
+
+    @property
+    def _num_part_outputs(self) -> int:
+        own = self._assembly.num_elements - sum(hnet.num_outputs for hnet in self._hnets)
+        return own + sum(hnet._num_part_outputs for hnet in self._hnets)
 
     def _checked_extra_weights(self, extra: Any) -> list[dict[str, Any]]:
         if not isinstance(extra, (list, tuple)):

@@ -15,6 +15,7 @@ from hnetfast import ops
 from hnetfast._embeddings import select_embeddings
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets._inputs import check_ret_format, check_weights, parse_cond_ids, sort_weights
+from hnetfast.hnets._part import Part
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.ops.split_targets import split_targets_reference
 
@@ -189,19 +190,32 @@ class HyperNetInterface(MainNetInterface):
             As ``ret_format`` says.
         """
 
-    def _generators(self, cond_ids: Sequence[int], weights: dict[str, Any] | None) -> list[Any] | None:
-        """The networks whose outputs, each taken once, are what :meth:`forward` generates for conditions.
+    def _is_plain(self) -> bool:
+        """Whether what :meth:`forward` generates for a condition depends on nothing else.
+
+        That is, on no other conditions, random numbers, or state that calls change.
+        """
+        return False
+
+    def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part] | None:
+        """What :meth:`forward` puts together for conditions, if it only moves elements, and is plain.
 
         Args:
             cond_ids: The conditions.
             weights: See :meth:`forward`.
 
         Returns:
-            Pairs of the arguments of :func:`hnetfast.ops.chunked_mlp` but the last, and the last. None if
-            there are no such networks, or calls are random, change state, or depend on which conditions come
-            together.
+            The parts, which have :attr:`_num_part_outputs` elements together; None if there are none.
         """
         return None
+
+    def _part_positions(self, positions: Tensor) -> Tensor:
+        """Where in the parts, one after the other, weights at given positions of the flattened output are."""
+        return positions
+
+    @property
+    def _num_part_outputs(self) -> int:
+        return self.num_outputs
 
     def add_to_uncond_params(
         self, dparams: Sequence[Tensor], params: Sequence[Tensor] | None = None

@@ -13,6 +13,7 @@ from hnetfast import ops
 from hnetfast.hnets._arguments import check_mlp_arguments
 from hnetfast.hnets._full_hnet import FullHyperNet
 from hnetfast.hnets._hyperfan import hyperfan_init
+from hnetfast.hnets._part import Part
 from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.ops.grouped_mlp import Group
@@ -203,14 +204,14 @@ class HMLP(FullHyperNet):
         return Group([hidden], weights[-1:], biases[-1:], "identity")
 
     def _is_plain(self) -> bool:
-        """Whether rows are independent of each other, and calls of each other."""
+        return type(self).forward is HMLP.forward and self._has_independent_rows()
+
+    def _has_independent_rows(self) -> bool:
         random = self._dropout is not None and self._dropout.training
         return not (random or self._use_batch_norm or self._use_spectral_norm)
 
-    def _generators(self, cond_ids, weights):
-        if type(self).forward is not HMLP.forward or not self._is_plain():
-            return None
-        return [(self._group(*self._arrange(None, None, cond_ids, weights), None), self._num_targets)]
+    def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part]:
+        return [Part(self._group(*self._arrange(None, None, cond_ids, weights), None), self._num_targets)]
 
     def _hidden(
         self,

@@ -30,6 +30,7 @@ from hnetfast.hnets._inputs import (
     parse_cond_ids,
     sort_weights,
 )
+from hnetfast.hnets._part import Part
 from hnetfast.hnets._part_arguments import check_structure
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
 from hnetfast.hnets.mlp_hnet import HMLP
@@ -200,11 +201,7 @@ class StructuredHMLP(nn.Module, HyperNetInterface):
         self._placement, self._finish = assembly.placement(self._num_per_chunk, rows)
         generated = sum(n * s for n, s in zip(self._num_per_chunk, rows, strict=True))
         self._num_generated = self.num_outputs if self._finish is None else generated
-        used = assembly.sources
-        self._uses_all_once = (
-            used is not None and len(used) == generated and int(used.bincount(minlength=generated).max()) == 1
-        )
-        assembly.sources = None  # large, and not needed any more
+        assembly.forget_sources()
         self._assembly = assembly
 
     def _assemble(self, pieces: list[Tensor]) -> Sequence[Tensor]:
@@ -451,14 +448,22 @@ class StructuredHMLP(nn.Module, HyperNetInterface):
             groups.append((hnet, parts, of_hnet))
         return [hnet._group(parts, of_hnet, own_weights, condition) for hnet, parts, of_hnet in groups]
 
-    def _generators(self, cond_ids, weights):
-        if type(self).forward is not StructuredHMLP.forward or not self._uses_all_once:
+    def _is_plain(self) -> bool:
+        unchanged = type(self).forward is StructuredHMLP.forward
+        return unchanged and all(hnet._has_independent_rows() for hnet in self._hnets)
+
+    def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part] | None:
+        if self._assembly.kind != "moves":
             return None
-        if not all(hnet._is_plain() for hnet in self._hnets):
-            return None
-        groups = self._groups(None, None, cond_ids, weights, None)
-        sizes = zip(self._num_per_chunk, groups, strict=True)
-        return [(group, count * group.weights[-1].shape[0]) for count, group in sizes]
+        groups = zip(self._groups(None, None, cond_ids, weights, None), self._num_per_chunk, strict=True)
+        return [Part(group, count * group.weights[-1].shape[0]) for group, count in groups]
+
+    def _part_positions(self, positions: Tensor) -> Tensor:
+        return self._assembly.sources_of(positions)
+
+    @property
+    def _num_part_outputs(self) -> int:
+        return self._assembly.num_elements
 
     def _checked_chunk_embs(self, chunk_embs: Any, cond_id: Any) -> list[Tensor | None]:
         if not self._cond_chunk_embs:

@@ -1,13 +1,13 @@
-"""How much the outputs of a hypernetwork have changed, for several conditions, without generating them.
+"""How much the outputs of a network have changed for several conditions, without generating them.
 
-With the last hidden layer's results ``h`` for R rows (pairs of a condition and a chunk), the linear last
-layer ``A = [W b]`` of S outputs, and ``h*``, ``A*`` what they were, the outputs of a row differ by
-``d = D h̃ + W* Δ`` where ``D = A - A*``, ``h̃ = [h 1]`` and ``Δ = h - h*``. Its square sums up to
+With the input rows ``h`` of the last layer (a row for each condition and chunk), the layer ``A = [W b]`` of S
+outputs, and what they were, ``h*`` and ``A* = [W* b*]``, the outputs of a row differ by ``d = D h̃ + W* Δ``
+where ``D = A - A*``, ``h̃ = [h 1]`` and ``Δ = h - h*``. With a factor s for each row the squares sum up to
 
     Σ s ‖d‖² = ⟨DᵀD, Σ s h̃ h̃ᵀ⟩ + 2 ⟨DᵀW*, Σ s h̃ Δᵀ⟩ + ⟨W*ᵀW*, Σ s Δ Δᵀ⟩
 
 of which the first factors depend on the layer alone and the second ones on the rows alone: see
-docs/regulariser.md for where this comes from and for its rounding.
+docs/regulariser.md for its gradients and its rounding.
 """
 
 from __future__ import annotations
@@ -19,30 +19,31 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors
-from hnetfast.ops._mlp_layers import activate, sizes_of
+from hnetfast.ops._mlp_layers import activate, check_network, sizes_of
 from hnetfast.ops.chunked_mlp import chunked_mlp, chunked_mlp_reference
 from hnetfast.ops.grouped_mlp import Group
 
 LIBRARY.define(
-    "difference_grams(Tensor weight, Tensor? bias, Tensor previous_weight, Tensor? previous_bias, int split) "
-    "-> (Tensor, Tensor, Tensor)"
+    "output_reg(Tensor[] inputs, Tensor[] weights, Tensor[] biases, Tensor[] previous_inputs, "
+    "Tensor[] previous_weights, Tensor[] previous_biases, str activation, int num_outputs, Tensor scaling, "
+    "bool gradients) -> Tensor[]"
 )
 LIBRARY.define(
-    "difference_grams_backward(Tensor grad_changes, Tensor grad_mixed, Tensor weight, Tensor? bias, "
+    "output_reg_backward(Tensor grad_changes, Tensor grad_mixed, Tensor weight, Tensor? bias, "
     "Tensor previous_weight, Tensor? previous_bias, int split) -> (Tensor, Tensor)"
 )
 
-_OP = torch.ops.hnetfast.difference_grams.default
-_BACKWARD_OP = torch.ops.hnetfast.difference_grams_backward.default
+_OP = torch.ops.hnetfast.output_reg.default
+_BACKWARD_OP = torch.ops.hnetfast.output_reg_backward.default
 _KERNEL_DTYPES = (torch.float32, torch.float64)
-_FEATURES_AT_ONCE = 1 << 22  # elements of the last hidden layer, for as many conditions as that are
+_FEATURES_AT_ONCE = 1 << 22  # elements of the last layer's input, for as many conditions as that are
 
 
-class Units(NamedTuple):
-    """Outputs that do not count: conditions ``[E]`` and positions among their outputs ``[E]``."""
+class Corrections(NamedTuple):
+    """Squares of single outputs, times factors, to subtract: positions ``[E]``, factors ``[B or 1, E]``."""
 
-    conditions: Tensor
     positions: Tensor
+    factors: Tensor
 
 
 def output_reg(
@@ -50,55 +51,49 @@ def output_reg(
     previous: Group,
     num_outputs: int,
     scaling: Tensor | None = None,
-    ignored: Units | None = None,
+    corrections: Corrections | None = None,
 ) -> Tensor:
     """Sum over conditions of the squared change of what a network generates for them.
 
     Output regularisation: von Oswald et al., "Continual learning with hypernetworks", 2020, eq. 2. The cost
-    of the last layer does not depend on the number of conditions, and no output is generated.
+    of the last layer does not depend on the number of conditions, and no output is generated. Half and
+    bfloat16 are computed in float32, and automatic mixed precision does not apply: differences of weights
+    would be lost in rounding.
 
     Args:
         current: The network and its inputs for B conditions, as :func:`hnetfast.ops.chunked_mlp` takes them.
         previous: The same as it was; no gradient reaches it.
-        num_outputs: Outputs of a condition that count.
-        scaling: A factor for each condition ``[B]``; 1 by default.
-        ignored: Outputs that do not count.
+        num_outputs: Outputs of a condition that count; only some of the last chunk's may not.
+        scaling: A factor for each condition, ``[B]``; 1 by default.
+        corrections: Outputs that count in part, or not at all.
 
     Returns:
         Scalar, differentiable with respect to the tensors of ``current``, twice too.
+
+    Raises:
+        ValueError: Sizes that do not fit; the argument is named.
     """
-    previous = _detached(previous)
-    count, num_chunks = map(max, zip(sizes_of(current.inputs), sizes_of(previous.inputs), strict=True))
-    weight, bias = current.weights[-1], current.biases[-1] if current.biases else None
-    old_weight, old_bias = previous.weights[-1], previous.biases[-1] if previous.biases else None
-    split = num_outputs - (num_chunks - 1) * weight.shape[0]  # outputs of the last chunk that count
-    if not 0 < split <= weight.shape[0]:
-        raise ValueError(
-            f"output_reg: num_outputs is {num_outputs}, accepted for {num_chunks} chunks of "
-            f"{weight.shape[0]} is {(num_chunks - 1) * weight.shape[0] + 1} to {num_chunks * weight.shape[0]}"
-        )
-    grams = difference_grams(weight, bias, old_weight, old_bias, split)
+    split, count = _check(current, previous, num_outputs)
+    weight = current.weights[-1]
+    device, dtype = weight.device.type, weight.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        current, previous = (_cast(group, torch.float32) for group in (current, previous))
+        weight = current.weights[-1]
+    with torch.no_grad():
+        previous = Group(*([t.detach() for t in ts] for ts in previous[:3]), previous.activation)
     scaling = weight.new_ones(count) if scaling is None else scaling.to(weight)
-    step = max(1, _FEATURES_AT_ONCE // (num_chunks * weight.shape[1]))
-
-    def of_conditions(begin: int, end: int) -> Tensor:
-        now = _features(_select(current, begin, end), end - begin, num_chunks)
-        with torch.no_grad():
-            then = _features(_select(previous, begin, end), end - begin, num_chunks)
-        factors = scaling[begin:end]
-        total = _change(now, then, factors, grams, bias is not None)
-        if ignored is not None:
-            layers = (weight, bias, old_weight, old_bias)
-            total = total - _change_of_units(now, then, factors, layers, ignored, begin)
-        return total
-
-    if step >= count:
-        return of_conditions(0, count)
-    total = weight.new_zeros(())
-    for begin in range(0, count, step):
-        end = min(begin + step, count)
-        total = total + checkpoint(of_conditions, begin, end, use_reentrant=False, preserve_rng_state=False)
-    return total
+    if scaling.shape != (count,):
+        raise ValueError(f"output_reg: scaling has shape {tuple(scaling.shape)}, expected [{count}]")
+    with torch.autocast(device, enabled=False):
+        if _has_kernel(current, previous) and not scaling.requires_grad:
+            old = (*previous[:3], current.activation, num_outputs, scaling)
+            counts = (len(current.inputs), len(current.inputs) + len(current.weights))
+            total = _OutputReg.apply(counts, split, old, *current.inputs, *current.weights, *current.biases)
+        else:
+            total = _by_products(current, previous, split, scaling)
+        if corrections is not None and len(corrections.positions):
+            total = total - _corrected(current, previous, scaling, corrections)
+    return total.to(dtype)
 
 
 def output_reg_reference(
@@ -106,21 +101,81 @@ def output_reg_reference(
     previous: Group,
     num_outputs: int,
     scaling: Tensor | None = None,
-    ignored: Units | None = None,
+    corrections: Corrections | None = None,
 ) -> Tensor:
     """What :func:`output_reg` computes, from the outputs."""
-    difference = chunked_mlp_reference(*current, num_outputs) - chunked_mlp_reference(
-        *_detached(previous), num_outputs
+    with torch.no_grad():
+        former = chunked_mlp_reference(*previous, num_outputs)
+    squares = (chunked_mlp_reference(*current, num_outputs) - former).square()
+    total = squares.sum(1)
+    if corrections is not None:
+        total = total - (squares[:, corrections.positions] * corrections.factors).sum(1)
+    return total.sum() if scaling is None else total @ scaling.to(squares)
+
+
+def _check(current: Group, previous: Group, num_outputs: int) -> tuple[int, int]:
+    """Outputs of the last chunk that count, and the number of conditions."""
+    for group in (current, previous):
+        check_network("output_reg", *group)
+    count, num_chunks = sizes_of(current.inputs)
+    if sizes_of(previous.inputs) != (count, num_chunks):
+        raise ValueError(
+            f"output_reg: previous is for {sizes_of(previous.inputs)} conditions and chunks, current for "
+            f"{(count, num_chunks)}"
+        )
+    shapes, old_shapes = ([tuple(t.shape) for t in (*g.weights, *g.biases)] for g in (current, previous))
+    if shapes != old_shapes or current.activation != previous.activation:
+        raise ValueError(
+            f"output_reg: previous has layers of shapes {old_shapes} and activation {previous.activation!r}, "
+            f"current has {shapes} and {current.activation!r}"
+        )
+    size = current.weights[-1].shape[0]
+    split = num_outputs - (num_chunks - 1) * size
+    if not 0 < split <= size:
+        raise ValueError(
+            f"output_reg: num_outputs is {num_outputs}, accepted for {num_chunks} chunks of {size} is "
+            f"{(num_chunks - 1) * size + 1} to {num_chunks * size}"
+        )
+    return split, count
+
+
+def _cast(group: Group, dtype: torch.dtype) -> Group:
+    return Group(*([t.to(dtype) for t in tensors] for tensors in group[:3]), group.activation)
+
+
+def _has_kernel(*groups: Group) -> bool:
+    tensors = [t for group in groups for ts in group[:3] for t in ts]
+    dtype = tensors[0].dtype
+    return (
+        EXTENSION_LOADED
+        and dtype in _KERNEL_DTYPES
+        and all(t.dtype == dtype and t.device.type == "cpu" for t in tensors)
+        and takes_plain_tensors()
     )
-    squares = difference.square()
-    if ignored is not None:
-        squares = squares.index_put(tuple(ignored), squares.new_zeros(()))
-    squares = squares.sum(1)
-    return squares.sum() if scaling is None else squares @ scaling.to(squares)
 
 
-def _detached(group: Group) -> Group:
-    return Group(*([t.detach() for t in tensors] for tensors in group[:3]), group.activation)
+# --- by products of matrices, in plain PyTorch ----------------------------------------------------
+
+
+def _by_products(current: Group, previous: Group, split: int, scaling: Tensor) -> Tensor:
+    count, num_chunks = sizes_of(current.inputs)
+    layer, old_layer = ((g.weights[-1], g.biases[-1] if g.biases else None) for g in (current, previous))
+    matrices = _layer_matrices(*layer, *old_layer, split)
+
+    def of_conditions(begin: int, end: int) -> Tensor:
+        now = _features(_select(current, begin, end), end - begin, num_chunks)
+        with torch.no_grad():
+            then = _features(_select(previous, begin, end), end - begin, num_chunks)
+        return _change_of_rows(now, then, scaling[begin:end], *matrices)
+
+    step = max(1, _FEATURES_AT_ONCE // (num_chunks * layer[0].shape[1]))
+    if step >= count:
+        return of_conditions(0, count)
+    total = scaling.new_zeros(())
+    for begin in range(0, count, step):
+        end = min(begin + step, count)
+        total = total + checkpoint(of_conditions, begin, end, use_reentrant=False, preserve_rng_state=False)
+    return total
 
 
 def _select(group: Group, begin: int, end: int) -> Group:
@@ -128,7 +183,7 @@ def _select(group: Group, begin: int, end: int) -> Group:
 
 
 def _features(group: Group, count: int, num_chunks: int) -> Tensor:
-    """Last hidden layer ``[B, N, K]``, or the inputs where there is none."""
+    """What the last layer reads, ``[B, N, K]``."""
     if len(group.weights) == 1:
         return torch.cat([part.expand(count, num_chunks, -1) for part in group.inputs], dim=2)
     width = group.weights[-2].shape[0]
@@ -140,126 +195,116 @@ def _features(group: Group, count: int, num_chunks: int) -> Tensor:
     return hidden.expand(count, num_chunks, width)
 
 
-def _change(now: Tensor, then: Tensor, scaling: Tensor, grams, has_bias: bool) -> Tensor:
-    """Σ s ‖d‖² over all rows: chunks but the last see the whole layer, the last one sees its first part."""
-    total = 0.0
-    for part, chunks in ((0, slice(None)), (1, slice(0, -1))):
-        if now[:, chunks].shape[1] == 0 or (part == 1 and grams[0].shape[0] == 1):
-            continue
-        h = now[:, chunks].flatten(0, 1)
-        difference = (now[:, chunks] - then[:, chunks]).flatten(0, 1)
-        if has_bias:
-            h = torch.cat([h, h.new_ones(h.shape[0], 1)], dim=1)
-        factors = scaling.repeat_interleave(h.shape[0] // scaling.shape[0]).unsqueeze(1)
-        weighted, weighted_difference = factors * h, factors * difference
-        changes, mixed, unchanged = (gram[part] for gram in grams)
-        total = (
-            total
-            + (changes * (h.t() @ weighted)).sum()
-            + 2 * (mixed * (h.t() @ weighted_difference)).sum()
-            + (unchanged * (difference.t() @ weighted_difference)).sum()
-        )
-    return total
+def _changed_layer(weight, bias, old_weight, old_bias) -> Tensor:
+    """D, ``[S, C]``."""
+    change = weight - old_weight
+    return change if bias is None else torch.cat([change, (bias - old_bias).unsqueeze(1)], dim=1)
 
 
-def _change_of_units(now, then, scaling, layers, ignored: Units, begin: int) -> Tensor:
-    """Σ s d² over single outputs."""
-    weight, bias, old_weight, old_bias = layers
-    chosen = (ignored.conditions >= begin) & (ignored.conditions < begin + now.shape[0])
-    conditions, positions = ignored.conditions[chosen] - begin, ignored.positions[chosen]
-    chunks, rows = positions // weight.shape[0], positions % weight.shape[0]
-    h, difference = now[conditions, chunks], (now - then)[conditions, chunks]
-    changed = ((weight[rows] - old_weight[rows]) * h).sum(1) + (old_weight[rows] * difference).sum(1)
-    if bias is not None:
-        changed = changed + bias[rows] - old_bias[rows]
-    return scaling[conditions] @ changed.square()
-
-
-# --- what depends on the layer alone --------------------------------------------------------------
-
-
-def difference_grams(
-    weight: Tensor, bias: Tensor | None, previous_weight: Tensor, previous_bias: Tensor | None, split: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``DᵀD``, ``DᵀW*`` and ``W*ᵀW*`` of the first ``split`` outputs and of the others.
-
-    Args:
-        weight: ``[S, K]``.
-        bias: ``[S]`` or None.
-        previous_weight: ``W*``, which no gradient reaches.
-        previous_bias: ``b*``, likewise.
-        split: Number of outputs in the first part.
-
-    Returns:
-        Tensors ``[2, C, C]``, ``[2, C, K]`` and ``[2, K, K]`` with C = K + 1 if there is a bias, else K.
-    """
-    if (
-        EXTENSION_LOADED
-        and weight.device.type == "cpu"
-        and weight.dtype in _KERNEL_DTYPES
-        and weight.dtype == previous_weight.dtype
-        and not torch.is_autocast_enabled("cpu")
-        and takes_plain_tensors()
-    ):
-        return _DifferenceGrams.apply(weight, bias, previous_weight, previous_bias, split)
-    return difference_grams_reference(weight, bias, previous_weight, previous_bias, split)
-
-
-def difference_grams_reference(weight, bias, previous_weight, previous_bias, split):
-    """The same in plain PyTorch."""
-    change = weight - previous_weight
-    if bias is not None:
-        change = torch.cat([change, (bias - previous_bias).unsqueeze(1)], dim=1)
+def _layer_matrices(weight, bias, old_weight, old_bias, split):
+    """``DᵀD``, ``DᵀW*`` and ``W*ᵀW*``, each of the first ``split`` outputs and of the others."""
+    change = _changed_layer(weight, bias, old_weight, old_bias)
     results = []
     for rows in (slice(0, split), slice(split, None)):
-        d, old = change[rows], previous_weight[rows]
+        d, old = change[rows], old_weight[rows]
         results.append((d.t() @ d, d.t() @ old, old.t() @ old))
     return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
 
 
-def _backward_reference(grad_changes, grad_mixed, weight, bias, previous_weight, previous_bias, split):
-    change = weight - previous_weight
-    if bias is not None:
-        change = torch.cat([change, (bias - previous_bias).unsqueeze(1)], dim=1)
-    parts = []
-    for part, rows in enumerate((slice(0, split), slice(split, None))):
-        q, r = grad_changes[part], grad_mixed[part]
-        parts.append(change[rows] @ (q + q.t()) + previous_weight[rows] @ r.t())
-    grad = torch.cat(parts)
-    if bias is None:
-        return grad, grad.new_empty(0)
-    return grad[:, :-1], grad[:, -1]
+def _change_of_rows(now, then, scaling, changes, mixed, unchanged):
+    """The sum over rows: the last one of a condition meets the first part of the matrices, others both."""
+    total = 0.0
+    for chunks, of_part in ((slice(-1, None), lambda m: m[0]), (slice(0, -1), lambda m: m.sum(0))):
+        h, change = now[:, chunks].flatten(0, 1), (now[:, chunks] - then[:, chunks]).flatten(0, 1)
+        factors = scaling.repeat_interleave(now[:, chunks].shape[1]).unsqueeze(1)
+        if changes.shape[1] > now.shape[2]:
+            h = torch.cat([h, h.new_ones(h.shape[0], 1)], dim=1)
+        scaled_change = factors * change
+        total = (
+            total
+            + (of_part(changes) * (h.t() @ (factors * h))).sum()
+            + 2 * (of_part(mixed) * (h.t() @ scaled_change)).sum()
+            + (of_part(unchanged) * (change.t() @ scaled_change)).sum()
+        )
+    return total
 
 
-LIBRARY.impl("difference_grams", difference_grams_reference, "CompositeExplicitAutograd")
-LIBRARY.impl("difference_grams_backward", _backward_reference, "CompositeExplicitAutograd")
+def _corrected(current: Group, previous: Group, scaling: Tensor, corrections: Corrections) -> Tensor:
+    """Sum of squares of single outputs, times factors."""
+    count, _ = sizes_of(current.inputs)
+    size = current.weights[-1].shape[0]
+    order = torch.argsort(corrections.positions)
+    positions = corrections.positions[order]
+    factors = (corrections.factors.to(scaling)[:, order] * scaling.unsqueeze(1)).expand(count, -1)
+    chunks, lengths = torch.unique_consecutive(positions // size, return_counts=True)
+
+    def features(group: Group) -> Tensor:
+        inputs = [p if p.shape[1] == 1 else p.index_select(1, chunks) for p in group.inputs]
+        return _features(group._replace(inputs=inputs), count, len(chunks))
+
+    now = features(current)
+    with torch.no_grad():
+        then = features(previous)
+    change = now - then
+    rows = positions % size
+    weight, old_weight = current.weights[-1].index_select(0, rows), previous.weights[-1].index_select(0, rows)
+    bias_change = None
+    if current.biases:
+        bias_change = (current.biases[-1] - previous.biases[-1])[rows]
+    total, start = scaling.new_zeros(()), 0
+    for i, length in enumerate(lengths.tolist()):
+        of_chunk = slice(start, start + length)
+        start += length
+        d = now[:, i] @ (weight - old_weight)[of_chunk].t() + change[:, i] @ old_weight[of_chunk].t()
+        if bias_change is not None:
+            d = d + bias_change[of_chunk]
+        total = total + (factors[:, of_chunk] * d.square()).sum()
+    return total
 
 
-@torch.library.register_fake("hnetfast::difference_grams", lib=LIBRARY)
-def _fake(weight, bias, previous_weight, previous_bias, split):
-    width = weight.shape[1]
-    columns = width + (bias is not None)
-    sizes = ((2, columns, columns), (2, columns, width), (2, width, width))
-    return tuple(weight.new_empty(size) for size in sizes)
+# --- compiled, on a CPU ---------------------------------------------------------------------------
 
 
-@torch.library.register_fake("hnetfast::difference_grams_backward", lib=LIBRARY)
-def _backward_fake(grad_changes, grad_mixed, weight, bias, previous_weight, previous_bias, split):
-    return torch.empty_like(weight), weight.new_empty(0 if bias is None else bias.shape)
+class _OutputReg(torch.autograd.Function):
+    """The gradients of all but the last layer are computed with the loss, in one pass over the rows."""
 
-
-class _DifferenceGrams(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight, bias, previous_weight, previous_bias, split):
-        ctx.save_for_backward(weight, bias, previous_weight, previous_bias)
-        ctx.split = split
-        changes, mixed, unchanged = _OP(weight, bias, previous_weight, previous_bias, split)
-        ctx.mark_non_differentiable(unchanged)
-        return changes, mixed, unchanged
+    def forward(ctx, counts, split, old, *tensors):
+        lists = tensors[: counts[0]], tensors[counts[0] : counts[1]], tensors[counts[1] :]
+        needed = any(ctx.needs_input_grad)
+        loss, *grads = _OP(*lists, *old, needed)
+        if needed:
+            ctx.counts, ctx.split, ctx.old = counts, split, old[3:]
+            ctx.sizes = [len(ts) for ts in old[:3]]
+            ctx.save_for_backward(*tensors, *(t for ts in old[:3] for t in ts), *grads)
+        return loss
 
     @staticmethod
-    def backward(ctx, grad_changes, grad_mixed, _):
-        backward = _backward_reference if torch.is_grad_enabled() else _BACKWARD_OP
-        grad_weight, grad_bias = backward(grad_changes, grad_mixed, *ctx.saved_tensors, ctx.split)
-        need_weight, need_bias = ctx.needs_input_grad[:2]
-        return grad_weight if need_weight else None, grad_bias if need_bias else None, None, None, None
+    def backward(ctx, grad):
+        saved = list(ctx.saved_tensors)
+        num_inputs, first_bias = ctx.counts
+        tensors, saved = saved[: sum(ctx.sizes)], saved[sum(ctx.sizes) :]
+        previous, (grad_changes, grad_mixed, *others) = saved[: sum(ctx.sizes)], saved[sum(ctx.sizes) :]
+        needs = ctx.needs_input_grad[3:]
+        if torch.is_grad_enabled():
+            current, former = (
+                Group(ts[:num_inputs], ts[num_inputs:first_bias], ts[first_bias:], ctx.old[0])
+                for ts in (tensors, previous)
+            )
+            loss = _by_products(current, former, ctx.split, ctx.old[2])
+            wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
+            found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True, allow_unused=True))
+            return None, None, None, *(next(found) if need else None for need in needs)
+        has_bias = len(tensors) > first_bias
+        last = (first_bias - 1, len(tensors) - 1) if has_bias else (first_bias - 1,)
+        others = iter(others)
+        results = [None if i in last else next(others) for i in range(len(tensors))]
+        pairs = zip(results, needs, strict=True)
+        results = [grad * r if need and r is not None else None for r, need in pairs]
+        if any(needs[i] for i in last):
+            bias, old_bias = (ts[-1] if has_bias else None for ts in (tensors, previous))
+            layer = (tensors[first_bias - 1], bias, previous[first_bias - 1], old_bias)
+            of_layer = _BACKWARD_OP(grad * grad_changes, grad * grad_mixed, *layer, ctx.split)
+            for i, of_tensor in zip(last, of_layer, strict=False):
+                results[i] = of_tensor if needs[i] else None
+        return None, None, None, *results

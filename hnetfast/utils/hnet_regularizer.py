@@ -32,13 +32,13 @@ def _evaluation_mode(hnet: HyperNetInterface) -> Iterator[None]:
             module.training = training
 
 
-def _check_task_id(task_id: int, minimum: int) -> int:
+def check_task_id(task_id: int, minimum: int, name: str = "task_id") -> int:
     try:
         task_id = operator.index(task_id)
     except TypeError:
-        raise InputTypeError(f"task_id: an integer is accepted, got {task_id!r}") from None
+        raise InputTypeError(f"{name}: an integer is accepted, got {task_id!r}") from None
     if task_id < minimum:
-        raise InputError(f"task_id: an integer of at least {minimum} is accepted, got {task_id}")
+        raise InputError(f"{name}: an integer of at least {minimum} is accepted, got {task_id}")
     return task_id
 
 
@@ -57,7 +57,7 @@ def get_current_targets(task_id: int, hnet: HyperNetInterface) -> list[list[Tens
     Raises:
         TypeError, ValueError: If ``task_id`` is not a natural number, or a condition does not exist.
     """
-    task_id = _check_task_id(task_id, 0)
+    task_id = check_task_id(task_id, 0)
     if task_id == 0:
         return []
     with torch.no_grad(), _evaluation_mode(hnet):
@@ -110,7 +110,7 @@ def calc_fix_target_reg(
     Raises:
         TypeError, ValueError: If arguments are missing, contradict each other, or have too few entries.
     """
-    task_id = _check_task_id(task_id, 1)
+    task_id = check_task_id(task_id, 1)
     _check_known(task_id, hnet)
     _check_sources(task_id, hnet, targets, prev_theta, prev_task_embs)
     if inds_of_out_heads is not None and mnet is None:
@@ -139,9 +139,7 @@ def calc_fix_target_reg(
         importance = [_checked_outputs(hnet, f"fisher_estimates[{i}]", fisher_estimates[i]) for i in task_ids]
         for i, tensors in zip(task_ids, importance, strict=True):
             if any(bool((t < 0).any()) for t in tensors):
-                raise InputError(
-                    f"fisher_estimates[{i}]: values of at least 0 are accepted, got others"
-                )
+                raise InputError(f"fisher_estimates[{i}]: values of at least 0 are accepted, got others")
 
     penalty = None
     if targets is None:

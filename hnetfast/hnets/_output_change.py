@@ -1,0 +1,171 @@
+"""How much the weights that a hypernetwork generates for conditions have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from hnetfast import ops
+from hnetfast.hnets._part import Part
+from hnetfast.hnets.hnet_interface import HyperNetInterface
+from hnetfast.ops._mlp_layers import sizes_of
+from hnetfast.ops.output_reg import Corrections
+
+_OUTPUTS_AT_ONCE = 1 << 24  # generated weights in memory, for as many conditions as that are
+_CORRECTIONS_AT_MOST = 0.25  # of all outputs; with more of them generating is as fast
+
+
+def change_from_parts(
+    hnet: HyperNetInterface,
+    cond_ids: Sequence[int],
+    weights: dict[str, Any] | None,
+    previous: dict[str, Any],
+    scaling: Tensor | None,
+    ignored: Sequence[Tensor] | None,
+) -> Tensor | None:
+    """Sum over conditions of the squared change of what is generated, without generating it.
+
+    Args:
+        hnet: The hypernetwork, which is plain.
+        cond_ids: The conditions.
+        weights: Its parameters, see the argument of ``forward``.
+        previous: What they were; no gradient reaches them.
+        scaling: A factor for each condition, ``[B]``.
+        ignored: For each condition the positions of outputs that do not count.
+
+    Returns:
+        Scalar; None if it cannot be had so.
+    """
+    current = hnet._parts(cond_ids, weights)
+    if current is None:
+        return None
+    corrections = _corrections(hnet, ignored)
+    if len(corrections.positions) > _CORRECTIONS_AT_MOST * hnet._num_part_outputs:
+        return None
+    with torch.no_grad():
+        former = hnet._parts(cond_ids, previous)
+    total, start = 0.0, 0
+    for now, then in zip(current, former, strict=True):
+        found = (corrections.positions >= start) & (corrections.positions < start + now.num_outputs)
+        of_part = Corrections(corrections.positions[found] - start, corrections.factors[:, found])
+        total = total + _change_of_part(now, then, len(cond_ids), scaling, of_part)
+        start += now.num_outputs
+    return total
+
+
+def _change_of_part(
+    now: Part, then: Part, count: int, scaling: Tensor | None, corrections: Corrections
+) -> Tensor:
+    tensor = now.source if isinstance(now.source, Tensor) else now.source.weights[-1]
+    scaling = tensor.new_ones(count) if scaling is None else scaling.to(tensor)
+    positions, factors = corrections.positions.to(tensor.device), corrections.factors.to(tensor)
+    given = len(tensor) if isinstance(now.source, Tensor) else sizes_of(now.source.inputs)[0]
+    if given == 1 and count > 1:  # the same for all conditions
+        total = scaling.sum(0, keepdim=True)
+        scaled = scaling.unsqueeze(1) * factors
+        factors = torch.where(total == 0, 0, scaled.sum(0, keepdim=True) / total)
+        scaling = total
+    if isinstance(now.source, Tensor):
+        squares = (now.source - then.source.detach()).square()
+        return scaling @ (squares.sum(1) - (squares[:, positions] * factors).sum(1))
+    return ops.output_reg(now.source, then.source, now.num_outputs, scaling, Corrections(positions, factors))
+
+
+def _corrections(hnet: HyperNetInterface, ignored: Sequence[Tensor] | None) -> Corrections:
+    """Elements of the parts that do not count once, with factors of what to subtract of them."""
+    uneven, uses = _uneven_uses(hnet)
+    if ignored is None:
+        return Corrections(uneven, (1 - uses).unsqueeze(0))
+    elements = [hnet._part_positions(positions.cpu()) for positions in ignored]
+    positions = torch.cat([uneven, *elements]).unique()
+    factors = torch.zeros(len(ignored), len(positions))
+    factors[:, torch.searchsorted(positions, uneven)] = 1.0 - uses
+    for of_condition, found in zip(factors, elements, strict=True):
+        of_condition.index_add_(0, torch.searchsorted(positions, found), torch.ones(len(found)))
+    return Corrections(positions, factors)
+
+
+def _uneven_uses(hnet: HyperNetInterface) -> tuple[Tensor, Tensor]:
+    """Elements of the parts that are not used once, and how often they are; found once for a network."""
+    if hnet._num_part_outputs == hnet.num_outputs and (
+        type(hnet)._part_positions is HyperNetInterface._part_positions
+    ):
+        return torch.empty(0, dtype=torch.int64), torch.empty(0)
+    known = hnet.__dict__.get("_uneven_part_uses")
+    if known is None:
+        elements = hnet._part_positions(torch.arange(hnet.num_outputs))
+        uses = elements.bincount(minlength=hnet._num_part_outputs)
+        uneven = uses.ne(1).nonzero().flatten()
+        known = hnet.__dict__["_uneven_part_uses"] = uneven, uses[uneven].float()
+    return known
+
+
+def change_from_outputs(
+    hnet: HyperNetInterface,
+    cond_ids: Sequence[int],
+    weights: dict[str, Any] | None,
+    reference: Callable[[Sequence[int]], Tensor],
+    importance: Callable[[Sequence[int]], Tensor] | None,
+    scaling: Tensor | None,
+    ignored: Sequence[Tensor] | None,
+) -> Tensor:
+    """The same from what is generated, for some conditions at a time.
+
+    Args:
+        hnet: The hypernetwork.
+        cond_ids: The conditions.
+        weights: Its parameters, see the argument of ``forward``.
+        reference: Returns what was generated for some of the conditions (their numbers in ``cond_ids``),
+            ``[B, num_outputs]``.
+        importance: Likewise a factor for each output.
+        scaling: A factor for each condition, ``[B]``.
+        ignored: For each condition the positions of outputs that do not count.
+
+    Returns:
+        Scalar.
+    """
+    plain = hnet._is_plain()
+    # Networks that others have written may know one condition at a time and no format but this one.
+    options = {"weights": weights, "ret_format": "flattened" if plain else "squeezed"}
+
+    def of_conditions(begin: int, end: int) -> Tensor:
+        chosen = range(begin, end)
+        if plain:
+            current = hnet.forward(cond_id=[cond_ids[i] for i in chosen], **options)
+        else:
+            current = join(hnet.forward(cond_id=cond_ids[begin], **options)).unsqueeze(0)
+        squares = (reference(chosen) - current).square()
+        if importance is not None:
+            squares = importance(chosen) * squares
+        if ignored is not None:
+            rows = [torch.full_like(ignored[i], i - begin) for i in chosen]
+            places = torch.cat(rows), torch.cat([ignored[i] for i in chosen])
+            squares = squares.index_put(tuple(p.to(squares.device) for p in places), squares.new_zeros(()))
+        sums = squares.sum(1)
+        return sums.sum() if scaling is None else sums @ scaling[begin:end].to(sums)
+
+    count = len(cond_ids)
+    step = max(1, _OUTPUTS_AT_ONCE // hnet.num_outputs) if plain else 1
+    if step >= count:
+        return of_conditions(0, count)
+    total = 0.0
+    for begin in range(0, count, step):
+        arguments = begin, min(begin + step, count)
+        if plain:
+            total = total + checkpoint(
+                of_conditions, *arguments, use_reentrant=False, preserve_rng_state=False
+            )
+        else:  # must not run twice
+            total = total + of_conditions(*arguments)
+    return total
+
+
+def join(tensors: Tensor | Sequence[Tensor]) -> Tensor:
+    """All elements in a row."""
+    if isinstance(tensors, Tensor):
+        return tensors.reshape(-1)
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])

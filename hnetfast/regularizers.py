@@ -1,0 +1,196 @@
+"""Continual-learning regularisers as objects; :mod:`hnetfast.utils` has hypnettorch's functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hnetfast._errors import InputError, InputTypeError
+from hnetfast.hnets.hnet_interface import HyperNetInterface
+from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.utils.hnet_regularizer import calc_fix_target_reg, check_task_id
+
+__all__ = ["OutputRegularizer"]
+
+
+class OutputRegularizer:
+    r"""Keep what a hypernetwork generates for earlier tasks as it was when the last of them was learned.
+
+    .. math:: \frac{1}{T} \sum_{j<T} s_j \|h(e_j, \theta) - h(e^*_j, \theta^*)\|^2
+
+    Von Oswald et al., "Continual learning with hypernetworks", 2020, https://arxiv.org/abs/1906.00695, eq. 2.
+    Only the parameters are remembered, not what was generated, and for the hypernetworks that
+    docs/regulariser.md lists the cost hardly grows with the number of tasks.
+
+    It is no module and has no parameters; gradients reach those of the hypernetwork. Add it to the loss of
+    the task before one common backward pass, which is also what DistributedDataParallel needs. Automatic
+    mixed precision does not lower its precision.
+
+    .. code-block:: python
+
+        regularizer = OutputRegularizer(hnet)
+        for task in range(num_tasks):
+            for inputs, labels in batches(task):
+                loss = cross_entropy(mnet(inputs, weights=hnet(cond_id=task)), labels)
+                (loss + 0.01 * regularizer.loss(task)).backward()
+                ...
+            regularizer.snapshot()
+
+    Args:
+        hnet: The hypernetwork, or what DistributedDataParallel or :func:`torch.compile` made of it.
+        mnet: The main network, needed with ``inds_of_out_heads``.
+        inds_of_out_heads: For each task the output units it uses; weights of other output units may change.
+        reg_scaling: A factor of at least 0 for each task, 1 by default.
+        batch_size: Take only as many earlier tasks, drawn anew in every call by numpy's global generator.
+        device: Where to keep snapshots; by default where the parameters are. From elsewhere they are copied
+            in every call.
+        dtype: What to keep them in; by default that of the parameters. With less precision, such as
+            :attr:`torch.bfloat16`, the loss right after a snapshot is not exactly zero.
+
+    Raises:
+        TypeError, ValueError: If an argument is not accepted; it is named.
+    """
+
+    def __init__(
+        self,
+        hnet: nn.Module,
+        *,
+        mnet: MainNetInterface | None = None,
+        inds_of_out_heads: Sequence[Sequence[int]] | None = None,
+        reg_scaling: Sequence[float] | None = None,
+        batch_size: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        for wrapper in ("module", "_orig_mod"):
+            if not isinstance(hnet, HyperNetInterface):
+                hnet = getattr(hnet, wrapper, hnet)
+        if not isinstance(hnet, HyperNetInterface):
+            raise InputTypeError(f"hnet: a hypernetwork is accepted, got {type(hnet).__name__}")
+        if hnet.unconditional_params is None or not hnet.conditional_params:
+            raise InputError(
+                "hnet: needs internal parameters, unconditional ones and those of conditions; see the "
+                "arguments no_uncond_weights, no_cond_weights and num_cond_embs of hypernetworks"
+            )
+        if inds_of_out_heads is not None and mnet is None:
+            raise InputError("mnet: needed with inds_of_out_heads, got None")
+        if batch_size is not None and check_task_id(batch_size, 1, "batch_size"):
+            batch_size = int(batch_size)
+        if dtype is not None and not dtype.is_floating_point:
+            raise InputError(f"dtype: a floating-point type is accepted, got {dtype}")
+        self._hnet = hnet
+        self._mnet = mnet
+        self._inds_of_out_heads = inds_of_out_heads
+        self._reg_scaling = reg_scaling
+        self._batch_size = batch_size
+        self._device, self._dtype = device, dtype
+        self._theta: list[Tensor] | None = None
+        self._embeddings: list[tuple[nn.Parameter, Tensor]] = []
+
+    @property
+    def has_snapshot(self) -> bool:
+        """Whether :meth:`snapshot` has been called, or a state with one loaded."""
+        return self._theta is not None
+
+    @torch.no_grad()
+    def snapshot(self) -> None:
+        """Remember the parameters as they are now, instead of what was remembered before.
+
+        To be called when a task has been learned, before the next one begins.
+        """
+        self._remember(self._hnet.unconditional_params, self._hnet.conditional_params)
+
+    def _remember(self, theta: Sequence[Tensor], embeddings: Sequence[Tensor]) -> None:
+        def keep(tensors: Sequence[Tensor]) -> list[Tensor]:
+            return [
+                t.detach().to(self._device or t.device, self._dtype or t.dtype, copy=True) for t in tensors
+            ]
+
+        self._theta = keep(theta)
+        self._embeddings = list(zip(self._hnet.conditional_params, keep(embeddings), strict=True))
+
+    def loss(self, current_task: int, lookahead: Sequence[Tensor] | None = None) -> Tensor:
+        """The penalty for the tasks before ``current_task``.
+
+        Args:
+            current_task: The task that is being learned. For task 0 there is nothing to keep: the loss is a
+                zero whose backward pass does nothing.
+            lookahead: A change of the unconditional parameters, a tensor for each, at which the penalty is
+                evaluated, such as the step that the optimiser would take; gradients reach it.
+
+        Returns:
+            Scalar tensor, the mean over the earlier tasks.
+
+        Raises:
+            TypeError, ValueError, IndexError: If an argument is not accepted, or there is no snapshot yet.
+        """
+        hnet = self._hnet
+        current_task = check_task_id(current_task, 0, "current_task")
+        like = hnet.unconditional_params[0]
+        if current_task == 0:
+            return like.new_zeros((), requires_grad=True)
+        if self._theta is None:
+            raise InputError(f"current_task: {current_task}, but snapshot() has not been called after task 0")
+        return calc_fix_target_reg(
+            hnet,
+            current_task,
+            prev_theta=[t.to(like.device, like.dtype) for t in self._theta],
+            prev_task_embs=[t.to(like.device, like.dtype) for t in self._previous_embeddings()],
+            dTheta=lookahead,
+            mnet=self._mnet,
+            inds_of_out_heads=self._inds_of_out_heads,
+            batch_size=self._batch_size,
+            reg_scaling=self._reg_scaling,
+        )
+
+    def _previous_embeddings(self) -> list[Tensor]:
+        """What was remembered of conditional parameters; those that have been added since as they are."""
+        current = self._hnet.conditional_params
+        if len(current) == len(self._embeddings):
+            return [value for _, value in self._embeddings]
+        known = {id(parameter): value for parameter, value in self._embeddings}
+        found = [known.pop(id(p), p.detach()) for p in current]
+        if known:
+            raise InputError(
+                f"hnet: {len(known)} of its conditional parameters at the time of snapshot() are gone; only "
+                "adding conditions is accepted"
+            )
+        return found
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """The snapshot: lists of tensors, "theta" and "embeddings"; empty if there is none."""
+        if self._theta is None:
+            return {}
+        return {"theta": list(self._theta), "embeddings": [value for _, value in self._embeddings]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remember what another regulariser did.
+
+        Args:
+            state: What its :meth:`state_dict` returned. The hypernetwork must have equally many conditions.
+
+        Raises:
+            TypeError, ValueError: If it is not that, or of another hypernetwork.
+        """
+        if not isinstance(state, Mapping) or (state and set(state) != {"theta", "embeddings"}):
+            given = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+            raise InputTypeError(
+                f'state: a dictionary with "theta" and "embeddings" is accepted, got {given}'
+            )
+        if not state:
+            self._theta, self._embeddings = None, []
+            return
+        shapes = {
+            "theta": self._hnet.unconditional_param_shapes,
+            "embeddings": self._hnet.conditional_param_shapes,
+        }
+        for name, expected in shapes.items():
+            found = [list(t.shape) for t in state[name]]
+            if found != [list(shape) for shape in expected]:
+                raise InputError(
+                    f"state[{name!r}]: tensors of the shapes {expected} are accepted, got {found}"
+                )
+        self._remember(state["theta"], state["embeddings"])
