@@ -14,6 +14,7 @@ from bench.results import (
     COLUMNS,
     ENSEMBLE_COLUMNS,
     LOCAL_CONV_COLUMNS,
+    REGULARISER_COLUMNS,
     RESULTS,
     RNN_COLUMNS,
     STRUCTURED_COLUMNS,
@@ -25,6 +26,8 @@ from bench.results import (
     groups,
     local_conv_cells,
     local_conv_facts,
+    regulariser_cells,
+    regulariser_facts,
     rnn_cells,
     speed_up,
     structured_cells,
@@ -116,6 +119,12 @@ _LOCAL_CONVS = (
     "the operations at the measured float32 matrix rate. Peak memory is that of a process, over the bytes of "
     "images, weights, results and their gradients."
 )
+_REGULARISERS = (
+    "`calc_fix_target_reg` with its gradients for a number of earlier tasks, in milliseconds; *hnetfast* and "
+    "*hypnettorch* from the previous parameters, *direct* is hnetfast with given targets, where all weights "
+    "are generated. Peak memory includes the gradients. Errors are the largest relative ones of the penalty "
+    "and its gradients, in single precision against double precision."
+)
 _RNNS = (
     "`SimpleRNN` with given weights, 100 steps, width 100, batch 32, and the layer of `torch.nn` with its "
     "own, in milliseconds."
@@ -155,6 +164,10 @@ def docs_page(all_results: Sequence[tuple[str, Results]]) -> str:
             parts.append("### Locally connected layers\n\n" + _LOCAL_CONVS)
             parts.append("\n".join(f"- {line}" for line in local_conv_facts(results.local_convs)))
             parts.append(_markdown_table([LOCAL_CONV_COLUMNS, *local_conv_cells(results.local_convs)]))
+        if results.regularisers:
+            parts.append("### Output regulariser\n\n" + _REGULARISERS)
+            parts.append("\n".join(f"- {line}" for line in regulariser_facts(results.regularisers)))
+            parts.append(_markdown_table([REGULARISER_COLUMNS, *regulariser_cells(results.regularisers)]))
         if results.rnns:
             parts.append("### Recurrent networks\n\n" + _RNNS)
             parts.append(_markdown_table([RNN_COLUMNS, *rnn_cells(results.rnns)]))

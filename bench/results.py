@@ -85,6 +85,8 @@ class Results:
         local_convs: Times of locally connected layers: ``layer``, ``batch``, ``mode`` and ``ms`` by
             contender; forward rows have ``floor_ms``, some have ``peak_share``, peak memory over what inputs,
             results and gradients take.
+        regularisers: Times of the output regulariser: ``case``, ``tasks`` and ``ms`` by contender; some have
+            ``peak_bytes``, ``errors`` by contender, and ``growth``, their time over that of 5 tasks.
     """
 
     def __init__(self, environment: dict) -> None:
@@ -95,11 +97,13 @@ class Results:
         self.rnns: list[dict] = []
         self.structured: list[dict] = []
         self.local_convs: list[dict] = []
+        self.regularisers: list[dict] = []
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing has been measured."""
-        lists = (self.rows, self.calls, self.ensembles, self.rnns, self.structured, self.local_convs)
+        lists = (self.rows, self.calls, self.ensembles, self.rnns, self.structured)
+        lists += (self.local_convs, self.regularisers)
         return not any(lists)
 
     def save(self, path: Path) -> None:
@@ -112,6 +116,7 @@ class Results:
             "rnns": self.rnns,
             "structured": self.structured,
             "local_convs": self.local_convs,
+            "regularisers": self.regularisers,
             "rows": self.rows,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +139,7 @@ class Results:
         results.ensembles, results.rnns = content.get("ensembles", []), content.get("rnns", [])
         results.structured = content.get("structured", [])
         results.local_convs = content.get("local_convs", [])
+        results.regularisers = content.get("regularisers", [])
         return results
 
 
@@ -435,6 +441,55 @@ def local_conv_facts(rows: Sequence[dict]) -> list[str]:
     return lines
 
 
+REGULARISER_COLUMNS = (
+    "hypernetwork",
+    "tasks",
+    "hnetfast",
+    "direct",
+    "hypnettorch",
+    "× hypnettorch",
+    "peak MB",
+    "error",
+    "error of direct",
+)
+
+
+def regulariser_cells(rows: Sequence[dict]) -> list[list[str]]:
+    """Texts of a table with the columns ``REGULARISER_COLUMNS``; times in ms."""
+    lines = []
+    for row in rows:
+        times = [row["ms"].get(name) for name in REGULARISER_COLUMNS[2:5]]
+        ratio, errors = speed_up(row), row.get("errors", {})
+        lines.append(
+            [
+                row["case"],
+                str(row["tasks"]),
+                *("–" if v is None else f"{v:.2f}" if v < 10 else f"{v:.1f}" for v in times),
+                "–" if ratio is None else f"{ratio:.1f}",
+                f"{row['peak_bytes'] / 1e6:.1f}" if "peak_bytes" in row else "",
+                *(f"{errors[name]:.1e}" if name in errors else "" for name in ("hnetfast", "direct")),
+            ]
+        )
+    return lines
+
+
+def regulariser_facts(rows: Sequence[dict]) -> list[str]:
+    """Sentences that sum the table up."""
+    lines = []
+    ratios = _values(speed_up(row) for row in rows)
+    if ratios:
+        lines.append(
+            f"Output regulariser over hypnettorch's: geometric mean {geometric_mean(ratios):.1f}×, "
+            f"slowest {min(ratios):.1f}×"
+        )
+    lines += [
+        f"{row['case']}: {row['tasks']} tasks take {row['growth']:.2f} times as long as 5"
+        for row in rows
+        if "growth" in row
+    ]
+    return lines
+
+
 def _align(cells: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
@@ -477,6 +532,10 @@ def format_text(results: Results) -> str:
         lines += ["", "Locally connected layers; times in ms"]
         lines += _align([LOCAL_CONV_COLUMNS, *local_conv_cells(results.local_convs)], left=(0, 2))
         lines += ["", *local_conv_facts(results.local_convs)]
+    if results.regularisers:
+        lines += ["", "Output regulariser, forward and backward; times in ms"]
+        lines += _align([REGULARISER_COLUMNS, *regulariser_cells(results.regularisers)], left=(0,))
+        lines += ["", *regulariser_facts(results.regularisers)]
     return "\n".join(lines)
 
 

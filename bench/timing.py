@@ -45,7 +45,9 @@ class Contender:
     parameters: list[Tensor]
 
 
-def build_hypernetwork(module, case: ChunkedCase, device: str, seed: int = 1):
+def build_hypernetwork(
+    module, case: ChunkedCase, device: str, num_conditions: int = CONDITIONS, seed: int = 1
+):
     """The ``ChunkedHMLP`` of a case from ``hnetfast.hnets`` or ``hypnettorch.hnets``, with equal weights."""
     torch.manual_seed(seed)
     return module.ChunkedHMLP(
@@ -54,7 +56,7 @@ def build_hypernetwork(module, case: ChunkedCase, device: str, seed: int = 1):
         chunk_emb_size=case.chunk_emb_size,
         cond_in_size=case.cond_emb_size,
         layers=case.layers,
-        num_cond_embs=CONDITIONS,
+        num_cond_embs=num_conditions,
         verbose=False,
     ).to(device)
 
