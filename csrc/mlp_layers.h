@@ -11,6 +11,8 @@
 
 namespace hnetfast {
 
+constexpr int64_t kWideLayer = 192;  // from this width on a plain matrix product is as fast as tiles
+
 struct Sizes {
   int64_t conditions, chunks, chunk_size, outputs;
   int64_t rows() const { return conditions * chunks; }
@@ -47,8 +49,8 @@ void output_forward(const Mlp& mlp, const at::Tensor& hidden, const Sizes& sizes
 std::vector<at::Tensor> mlp_backward(const Mlp& mlp, const at::Tensor& grad, const at::Tensor& hidden, const Sizes& sizes,
                                      const Placement& placement, const std::function<bool(size_t)>& need);
 
-// The same of what lies below the last layer, from the gradient of its input rows, [R, K], which may be overwritten.
-// `hidden` as hidden_layers saves them, undefined if there are none.
+// The same of what lies below the last layer of several, from the gradient of its input rows, [R, K], which may be
+// overwritten. `hidden` as hidden_layers saves them.
 void hidden_backward(const Mlp& mlp, const at::Tensor& grad, const at::Tensor& hidden, const Sizes& sizes,
                      const std::function<bool(size_t)>& need, std::vector<at::Tensor>& results);
 

@@ -42,6 +42,17 @@ Tensor input_rows(const Mlp& mlp, const Tensor& hidden, const Sizes& sizes) {
   return hidden.narrow(1, hidden.size(1) - width, width);
 }
 
+// Gradients of the inputs of a network without hidden layers, from that of its rows.
+void inputs_backward(const Mlp& mlp, const Tensor& rows, const Sizes& sizes, std::vector<Tensor>& results) {
+  int64_t column = 0;
+  for (size_t i = 0; i < mlp.inputs.size(); ++i) {
+    const Tensor& part = mlp.inputs[i];
+    const Tensor grad = rows.view({sizes.conditions, sizes.chunks, rows.size(1)}).narrow(2, column, part.size(2));
+    results[i] = grad.sum_to_size(part.sizes()).contiguous();
+    column += part.size(2);
+  }
+}
+
 void check(const Mlp& now, const Mlp& then, const Sizes& sizes, const Sizes& old_sizes, int64_t num_outputs, const Tensor& scaling) {
   const at::ScalarType type = now.weights[0].scalar_type();
   TORCH_CHECK_TYPE(type == at::kFloat || type == at::kDouble, kOp, ": weights[0] is ", type, ", accepted are Float, Double");
@@ -85,7 +96,8 @@ std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList bi
     for (int i = 0; i < 3; ++i) total[i] = begin == 0 ? parts_of_total[i] : total[i] + parts_of_total[i];
     if (!gradients) continue;
     std::vector<Tensor> of_block(all.tensors());
-    hidden_backward(now, sums.rows, hidden, block, [&](size_t i) { return !is_last(i); }, of_block);
+    if (deep) hidden_backward(now, sums.rows, hidden, block, [&](size_t i) { return !is_last(i); }, of_block);
+    else inputs_backward(now, sums.rows, block, of_block);
     for (size_t i = 0; i < of_block.size(); ++i) {
       if (is_last(i)) continue;
       const bool of_these = i < inputs.size() && inputs[i].size(0) != 1 && count < sizes.conditions;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/Parallel.h>
+#include <c10/core/ScalarType.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -35,6 +36,18 @@ void parallel(int64_t tasks, int64_t work, const F& run) {
     run(0, tasks);
   } else {
     at::parallel_for(0, tasks, 1, run);
+  }
+}
+
+inline bool has_tile_kernels(at::ScalarType type) { return type == at::kFloat || type == at::kDouble; }
+
+// Calls run(T()) for a type that has tile kernels.
+template <typename F>
+void with_tile_type(at::ScalarType type, const F& run) {
+  if (type == at::kFloat) {
+    run(float());
+  } else {
+    run(double());
   }
 }
 

@@ -129,7 +129,7 @@ def calc_fix_target_reg(
     if batch_size is not None and 0 < batch_size < task_id:
         task_ids = np.random.choice(task_id, size=batch_size, replace=False).tolist()
 
-    device = next((t.device for t in (*(prev_theta or ()), *hnet.parameters())), None)
+    device = next((t.device for t in prev_theta or hnet.parameters()), None)
     scaling = None if reg_scaling is None else _scaling([reg_scaling[i] for i in task_ids], device)
     ignored = None
     if inds_of_out_heads is not None:
