@@ -167,6 +167,64 @@ def measure_resnet32(
     return rows
 
 
+def measure_regulariser(device: str, seconds: float, num_tasks: int = 5) -> dict[str, str | int | float]:
+    """Time the output regulariser of continual learning, forward and backward, for ResNet-32.
+
+    Args:
+        device: Where to run.
+        seconds: Time to spend.
+        num_tasks: Number of earlier tasks.
+
+    Returns:
+        A row as :func:`measure_resnet32` returns them, with the mode "regulariser"; the reference generates
+        all weights.
+    """
+    layers, chunk_size = (100, 100), 4000
+    implementations = ["hnetfast"] + ["hypnettorch"] * (import_hypnettorch("hnets") is not None)
+    calls: dict[str, Call] = {}
+    for name in implementations:
+        torch.manual_seed(0)
+        hnet = importlib.import_module(f"{name}.hnets").ChunkedHMLP(
+            resnet_shapes(num_classes=60),
+            chunk_size,
+            chunk_emb_size=32,
+            cond_in_size=32,
+            layers=layers,
+            num_cond_embs=num_tasks,
+            verbose=False,
+        )
+        hnet.to(device)
+        previous = {"prev_theta": hnet.unconditional_params, "prev_task_embs": hnet.conditional_params}
+        previous = {key: [p.detach() + 1e-3 for p in params] for key, params in previous.items()}
+        regulariser = importlib.import_module(f"{name}.utils.hnet_regularizer")
+
+        def penalty(hnet=hnet, regulariser=regulariser, previous=previous) -> Tensor:
+            return regulariser.calc_fix_target_reg(hnet, num_tasks, **previous)
+
+        calls[name] = _with_gradients(penalty, hnet)
+        if name == "hnetfast":
+            task_ids = range(num_tasks)
+            targets = generate_by_reference(hnet, task_ids).detach() + 1e-3
+
+            def by_reference(hnet=hnet, task_ids=task_ids, targets=targets) -> Tensor:
+                return (generate_by_reference(hnet, task_ids) - targets).square().sum() / num_tasks
+
+            calls["reference"] = _with_gradients(by_reference, hnet)
+    durations = time_in_turns(calls, seconds)
+    row: dict[str, str | int | float] = {"layers": ",".join(map(str, layers)), "chunk_size": chunk_size}
+    row |= {"conditions": num_tasks, "mode": "regulariser"}
+    return row | {name: 1e3 * statistics.median(times) for name, times in durations.items()}
+
+
+def _with_gradients(loss: Callable[[], Tensor], hnet) -> Call:
+    def call() -> None:
+        torch.autograd.grad(loss(), list(hnet.parameters()), allow_unused=True)
+        if next(hnet.parameters()).is_cuda:
+            torch.cuda.synchronize()
+
+    return call
+
+
 def format_speed_table(rows: Sequence[Mapping[str, str | int | float]]) -> str:
     """Format the rows of :func:`measure_resnet32` as a text table with speed-ups and their geometric mean."""
     with_oracle = "hypnettorch" in rows[0]

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hnetfast.examples._speed import format_speed_table, measure_resnet32
+from hnetfast.examples._speed import format_speed_table, measure_regulariser, measure_resnet32
 from hnetfast.hnets import ChunkedHMLP
 from hnetfast.mnets import MLP
-from hnetfast.utils import hnet_regularizer
+from hnetfast.regularizers import OutputRegularizer
 
 NUM_TASKS = 5
 HIDDEN_LAYERS = (100, 100)
@@ -146,21 +146,19 @@ def train(tasks: Sequence[Task], settings: Settings, seed: int, device: str, reg
         num_cond_embs=len(tasks),
         verbose=False,
     ).to(device)
+    regularizer = OutputRegularizer(hnet)
     result = Result()
     title = "with regulariser" if regularise else "without regulariser"
     with tqdm(total=len(tasks) * settings.steps, desc=title, unit="step", disable=None) as bar:
         for task_id, task in enumerate(tasks):
             optimizer = torch.optim.Adam(hnet.parameters(), lr=settings.learning_rate)
-            held = regularise and task_id > 0
-            targets = hnet_regularizer.get_current_targets(task_id, hnet) if held else None
             for step in range(1, settings.steps + 1):
                 batch = torch.randint(len(task.train_labels), (BATCH_SIZE,), generator=samples).to(device)
                 weights = hnet.forward(cond_id=task_id)
                 logits = mnet.forward(task.train_inputs[batch], weights=weights)
                 loss = F.cross_entropy(logits, task.train_labels[batch])
-                if held:
-                    penalty = hnet_regularizer.calc_fix_target_reg(hnet, task_id, targets=targets)
-                    loss = loss + settings.strength * penalty
+                if regularise:
+                    loss = loss + settings.strength * regularizer.loss(task_id)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -169,6 +167,7 @@ def train(tasks: Sequence[Task], settings: Settings, seed: int, device: str, reg
                     result.curves.append((task_id * settings.steps + step, accuracies))
                     bar.set_postfix_str(f"digits {task.name}, mean accuracy {_mean(accuracies):.3f}")
                 bar.update()
+            regularizer.snapshot()
             result.accuracies.append(result.curves[-1][1])
     return result
 
@@ -287,7 +286,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"Trained in {time.perf_counter() - start:.0f} s. Figure: {options.out.resolve()}\n")
     torch.set_num_threads(threads)
     print(f"Time to generate ResNet-32 (468,540 weights) on {options.device}, median:\n", flush=True)
-    print(format_speed_table(measure_resnet32(options.device, settings.num_conditions, settings.seconds)))
+    rows = measure_resnet32(options.device, settings.num_conditions, settings.seconds)
+    rows.append(measure_regulariser(options.device, settings.seconds))
+    print(format_speed_table(rows))
     return 0
 
 
