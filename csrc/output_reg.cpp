@@ -81,7 +81,9 @@ std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList bi
   const auto is_last = [&](size_t i) { return i == last_weight || (!biases.empty() && i == last_bias); };
   const int64_t step = std::max<int64_t>(kRowsAtOnce / sizes.chunks, 1);
   const Tensor factors = scaling.contiguous();
-  std::vector<Tensor> total(3), grads(gradients ? all.tensors() : 0);
+  double loss = 0;
+  Tensor changes, mixed;
+  std::vector<Tensor> grads(gradients ? all.tensors() : 0);
   for (int64_t begin = 0; begin < sizes.conditions; begin += step) {
     const int64_t count = std::min(step, sizes.conditions - begin);
     const auto parts = of_conditions(inputs, begin, count), old_parts = of_conditions(old_inputs, begin, count);
@@ -92,8 +94,9 @@ std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList bi
     const Tensor old_hidden = deep ? hidden_layers(then, block, false) : Tensor();
     const RowSums sums = change_of_rows(input_rows(now, hidden, block), input_rows(then, old_hidden, block),
                                         factors.narrow(0, begin, count), sizes.chunks, matrices, !biases.empty(), gradients);
-    const std::array<Tensor, 3> parts_of_total{sums.loss, sums.changes, sums.mixed};
-    for (int i = 0; i < 3; ++i) total[i] = begin == 0 ? parts_of_total[i] : total[i] + parts_of_total[i];
+    loss += sums.loss;
+    changes = begin == 0 ? sums.changes : changes + sums.changes;
+    mixed = begin == 0 ? sums.mixed : mixed + sums.mixed;
     if (!gradients) continue;
     std::vector<Tensor> of_block(all.tensors());
     if (deep) hidden_backward(now, sums.rows, hidden, block, [&](size_t i) { return !is_last(i); }, of_block);
@@ -108,13 +111,14 @@ std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList bi
     }
   }
   if (sizes.conditions == 0) {
-    total = {at::zeros({}, scaling.options().dtype(at::kDouble)), at::zeros_like(matrices[0]), at::zeros_like(matrices[1])};
+    changes = at::zeros_like(matrices[0]);
+    mixed = at::zeros_like(matrices[1]);
     for (size_t i = 0; i < grads.size(); ++i) {
       const size_t w = i - inputs.size();
       grads[i] = at::zeros_like(i < inputs.size() ? inputs[i] : w < weights.size() ? weights[w] : biases[w - weights.size()]);
     }
   }
-  std::vector<Tensor> result{total[0].to(scaling.scalar_type()), total[1], total[2]};
+  std::vector<Tensor> result{at::scalar_tensor(loss, scaling.options()), changes, mixed};
   for (size_t i = 0; i < grads.size(); ++i) {
     if (!is_last(i)) result.push_back(grads[i]);
   }

@@ -28,9 +28,9 @@ std::array<at::Tensor, 2> layer_gradients(const ChangedLayer& layer, const at::T
 
 // What rows give, of `chunks` for every condition: the last of them meets the first part of the layer, others all of it.
 struct RowSums {
-  at::Tensor loss;                  // in double precision
-  at::Tensor changes, mixed;        // its gradients for DᵀD and DᵀW*
-  at::Tensor rows;                  // its gradient for the rows, [R, K], undefined if not asked for
+  double loss;
+  at::Tensor changes, mixed;  // its gradients for DᵀD and DᵀW*
+  at::Tensor rows;            // its gradient for the rows, [R, K], undefined if not asked for
 };
 
 RowSums change_of_rows(const at::Tensor& now, const at::Tensor& then, const at::Tensor& scaling, int64_t chunks,

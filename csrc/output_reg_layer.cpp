@@ -39,15 +39,13 @@ int64_t rows_of_block(int64_t pitch) { return std::clamp<int64_t>(kBlockBytes / 
 
 // [M, pitch] to [M, columns].
 template <typename T>
-Tensor cut(const T* from, int64_t M, int64_t pitch, int64_t columns, const at::TensorOptions& options) {
-  const Tensor result = at::empty({M, columns}, options);
-  T* to = result.mutable_data_ptr<T>();
+void cut(const T* from, int64_t M, int64_t pitch, int64_t columns, T* to) {
   for (int64_t m = 0; m < M; ++m) std::copy(from + m * pitch, from + m * pitch + columns, to + m * columns);
-  return result;
 }
 
+// The matrices of outputs [begin, end), to `results`.
 template <typename T>
-std::array<Tensor, 3> grams_of_rows(const ChangedLayer& layer, int64_t begin, int64_t end) {
+void matrices_of_rows(const ChangedLayer& layer, int64_t begin, int64_t end, const std::array<T*, 3>& results) {
   const TileKernels<T>& kernels = tile_kernels<T>();
   const int64_t K = layer.width(), C = layer.columns(), pitch = round_up(C, kernels.lanes), previous_pitch = round_up(K, kernels.lanes);
   const int64_t size = C * pitch + C * previous_pitch + K * previous_pitch;
@@ -76,8 +74,9 @@ std::array<Tensor, 3> grams_of_rows(const ChangedLayer& layer, int64_t begin, in
     }
   });
   for (int64_t slab = 1; slab < slabs; ++slab) kernels.add(all, all + slab * size, size);
-  return {cut(all, C, pitch, C, sums.options()), cut(all + C * pitch, C, previous_pitch, K, sums.options()),
-          cut(all + C * (pitch + previous_pitch), K, previous_pitch, K, sums.options())};
+  cut(all, C, pitch, C, results[0]);
+  cut(all + C * pitch, C, previous_pitch, K, results[1]);
+  cut(all + C * (pitch + previous_pitch), K, previous_pitch, K, results[2]);
 }
 
 // grad_A = D (Q + Qᵀ) + W* Rᵀ for gradients Q of DᵀD, [2, C, C], and R of DᵀW*, [2, C, K].
@@ -108,28 +107,27 @@ void backward_rows(const ChangedLayer& layer, const Tensor& q, const Tensor& r, 
 }  // namespace
 
 std::array<Tensor, 3> layer_matrices(const ChangedLayer& layer) {
-  std::array<Tensor, 3> result;
-  const auto run = [&](auto zero) {
+  const int64_t C = layer.columns(), K = layer.width();
+  const auto empty = [&](int64_t rows, int64_t columns) { return at::empty({2, rows, columns}, layer.weight.options()); };
+  const std::array<Tensor, 3> matrices{empty(C, C), empty(C, K), empty(K, K)};
+  with_tile_type(layer.weight.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    const auto first = grams_of_rows<T>(layer, 0, layer.split), others = grams_of_rows<T>(layer, layer.split, layer.outputs());
-    for (int i = 0; i < 3; ++i) result[i] = at::stack({first[i], others[i]});
-  };
-  if (layer.weight.scalar_type() == at::kFloat) run(float());
-  else run(double());
-  return result;
+    T *a = matrices[0].mutable_data_ptr<T>(), *b = matrices[1].mutable_data_ptr<T>(), *c = matrices[2].mutable_data_ptr<T>();
+    matrices_of_rows<T>(layer, 0, layer.split, {a, b, c});
+    matrices_of_rows<T>(layer, layer.split, layer.outputs(), {a + C * C, b + C * K, c + K * K});
+  });
+  return matrices;
 }
 
 std::array<Tensor, 2> layer_gradients(const ChangedLayer& layer, const Tensor& grad_changes, const Tensor& grad_mixed) {
   const Tensor weight = empty_pooled(layer.weight.sizes(), layer.weight.options());
   const Tensor bias = at::empty({layer.has_bias() ? layer.outputs() : 0}, layer.weight.options());
-  const auto run = [&](auto zero) {
+  with_tile_type(layer.weight.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     T *w = weight.mutable_data_ptr<T>(), *b = layer.has_bias() ? bias.mutable_data_ptr<T>() : nullptr;
     backward_rows<T>(layer, grad_changes[0], grad_mixed[0], 0, layer.split, w, b);
     backward_rows<T>(layer, grad_changes[1], grad_mixed[1], layer.split, layer.outputs(), w, b);
-  };
-  if (layer.weight.scalar_type() == at::kFloat) run(float());
-  else run(double());
+  });
   return {weight, bias};
 }
 

@@ -76,33 +76,57 @@ Tensor sum_of_rows(const RowSizes& n, const Rows<T>& rows, int64_t first, int64_
     }
   });
   for (int64_t slab = 1; slab < slabs; ++slab) kernels.add(sums, sums + slab * size, size);
-  return result[0].narrow(1, 0, n.joint());
+  return result;  // in its first part
 }
-
-Tensor inner_product(const Tensor& a, const Tensor& b) { return (a.to(at::kDouble) * b.to(at::kDouble)).sum(); }
 
 template <typename T>
 RowSums run(const RowSizes& n, const Tensor& now, const Tensor& then, const Tensor& scaling, const std::array<Tensor, 3>& matrices,
             bool gradients) {
+  // Plain loops, as calls on matrices this small would cost more than what they compute.
+  const int64_t C = n.columns, K = n.width;
   RowSums result;
   if (gradients) result.rows = empty_pooled(now.sizes(), now.options());
   const Rows<T> rows{now.const_data_ptr<T>(), then.const_data_ptr<T>(), scaling.const_data_ptr<T>(), now.stride(0), then.stride(0),
                      gradients ? result.rows.mutable_data_ptr<T>() : nullptr};
-  std::array<Tensor, 2> sums;  // over rows of the last chunk, and over the others
-  for (const int64_t part : {0, 1}) {
-    const auto matrix = [&](int i) { return part == 0 ? matrices[i][0] : matrices[i].sum(0); };
-    const Tensor a = matrix(0), b = matrix(1), c = matrix(2);
-    const Tensor of_h = a.narrow(1, 0, n.width) + b, of_change = b.narrow(0, 0, n.width).t() + c;
-    const Tensor of_z = at::constant_pad_nd(at::cat({of_h, of_change}) * 2, {0, n.grad_pitch - n.width}).contiguous();
-    const Tensor upper = part == 0 ? sum_of_rows<T>(n, rows, n.chunks - 1, 1, of_z) : sum_of_rows<T>(n, rows, 0, n.chunks - 1, of_z);
-    sums[part] = upper.triu() + upper.triu(1).t();
+  const T *a = matrices[0].const_data_ptr<T>(), *b = matrices[1].const_data_ptr<T>(), *c = matrices[2].const_data_ptr<T>();
+  const Tensor of_z = at::zeros({2, n.joint(), n.grad_pitch}, now.options());
+  T* const of_z_data = of_z.mutable_data_ptr<T>();
+  for (int64_t part = 0; part < 2; ++part) {  // rows of the last chunk meet the first part, others both
+    T* const to = of_z_data + part * n.joint() * n.grad_pitch;
+    for (int64_t i = 0; i <= part; ++i) {
+      const T *a_part = a + i * C * C, *b_part = b + i * C * K, *c_part = c + i * K * K;
+      for (int64_t row = 0; row < C; ++row) {
+        for (int64_t k = 0; k < K; ++k) to[row * n.grad_pitch + k] += 2 * (a_part[row * C + k] + b_part[row * K + k]);
+      }
+      for (int64_t row = 0; row < K; ++row) {
+        for (int64_t k = 0; k < K; ++k) to[(C + row) * n.grad_pitch + k] += 2 * (b_part[k * K + row] + c_part[row * K + k]);
+      }
+    }
   }
-  // All rows meet the first part of the layer, those of the last chunk only that.
-  const Tensor both = at::stack({sums[0] + sums[1], sums[1]});
-  result.changes = both.narrow(1, 0, n.columns).narrow(2, 0, n.columns).contiguous();
-  result.mixed = both.narrow(1, 0, n.columns).narrow(2, n.columns, n.width) * 2;
-  result.loss = inner_product(matrices[0], result.changes) + inner_product(matrices[1], result.mixed) +
-                inner_product(matrices[2], both.narrow(1, n.columns, n.width).narrow(2, n.columns, n.width));
+  const Tensor last = sum_of_rows<T>(n, rows, n.chunks - 1, 1, of_z[0]), others = sum_of_rows<T>(n, rows, 0, n.chunks - 1, of_z[1]);
+  const T *last_data = last.const_data_ptr<T>(), *others_data = others.const_data_ptr<T>();
+  result.changes = at::empty({2, C, C}, now.options());
+  result.mixed = at::empty({2, C, K}, now.options());
+  T *changes = result.changes.mutable_data_ptr<T>(), *mixed = result.mixed.mutable_data_ptr<T>();
+  double loss = 0;
+  for (int64_t part = 0; part < 2; ++part) {  // of the layer: all rows meet the first part, those of other chunks the second
+    for (int64_t row = 0; row < n.joint(); ++row) {
+      for (int64_t column = 0; column < n.joint(); ++column) {
+        const int64_t upper = std::min(row, column) * n.pitch + std::max(row, column);
+        const T sum = part == 0 ? last_data[upper] + others_data[upper] : others_data[upper];
+        if (row < C && column < C) {
+          loss += static_cast<double>(*a++) * sum;
+          *changes++ = sum;
+        } else if (row < C) {
+          loss += static_cast<double>(*b++) * (2 * sum);
+          *mixed++ = 2 * sum;
+        } else if (column >= C) {
+          loss += static_cast<double>(*c++) * sum;
+        }
+      }
+    }
+  }
+  result.loss = loss;
   return result;
 }
 

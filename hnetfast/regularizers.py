@@ -88,6 +88,7 @@ class OutputRegularizer:
         self._batch_size = batch_size
         self._device, self._dtype = device, dtype
         self._theta: list[Tensor] | None = None
+        self._num_conditions = 0
         self._embeddings: list[tuple[nn.Parameter, Tensor]] = []
 
     @property
@@ -110,6 +111,7 @@ class OutputRegularizer:
             ]
 
         self._theta = keep(theta)
+        self._num_conditions = self._hnet.num_known_conds
         self._embeddings = list(zip(self._hnet.conditional_params, keep(embeddings), strict=True))
 
     def loss(self, current_task: int, lookahead: Sequence[Tensor] | None = None) -> Tensor:
@@ -129,7 +131,7 @@ class OutputRegularizer:
         """
         hnet = self._hnet
         current_task = check_task_id(current_task, 0, "current_task")
-        like = hnet.unconditional_params[0]
+        like = next(hnet.parameters())
         if current_task == 0:
             return like.new_zeros((), requires_grad=True)
         if self._theta is None:
@@ -148,11 +150,10 @@ class OutputRegularizer:
 
     def _previous_embeddings(self) -> list[Tensor]:
         """What was remembered of conditional parameters; those that have been added since as they are."""
-        current = self._hnet.conditional_params
-        if len(current) == len(self._embeddings):
+        if self._hnet.num_known_conds == self._num_conditions:
             return [value for _, value in self._embeddings]
         known = {id(parameter): value for parameter, value in self._embeddings}
-        found = [known.pop(id(p), p.detach()) for p in current]
+        found = [known.pop(id(p), p.detach()) for p in self._hnet.conditional_params]
         if known:
             raise InputError(
                 f"hnet: {len(known)} of its conditional parameters at the time of snapshot() are gone; only "

@@ -44,42 +44,50 @@ def change_from_parts(
     if current is None:
         return None
     corrections = _corrections(hnet, ignored)
-    if len(corrections.positions) > _CORRECTIONS_AT_MOST * hnet._num_part_outputs:
+    if corrections is not None and len(corrections.positions) > _CORRECTIONS_AT_MOST * hnet._num_part_outputs:
         return None
     with torch.no_grad():
         former = hnet._parts(cond_ids, previous)
     total, start = 0.0, 0
     for now, then in zip(current, former, strict=True):
-        found = (corrections.positions >= start) & (corrections.positions < start + now.num_outputs)
-        of_part = Corrections(corrections.positions[found] - start, corrections.factors[:, found])
+        of_part = None
+        if corrections is not None:
+            found = (corrections.positions >= start) & (corrections.positions < start + now.num_outputs)
+            of_part = Corrections(corrections.positions[found] - start, corrections.factors[:, found])
         total = total + _change_of_part(now, then, len(cond_ids), scaling, of_part)
         start += now.num_outputs
     return total
 
 
 def _change_of_part(
-    now: Part, then: Part, count: int, scaling: Tensor | None, corrections: Corrections
+    now: Part, then: Part, count: int, scaling: Tensor | None, corrections: Corrections | None
 ) -> Tensor:
     tensor = now.source if isinstance(now.source, Tensor) else now.source.weights[-1]
     scaling = tensor.new_ones(count) if scaling is None else scaling.to(tensor)
-    positions, factors = corrections.positions.to(tensor.device), corrections.factors.to(tensor)
+    if corrections is not None:
+        positions, factors = corrections.positions.to(tensor.device), corrections.factors.to(tensor)
+        corrections = Corrections(positions, factors)
     given = len(tensor) if isinstance(now.source, Tensor) else sizes_of(now.source.inputs)[0]
     if given == 1 and count > 1:  # the same for all conditions
         total = scaling.sum(0, keepdim=True)
-        scaled = scaling.unsqueeze(1) * factors
-        factors = torch.where(total == 0, 0, scaled.sum(0, keepdim=True) / total)
+        if corrections is not None:
+            scaled = (scaling.unsqueeze(1) * corrections.factors).sum(0, keepdim=True)
+            corrections = Corrections(corrections.positions, torch.where(total == 0, 0, scaled / total))
         scaling = total
-    if isinstance(now.source, Tensor):
-        squares = (now.source - then.source.detach()).square()
-        return scaling @ (squares.sum(1) - (squares[:, positions] * factors).sum(1))
-    return ops.output_reg(now.source, then.source, now.num_outputs, scaling, Corrections(positions, factors))
+    if not isinstance(now.source, Tensor):
+        return ops.output_reg(now.source, then.source, now.num_outputs, scaling, corrections)
+    squares = (now.source - then.source.detach()).square()
+    sums = squares.sum(1)
+    if corrections is not None:
+        sums = sums - (squares[:, corrections.positions] * corrections.factors).sum(1)
+    return scaling @ sums
 
 
-def _corrections(hnet: HyperNetInterface, ignored: Sequence[Tensor] | None) -> Corrections:
+def _corrections(hnet: HyperNetInterface, ignored: Sequence[Tensor] | None) -> Corrections | None:
     """Elements of the parts that do not count once, with factors of what to subtract of them."""
     uneven, uses = _uneven_uses(hnet)
     if ignored is None:
-        return Corrections(uneven, (1 - uses).unsqueeze(0))
+        return Corrections(uneven, (1 - uses).unsqueeze(0)) if len(uneven) else None
     elements = [hnet._part_positions(positions.cpu()) for positions in ignored]
     positions = torch.cat([uneven, *elements]).unique()
     factors = torch.zeros(len(ignored), len(positions))
