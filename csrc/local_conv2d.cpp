@@ -28,6 +28,8 @@ Shape read_shape(const Tensor& input, const Tensor& weight, IntArrayRef kernel, 
     TORCH_CHECK_VALUE(pair.size() == 2 && pair[0] > 0 && pair[1] > 0, kOp, ": ", name, " is ", pair, ", expected two positive integers");
   }
   TORCH_CHECK_VALUE(padding.size() == 2 && padding[0] >= 0 && padding[1] >= 0, kOp, ": padding is ", padding, ", expected two integers");
+  TORCH_CHECK_VALUE(input.size(2) > 0 && input.size(3) > 0 && input.size(4) > 0, kOp, ": input has shape ", input.sizes(),
+                    ", expected images of at least one channel and one pixel");
   const Shape s{weight.size(0), input.size(1), input.size(2), input.size(3), input.size(4), weight.size(1), kernel[0], kernel[1],
                 stride[0], stride[1], padding[0], padding[1], dilation[0], dilation[1], size[0], size[1], groups};
   TORCH_CHECK_VALUE(input.size(0) == 1 || input.size(0) == s.sets, kOp, ": input has ", input.size(0), " sets, weight ", s.sets);
@@ -48,12 +50,14 @@ Shape read_shape(const Tensor& input, const Tensor& weight, IntArrayRef kernel, 
 
 void check_bias(const std::optional<Tensor>& bias, const Tensor& weight, const Shape& s) {
   TORCH_CHECK_VALUE(!bias || (bias->sizes() == IntArrayRef({s.sets, s.outputs, s.positions()}) && bias->scalar_type() == weight.scalar_type()),
-                    kOp, ": bias does not fit the weight");
+                    kOp, ": bias is ", bias->scalar_type(), " ", bias->sizes(), ", expected ", weight.scalar_type(), " [", s.sets, ", ",
+                    s.outputs, ", ", s.positions(), "]");
 }
 
 void check_grad(const Tensor& grad, const Tensor& weight, const Shape& s) {
   TORCH_CHECK_VALUE(grad.sizes() == IntArrayRef({s.sets, s.images, s.outputs, s.out_h, s.out_w}) && grad.scalar_type() == weight.scalar_type(),
-                    kOp, "_backward: grad is ", grad.scalar_type(), " ", grad.sizes());
+                    kOp, "_backward: grad is ", grad.scalar_type(), " ", grad.sizes(), ", expected ", weight.scalar_type(), " [", s.sets,
+                    ", ", s.images, ", ", s.outputs, ", ", s.out_h, ", ", s.out_w, "]");
 }
 
 namespace {
@@ -144,6 +148,37 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& input, con
   return {grad_input.to(type), grad_weight};
 }
 
+// Σ_n grad[b, n, o, p], in an order that does not depend on the number of threads, as that of at::sum does.
+Tensor bias_gradient(const Tensor& grad) {
+  if (grad.dim() == 4) return bias_gradient(grad.unsqueeze(0)).squeeze(0);
+  TORCH_CHECK_VALUE(grad.dim() == 5 && at::isFloatingType(grad.scalar_type()), kOp, "_bias_gradient: grad is ", grad.scalar_type(), " ",
+                    grad.sizes(), ", expected floating point [sets, N, O, H, W]");
+  constexpr int64_t kBlock = 16;  // images that are added up first, so that rounding errors do not
+  const int64_t sets = grad.size(0), images = grad.size(1), outputs = grad.size(2), positions = grad.size(3) * grad.size(4);
+  const Tensor g = grad.contiguous().to(at::toOpMathType(grad.scalar_type()));
+  const Tensor result = at::zeros({sets, outputs, positions}, g.options());
+  with_types(grad.scalar_type(), [&](auto, auto zero) {
+    using T = decltype(zero);
+    const T* const from = g.const_data_ptr<T>();
+    T* const to = result.mutable_data_ptr<T>();
+    const auto add = tile_kernels<T>().add;
+    parallel(sets * outputs, g.numel(), [&](int64_t begin, int64_t end) {
+      T* block = scratch<T>(positions);
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t b = task / outputs, o = task % outputs;
+        for (int64_t n = 0; n < images; n += kBlock) {
+          std::fill_n(block, positions, T(0));
+          for (int64_t i = n; i < std::min(n + kBlock, images); ++i) {
+            add(block, from + ((b * images + i) * outputs + o) * positions, positions);
+          }
+          add(to + task * positions, block, positions);
+        }
+      }
+    });
+  });
+  return result.to(grad.scalar_type());
+}
+
 // --- derivatives, on every device ---
 
 using torch::autograd::AutogradContext;
@@ -188,6 +223,8 @@ class LocalConv2d : public torch::autograd::Function<LocalConv2d> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     static const auto op =
         c10::Dispatcher::singleton().findSchemaOrThrow("hnetfast::local_conv2d_backward", "").typed<decltype(local_conv2d::backward)>();
+    static const auto bias_op =
+        c10::Dispatcher::singleton().findSchemaOrThrow("hnetfast::local_conv2d_bias_gradient", "").typed<decltype(bias_gradient)>();
     const auto saved = ctx->get_saved_variables();
     const Tensor &input = saved[0], &weight = saved[1], &grad = grads[0];
     const Sizes sizes(ctx->saved_data["sizes"].toIntVector());
@@ -208,7 +245,7 @@ class LocalConv2d : public torch::autograd::Function<LocalConv2d> {
     }
     if (!need_input) results[0] = Tensor();
     if (!need_weight) results[1] = Tensor();
-    if (need_bias) results[2] = grad.sum(-4).flatten(-2);
+    if (need_bias) results[2] = at::GradMode::is_enabled() ? grad.sum(-4).flatten(-2) : bias_op.call(grad);
     return results;
   }
 };
@@ -221,6 +258,7 @@ Tensor with_derivatives(const Tensor& input, const Tensor& weight, const std::op
 TORCH_LIBRARY_IMPL(hnetfast, CPU, m) {
   m.impl("local_conv2d", &forward);
   m.impl("local_conv2d_backward", &backward);
+  m.impl("local_conv2d_bias_gradient", &bias_gradient);
 }
 
 TORCH_LIBRARY_IMPL(hnetfast, Autograd, m) {

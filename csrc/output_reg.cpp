@@ -67,83 +67,116 @@ void check(const Mlp& now, const Mlp& then, const Sizes& sizes, const Sizes& old
                     scaling.scalar_type(), " ", scaling.sizes(), ", expected ", type, " [", sizes.conditions, "]");
 }
 
-// The loss; its gradients for DᵀD and DᵀW*; and for inputs, hidden weights and hidden biases.
+// Input rows of the last layer as they are and as they were, for some conditions, and what made them.
+struct Block {
+  std::vector<Tensor> inputs, previous_inputs;
+  Sizes sizes;
+  Tensor hidden, now, then;
+};
+
+Block block_of(const Mlp& mlp, const Mlp& previous, const Sizes& sizes, int64_t begin, int64_t count, bool gradients) {
+  Block block{of_conditions(mlp.inputs, begin, count), of_conditions(previous.inputs, begin, count),
+              {count, sizes.chunks, sizes.chunk_size, count * sizes.chunks * sizes.chunk_size}, {}, {}, {}};
+  const Mlp now{kOp, block.inputs, mlp.weights, mlp.biases, mlp.activation};
+  const Mlp then{kOp, block.previous_inputs, previous.weights, previous.biases, mlp.activation};
+  const bool deep = mlp.weights.size() > 1;
+  if (deep) block.hidden = hidden_layers(now, block.sizes, gradients);
+  block.now = input_rows(now, block.hidden, block.sizes);
+  block.then = input_rows(then, deep ? hidden_layers(then, block.sizes, false) : Tensor(), block.sizes);
+  return block;
+}
+
+// The loss; two tensors from which output_reg_backward finds the gradients of the last layer; and the gradients of inputs,
+// hidden weights and hidden biases. The two are the gradients for DᵀD and DᵀW*; or, for few rows, these rows as they are
+// and were, [2, R, K], and a factor for each, [R].
 std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList biases, TensorList old_inputs, TensorList old_weights,
                             TensorList old_biases, std::string_view activation, int64_t num_outputs, const Tensor& scaling,
                             bool gradients) {
-  const Mlp all{kOp, inputs, weights, biases, activation}, old_all{kOp, old_inputs, old_weights, old_biases, activation};
-  const Sizes sizes = check_network(all);
-  check(all, old_all, sizes, check_network(old_all), num_outputs, scaling);
+  const Mlp mlp{kOp, inputs, weights, biases, activation}, previous{kOp, old_inputs, old_weights, old_biases, activation};
+  const Sizes sizes = check_network(mlp);
+  check(mlp, previous, sizes, check_network(previous), num_outputs, scaling);
   const int64_t split = num_outputs - (sizes.chunks - 1) * sizes.chunk_size;
-  const auto matrices = layer_matrices(changed_layer(weights, biases, old_weights, old_biases, split));
-
-  const size_t last_weight = inputs.size() + weights.size() - 1, last_bias = inputs.size() + weights.size() + biases.size() - 1;
-  const auto is_last = [&](size_t i) { return i == last_weight || (!biases.empty() && i == last_bias); };
-  const int64_t step = std::max<int64_t>(kRowsAtOnce / sizes.chunks, 1);
+  const ChangedLayer layer = changed_layer(weights, biases, old_weights, old_biases, split);
   const Tensor factors = scaling.contiguous();
+  const size_t last_weight = inputs.size() + weights.size() - 1, last_bias = inputs.size() + weights.size() + biases.size() - 1;
+  const auto below = [&](size_t i) { return i != last_weight && (biases.empty() || i != last_bias); };
+  std::vector<Tensor> grads(gradients ? mlp.tensors() : 0);
   double loss = 0;
-  Tensor changes, mixed;
-  std::vector<Tensor> grads(gradients ? all.tensors() : 0);
-  for (int64_t begin = 0; begin < sizes.conditions; begin += step) {
-    const int64_t count = std::min(step, sizes.conditions - begin);
-    const auto parts = of_conditions(inputs, begin, count), old_parts = of_conditions(old_inputs, begin, count);
-    const Mlp now{kOp, parts, weights, biases, activation}, then{kOp, old_parts, old_weights, old_biases, activation};
-    const Sizes block{count, sizes.chunks, sizes.chunk_size, count * sizes.chunks * sizes.chunk_size};
-    const bool deep = weights.size() > 1;
-    const Tensor hidden = deep ? hidden_layers(now, block, gradients) : Tensor();
-    const Tensor old_hidden = deep ? hidden_layers(then, block, false) : Tensor();
-    const RowSums sums = change_of_rows(input_rows(now, hidden, block), input_rows(then, old_hidden, block),
-                                        factors.narrow(0, begin, count), sizes.chunks, matrices, !biases.empty(), gradients);
-    loss += sums.loss;
-    changes = begin == 0 ? sums.changes : changes + sums.changes;
-    mixed = begin == 0 ? sums.mixed : mixed + sums.mixed;
-    if (!gradients) continue;
-    std::vector<Tensor> of_block(all.tensors());
-    if (deep) hidden_backward(now, sums.rows, hidden, block, [&](size_t i) { return !is_last(i); }, of_block);
-    else inputs_backward(now, sums.rows, block, of_block);
+  Tensor first, second;
+  const auto add_gradients = [&](const Block& block, const Tensor& rows, int64_t begin) {
+    std::vector<Tensor> of_block(mlp.tensors());
+    const Mlp now{kOp, block.inputs, weights, biases, activation};
+    if (weights.size() > 1) hidden_backward(now, rows, block.hidden, block.sizes, below, of_block);
+    else inputs_backward(now, rows, block.sizes, of_block);
+    const int64_t count = block.sizes.conditions;
     for (size_t i = 0; i < of_block.size(); ++i) {
-      if (is_last(i)) continue;
+      if (!below(i)) continue;
       const bool of_these = i < inputs.size() && inputs[i].size(0) != 1 && count < sizes.conditions;
       if (of_these && begin == 0) grads[i] = at::empty_like(inputs[i], at::MemoryFormat::Contiguous);
       if (of_these) grads[i].narrow(0, begin, count).copy_(of_block[i]);
       else if (begin == 0) grads[i] = of_block[i];
       else grads[i].add_(of_block[i]);
     }
-  }
+  };
+
   if (sizes.conditions == 0) {
-    changes = at::zeros_like(matrices[0]);
-    mixed = at::zeros_like(matrices[1]);
+    first = at::zeros({2, layer.columns(), layer.columns()}, scaling.options());
+    second = at::zeros({2, layer.columns(), layer.width()}, scaling.options());
     for (size_t i = 0; i < grads.size(); ++i) {
       const size_t w = i - inputs.size();
       grads[i] = at::zeros_like(i < inputs.size() ? inputs[i] : w < weights.size() ? weights[w] : biases[w - weights.size()]);
     }
+  } else if (has_few_rows(layer, sizes.rows())) {
+    const Block block = block_of(mlp, previous, sizes, 0, sizes.conditions, gradients);
+    second = factors.repeat_interleave(sizes.chunks);
+    const RowSums sums = change_of_few_rows(layer, block.now, block.then, second, sizes.chunks, gradients);
+    loss = sums.loss;
+    first = at::stack({block.now, block.then});
+    if (gradients) add_gradients(block, sums.rows, 0);
+  } else {
+    const auto matrices = layer_matrices(layer);
+    const int64_t step = std::max<int64_t>(kRowsAtOnce / sizes.chunks, 1);
+    for (int64_t begin = 0; begin < sizes.conditions; begin += step) {
+      const int64_t count = std::min(step, sizes.conditions - begin);
+      const Block block = block_of(mlp, previous, sizes, begin, count, gradients);
+      const RowSums sums =
+          change_of_rows(block.now, block.then, factors.narrow(0, begin, count), sizes.chunks, matrices, !biases.empty(), gradients);
+      loss += sums.loss;
+      first = begin == 0 ? sums.changes : first + sums.changes;
+      second = begin == 0 ? sums.mixed : second + sums.mixed;
+      if (gradients) add_gradients(block, sums.rows, begin);
+    }
   }
-  std::vector<Tensor> result{at::scalar_tensor(loss, scaling.options()), changes, mixed};
+  std::vector<Tensor> result{at::scalar_tensor(loss, scaling.options()), first, second};
   for (size_t i = 0; i < grads.size(); ++i) {
-    if (!is_last(i)) result.push_back(grads[i]);
+    if (below(i)) result.push_back(grads[i]);
   }
   return result;
 }
 
-std::tuple<Tensor, Tensor> last_layer_backward(const Tensor& grad_changes, const Tensor& grad_mixed, const Tensor& weight,
+std::tuple<Tensor, Tensor> last_layer_backward(const Tensor& grad, const Tensor& first, const Tensor& second, const Tensor& weight,
                                                const std::optional<Tensor>& bias, const Tensor& old_weight,
-                                               const std::optional<Tensor>& old_bias, int64_t split) {
-  TORCH_CHECK_VALUE(weight.dim() == 2 && weight.sizes() == old_weight.sizes() && bias.has_value() == old_bias.has_value() &&
-                        split >= 0 && split <= weight.size(0),
-                    kOp, "_backward: the last layer has weights ", weight.sizes(), ", had ", old_weight.sizes(), ", split is ", split);
-  const int64_t K = weight.size(1), C = K + (bias ? 1 : 0);
-  TORCH_CHECK_VALUE(grad_changes.sizes() == at::IntArrayRef({2, C, C}) && grad_mixed.sizes() == at::IntArrayRef({2, C, K}), kOp,
-                    "_backward: gradients have shapes ", grad_changes.sizes(), " and ", grad_mixed.sizes());
+                                               const std::optional<Tensor>& old_bias, int64_t chunks, int64_t num_outputs) {
+  TORCH_CHECK_VALUE(weight.dim() == 2 && weight.sizes() == old_weight.sizes() && bias.has_value() == old_bias.has_value() && chunks > 0,
+                    kOp, "_backward: the last layer has weights ", weight.sizes(), ", had ", old_weight.sizes(), ", chunks is ", chunks);
+  const int64_t K = weight.size(1), C = K + (bias ? 1 : 0), split = num_outputs - (chunks - 1) * weight.size(0);
+  TORCH_CHECK_VALUE(split > 0 && split <= weight.size(0), kOp, "_backward: num_outputs is ", num_outputs, " for ", chunks, " chunks");
   for (const auto& t : {bias, old_bias}) {
     TORCH_CHECK_VALUE(!t || t->sizes() == at::IntArrayRef({weight.size(0)}), kOp, "_backward: a bias has a wrong shape");
   }
-  for (const Tensor& t : {grad_changes, grad_mixed, weight, old_weight, bias.value_or(weight), old_bias.value_or(weight)}) {
+  for (const Tensor& t : {grad, first, second, weight, old_weight, bias.value_or(weight), old_bias.value_or(weight)}) {
     TORCH_CHECK_TYPE((t.scalar_type() == at::kFloat || t.scalar_type() == at::kDouble) && t.scalar_type() == weight.scalar_type(),
                      kOp, "_backward: expected tensors of one type, Float or Double, got ", t.scalar_type());
   }
+  const bool few = second.dim() == 1;
+  TORCH_CHECK_VALUE(grad.dim() == 0 && (few ? first.sizes() == at::IntArrayRef({2, second.size(0), K})
+                                            : first.sizes() == at::IntArrayRef({2, C, C}) && second.sizes() == at::IntArrayRef({2, C, K})),
+                    kOp, "_backward: grad, first and second have shapes ", grad.sizes(), ", ", first.sizes(), " and ", second.sizes());
   const ChangedLayer layer{weight.contiguous(), bias ? bias->contiguous() : Tensor(), old_weight.contiguous(),
                            old_bias ? old_bias->contiguous() : Tensor(), split};
-  const auto [of_weight, of_bias] = layer_gradients(layer, grad_changes, grad_mixed);
+  const Tensor scaled = (grad * second).contiguous();
+  const auto [of_weight, of_bias] =
+      few ? layer_gradients_of_few_rows(layer, first[0], first[1], scaled, chunks) : layer_gradients(layer, grad * first, scaled);
   return {of_weight, of_bias};
 }
 

@@ -36,4 +36,14 @@ struct RowSums {
 RowSums change_of_rows(const at::Tensor& now, const at::Tensor& then, const at::Tensor& scaling, int64_t chunks,
                        const std::array<at::Tensor, 3>& matrices, bool has_bias, bool gradients);
 
+// Whether computing the results of so many rows is less work than the layer's matrices.
+bool has_few_rows(const ChangedLayer& layer, int64_t rows);
+
+// The same for few rows, from their results; `factors` are for rows, and `changes` and `mixed` stay undefined.
+RowSums change_of_few_rows(const ChangedLayer& layer, const at::Tensor& now, const at::Tensor& then, const at::Tensor& factors,
+                           int64_t chunks, bool gradients);
+
+std::array<at::Tensor, 2> layer_gradients_of_few_rows(const ChangedLayer& layer, const at::Tensor& now, const at::Tensor& then,
+                                                      const at::Tensor& factors, int64_t chunks);
+
 }  // namespace hnetfast

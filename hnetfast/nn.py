@@ -60,19 +60,21 @@ class LocalConv2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self._geometry = geometry_of(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, input_size
         )
+        self.in_channels, self.out_channels = int(in_channels), int(out_channels)
+        self.groups = self._geometry.groups
         self.kernel_size, self.stride = self._geometry.kernel_size, self._geometry.stride
         self.padding, self.dilation = self._geometry.padding, self._geometry.dilation
-        self.input_size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+        pair = input_size if isinstance(input_size, (list, tuple)) else (input_size, input_size)
+        self.input_size = (int(pair[0]), int(pair[1]))
         self.output_size = self._geometry.output_size
-        fan_in = in_channels // groups * prod(self.kernel_size)
+        fan_in = self.in_channels // self.groups * prod(self.kernel_size)
         positions = prod(self.output_size)
         options = {"device": device, "dtype": dtype}
-        self.weight = nn.Parameter(torch.empty(out_channels, fan_in, positions, **options))
-        shape = (out_channels, positions) if bias_per_position else (out_channels,)
+        self.weight = nn.Parameter(torch.empty(self.out_channels, fan_in, positions, **options))
+        shape = (self.out_channels, positions) if bias_per_position else (self.out_channels,)
         self.register_parameter("bias", nn.Parameter(torch.empty(shape, **options)) if bias else None)
         self.reset_parameters()
 

@@ -8,6 +8,7 @@ sees at position p of image n::
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from math import isqrt
 from typing import NamedTuple
@@ -28,9 +29,11 @@ LIBRARY.define(
     "int[] padding, int[] dilation, int[] output_size, int groups, bool need_input, bool need_weight) "
     "-> (Tensor, Tensor)"
 )
+LIBRARY.define("local_conv2d_bias_gradient(Tensor grad) -> Tensor")
 
 _OP = torch.ops.hnetfast.local_conv2d.default
-_KERNEL_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_AUTOCAST_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_KERNEL_DTYPES = (*_AUTOCAST_DTYPES, torch.float64)
 
 Pair = int | Sequence[int]
 
@@ -106,14 +109,21 @@ def local_conv2d_unchecked(input: Tensor, weight: Tensor, bias: Tensor | None, g
     """
     device = input.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        input, weight = input.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
+        input, weight = input.to(_computed_in(input)), weight.to(_computed_in(weight))
+        bias = None if bias is None else bias.to(_computed_in(bias))
         with torch.autocast(device, enabled=False):
             return local_conv2d_unchecked(input, weight, bias, geometry)
     if EXTENSION_LOADED and input.dtype in _KERNEL_DTYPES and _may_call_op():
         return _OP(input, weight, bias, *geometry)
     return local_conv2d_reference(input, weight, bias, *geometry)
+
+
+def _computed_in(tensor: Tensor) -> torch.dtype:
+    """The type that a tensor takes part in: under autocast the lower one, except that float64 stays."""
+    device = tensor.device.type
+    if tensor.dtype in _AUTOCAST_DTYPES and device != "meta" and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype
 
 
 def _may_call_op() -> bool:
@@ -128,9 +138,17 @@ def _may_call_op() -> bool:
 # --- checks ---------------------------------------------------------------------------------------
 
 
+def _integer(value) -> int | None:
+    """The value of an integer of any kind, those of numpy and of tracing included; None for anything else."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
 def _pair(name: str, value: Pair, smallest: int) -> tuple[int, int]:
-    values = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
-    if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+    values = tuple(map(_integer, value if isinstance(value, (list, tuple)) else (value, value)))
+    if len(values) != 2 or None in values:
         raise TypeError(f"local_conv2d: {name}: an integer or two of them are accepted, got {value!r}")
     if min(values) < smallest:
         raise ValueError(f"local_conv2d: {name}: integers of at least {smallest} are accepted, got {value!r}")
@@ -162,9 +180,12 @@ def geometry_of(
     Raises:
         TypeError, ValueError: If a size is not accepted, or the output would be empty.
     """
-    for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    numbers = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}
+    for name, value in numbers.items():
+        numbers[name] = _integer(value)
+        if numbers[name] is None or numbers[name] < 1:
             raise ValueError(f"local_conv2d: {name}: a positive integer is accepted, got {value!r}")
+    in_channels, out_channels, groups = numbers.values()
     if in_channels % groups or out_channels % groups:
         raise ValueError(
             f"local_conv2d: groups: must divide {in_channels} input and {out_channels} output channels, got "
@@ -193,7 +214,9 @@ def _check(
         if not isinstance(tensor, Tensor) and not (name == "bias" and tensor is None):
             raise TypeError(f"local_conv2d: {name}: a tensor is accepted, got {type(tensor).__name__}")
     for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and (tensor.dtype != input.dtype or tensor.device != input.device):
+        if tensor is not None and (
+            _computed_in(tensor) != _computed_in(input) or tensor.device != input.device
+        ):
             raise TypeError(
                 f"local_conv2d: {name}: {input.dtype} on {input.device} as of input is accepted, got "
                 f"{tensor.dtype} on {tensor.device}"
@@ -215,11 +238,12 @@ def _check(
         )
     outputs, num_fields, positions = shape[-3:]
     channels, *size = input.shape[-3:]
-    if not isinstance(groups, int) or groups < 1 or channels % groups:
+    num_groups = _integer(groups)
+    if num_groups is None or num_groups < 1 or channels % num_groups:
         raise ValueError(f"local_conv2d: groups: must divide {channels} input channels, got {groups!r}")
-    per_group = channels // groups
+    per_group = channels // num_groups
     if kernel_size is None:
-        side = isqrt(max(num_fields // per_group, 0))
+        side = isqrt(operator.index(num_fields // per_group))
         if side == 0 or side * side * per_group != num_fields:
             hint = " (this is the layout of Conv2d)" if many and shape[-1] == shape[-2] else ""
             raise ValueError(
@@ -278,7 +302,7 @@ def _fields(input: Tensor, geometry: Geometry) -> Tensor:
     """What filters see, ``[B or 1, N, groups, F, P]``."""
     kernel, stride, padding, dilation, _, groups = geometry
     fields = F.unfold(input.flatten(0, 1), kernel, dilation=dilation, padding=padding, stride=stride)
-    return fields.view(*input.shape[:2], groups, -1, fields.shape[-1])
+    return fields.unflatten(0, input.shape[:2]).unflatten(2, (groups, -1))
 
 
 def local_conv2d_reference(
@@ -324,10 +348,16 @@ def _backward_reference(
 
 LIBRARY.impl("local_conv2d", local_conv2d_reference, "CompositeExplicitAutograd")
 LIBRARY.impl("local_conv2d_backward", _backward_reference, "CompositeExplicitAutograd")
+LIBRARY.impl(
+    "local_conv2d_bias_gradient", lambda grad: grad.sum(-4).flatten(-2), "CompositeExplicitAutograd"
+)
 
 
 @torch.library.register_fake("hnetfast::local_conv2d", lib=LIBRARY)
 def _fake(input, weight, bias, kernel_size, stride, padding, dilation, output_size, groups):
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.device != input.device:
+            raise ValueError(f"local_conv2d: {name}: {input.device} as of input is accepted, got {tensor.device}")
     return input.new_empty(*weight.shape[:-3], input.shape[-4], weight.shape[-3], *output_size)
 
 
@@ -370,3 +400,8 @@ def _backward_fake(
         input.new_empty(input.shape if need_input else 0),
         weight.new_empty(weight.shape if need_weight else 0),
     )
+
+
+@torch.library.register_fake("hnetfast::local_conv2d_bias_gradient", lib=LIBRARY)
+def _bias_gradient_fake(grad):
+    return grad.new_empty(*grad.shape[:-4], grad.shape[-3], grad.shape[-2] * grad.shape[-1])

@@ -29,8 +29,8 @@ LIBRARY.define(
     "bool gradients) -> Tensor[]"
 )
 LIBRARY.define(
-    "output_reg_backward(Tensor grad_changes, Tensor grad_mixed, Tensor weight, Tensor? bias, "
-    "Tensor previous_weight, Tensor? previous_bias, int split) -> (Tensor, Tensor)"
+    "output_reg_backward(Tensor grad, Tensor first, Tensor second, Tensor weight, Tensor? bias, "
+    "Tensor previous_weight, Tensor? previous_bias, int chunks, int num_outputs) -> (Tensor, Tensor)"
 )
 
 _OP = torch.ops.hnetfast.output_reg.default
@@ -284,7 +284,7 @@ class _OutputReg(torch.autograd.Function):
         saved = list(ctx.saved_tensors)
         num_inputs, first_bias = ctx.counts
         tensors, saved = saved[: sum(ctx.sizes)], saved[sum(ctx.sizes) :]
-        previous, (grad_changes, grad_mixed, *others) = saved[: sum(ctx.sizes)], saved[sum(ctx.sizes) :]
+        previous, (first, second, *others) = saved[: sum(ctx.sizes)], saved[sum(ctx.sizes) :]
         needs = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():
             current, former = (
@@ -304,7 +304,8 @@ class _OutputReg(torch.autograd.Function):
         if any(needs[i] for i in last):
             bias, old_bias = (ts[-1] if has_bias else None for ts in (tensors, previous))
             layer = (tensors[first_bias - 1], bias, previous[first_bias - 1], old_bias)
-            of_layer = _BACKWARD_OP(grad * grad_changes, grad * grad_mixed, *layer, ctx.split)
+            num_chunks = sizes_of(tensors[:num_inputs])[1]
+            of_layer = _BACKWARD_OP(grad, first, second, *layer, num_chunks, ctx.old[1])
             for i, of_tensor in zip(last, of_layer, strict=False):
                 results[i] = of_tensor if needs[i] else None
         return None, None, None, *results
