@@ -23,13 +23,6 @@ constexpr int64_t kSmallNetwork = 1 << 14;  // multiply-adds of the hidden layer
 
 bool is_simple(string_view activation) { return activation == "relu" || activation == "identity"; }
 
-// Whether the hidden layers are narrow, and of a kind that tiles know.
-bool suits_tiles(const Mlp& mlp) {
-  const auto narrow = [](const Tensor& weight) { return weight.size(0) <= kWideLayer; };
-  return is_simple(mlp.activation) && has_tile_kernels(mlp.weights[0].scalar_type()) &&
-         std::all_of(mlp.weights.begin(), mlp.weights.end() - 1, narrow);
-}
-
 void activate_(Tensor& h, string_view activation) {
   if (activation == "relu") at::relu_(h);
   else if (activation == "sigmoid") at::sigmoid_(h);
@@ -240,6 +233,12 @@ class TiledHidden {
 };
 
 }  // namespace
+
+bool suits_tiles(const Mlp& mlp) {
+  const auto narrow = [](const Tensor& weight) { return weight.size(0) <= kWideLayer; };
+  return is_simple(mlp.activation) && has_tile_kernels(mlp.weights[0].scalar_type()) &&
+         std::all_of(mlp.weights.begin(), mlp.weights.end() - 1, narrow);
+}
 
 Tensor hidden_layers(const Mlp& mlp, const Sizes& sizes, bool save) {
   const TensorList inputs = mlp.inputs, weights = mlp.weights, biases = mlp.biases;

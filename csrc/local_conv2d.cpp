@@ -184,25 +184,27 @@ Tensor bias_gradient(const Tensor& grad) {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// What filters see, [sets or 1, N, groups, F, P].
-Tensor unfold(const Tensor& input, const Sizes& sizes) {
-  const Tensor fields = at::im2col(input.flatten(0, 1), sizes.kernel, sizes.dilation, sizes.padding, sizes.stride);
-  return fields.unflatten(0, {input.size(0), input.size(1)}).unflatten(2, {sizes.groups, -1});
-}
-
-// The gradients by operations that have derivatives themselves.
+// The gradients by operations that have derivatives themselves, and rules for autograd's is_grads_batched.
 std::pair<Tensor, Tensor> differentiable_gradients(const Tensor& grad, const Tensor& input, const Tensor& weight, const Sizes& sizes,
                                                    bool need_input, bool need_weight) {
-  const Tensor g = grad.flatten(-2).unflatten(2, {sizes.groups, -1});  // [sets, N, groups, O/groups, P]
+  const int64_t sets = weight.size(0), images = input.size(1), groups = sizes.groups, outputs = weight.size(1) / groups;
+  const int64_t channels = input.size(2), fields = weight.size(2), positions = weight.size(3);
+  const at::IntArrayRef size = input.sizes().slice(3);
+  const Tensor g = grad.reshape({sets, images, groups, outputs, positions});
   Tensor grad_input, grad_weight;
   if (need_weight) {
-    const Tensor fields = unfold(input, sizes).expand({weight.size(0), -1, -1, -1, -1});
-    grad_weight = at::einsum("bngop,bngfp->bgofp", {g, fields}).flatten(1, 2);
+    const Tensor seen = at::im2col(input.reshape({input.size(0) * images, channels, size[0], size[1]}), sizes.kernel, sizes.dilation,
+                                   sizes.padding, sizes.stride)
+                            .reshape({input.size(0), images, groups, fields, positions});
+    const Tensor products = at::matmul(g.permute({0, 2, 4, 3, 1}), seen.permute({0, 2, 4, 1, 3}));  // [sets, groups, P, O/groups, F]
+    grad_weight = products.permute({0, 1, 3, 4, 2}).reshape(weight.sizes());
   }
   if (need_input) {
-    const Tensor fields = at::einsum("bngop,bgofp->bngfp", {g, weight.unflatten(1, {sizes.groups, -1})}).flatten(2, 3).flatten(0, 1);
-    grad_input = at::col2im(fields, input.sizes().slice(3), sizes.kernel, sizes.dilation, sizes.padding, sizes.stride)
-                     .unflatten(0, {grad.size(0), grad.size(1)});
+    const Tensor filters = weight.reshape({sets, groups, outputs, fields, positions});
+    const Tensor products = at::matmul(g.permute({0, 2, 4, 1, 3}), filters.permute({0, 1, 4, 2, 3}));  // [sets, groups, P, N, F]
+    const Tensor parts = products.permute({0, 3, 1, 4, 2}).reshape({sets * images, groups * fields, positions});
+    grad_input = at::col2im(parts, size, sizes.kernel, sizes.dilation, sizes.padding, sizes.stride)
+                     .reshape({sets, images, channels, size[0], size[1]});
     if (input.size(0) == 1) grad_input = grad_input.sum(0, true);
   }
   return {grad_input, grad_weight};
@@ -245,7 +247,9 @@ class LocalConv2d : public torch::autograd::Function<LocalConv2d> {
     }
     if (!need_input) results[0] = Tensor();
     if (!need_weight) results[1] = Tensor();
-    if (need_bias) results[2] = at::GradMode::is_enabled() ? grad.sum(-4).flatten(-2) : bias_op.call(grad);
+    std::vector<int64_t> bias_sizes = weight.sizes().vec();  // less the dimension of the entries of filters
+    bias_sizes.erase(bias_sizes.end() - 2);
+    if (need_bias) results[2] = at::GradMode::is_enabled() ? grad.sum(-4).reshape(bias_sizes) : bias_op.call(grad);
     return results;
   }
 };

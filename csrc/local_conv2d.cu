@@ -89,10 +89,6 @@ Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Te
   const Tensor x = input.contiguous(), w = weight.contiguous(), b = bias ? bias->contiguous() : Tensor();
   const Tensor out = at::empty({s.sets, s.images, s.outputs, s.out_h, s.out_w}, w.options());
   if (out.numel() == 0) return out;
-  if (w.numel() == 0) {
-    out.zero_();
-    return b.defined() ? out.add_(b.unsqueeze(1).view({s.sets, 1, s.outputs, s.out_h, s.out_w})) : out;
-  }
   const Sizes sizes = sizes_of(s, x);
   with_type(w.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
@@ -118,7 +114,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& input, con
   const Tensor g = grad.contiguous(), x = input.contiguous(), w = weight.contiguous();
   const Tensor grad_input = at::empty(need_input ? x.sizes() : IntArrayRef{0}, x.options());
   const Tensor grad_weight = at::empty(need_weight ? w.sizes() : IntArrayRef{0}, w.options());
-  if (g.numel() == 0 || w.numel() == 0) return {grad_input.zero_(), grad_weight.zero_()};
+  if (g.numel() == 0) return {grad_input.zero_(), grad_weight.zero_()};
   const Sizes sizes = sizes_of(s, x);
   with_type(w.scalar_type(), [&](auto zero) {
     using T = decltype(zero);

@@ -42,6 +42,15 @@ Sizes check_network(const Mlp& mlp);
 // columns. Rows go through all layers in blocks: what lies between the layers stays in the caches.
 at::Tensor hidden_layers(const Mlp& mlp, const Sizes& sizes, bool save);
 
+// Whether the hidden layers are narrow, and of a kind that tiles know.
+bool suits_tiles(const Mlp& mlp);
+
+// The same for a network and what it was, `then`, and by how much the results of the last hidden layer have changed, [R, K].
+struct HiddenChange {
+  at::Tensor hidden, change;
+};
+HiddenChange hidden_change(const Mlp& now, const Mlp& then, const Sizes& sizes, bool save);
+
 // The last layer, from the results of the hidden ones, into `out`, [B, n].
 void output_forward(const Mlp& mlp, const at::Tensor& hidden, const Sizes& sizes, const Placement& placement, const at::Tensor& out);
 

@@ -31,15 +31,11 @@ std::vector<Tensor> of_conditions(TensorList inputs, int64_t begin, int64_t coun
   return parts;
 }
 
-// Input rows of the last layer: the last columns of what the hidden layers give, or what goes into the network.
-Tensor input_rows(const Mlp& mlp, const Tensor& hidden, const Sizes& sizes) {
-  if (mlp.weights.size() == 1) {
-    std::vector<Tensor> parts;
-    for (const Tensor& part : mlp.inputs) parts.push_back(part.expand({sizes.conditions, sizes.chunks, part.size(2)}));
-    return at::cat(parts, 2).flatten(0, 1);
-  }
-  const int64_t width = mlp.weights.back().size(1);
-  return hidden.narrow(1, hidden.size(1) - width, width);
+// What goes into a network, [R, width].
+Tensor joined(TensorList inputs, const Sizes& sizes) {
+  std::vector<Tensor> parts;
+  for (const Tensor& part : inputs) parts.push_back(part.expand({sizes.conditions, sizes.chunks, part.size(2)}));
+  return at::cat(parts, 2).flatten(0, 1);
 }
 
 // Gradients of the inputs of a network without hidden layers, from that of its rows.
@@ -67,11 +63,11 @@ void check(const Mlp& now, const Mlp& then, const Sizes& sizes, const Sizes& old
                     scaling.scalar_type(), " ", scaling.sizes(), ", expected ", type, " [", sizes.conditions, "]");
 }
 
-// Input rows of the last layer as they are and as they were, for some conditions, and what made them.
+// Input rows of the last layer and their changes, for some conditions, and what made them.
 struct Block {
   std::vector<Tensor> inputs, previous_inputs;
   Sizes sizes;
-  Tensor hidden, now, then;
+  Tensor hidden, now, change;
 };
 
 Block block_of(const Mlp& mlp, const Mlp& previous, const Sizes& sizes, int64_t begin, int64_t count, bool gradients) {
@@ -79,16 +75,22 @@ Block block_of(const Mlp& mlp, const Mlp& previous, const Sizes& sizes, int64_t 
               {count, sizes.chunks, sizes.chunk_size, count * sizes.chunks * sizes.chunk_size}, {}, {}, {}};
   const Mlp now{kOp, block.inputs, mlp.weights, mlp.biases, mlp.activation};
   const Mlp then{kOp, block.previous_inputs, previous.weights, previous.biases, mlp.activation};
-  const bool deep = mlp.weights.size() > 1;
-  if (deep) block.hidden = hidden_layers(now, block.sizes, gradients);
-  block.now = input_rows(now, block.hidden, block.sizes);
-  block.then = input_rows(then, deep ? hidden_layers(then, block.sizes, false) : Tensor(), block.sizes);
+  if (mlp.weights.size() == 1) {
+    block.now = joined(now.inputs, block.sizes);
+    block.change = block.now - joined(then.inputs, block.sizes);
+  } else {
+    const HiddenChange found = hidden_change(now, then, block.sizes, gradients);
+    const int64_t width = mlp.weights.back().size(1);
+    block.hidden = found.hidden;
+    block.now = found.hidden.narrow(1, found.hidden.size(1) - width, width);
+    block.change = found.change;
+  }
   return block;
 }
 
 // The loss; two tensors from which output_reg_backward finds the gradients of the last layer; and the gradients of inputs,
-// hidden weights and hidden biases. The two are the gradients for DᵀD and DᵀW*; or, for few rows, these rows as they are
-// and were, [2, R, K], and a factor for each, [R].
+// hidden weights and hidden biases. The two are the gradients for DᵀD and DᵀW*; or, for few rows, these rows and
+// their changes, [2, R, K], and a factor for each, [R].
 std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList biases, TensorList old_inputs, TensorList old_weights,
                             TensorList old_biases, std::string_view activation, int64_t num_outputs, const Tensor& scaling,
                             bool gradients) {
@@ -129,9 +131,9 @@ std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList bi
   } else if (has_few_rows(layer, sizes.rows())) {
     const Block block = block_of(mlp, previous, sizes, 0, sizes.conditions, gradients);
     second = factors.repeat_interleave(sizes.chunks);
-    const RowSums sums = change_of_few_rows(layer, block.now, block.then, second, sizes.chunks, gradients);
+    const RowSums sums = change_of_few_rows(layer, block.now, block.change, second, sizes.chunks, gradients);
     loss = sums.loss;
-    first = at::stack({block.now, block.then});
+    first = at::stack({block.now, block.change});
     if (gradients) add_gradients(block, sums.rows, 0);
   } else {
     const auto matrices = layer_matrices(layer);
@@ -140,7 +142,7 @@ std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList bi
       const int64_t count = std::min(step, sizes.conditions - begin);
       const Block block = block_of(mlp, previous, sizes, begin, count, gradients);
       const RowSums sums =
-          change_of_rows(block.now, block.then, factors.narrow(0, begin, count), sizes.chunks, matrices, !biases.empty(), gradients);
+          change_of_rows(block.now, block.change, factors.narrow(0, begin, count), sizes.chunks, matrices, !biases.empty(), gradients);
       loss += sums.loss;
       first = begin == 0 ? sums.changes : first + sums.changes;
       second = begin == 0 ? sums.mixed : second + sums.mixed;

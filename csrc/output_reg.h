@@ -26,24 +26,24 @@ std::array<at::Tensor, 3> layer_matrices(const ChangedLayer& layer);
 // Gradients of weight and bias (empty if there is none) from those of DᵀD and DᵀW*.
 std::array<at::Tensor, 2> layer_gradients(const ChangedLayer& layer, const at::Tensor& grad_changes, const at::Tensor& grad_mixed);
 
-// What rows give, of `chunks` for every condition: the last of them meets the first part of the layer, others all of it.
+// What rows h give, with their changes Δ, of `chunks` for every condition: the last of them meets the first part of the layer, others all of it.
 struct RowSums {
   double loss;
   at::Tensor changes, mixed;  // its gradients for DᵀD and DᵀW*
   at::Tensor rows;            // its gradient for the rows, [R, K], undefined if not asked for
 };
 
-RowSums change_of_rows(const at::Tensor& now, const at::Tensor& then, const at::Tensor& scaling, int64_t chunks,
+RowSums change_of_rows(const at::Tensor& now, const at::Tensor& change, const at::Tensor& scaling, int64_t chunks,
                        const std::array<at::Tensor, 3>& matrices, bool has_bias, bool gradients);
 
 // Whether computing the results of so many rows is less work than the layer's matrices.
 bool has_few_rows(const ChangedLayer& layer, int64_t rows);
 
 // The same for few rows, from their results; `factors` are for rows, and `changes` and `mixed` stay undefined.
-RowSums change_of_few_rows(const ChangedLayer& layer, const at::Tensor& now, const at::Tensor& then, const at::Tensor& factors,
+RowSums change_of_few_rows(const ChangedLayer& layer, const at::Tensor& now, const at::Tensor& change, const at::Tensor& factors,
                            int64_t chunks, bool gradients);
 
-std::array<at::Tensor, 2> layer_gradients_of_few_rows(const ChangedLayer& layer, const at::Tensor& now, const at::Tensor& then,
+std::array<at::Tensor, 2> layer_gradients_of_few_rows(const ChangedLayer& layer, const at::Tensor& now, const at::Tensor& change,
                                                       const at::Tensor& factors, int64_t chunks);
 
 }  // namespace hnetfast

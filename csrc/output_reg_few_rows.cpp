@@ -22,11 +22,10 @@ constexpr int64_t kSlabs = 16;  // sums of as many parts of the outputs are adde
 template <typename T>
 class Results {
  public:
-  Results(const ChangedLayer& layer, const Tensor& now, const Tensor& then, int64_t chunks)
+  Results(const ChangedLayer& layer, const Tensor& now, const Tensor& change, int64_t chunks)
       : layer_(layer), rows_(now.size(0)), chunks_(chunks), row_pitch_(round_up(rows_, kernels_.lanes)),
         pitch_(round_up(layer.columns() + layer.width(), kernels_.lanes)) {
     const int64_t K = layer.width(), C = layer.columns();
-    const Tensor change = now - then;
     transposed_ = at::zeros({C + K, row_pitch_}, now.options());
     transposed_.narrow(0, 0, K).narrow(1, 0, rows_).copy_(now.t());
     if (C > K) transposed_[K].fill_(1);
@@ -68,9 +67,9 @@ class Results {
 };
 
 template <typename T>
-RowSums forward(const ChangedLayer& layer, const Tensor& now, const Tensor& then, const Tensor& factors, int64_t chunks, bool gradients) {
+RowSums forward(const ChangedLayer& layer, const Tensor& now, const Tensor& change, const Tensor& factors, int64_t chunks, bool gradients) {
   const TileKernels<T>& kernels = tile_kernels<T>();
-  const Results<T> changed(layer, now, then, chunks);
+  const Results<T> changed(layer, now, change, chunks);
   const int64_t R = now.size(0), K = layer.width(), pitch = round_up(K, kernels.lanes), row_pitch = changed.row_pitch();
   const int64_t blocks = (layer.outputs() + kBlock - 1) / kBlock, slabs = std::clamp<int64_t>(blocks, 1, kSlabs);
   const T *s = factors.const_data_ptr<T>(), *w = layer.weight.const_data_ptr<T>();
@@ -108,9 +107,9 @@ RowSums forward(const ChangedLayer& layer, const Tensor& now, const Tensor& then
 }
 
 template <typename T>
-std::array<Tensor, 2> backward(const ChangedLayer& layer, const Tensor& now, const Tensor& then, const Tensor& factors, int64_t chunks) {
+std::array<Tensor, 2> backward(const ChangedLayer& layer, const Tensor& now, const Tensor& change, const Tensor& factors, int64_t chunks) {
   const TileKernels<T>& kernels = tile_kernels<T>();
-  const Results<T> changed(layer, now, then, chunks);
+  const Results<T> changed(layer, now, change, chunks);
   const int64_t R = now.size(0), K = layer.width(), C = layer.columns(), pitch = round_up(C, kernels.lanes), row_pitch = changed.row_pitch();
   const int64_t blocks = (layer.outputs() + kBlock - 1) / kBlock;
   const Tensor weight = empty_pooled(layer.weight.sizes(), layer.weight.options());
@@ -148,16 +147,16 @@ bool has_few_rows(const ChangedLayer& layer, int64_t rows) {
   return 6 * round_up(rows, 16) <= 5 * layer.columns();
 }
 
-RowSums change_of_few_rows(const ChangedLayer& layer, const Tensor& now, const Tensor& then, const Tensor& factors, int64_t chunks,
+RowSums change_of_few_rows(const ChangedLayer& layer, const Tensor& now, const Tensor& change, const Tensor& factors, int64_t chunks,
                            bool gradients) {
-  return now.scalar_type() == at::kFloat ? forward<float>(layer, now, then, factors, chunks, gradients)
-                                         : forward<double>(layer, now, then, factors, chunks, gradients);
+  return now.scalar_type() == at::kFloat ? forward<float>(layer, now, change, factors, chunks, gradients)
+                                         : forward<double>(layer, now, change, factors, chunks, gradients);
 }
 
-std::array<Tensor, 2> layer_gradients_of_few_rows(const ChangedLayer& layer, const Tensor& now, const Tensor& then, const Tensor& factors,
+std::array<Tensor, 2> layer_gradients_of_few_rows(const ChangedLayer& layer, const Tensor& now, const Tensor& change, const Tensor& factors,
                                                   int64_t chunks) {
-  return now.scalar_type() == at::kFloat ? backward<float>(layer, now, then, factors, chunks)
-                                         : backward<double>(layer, now, then, factors, chunks);
+  return now.scalar_type() == at::kFloat ? backward<float>(layer, now, change, factors, chunks)
+                                         : backward<double>(layer, now, change, factors, chunks);
 }
 
 }  // namespace hnetfast

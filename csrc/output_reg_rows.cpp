@@ -28,8 +28,8 @@ struct RowSizes {
 
 template <typename T>
 struct Rows {
-  const T *now, *then, *scaling;
-  int64_t now_stride, then_stride;
+  const T *now, *change, *scaling;
+  int64_t now_stride, change_stride;
   T* grad;  // null if not needed
 };
 
@@ -54,11 +54,11 @@ Tensor sum_of_rows(const RowSizes& n, const Rows<T>& rows, int64_t first, int64_
         const int64_t from = i * block, height = std::min(block, all - from);
         const auto row_of = [&](int64_t r) { return (from + r) / count * n.chunks + first + (from + r) % count; };
         for (int64_t r = 0; r < height; ++r) {
-          const T *now = rows.now + row_of(r) * rows.now_stride, *then = rows.then + row_of(r) * rows.then_stride;
-          T *row = z + r * n.pitch, *change = row + n.columns;
+          const T *now = rows.now + row_of(r) * rows.now_stride, *change = rows.change + row_of(r) * rows.change_stride;
+          T* row = z + r * n.pitch;
           std::copy(now, now + n.width, row);
           if (n.columns > n.width) row[n.width] = T(1);
-          for (int64_t k = 0; k < n.width; ++k) change[k] = now[k] - then[k];
+          std::copy(change, change + n.width, row + n.columns);
           std::fill(row + n.joint(), row + n.pitch, T(0));
           const T s = rows.scaling[(from + r) / count];
           for (int64_t k = 0; k < n.pitch; ++k) scaled[r * n.pitch + k] = s * row[k];
@@ -80,13 +80,13 @@ Tensor sum_of_rows(const RowSizes& n, const Rows<T>& rows, int64_t first, int64_
 }
 
 template <typename T>
-RowSums run(const RowSizes& n, const Tensor& now, const Tensor& then, const Tensor& scaling, const std::array<Tensor, 3>& matrices,
+RowSums run(const RowSizes& n, const Tensor& now, const Tensor& change, const Tensor& scaling, const std::array<Tensor, 3>& matrices,
             bool gradients) {
   // Plain loops, as calls on matrices this small would cost more than what they compute.
   const int64_t C = n.columns, K = n.width;
   RowSums result;
   if (gradients) result.rows = empty_pooled(now.sizes(), now.options());
-  const Rows<T> rows{now.const_data_ptr<T>(), then.const_data_ptr<T>(), scaling.const_data_ptr<T>(), now.stride(0), then.stride(0),
+  const Rows<T> rows{now.const_data_ptr<T>(), change.const_data_ptr<T>(), scaling.const_data_ptr<T>(), now.stride(0), change.stride(0),
                      gradients ? result.rows.mutable_data_ptr<T>() : nullptr};
   const T *a = matrices[0].const_data_ptr<T>(), *b = matrices[1].const_data_ptr<T>(), *c = matrices[2].const_data_ptr<T>();
   const Tensor of_z = at::zeros({2, n.joint(), n.grad_pitch}, now.options());
@@ -132,12 +132,12 @@ RowSums run(const RowSizes& n, const Tensor& now, const Tensor& then, const Tens
 
 }  // namespace
 
-RowSums change_of_rows(const Tensor& now, const Tensor& then, const Tensor& scaling, int64_t chunks,
+RowSums change_of_rows(const Tensor& now, const Tensor& change, const Tensor& scaling, int64_t chunks,
                        const std::array<Tensor, 3>& matrices, bool has_bias, bool gradients) {
   const bool single = now.scalar_type() == at::kFloat;
   const int64_t K = now.size(1), C = K + (has_bias ? 1 : 0), lanes = single ? tile_kernels<float>().lanes : tile_kernels<double>().lanes;
   const RowSizes sizes{now.size(0) / chunks, chunks, K, C, round_up(C + K, lanes), round_up(K, lanes)};
-  return single ? run<float>(sizes, now, then, scaling, matrices, gradients) : run<double>(sizes, now, then, scaling, matrices, gradients);
+  return single ? run<float>(sizes, now, change, scaling, matrices, gradients) : run<double>(sizes, now, change, scaling, matrices, gradients);
 }
 
 }  // namespace hnetfast

@@ -1,5 +1,6 @@
 """hnetfast.nn.LocalConv2d."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,24 @@ def test_parameters_and_training():
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
     assert "kernel_size=(3, 3)" in repr(layer)
+
+
+def test_layers_in_a_row_under_autocast():
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), LocalConv2d(4, 4, 3, input_size=6), LocalConv2d(4, 2, 1, input_size=4)
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = net(torch.randn(2, 3, 8, 8))
+    assert out.dtype == torch.bfloat16
+    out.float().sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in net.parameters())
+
+
+def test_integers_of_numpy():
+    three = np.int64(3)
+    layer = LocalConv2d(three, three, three, groups=three, input_size=(np.int64(5), 6))
+    assert layer(torch.randn(2, 3, 5, 6)).shape == (2, 3, 3, 4)
+    assert all(type(n) is int for n in (layer.in_channels, layer.groups, *layer.input_size))
 
 
 @pytest.mark.parametrize(

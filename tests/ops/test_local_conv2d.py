@@ -1,10 +1,12 @@
 """hnetfast::local_conv2d: a convolution with filters of their own at every position."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from hnetfast.ops import local_conv2d
 from hnetfast.ops._library import EXTENSION_LOADED
@@ -13,6 +15,7 @@ from hnetfast.testing import assert_within_budget, sensitivities
 
 OP = torch.ops.hnetfast.local_conv2d.default
 BACKWARD = torch.ops.hnetfast.local_conv2d_backward.default
+BIAS_GRADIENT = torch.ops.hnetfast.local_conv2d_bias_gradient.default
 
 
 def geometry_of(size, kernel, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
@@ -148,12 +151,13 @@ def test_memory_layouts(layout, device):
 
 
 @pytest.mark.skipif(not EXTENSION_LOADED, reason="the extension has not been built")
-@pytest.mark.parametrize("stride", [1, 2])
-def test_results_do_not_depend_on_the_number_of_threads(stride):
+@pytest.mark.parametrize(("stride", "images", "outputs"), [(1, 8, 16), (2, 8, 16), (1, 33, 17), (1, 3, 15)])
+def test_results_do_not_depend_on_the_number_of_threads(stride, images, outputs):
+    """That of torch.sum over images does where rows of the bias are no multiples of vectors."""
     torch.manual_seed(0)
-    geometry = geometry_of((20, 20), (5, 5), (stride, stride))
-    tensors = tensors_for(geometry, (20, 20), 1, 8, 8, 16)
-    grad = torch.randn(1, 8, 16, *geometry.output_size)
+    geometry = geometry_of((20, 20), (5, 5), (stride, stride + 1))
+    tensors = tensors_for(geometry, (20, 20), 1, images, 8, outputs)
+    grad = torch.randn(1, images, outputs, *geometry.output_size)
     threads, found = torch.get_num_threads(), []
     try:
         for number in (1, 2):
@@ -237,6 +241,7 @@ def test_schema_and_shapes(sets, device):
         torch.library.opcheck(
             BACKWARD, (grad, x, weight, *geometry, need_input, need_weight), test_utils=tests
         )
+    torch.library.opcheck(BIAS_GRADIENT, (grad,), test_utils=tests)
 
 
 def test_compilation_with_gradients(device):
@@ -260,6 +265,17 @@ def test_compilation_with_gradients(device):
     torch.testing.assert_close(
         mapped(tensors[1]), local_conv2d_unchecked(tensors[0][:1], tensors[1], None, geometry)
     )
+
+
+def test_compilation_for_sizes_that_vary(device):
+    """All sizes symbolic, as they are after a first call with others; guards are all that they cost."""
+    compiled = torch.compile(local_conv2d, fullgraph=True, dynamic=True, backend="aot_eager")
+    for channels, images in ((2, 3), (3, 2)):
+        x = torch.randn(images, channels, 4, 5, device=device)
+        weight, bias = torch.randn(4, 9 * channels, 6, device=device), torch.randn(4, device=device)
+        torch.testing.assert_close(compiled(x, weight, bias), local_conv2d(x, weight, bias))
+    traced = make_fx(local_conv2d, tracing_mode="symbolic")(x, weight, bias)
+    torch.testing.assert_close(traced(x, weight, bias), local_conv2d(x, weight, bias))
 
 
 IMAGES, SETS = torch.randn(2, 3, 5, 5), torch.randn(4, 6, 27, 9)
@@ -324,6 +340,36 @@ def test_other_transforms(device):
     torch.testing.assert_close(value, tangent)
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_many_gradients_at_once(create_graph, device):
+    """What torch.autograd runs with is_grads_batched, its own vmap, which knows few operations."""
+    tensors = [torch.randn(2, 3, 4, 4), torch.randn(2, 12, 9), torch.randn(2, 9)]
+    tensors = [t.to(device).requires_grad_() for t in tensors]
+    out = local_conv2d(*tensors)
+    grads = torch.randn(3, *out.shape, device=device)
+    options = {"retain_graph": True, "create_graph": create_graph}
+    found = torch.autograd.grad(out, tensors, grads, is_grads_batched=True, **options)
+    for i, grad in enumerate(grads):
+        for a, b in zip(found, torch.autograd.grad(out, tensors, grad, **options), strict=True):
+            torch.testing.assert_close(a[i], b)
+
+
+def test_no_images_for_transforms(device):
+    x, weight = torch.randn(0, 3, 4, 4, device=device), torch.randn(2, 12, 9, device=device)
+    assert not torch.func.grad(lambda w: local_conv2d(x, w).sum())(weight).any()
+
+
+def test_autocast_of_images_in_lower_precision(device):
+    """As those of a layer before are; float64 stays, as for the layers of torch.nn."""
+    x, weight = torch.randn(2, 3, 4, 4, device=device), torch.randn(2, 12, 9, device=device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        assert torch.equal(local_conv2d(x.bfloat16(), weight), local_conv2d(x, weight))
+        out = local_conv2d(x.double(), weight.double())
+        with pytest.raises(TypeError, match="weight: torch.float64"):
+            local_conv2d(x.double(), weight)
+    assert torch.equal(out, local_conv2d(x.double(), weight.double()))
+
+
 def test_autocast(device):
     x, weight = (
         torch.randn(2, 3, 4, 4, device=device),
@@ -357,6 +403,35 @@ def test_padding_that_memory_cannot_hold():
         OP(torch.ones(1, 1, 4, 4), torch.ones(1, 4, 16), None, *geometry)
 
 
+@pytest.mark.skipif(not EXTENSION_LOADED, reason="the extension has not been built")
+def test_images_without_channels_or_pixels():
+    geometry = geometry_of((4, 4), (3, 3))
+    for shape, padding in (((1, 0, 4, 4), 0), ((1, 1, 0, 0), 3)):
+        x, weight = torch.ones(shape), torch.ones(2, 9 * shape[1], 4)
+        sizes = geometry._replace(padding=(padding, padding))
+        with pytest.raises(ValueError, match="at least one channel and one pixel"):
+            OP(x, weight, None, *sizes)
+        with pytest.raises(ValueError, match="at least one channel and one pixel"):
+            BACKWARD(torch.ones(1, 2, 2, 2), x, weight, *sizes, True, True)
+
+
+def test_weights_on_the_meta_device():
+    geometry = geometry_of((4, 4), (2, 2))
+    x, weight, bias = (t[0] for t in tensors_for(geometry, (4, 4)))
+    for tensors in ((x, weight.to("meta"), bias), (x, weight, bias.to("meta"))):
+        with pytest.raises(ValueError, match="cpu as of input is accepted, got meta"):
+            OP(*tensors, *geometry)
+
+
+def test_integers_of_other_kinds():
+    x, weight = torch.randn(2, 4, 5, 5), torch.randn(2, 8, 4)
+    two = np.int64(2)
+    torch.testing.assert_close(
+        local_conv2d(x, weight, None, two, groups=two, kernel_size=[two, 2]),
+        local_conv2d(x, weight, None, 2, groups=2),
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -367,6 +442,10 @@ def test_padding_that_memory_cannot_hold():
         ({"weight": torch.randn(2, 12, 8)}, r"3·3 = 9 positions"),
         ({"weight": torch.randn(2, 11, 9)}, "kernel"),
         ({"weight": torch.randn(2, 3, 2, 2)}, "layout of Conv2d"),
+        ({"weight": torch.randn(2, 3, 3, 3)}, "layout of Conv2d"),
+        ({"weight": torch.randn(2, 3, 3, 2), "kernel_size": (3, 2)}, "layout of Conv2d"),
+        ({"weight": torch.randn(0, 12, 9)}, r"weight: the shape \[C_out"),
+        ({"groups": True}, "groups: must divide"),
         ({"weight": torch.randn(2, 12, 9).double()}, "weight: torch.float32 on cpu as of input"),
         ({"bias": torch.randn(3)}, r"bias: the shapes \[2, 9\] and \[2\]"),
         ({"stride": 0}, "stride: integers of at least 1"),

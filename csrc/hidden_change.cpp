@@ -1,0 +1,225 @@
+// The hidden layers of a network and by how much their results have changed. The change goes through the layers itself,
+// δ = D h + W* Δ with D = W − W*, as the difference of two results would hold little but their rounding errors.
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "buffer_pool.h"
+#include "mlp_layers.h"
+#include "product.h"
+#include "tasks.h"
+
+namespace hnetfast {
+
+using at::Tensor;
+using std::string_view;
+
+namespace {
+
+constexpr int64_t kTileRows = 96;
+
+// Of the first layer: what every row of each part gives, before the activation: as it was, and by how much it changed.
+struct Terms {
+  std::vector<Tensor> previous, change;  // [conditions or 1, chunks or 1, out]
+};
+
+Terms first_layer_terms(const Mlp& now, const Mlp& then) {
+  Terms terms;
+  const Tensor &w = now.weights[0], &p = then.weights[0];
+  const Tensor d = w - p;
+  int64_t column = 0;
+  for (size_t i = 0; i < now.inputs.size(); ++i) {
+    const Tensor &x = now.inputs[i], &y = then.inputs[i];
+    const auto of = [&](const Tensor& matrix) { return matrix.narrow(1, column, x.size(2)).t(); };
+    const auto rows = [](const Tensor& t) { return t.reshape({t.size(0) * t.size(1), t.size(2)}); };
+    const auto shaped = [&](const Tensor& t, const Tensor& like) { return t.view({like.size(0), like.size(1), w.size(0)}); };
+    const bool first = i == 0 && !now.biases.empty();
+    terms.previous.push_back(shaped(product(rows(y), of(p), first ? then.biases[0] : Tensor()), y));
+    const Tensor of_matrix = shaped(product(rows(x), of(d), first ? now.biases[0] - then.biases[0] : Tensor()), x);
+    terms.change.push_back((of_matrix + shaped(product(rows(x - y), of(p)), x - y)).contiguous());
+    column += x.size(2);
+  }
+  return terms;
+}
+
+// --- any activation, layer by layer ---------------------------------------------------------------------------------
+
+struct Activated {
+  Tensor now, then, change;
+};
+
+// From what was there before the activation, and its change.
+Activated activate(const Tensor& a, const Tensor& change, string_view activation) {
+  const Tensor now = a + change;
+  if (activation == "identity") return {now, a, change};
+  Activated result;
+  Tensor exact, applies = change.abs() < 1;  // where the change has a formula without cancellation
+  if (activation == "relu" || activation == "leaky_relu") {
+    const double slope = activation == "relu" ? 0 : 0.01;
+    result = {at::leaky_relu(now, slope), at::leaky_relu(a, slope), {}};
+    exact = at::where(now > 0, change, slope * change);
+    applies = (now > 0) == (a > 0);
+  } else if (activation == "tanh") {
+    result = {at::tanh(now), at::tanh(a), {}};
+    exact = at::tanh(change) * (1 - result.now * result.then);
+  } else if (activation == "sigmoid") {
+    result = {at::sigmoid(now), at::sigmoid(a), {}};
+    exact = -at::expm1(-change) * result.now * (1 - result.then);
+  } else {
+    result = {at::elu(now), at::elu(a), {}};
+    exact = at::where(now > 0, change, at::exp(a.clamp_max(0)) * at::expm1(change));
+    applies = applies.logical_and((now > 0) == (a > 0));
+  }
+  result.change = at::where(applies, exact, result.now - result.then);
+  return result;
+}
+
+HiddenChange by_layers(const Mlp& now, const Mlp& then, const Sizes& sizes, bool save) {
+  const Terms terms = first_layer_terms(now, then);
+  const auto sum = [&](const std::vector<Tensor>& parts) {
+    Tensor total = parts[0];
+    for (size_t i = 1; i < parts.size(); ++i) total = total + parts[i];
+    return total.expand({sizes.conditions, sizes.chunks, total.size(2)}).reshape({sizes.rows(), total.size(2)});
+  };
+  Tensor before = sum(terms.previous), change = sum(terms.change);
+  std::vector<Tensor> kept;
+  for (size_t i = 0;; ++i) {
+    const Activated h = activate(before, change, now.activation);
+    kept.push_back(h.now);
+    if (i + 2 == now.weights.size()) return {save ? at::cat(kept, 1) : h.now, h.change.contiguous()};
+    const Tensor &w = now.weights[i + 1], &p = then.weights[i + 1];
+    const bool bias = !now.biases.empty();
+    before = product(h.then.contiguous(), p.t(), bias ? then.biases[i + 1] : Tensor());
+    change = product(h.now.contiguous(), (w - p).t(), bias ? now.biases[i + 1] - then.biases[i + 1] : Tensor());
+    product_out(change, h.change.contiguous(), p.t(), {}, true);
+  }
+}
+
+// --- relu or none, narrow layers: blocks of rows go through all of them -----------------------------------------------
+
+template <typename T>
+class Tiled {
+ public:
+  Tiled(const Mlp& now, const Mlp& then, const Sizes& sizes) : sizes_(sizes), relu_(now.activation == "relu") {
+    const Terms terms = first_layer_terms(now, then);
+    for (size_t i = 0; i < terms.previous.size(); ++i) {
+      terms_.push_back(term(terms.previous[i], then.inputs[i]));
+      change_terms_.push_back(term(terms.change[i], terms.change[i]));
+    }
+    for (size_t i = 0; i + 1 < now.weights.size(); ++i) {
+      const int64_t out = now.weights[i].size(0), pitch = round_up(out, kernels_.lanes);
+      Layer layer{out, pitch};
+      const auto padded = [&](const Tensor& t) { return keep(at::constant_pad_nd(t, {0, pitch - out})); };
+      if (i > 0) {
+        layer.previous = padded(then.weights[i].t());
+        layer.joint = padded(at::cat({(now.weights[i] - then.weights[i]).t(), then.weights[i].t()}));
+      }
+      if (i > 0 && !now.biases.empty()) {
+        layer.previous_bias = padded(then.biases[i]);
+        layer.bias_change = padded(now.biases[i] - then.biases[i]);
+      }
+      layers_.push_back(layer);
+      width_ = std::max(width_, pitch);
+    }
+  }
+
+  // Rows [begin, end): results of all layers side by side, or of the last alone, to `hidden`, the last change to `change`.
+  void run(int64_t begin, int64_t end, T* hidden, int64_t ld, bool all, T* change) const {
+    const int64_t height = end - begin, size = height * width_;
+    T* const memory = scratch<T>(5 * size);
+    T *const before = memory, *const delta = memory + size, *const then = memory + 2 * size, *const joint = memory + 3 * size;
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      const Layer& layer = layers_[i];
+      if (i == 0) {
+        for (int64_t r = 0; r < height; ++r) {
+          add(terms_, begin + r, layer.out, before + r * layer.pitch);
+          add(change_terms_, begin + r, layer.out, delta + r * layer.pitch);
+        }
+      } else {
+        const int64_t in = layers_[i - 1].out;
+        kernels_.gemm(height, layer.pitch, in, then, in, 1, layer.previous, layer.pitch, before, layer.pitch, layer.previous_bias, false);
+        kernels_.gemm(height, layer.pitch, 2 * in, joint, 2 * in, 1, layer.joint, layer.pitch, delta, layer.pitch, layer.bias_change, false);
+      }
+      const bool last = i + 1 == layers_.size();
+      for (int64_t r = 0; r < height; ++r) {
+        const T *a = before + r * layer.pitch, *d = delta + r * layer.pitch;
+        T *h_then = then + r * layer.out, *h_now = joint + r * 2 * layer.out, *h_change = h_now + layer.out;
+        for (int64_t k = 0; k < layer.out; ++k) {
+          const T now = a[k] + d[k], r_now = relu_ && now < T(0) ? T(0) : now, r_then = relu_ && a[k] < T(0) ? T(0) : a[k];
+          h_then[k] = r_then;
+          h_now[k] = r_now;
+          h_change[k] = r_now == now && r_then == a[k] ? d[k] : r_now - r_then;
+        }
+        if (all || last) std::copy(h_now, h_now + layer.out, hidden + r * ld);
+        if (last) std::copy(h_change, h_change + layer.out, change + r * layer.out);
+      }
+      if (all) hidden += layer.out;
+    }
+  }
+
+ private:
+  struct Layer {
+    int64_t out, pitch;
+    const T *previous = nullptr, *joint = nullptr;  // W*ᵀ; Dᵀ above W*ᵀ
+    const T *previous_bias = nullptr, *bias_change = nullptr;
+  };
+  struct Term {
+    const T* data;
+    int64_t of_condition, of_chunk;
+  };
+
+  const T* keep(const Tensor& tensor) {
+    kept_.push_back(tensor.contiguous());
+    return kept_.back().template const_data_ptr<T>();
+  }
+
+  Term term(const Tensor& tensor, const Tensor& part) {
+    const int64_t out = tensor.size(2);
+    return {keep(tensor), part.size(0) == 1 ? 0 : part.size(1) * out, part.size(1) == 1 ? 0 : out};
+  }
+
+  void add(const std::vector<Term>& terms, int64_t row, int64_t count, T* to) const {
+    std::fill(to, to + count, T(0));
+    for (const Term& t : terms) {
+      const T* from = t.data + row / sizes_.chunks * t.of_condition + row % sizes_.chunks * t.of_chunk;
+      for (int64_t k = 0; k < count; ++k) to[k] += from[k];
+    }
+  }
+
+  const TileKernels<T>& kernels_ = tile_kernels<T>();
+  Sizes sizes_;
+  bool relu_;
+  int64_t width_ = 0;
+  std::vector<Tensor> kept_;
+  std::vector<Term> terms_, change_terms_;
+  std::vector<Layer> layers_;
+};
+
+}  // namespace
+
+HiddenChange hidden_change(const Mlp& now, const Mlp& then, const Sizes& sizes, bool save) {
+  if (!suits_tiles(now)) return by_layers(now, then, sizes, save);
+  int64_t width = 0, work = 0;
+  for (size_t i = 0; i + 1 < now.weights.size(); ++i) {
+    width += now.weights[i].size(0);
+    work += 3 * sizes.rows() * now.weights[i].numel();
+  }
+  const int64_t last = now.weights.back().size(1);
+  const at::TensorOptions options = now.weights[0].options();
+  HiddenChange result{empty_pooled({sizes.rows(), save ? width : last}, options), empty_pooled({sizes.rows(), last}, options)};
+  with_tile_type(options.dtype().toScalarType(), [&](auto zero) {
+    using T = decltype(zero);
+    const Tiled<T> tiled(now, then, sizes);
+    T *const hidden = result.hidden.mutable_data_ptr<T>(), *const change = result.change.mutable_data_ptr<T>();
+    const int64_t ld = result.hidden.size(1);
+    parallel((sizes.rows() + kTileRows - 1) / kTileRows, work, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t first = i * kTileRows;
+        tiled.run(first, std::min(first + kTileRows, sizes.rows()), hidden + first * ld, ld, save, change + first * last);
+      }
+    });
+  });
+  return result;
+}
+
+}  // namespace hnetfast

@@ -1,0 +1,299 @@
+"""hnetfast::output_reg: the squared change of what a network generates, without generating it."""
+
+import importlib
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hnetfast.ops import output_reg
+from hnetfast.ops._library import EXTENSION_LOADED
+from hnetfast.ops._mlp_layers import ACTIVATIONS
+from hnetfast.ops.grouped_mlp import Group
+from hnetfast.ops.output_reg import Corrections, output_reg_reference
+
+# The function has the name of its module.
+MODULE = importlib.import_module("hnetfast.ops.output_reg")
+needs_extension = pytest.mark.skipif(not EXTENSION_LOADED, reason="needs the compiled extension")
+
+
+def random_network(
+    conditions, chunks, row, hidden=(), bias=True, activation="relu", separate=True, **options
+):
+    """A network with inputs of conditions and of chunks, apart or in one part."""
+    shapes = [(conditions, 1, 3), (1, chunks, 2)] if separate else [(conditions, chunks, 5)]
+    inputs = [torch.randn(shape, **options) for shape in shapes]
+    widths = [5, *hidden, row]
+    weights = [torch.randn(o, i, **options) / i**0.5 for i, o in itertools.pairwise(widths)]
+    biases = [torch.randn(w.shape[0], **options) for w in weights] if bias else []
+    return Group(inputs, weights, biases, activation)
+
+
+def mapped(group, change):
+    return Group(*([change(t) for t in tensors] for tensors in group[:3]), group.activation)
+
+
+def changed(group, scale=0.1):
+    return mapped(group, lambda t: t.detach() + scale * torch.randn_like(t))
+
+
+def tensors_of(group):
+    return [t for tensors in group[:3] for t in tensors]
+
+
+def with_gradients(function, group, *args, **kwargs):
+    leaves = mapped(group, lambda t: t.detach().clone().requires_grad_())
+    loss = function(leaves, *args, **kwargs)
+    grads = torch.autograd.grad(loss, tensors_of(leaves), allow_unused=True)
+    return loss, [
+        torch.zeros_like(t) if g is None else g for t, g in zip(tensors_of(leaves), grads, strict=True)
+    ]
+
+
+@st.composite
+def cases(draw, dtype=torch.float64):
+    conditions, chunks = draw(st.integers(1, 7)), draw(st.sampled_from([1, 2, 5, 40]))
+    row = draw(st.sampled_from([1, 3, 30, 200]))
+    group = random_network(
+        conditions,
+        chunks,
+        row,
+        hidden=draw(st.sampled_from([(), (4,), (33, 6), (7, 20, 8)])),
+        bias=draw(st.booleans()),
+        activation=draw(st.sampled_from(ACTIVATIONS)),
+        separate=draw(st.booleans()),
+        dtype=dtype,
+    )
+    outputs = (chunks - 1) * row + draw(st.integers(1, row))
+    scaling = torch.rand(conditions, dtype=dtype) if draw(st.booleans()) else None
+    corrections = None
+    if draw(st.booleans()):
+        positions = torch.randperm(outputs)[: draw(st.integers(1, 6))]
+        rows = draw(st.sampled_from([1, conditions]))
+        corrections = Corrections(positions, torch.randn(rows, len(positions), dtype=dtype))
+    return group, changed(group), outputs, scaling, corrections
+
+
+@given(cases())
+def test_loss_and_gradients(case):
+    ours, our_grads = with_gradients(output_reg, *case)
+    exact, exact_grads = with_gradients(output_reg_reference, *case)
+    torch.testing.assert_close(ours, exact, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(our_grads, exact_grads, rtol=1e-9, atol=1e-10)
+
+
+@given(cases())
+def test_plain_pytorch(case):
+    group, previous, outputs, scaling, _ = case
+    scaling = (
+        torch.ones(max(len(p) for p in group.inputs), dtype=torch.float64) if scaling is None else scaling
+    )
+    split = outputs - (max(p.shape[1] for p in group.inputs) - 1) * len(group.weights[-1])
+
+    def plain(current):
+        return MODULE._by_products(current, previous, split, scaling)
+
+    torch.testing.assert_close(
+        with_gradients(plain, group),
+        with_gradients(output_reg_reference, group, previous, outputs, scaling),
+        rtol=1e-9,
+        atol=1e-10,
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-1, 1e-3, 1e-5])
+@pytest.mark.parametrize(("hidden", "conditions"), [((), 3), ((50, 40), 3), ((50, 40), 200)])
+def test_no_less_accurate_than_generating(hidden, conditions, scale):
+    group = random_network(conditions, 9, 200, hidden)
+    previous = changed(group, scale)
+    single = with_gradients(output_reg, group, previous, 1795)
+    generated = with_gradients(output_reg_reference, group, previous, 1795)
+    exact = with_gradients(
+        output_reg_reference, mapped(group, torch.Tensor.double), mapped(previous, torch.Tensor.double), 1795
+    )
+    eps = torch.finfo(torch.float32).eps
+    pairs = zip((single[0], *single[1]), (generated[0], *generated[1]), (exact[0], *exact[1]), strict=True)
+    for ours, theirs, right in pairs:
+        # Sums over the 200 rows of the layer, or over those of all conditions, round some times more.
+        allowed = 2 * (theirs - right).norm() + 64 * eps * right.norm()
+        assert (ours - right).norm() <= allowed
+
+
+@pytest.mark.parametrize("conditions", [1, 100])
+@pytest.mark.parametrize("hidden", [(), (20,)])
+def test_exactly_zero_where_nothing_has_changed(hidden, conditions):
+    group = random_network(conditions, 3, 50, hidden)
+    loss, grads = with_gradients(output_reg, group, mapped(group, torch.clone), 140)
+    assert loss == 0
+    assert all(g.count_nonzero() == 0 for g in grads)
+
+
+def test_as_many_rows_as_need_several_passes():
+    group = random_network(1100, 9, 4, (6,), dtype=torch.float64)  # more than 8192 rows
+    arguments = group, changed(group), 34, torch.rand(1100, dtype=torch.float64)
+    torch.testing.assert_close(
+        with_gradients(output_reg, *arguments),
+        with_gradients(output_reg_reference, *arguments),
+        rtol=1e-9,
+        atol=1e-9,
+    )
+
+
+def test_many_conditions_at_once_in_plain_pytorch(monkeypatch):
+    monkeypatch.setattr(MODULE, "_FEATURES_AT_ONCE", 60)  # two conditions
+    group = random_network(7, 3, 4, (10,), dtype=torch.float64)
+    previous, scaling = changed(group), torch.rand(7, dtype=torch.float64)
+    torch.testing.assert_close(
+        with_gradients(lambda current: MODULE._by_products(current, previous, 2, scaling), group),
+        with_gradients(output_reg_reference, group, previous, 10, scaling),
+    )
+
+
+@needs_extension
+@pytest.mark.parametrize("conditions", [2, 60])
+@pytest.mark.parametrize("hidden", [(), (100, 100), (250,)])
+def test_same_bits_for_one_and_two_threads(hidden, conditions):
+    group = random_network(conditions, 30, 900, hidden)
+    previous = changed(group)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            loss, grads = with_gradients(output_reg, group, previous, 26_500)
+            results.append([loss, *grads])
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize(("conditions", "width"), [(2, 30), (6, 3)])  # few rows, and many
+def test_second_derivatives(conditions, width):
+    group = random_network(conditions, 2, 4, (width,), activation="tanh", dtype=torch.float64)
+    previous = changed(group)
+    leaves = [t.requires_grad_() for t in tensors_of(group)]
+    assert torch.autograd.gradgradcheck(lambda *_: output_reg(group, previous, 7), leaves[-3:])
+    assert torch.autograd.gradcheck(lambda *_: output_reg(group, previous, 7), leaves)
+
+
+@pytest.mark.parametrize("conditions", [2, 50])
+def test_frozen_tensors_and_backward_twice(conditions):
+    group = random_network(conditions, 3, 20, (12, 8), dtype=torch.float64)
+    previous = changed(group)
+    _, expected = with_gradients(output_reg_reference, group, previous, 55)
+    for kept in range(len(expected)):
+        leaves = tensors_of(group)
+        for i, leaf in enumerate(leaves):
+            leaf.requires_grad_(i == kept)
+        loss = output_reg(group, previous, 55)
+        for _ in range(2):
+            (grad,) = torch.autograd.grad(loss, [leaves[kept]], retain_graph=True)
+            torch.testing.assert_close(grad, expected[kept])
+    assert not output_reg(mapped(group, torch.Tensor.detach), previous, 55).requires_grad
+
+
+def test_change_in_place_between_forward_and_backward_is_noticed():
+    group = mapped(random_network(2, 3, 20, (8,)), torch.Tensor.requires_grad_)
+    loss = output_reg(group, changed(group), 55)
+    with torch.no_grad():
+        group.weights[-1].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_layouts():
+    group = random_network(4, 3, 20, (8,), dtype=torch.float64)
+    previous = changed(group)
+    expected = with_gradients(output_reg_reference, group, previous, 55)
+    loss, grads = output_reg(group, previous, 55), []
+    strided = [
+        Group(
+            [torch.stack([p, p], 3)[..., 0] for p in g.inputs],
+            [w.t().contiguous().t() for w in g.weights],
+            [torch.stack([b, b], 1)[:, 0] for b in g.biases],
+            g.activation,
+        )
+        for g in (group, previous)
+    ]
+    leaves = [t.requires_grad_() for t in tensors_of(strided[0])]
+    loss = output_reg(*strided, 55)
+    grads = list(torch.autograd.grad(loss, leaves))
+    torch.testing.assert_close((loss, grads), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_reduced_precision_is_computed_in_single(dtype):
+    group = mapped(random_network(3, 2, 30, (8,)), lambda t: t.to(dtype))
+    previous = mapped(changed(mapped(group, torch.Tensor.float)), lambda t: t.to(dtype))
+    loss, grads = with_gradients(output_reg, group, previous, 55)
+    assert loss.dtype == dtype and all(g.dtype == dtype for g in grads)
+    exact, exact_grads = with_gradients(
+        output_reg_reference, *(mapped(g, torch.Tensor.double) for g in (group, previous)), 55
+    )
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-2, atol=0)
+    for ours, right in zip(grads, exact_grads, strict=True):
+        assert (ours - right).norm() <= 1e-2 * right.norm()
+
+
+def test_automatic_mixed_precision_does_not_apply():
+    group = random_network(3, 2, 30, (8,))
+    previous = changed(group, 1e-4)
+    expected = with_gradients(output_reg, group, previous, 55)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = with_gradients(output_reg, group, previous, 55)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_functional_transforms():
+    group = random_network(3, 2, 10, (8,), dtype=torch.float64)
+    previous = changed(group)
+    _, expected = with_gradients(output_reg_reference, group, previous, 17)
+
+    def loss(last_weight):
+        return output_reg(group._replace(weights=[group.weights[0], last_weight]), previous, 17)
+
+    torch.testing.assert_close(torch.func.grad(loss)(group.weights[-1]), expected[3])
+    batch = torch.stack([group.weights[-1], 2 * group.weights[-1]])
+    found = torch.func.vmap(loss)(batch)
+    torch.testing.assert_close(found, torch.stack([loss(w) for w in batch]))
+
+
+def test_compiled():
+    group = mapped(random_network(3, 2, 10, (8,)), torch.Tensor.requires_grad_)
+    previous = changed(group)
+    loss = torch.compile(lambda: output_reg(group, previous, 17), backend="aot_eager", fullgraph=True)()
+    found = torch.autograd.grad(loss, tensors_of(group))
+    torch.testing.assert_close((loss, list(found)), with_gradients(output_reg_reference, group, previous, 17))
+
+
+def test_no_conditions():
+    group = random_network(0, 3, 10, (8,))
+    loss, grads = with_gradients(output_reg, group, changed(group), 25)
+    assert loss == 0 and all(g.count_nonzero() == 0 for g in grads)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p, n: (p, 20), "num_outputs is 20, accepted for 3 chunks of 10 is 21 to 30"),
+        (lambda p, n: (p, 31), "num_outputs is 31"),
+        (lambda p, n: (p._replace(activation="tanh"), n), "activation 'tanh'"),
+        (lambda p, n: (p._replace(biases=[]), n), "previous has layers of shapes"),
+        (lambda p, n: (p._replace(inputs=[p.inputs[0][:1], p.inputs[1][:, :2]]), n), "conditions and chunks"),
+        (lambda p, n: (p._replace(weights=p.weights[:1]), n), "output_reg: "),
+    ],
+)
+def test_what_does_not_fit(change, message):
+    group = random_network(4, 3, 10, (8,))
+    previous, outputs = change(changed(group), 25)
+    with pytest.raises(ValueError, match=message):
+        output_reg(group, previous, outputs)
+
+
+def test_scaling_of_another_length():
+    group = random_network(4, 3, 10, (8,))
+    with pytest.raises(ValueError, match=r"scaling has shape \(3,\), expected \[4\]"):
+        output_reg(group, changed(group), 25, torch.ones(3))
