@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors
 from hnetfast.ops._mlp_layers import activate, check_network, sizes_of
-from hnetfast.ops.chunked_mlp import chunked_mlp, chunked_mlp_reference
+from hnetfast.ops.chunked_mlp import chunked_mlp_reference
 from hnetfast.ops.grouped_mlp import Group
 
 LIBRARY.define(
@@ -163,10 +163,9 @@ def _by_products(current: Group, previous: Group, split: int, scaling: Tensor) -
     matrices = _layer_matrices(*layer, *old_layer, split)
 
     def of_conditions(begin: int, end: int) -> Tensor:
-        now = _features(_select(current, begin, end), end - begin, num_chunks)
-        with torch.no_grad():
-            then = _features(_select(previous, begin, end), end - begin, num_chunks)
-        return _change_of_rows(now, then, scaling[begin:end], *matrices)
+        groups = (_select(group, begin, end) for group in (current, previous))
+        now, change = _last_input(*groups, end - begin, num_chunks)
+        return _change_of_rows(now, change, scaling[begin:end], *matrices)
 
     step = max(1, _FEATURES_AT_ONCE // (num_chunks * layer[0].shape[1]))
     if step >= count:
@@ -182,17 +181,61 @@ def _select(group: Group, begin: int, end: int) -> Group:
     return group._replace(inputs=[p if p.shape[0] == 1 else p[begin:end] for p in group.inputs])
 
 
-def _features(group: Group, count: int, num_chunks: int) -> Tensor:
-    """What the last layer reads, ``[B, N, K]``."""
-    if len(group.weights) == 1:
-        return torch.cat([part.expand(count, num_chunks, -1) for part in group.inputs], dim=2)
-    width = group.weights[-2].shape[0]
-    chunks_of_inputs = sizes_of(group.inputs)[1]
-    flat = chunked_mlp(
-        group.inputs, group.weights[:-1], group.biases[:-1], group.activation, chunks_of_inputs * width
+def _last_input(current: Group, previous: Group, count: int, num_chunks: int) -> tuple[Tensor, Tensor]:
+    """What the last layer reads, ``[B, N, K]``, and its change.
+
+    The change goes through the layers itself, as the difference of two results would hold little but their
+    rounding errors.
+    """
+    if len(current.weights) == 1:
+        now, then = (
+            torch.cat([p.expand(count, num_chunks, -1) for p in g.inputs], dim=2) for g in (current, previous)
+        )
+        return now, now - then
+    widths = [part.shape[2] for part in current.inputs]
+    parts = zip(
+        current.inputs,
+        previous.inputs,
+        current.weights[0].split(widths, 1),
+        previous.weights[0].split(widths, 1),
+        strict=True,
     )
-    hidden = activate(flat.unflatten(1, (chunks_of_inputs, width)), group.activation)
-    return hidden.expand(count, num_chunks, width)
+    before = change = 0.0
+    for x, y, weight, old_weight in parts:
+        before = before + y @ old_weight.t()
+        change = change + (x @ (weight - old_weight).t() + (x - y) @ old_weight.t())
+    for i in range(len(current.weights) - 1):
+        if i > 0:
+            weight, old_weight = current.weights[i], previous.weights[i]
+            before = then @ old_weight.t()
+            change = now @ (weight - old_weight).t() + change @ old_weight.t()
+        if current.biases:
+            before = before + previous.biases[i]
+            change = change + (current.biases[i] - previous.biases[i])
+        now, then, change = _activate(before, change, current.activation)
+    return now.expand(count, num_chunks, -1), change.expand(count, num_chunks, -1)
+
+
+def _activate(before: Tensor, change: Tensor, activation: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Results for ``before + change`` and for ``before``, and their difference without cancellation."""
+    after = before + change
+    now, then = activate(after, activation), activate(before, activation)
+    if activation == "identity":
+        return now, then, change
+    small = change.clamp(-1, 1)  # beyond that there is nothing to cancel, and formulas overflow
+    applies = change == small
+    same_side = (after > 0) == (before > 0)
+    if activation in ("relu", "leaky_relu"):
+        slope = 0.0 if activation == "relu" else 0.01
+        exact, applies = torch.where(after > 0, change, slope * change), same_side
+    elif activation == "tanh":
+        exact = torch.tanh(small) * (1 - now * then)
+    elif activation == "sigmoid":
+        exact = -torch.expm1(-small) * now * (1 - then)
+    else:
+        below = torch.exp(before.clamp(max=0)) * torch.expm1(small)
+        exact, applies = torch.where(after > 0, change, below), applies & same_side
+    return now, then, torch.where(applies, exact, now - then)
 
 
 def _changed_layer(weight, bias, old_weight, old_bias) -> Tensor:
@@ -211,20 +254,20 @@ def _layer_matrices(weight, bias, old_weight, old_bias, split):
     return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
 
 
-def _change_of_rows(now, then, scaling, changes, mixed, unchanged):
+def _change_of_rows(now, change, scaling, changes, mixed, unchanged):
     """The sum over rows: the last one of a condition meets the first part of the matrices, others both."""
     total = 0.0
     for chunks, of_part in ((slice(-1, None), lambda m: m[0]), (slice(0, -1), lambda m: m.sum(0))):
-        h, change = now[:, chunks].flatten(0, 1), (now[:, chunks] - then[:, chunks]).flatten(0, 1)
+        h, difference = now[:, chunks].flatten(0, 1), change[:, chunks].flatten(0, 1)
         factors = scaling.repeat_interleave(now[:, chunks].shape[1]).unsqueeze(1)
         if changes.shape[1] > now.shape[2]:
             h = torch.cat([h, h.new_ones(h.shape[0], 1)], dim=1)
-        scaled_change = factors * change
+        scaled_difference = factors * difference
         total = (
             total
             + (of_part(changes) * (h.t() @ (factors * h))).sum()
-            + 2 * (of_part(mixed) * (h.t() @ scaled_change)).sum()
-            + (of_part(unchanged) * (change.t() @ scaled_change)).sum()
+            + 2 * (of_part(mixed) * (h.t() @ scaled_difference)).sum()
+            + (of_part(unchanged) * (difference.t() @ scaled_difference)).sum()
         )
     return total
 
@@ -238,14 +281,12 @@ def _corrected(current: Group, previous: Group, scaling: Tensor, corrections: Co
     factors = (corrections.factors.to(scaling)[:, order] * scaling.unsqueeze(1)).expand(count, -1)
     chunks, lengths = torch.unique_consecutive(positions // size, return_counts=True)
 
-    def features(group: Group) -> Tensor:
-        inputs = [p if p.shape[1] == 1 else p.index_select(1, chunks) for p in group.inputs]
-        return _features(group._replace(inputs=inputs), count, len(chunks))
+    def of_chunks(group: Group) -> Group:
+        return group._replace(
+            inputs=[p if p.shape[1] == 1 else p.index_select(1, chunks) for p in group.inputs]
+        )
 
-    now = features(current)
-    with torch.no_grad():
-        then = features(previous)
-    change = now - then
+    now, change = _last_input(of_chunks(current), of_chunks(previous), count, len(chunks))
     rows = positions % size
     weight, old_weight = current.weights[-1].index_select(0, rows), previous.weights[-1].index_select(0, rows)
     bias_change = None
