@@ -153,25 +153,26 @@ Tensor bias_gradient(const Tensor& grad) {
   if (grad.dim() == 4) return bias_gradient(grad.unsqueeze(0)).squeeze(0);
   TORCH_CHECK_VALUE(grad.dim() == 5 && at::isFloatingType(grad.scalar_type()), kOp, "_bias_gradient: grad is ", grad.scalar_type(), " ",
                     grad.sizes(), ", expected floating point [sets, N, O, H, W]");
-  constexpr int64_t kBlock = 16;  // images that are added up first, so that rounding errors do not
-  const int64_t sets = grad.size(0), images = grad.size(1), outputs = grad.size(2), positions = grad.size(3) * grad.size(4);
+  constexpr int64_t kBlock = 16;     // images that are added up first, so that rounding errors do not
+  constexpr int64_t kColumns = 2048;  // whose sums stay in the first-level cache
+  const int64_t sets = grad.size(0), images = grad.size(1), columns = grad.size(2) * grad.size(3) * grad.size(4);
   const Tensor g = grad.contiguous().to(at::toOpMathType(grad.scalar_type()));
-  const Tensor result = at::zeros({sets, outputs, positions}, g.options());
+  const Tensor result = at::zeros({sets, grad.size(2), grad.size(3) * grad.size(4)}, g.options());
+  if (g.numel() == 0) return result.to(grad.scalar_type());
   with_types(grad.scalar_type(), [&](auto, auto zero) {
     using T = decltype(zero);
     const T* const from = g.const_data_ptr<T>();
     T* const to = result.mutable_data_ptr<T>();
     const auto add = tile_kernels<T>().add;
-    parallel(sets * outputs, g.numel(), [&](int64_t begin, int64_t end) {
-      T* block = scratch<T>(positions);
+    const Parts parts(columns, kColumns);
+    parallel(sets * parts.count, g.numel(), [&](int64_t begin, int64_t end) {
+      T* block = scratch<T>(kColumns);
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t b = task / outputs, o = task % outputs;
+        const int64_t b = task / parts.count, first = parts.begin(task % parts.count), width = parts.size(task % parts.count);
         for (int64_t n = 0; n < images; n += kBlock) {
-          std::fill_n(block, positions, T(0));
-          for (int64_t i = n; i < std::min(n + kBlock, images); ++i) {
-            add(block, from + ((b * images + i) * outputs + o) * positions, positions);
-          }
-          add(to + task * positions, block, positions);
+          std::fill_n(block, width, T(0));
+          for (int64_t i = n; i < std::min(n + kBlock, images); ++i) add(block, from + (b * images + i) * columns + first, width);
+          add(to + b * columns + first, block, width);
         }
       }
     });

@@ -119,5 +119,5 @@ class LocalConv2d(nn.Module):
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "
-            f"bias={self.bias is not None}, output_size={self.output_size}"
+            f"bias={self.bias is not None}, input_size={self.input_size}, output_size={self.output_size}"
         )

@@ -225,7 +225,7 @@ def _check(
         raise TypeError(f"local_conv2d: input: floating point is accepted, got {input.dtype}")
     shape, many = list(weight.shape), weight.dim() == 4
     expected = "[C_out, C_in/groups·K_h·K_w, H·W], or [B, …] for B sets"
-    if weight.dim() not in (3, 4):
+    if weight.dim() not in (3, 4) or 0 in shape[-3:]:
         raise ValueError(f"local_conv2d: weight: the shape {expected} is accepted, got {shape}")
     if input.dim() not in ((3, 4, 5) if many else (3, 4)) or 0 in input.shape[-3:]:
         raise ValueError(
@@ -242,10 +242,10 @@ def _check(
     if num_groups is None or num_groups < 1 or channels % num_groups:
         raise ValueError(f"local_conv2d: groups: must divide {channels} input channels, got {groups!r}")
     per_group = channels // num_groups
+    hint = " (this is the layout of Conv2d)" if many and shape[1] == per_group else ""
     if kernel_size is None:
         side = isqrt(operator.index(num_fields // per_group))
         if side == 0 or side * side * per_group != num_fields:
-            hint = " (this is the layout of Conv2d)" if many and shape[-1] == shape[-2] else ""
             raise ValueError(
                 f"local_conv2d: weight: the shape {expected} is accepted; for {per_group} channels and a "
                 f"square kernel dimension -2 is a square times {per_group}, got {shape}{hint}; or pass "
@@ -256,7 +256,7 @@ def _check(
     if kernel[0] * kernel[1] * per_group != num_fields:
         raise ValueError(
             f"local_conv2d: weight: {per_group * kernel[0] * kernel[1]} entries for {per_group} channels and "
-            f"kernel_size {kernel} are accepted in dimension -2, got {shape}"
+            f"kernel_size {kernel} are accepted in dimension -2, got {shape}{hint}"
         )
     geometry = geometry_of(channels, outputs, kernel, stride, padding, dilation, groups, size)
     found = geometry.output_size
@@ -265,13 +265,13 @@ def _check(
     if positions != found[0] * found[1]:
         raise ValueError(
             f"local_conv2d: weight: {found[0]}·{found[1]} = {found[0] * found[1]} positions are accepted in "
-            f"the last dimension, got {shape}"
+            f"the last dimension, got {shape}{hint}"
         )
     if bias is not None:
-        accepted = [[*shape[:-3], outputs, positions], [*shape[:-3], outputs]]
-        if list(bias.shape) not in accepted:
+        by_position, by_channel = [*shape[:-3], outputs, positions], [*shape[:-3], outputs]
+        if list(bias.shape) != by_position and list(bias.shape) != by_channel:  # `in` fails on symbolic sizes
             raise ValueError(
-                f"local_conv2d: bias: the shapes {accepted[0]} and {accepted[1]} are accepted, got "
+                f"local_conv2d: bias: the shapes {by_position} and {by_channel} are accepted, got "
                 f"{list(bias.shape)}"
             )
     return geometry, many, input.dim() == 3
@@ -348,16 +348,16 @@ def _backward_reference(
 
 LIBRARY.impl("local_conv2d", local_conv2d_reference, "CompositeExplicitAutograd")
 LIBRARY.impl("local_conv2d_backward", _backward_reference, "CompositeExplicitAutograd")
-LIBRARY.impl(
-    "local_conv2d_bias_gradient", lambda grad: grad.sum(-4).flatten(-2), "CompositeExplicitAutograd"
-)
+LIBRARY.impl("local_conv2d_bias_gradient", lambda grad: grad.sum(-4).flatten(-2), "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("hnetfast::local_conv2d", lib=LIBRARY)
 def _fake(input, weight, bias, kernel_size, stride, padding, dilation, output_size, groups):
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.device != input.device:
-            raise ValueError(f"local_conv2d: {name}: {input.device} as of input is accepted, got {tensor.device}")
+            raise ValueError(
+                f"local_conv2d: {name}: {input.device} as of input is accepted, got {tensor.device}"
+            )
     return input.new_empty(*weight.shape[:-3], input.shape[-4], weight.shape[-3], *output_size)
 
 
