@@ -21,7 +21,7 @@ __all__ = ["calc_fix_target_reg", "flatten_and_remove_out_heads", "get_current_t
 
 
 @contextmanager
-def _evaluation_mode(hnet: HyperNetInterface) -> Iterator[None]:
+def evaluation_mode(hnet: HyperNetInterface) -> Iterator[None]:
     """Put a network and all its parts in evaluation mode, and afterwards each part back in its own."""
     modes = [(module, module.training) for module in hnet.modules()]
     hnet.eval()
@@ -60,7 +60,7 @@ def get_current_targets(task_id: int, hnet: HyperNetInterface) -> list[list[Tens
     task_id = check_task_id(task_id, 0)
     if task_id == 0:
         return []
-    with torch.no_grad(), _evaluation_mode(hnet):
+    with torch.no_grad(), evaluation_mode(hnet):
         targets = hnet.forward(cond_id=list(range(task_id)), ret_format="sequential")
     return [[tensor.detach() for tensor in task] for task in targets]
 
@@ -148,7 +148,7 @@ def calc_fix_target_reg(
             penalty = change_from_parts(hnet, task_ids, weights, previous, scaling, ignored)
 
         def reference(chosen: Sequence[int]) -> Tensor:
-            with torch.no_grad(), _evaluation_mode(hnet):
+            with torch.no_grad(), evaluation_mode(hnet):
                 options = {"weights": previous, "ret_format": "squeezed"}
                 return torch.stack([join(hnet.forward(cond_id=task_ids[k], **options)) for k in chosen])
     else:

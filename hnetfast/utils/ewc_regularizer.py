@@ -1,0 +1,331 @@
+"""Elastic weight consolidation: importance of weights from the diagonal of the Fisher information.
+
+Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", 2017,
+https://arxiv.org/abs/1612.00796, and its online form, Schwarz et al., "Progress & Compress", 2018,
+https://arxiv.org/abs/1805.06370. After a task call :func:`compute_fisher`; while the next one is learned add
+:func:`ewc_regularizer` to the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+from warnings import warn
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hnetfast._errors import InputError, InputTypeError
+from hnetfast.utils.hnet_regularizer import check_task_id, evaluation_mode
+
+__all__ = ["compute_fisher", "context_mod_forward", "ewc_regularizer"]
+
+_GRADIENTS_AT_ONCE = 1 << 22  # elements of gradients of single samples in memory
+
+
+def compute_fisher(
+    task_id: int,
+    data: Any,
+    params: Sequence[Tensor],
+    device: torch.device | str,
+    mnet: nn.Module,
+    hnet: nn.Module | None = None,
+    empirical_fisher: bool = True,
+    online: bool = False,
+    gamma: float = 1.0,
+    n_max: int = -1,
+    regression: bool = False,
+    time_series: bool = False,
+    allowed_outputs: Sequence[int] | None = None,
+    custom_forward: Callable[..., Tensor] | None = None,
+    custom_nll: Callable[..., Tensor] | None = None,
+    pass_ids: bool = False,
+    proper_scaling: bool = False,
+    prior_strength: float | Sequence[Tensor] | None = None,
+    regression_lvar: float = 1.0,
+    target_manipulator: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    r"""Estimate the diagonal of the Fisher information on the training set, and remember the parameters.
+
+    .. math:: \mathcal{F} = \frac{1}{n} \sum_i (\nabla_\theta \log p(y_i \mid x_i, \theta))^2
+
+    Both become buffers of ``hnet`` if that is given, else of ``mnet``. The networks are in evaluation mode
+    meanwhile. Gradients of single samples are computed for many of them at once where the main network has
+    matrices and vectors only and neither ``hnet`` nor a custom function is given.
+
+    Args:
+        task_id: The task that has been learned.
+        data: Data handler with ``num_train_samples``, ``next_train_batch`` and so on, see
+            hypnettorch's ``data.dataset.Dataset``. As many batches of one sample are drawn as are needed.
+        params: The tensors to take the gradient for, always in the same order: the weights of the main
+            network, or, with ``hnet``, the unconditional parameters of the hypernetwork. They may be results
+            of a computation.
+        device: Where samples go.
+        mnet: The main network.
+        hnet: The hypernetwork, if the Fisher information is for its parameters; it generates for
+            ``cond_id=task_id``.
+        empirical_fisher: Use the targets of the data; if not, those drawn from what the network predicts, by
+            torch's global generator.
+        online: Keep one estimate for all tasks; after task 0, ``gamma`` times the last one is added.
+        gamma: See ``online``.
+        n_max: Number of samples at most; all if -1.
+        regression: The likelihood is :math:`\mathcal{N}(f(x), \sigma^2 I)` with ``regression_lvar`` as
+            :math:`\sigma^2`; otherwise classification by softmax.
+        time_series: Outputs are ``[steps, batch, features]``; log-likelihoods of all steps add up.
+        allowed_outputs: Outputs of the main network that count; targets have as many entries.
+        custom_forward: Called as ``(mnet, params, X)``, or ``(mnet, hnet, task_id, params, X)``, for a sample
+            instead of the forward pass; see :func:`context_mod_forward`.
+        custom_nll: Called as ``(Y, T, data, allowed_outputs, empirical_fisher)`` for a sample instead of the
+            negative log-likelihood.
+        pass_ids: Custom functions get the samples' identifiers too: ``custom_forward`` gets ``data`` and
+            them, ``custom_nll`` them, as last arguments.
+        proper_scaling: Multiply the estimate by the number of training samples, whatever ``n_max`` is.
+        prior_strength: Number, or a tensor for each parameter, added to the sum over samples before that is
+            divided; for ``online`` only.
+        regression_lvar: Variance of the likelihood, positive.
+        target_manipulator: Called with the targets of a sample; returns those to use.
+
+    Raises:
+        TypeError, ValueError: If an argument is not accepted; it is named.
+        NotImplementedError: For a regression of time series without ``custom_nll``.
+    """
+    task_id = check_task_id(task_id, 0)
+    params = list(params)
+    keeper = mnet if hnet is None else hnet
+    names = [_ewc_buffer_names(task_id, i, online) for i in range(len(params))]
+    _check_params(params)
+    if n_max != -1:
+        n_max = check_task_id(n_max, 1, "n_max")
+    if not regression_lvar > 0:
+        raise InputError(f"regression_lvar: a positive number is accepted, got {regression_lvar!r}")
+    prior = _checked_prior(prior_strength, params, online)
+    if online and task_id > 0:
+        _check_buffers(keeper, [fisher for _, fisher in names], params, "compute_fisher() for task 0")
+    if proper_scaling and not online:
+        warn('"proper_scaling" is meant for online EWC; see there.', stacklevel=2)
+    if time_series and regression and custom_nll is None:
+        raise NotImplementedError("regression of time series: give custom_nll")
+    if custom_nll is None and not regression and not data.classification:
+        raise InputError("regression: False, but data is no classification task")
+
+    def forward(params: Sequence[Tensor], inputs: Tensor, ids: Any = None) -> Tensor:
+        if custom_forward is not None:
+            networks = (mnet,) if hnet is None else (mnet, hnet, task_id)
+            extra = (data, ids) if pass_ids else ()
+            outputs = custom_forward(*networks, params, inputs, *extra)
+        else:
+            weights = params
+            if hnet is not None:
+                weights = hnet.forward(cond_id=task_id, weights={"uncond_weights": list(params)})
+            outputs = mnet.forward(inputs, weights=list(weights))
+        return outputs if allowed_outputs is None else outputs[..., list(allowed_outputs)]
+
+    def nll(outputs: Tensor, targets: Tensor, ids: Any = None) -> Tensor:
+        if custom_nll is not None:
+            extra = (ids,) if pass_ids else ()
+            return custom_nll(outputs, targets, data, allowed_outputs, empirical_fisher, *extra)
+        if not empirical_fisher:
+            targets = _sample(outputs, regression, regression_lvar)
+        elif not regression:
+            targets = targets.argmax(-1) if data.is_one_hot else targets.reshape(outputs.shape[:-1]).long()
+        if regression:
+            return (outputs - targets).square().sum() / (2 * regression_lvar)
+        return F.cross_entropy(outputs.flatten(0, -2), targets.flatten(), reduction="sum")
+
+    counts_targets = custom_nll is None and allowed_outputs is not None and (regression or data.is_one_hot)
+    count = data.num_train_samples if n_max == -1 else min(n_max, data.num_train_samples)
+    data.reset_batch_generator(train=True, test=False, val=False)
+
+    def samples() -> Iterator[tuple[Tensor, Tensor, Any]]:
+        for _ in range(count):
+            batch = data.next_train_batch(1, return_ids=pass_ids)
+            inputs = data.input_to_torch_tensor(batch[0], device, mode="inference")
+            targets = data.output_to_torch_tensor(batch[1], device, mode="inference")
+            if target_manipulator is not None:
+                targets = target_manipulator(targets)
+            if counts_targets and targets.shape[-1] != len(allowed_outputs):
+                raise InputError(
+                    f"allowed_outputs: {len(allowed_outputs)} outputs, but targets have {targets.shape[-1]} "
+                    "entries"
+                )
+            yield inputs, targets, batch[2] if pass_ids else None
+
+    custom = custom_forward is not None or custom_nll is not None
+    together = not custom and hnet is None and empirical_fisher and all(p.dim() <= 2 for p in params)
+    with ExitStack() as modes:
+        for network in (mnet, hnet):
+            if network is not None:
+                modes.enter_context(evaluation_mode(network))
+        if together and not time_series:
+            sums = _squares_together(params, samples(), lambda ps, x, t: nll(forward(ps, x), t))
+        else:
+            sums = _squares(params, samples(), lambda x, t, ids: nll(forward(params, x, ids), t, ids))
+
+    for i, (prev_name, fisher_name) in enumerate(names):
+        fisher = sums[i] if prior is None else sums[i] + prior[i]
+        fisher = fisher / count
+        if proper_scaling:
+            fisher = fisher * data.num_train_samples
+        if online and task_id > 0:
+            fisher = gamma * getattr(keeper, fisher_name) + fisher
+        keeper.register_buffer(prev_name, params[i].detach().clone())
+        keeper.register_buffer(fisher_name, fisher)
+
+
+def _squares(params: list[Tensor], samples: Iterator, nll: Callable[..., Tensor]) -> list[Tensor]:
+    """Sum over samples of squared gradients, one sample after the other."""
+    sums = [torch.zeros_like(p) for p in params]
+    for inputs, targets, ids in samples:
+        with torch.enable_grad():
+            loss = nll(inputs, targets, ids)
+        grads = torch.autograd.grad(loss, params, allow_unused=True)
+        for total, grad in zip(sums, grads, strict=True):
+            if grad is not None:
+                total.addcmul_(grad, grad)
+    return sums
+
+
+def _squares_together(params: list[Tensor], samples: Iterator, nll: Callable[..., Tensor]) -> list[Tensor]:
+    """The same with gradients of many samples at once."""
+    sums = [torch.zeros_like(p) for p in params]
+    step = max(1, _GRADIENTS_AT_ONCE // max(1, sum(p.numel() for p in params)))
+    leaves = [p.detach() for p in params]
+    gradients = torch.func.vmap(torch.func.grad(nll), in_dims=(None, 0, 0))
+
+    def add(waiting: list[tuple[Tensor, Tensor]]) -> None:
+        inputs, targets = (torch.stack(column) for column in zip(*waiting, strict=True))
+        for total, grads in zip(sums, gradients(leaves, inputs, targets), strict=True):
+            total.add_(grads.square_().sum(0))
+
+    waiting: list[tuple[Tensor, Tensor]] = []
+    for inputs, targets, _ in samples:
+        shapes = inputs.shape, targets.shape
+        if waiting and (len(waiting) == step or shapes != tuple(t.shape for t in waiting[0])):
+            add(waiting)
+            waiting = []
+        waiting.append((inputs, targets))
+    if waiting:
+        add(waiting)
+    return sums
+
+
+@torch.no_grad()
+def _sample(outputs: Tensor, regression: bool, variance: float) -> Tensor:
+    """Targets from what the network predicts."""
+    if regression:
+        return outputs + variance**0.5 * torch.randn_like(outputs)
+    return torch.distributions.Categorical(logits=outputs).sample()
+
+
+def ewc_regularizer(
+    task_id: int,
+    params: Sequence[Tensor],
+    mnet: nn.Module,
+    hnet: nn.Module | None = None,
+    online: bool = False,
+    gamma: float = 1.0,
+) -> Tensor:
+    r"""Penalise changes of important weights since earlier tasks.
+
+    .. math:: \frac{1}{2} \sum_{j<T} \sum_i \mathcal{F}_{j,i} (\theta_i - \theta^*_{j,i})^2
+
+    Kirkpatrick et al., 2017, eq. 3, without its factor; with ``online`` there is one term, Schwarz et al.,
+    2018, eq. 8, whose decay :func:`compute_fisher` has applied already.
+
+    Args:
+        task_id: The task being learned, at least 1.
+        params: As for :func:`compute_fisher`; gradients reach them.
+        mnet: As for :func:`compute_fisher`.
+        hnet: Likewise.
+        online: Likewise.
+        gamma: Not used.
+
+    Returns:
+        Scalar tensor; to be multiplied by a strength.
+
+    Raises:
+        TypeError, ValueError: If there is no estimate for these tasks and parameters.
+    """
+    task_id = check_task_id(task_id, 1)
+    keeper = mnet if hnet is None else hnet
+    total: Tensor | float = 0.0
+    for task in (task_id - 1,) if online else range(task_id):
+        names = [_ewc_buffer_names(task, i, online) for i in range(len(params))]
+        for kind in zip(*names, strict=True):
+            _check_buffers(keeper, kind, params, f"compute_fisher() after task {task}")
+        for param, (prev, fisher) in zip(params, names, strict=True):
+            total = total + (getattr(keeper, fisher) * (param - getattr(keeper, prev)).square()).sum()
+    if not isinstance(total, Tensor):
+        raise InputError("params: at least one tensor is needed")
+    return total / 2
+
+
+def context_mod_forward(mod_weights: Sequence[Tensor] | None = None) -> Callable[..., Tensor]:
+    """A ``custom_forward`` for :func:`compute_fisher` where a main network has context modulation.
+
+    Args:
+        mod_weights: Weights of its context-modulation layers. If None, a hypernetwork generates them for the
+            task, and ``hnet`` must be given to :func:`compute_fisher`.
+
+    Returns:
+        Function of ``(mnet, params, X)``, or of ``(mnet, hnet, task_id, params, X)`` where ``mod_weights`` is
+        None; ``params`` are the main network's other weights.
+    """
+
+    def forward(mnet: nn.Module, params: Sequence[Tensor], X: Tensor) -> Tensor:
+        return mnet.forward(X, weights={"mod_weights": mod_weights, "internal_weights": params})
+
+    def hnet_forward(
+        mnet: nn.Module, hnet: nn.Module, task_id: int, params: Sequence[Tensor], X: Tensor
+    ) -> Tensor:
+        weights = {"mod_weights": hnet.forward(cond_id=task_id), "internal_weights": params}
+        return mnet.forward(X, weights=weights)
+
+    return hnet_forward if mod_weights is None else forward
+
+
+def _check_params(params: Sequence[Any]) -> None:
+    if not params:
+        raise InputError("params: at least one tensor is needed")
+    for i, param in enumerate(params):
+        if not isinstance(param, Tensor):
+            raise InputTypeError(f"params[{i}]: a tensor is accepted, got {type(param).__name__}")
+        if not param.requires_grad:
+            raise InputError(f"params[{i}]: must need a gradient (requires_grad)")
+
+
+def _checked_prior(strength: Any, params: Sequence[Tensor], online: bool) -> list[Any] | None:
+    if strength is None:
+        return None
+    if not online:
+        raise InputError("prior_strength: accepted with online=True only")
+    if isinstance(strength, (int, float)):
+        prior: list[Any] = [strength] * len(params)
+    else:
+        prior = list(strength)
+        shapes, expected = ([list(t.shape) for t in ts] for ts in (prior, params))
+        if shapes != expected:
+            raise InputError(f"prior_strength: tensors of the shapes {expected} are accepted, got {shapes}")
+    if any(bool((torch.as_tensor(p) < 0).any()) for p in prior):
+        raise InputError("prior_strength: values of at least 0 are accepted, got others")
+    return prior
+
+
+def _check_buffers(net: nn.Module, names: Sequence[str], params: Sequence[Tensor], call: str) -> None:
+    for i, (name, param) in enumerate(zip(names, params, strict=True)):
+        buffer = getattr(net, name, None)
+        if buffer is None:
+            raise InputError(f"params[{i}]: the network has no buffer {name!r}; call {call} first")
+        if buffer.shape != param.shape:
+            raise InputError(
+                f"params[{i}]: shape {list(buffer.shape)}, that of buffer {name!r}, is accepted, got "
+                f"{list(param.shape)}"
+            )
+
+
+def _ewc_buffer_names(task_id: int | None, param_id: int, online: bool) -> tuple[str, str]:
+    """Names of the buffers of a parameter: what it was, and its Fisher information."""
+    task = "" if online else f"task_{task_id}_"
+    return f"ewc_prev_{task}weights_{param_id}", f"ewc_fisher_estimate_{task}weights_{param_id}"
