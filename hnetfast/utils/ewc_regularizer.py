@@ -16,13 +16,17 @@ from warnings import warn
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from hnetfast._errors import InputError, InputTypeError
+from hnetfast.mnets import MLP
 from hnetfast.utils.hnet_regularizer import check_task_id, evaluation_mode
 
 __all__ = ["compute_fisher", "context_mod_forward", "ewc_regularizer"]
 
 _GRADIENTS_AT_ONCE = 1 << 22  # elements of gradients of single samples in memory
+_SAMPLES_AT_ONCE = 512  # where those are not needed
 
 
 def compute_fisher(
@@ -159,7 +163,8 @@ def compute_fisher(
             if network is not None:
                 modes.enter_context(evaluation_mode(network))
         if together and not time_series:
-            sums = _squares_together(params, samples(), lambda ps, x, t: nll(forward(ps, x), t))
+            layers = type(mnet).forward is MLP.forward
+            sums = _squares_together(params, samples(), lambda ps, x, t: nll(forward(ps, x), t), layers)
         else:
             sums = _squares(params, samples(), lambda x, t, ids: nll(forward(params, x, ids), t, ids))
 
@@ -187,17 +192,25 @@ def _squares(params: list[Tensor], samples: Iterator, nll: Callable[..., Tensor]
     return sums
 
 
-def _squares_together(params: list[Tensor], samples: Iterator, nll: Callable[..., Tensor]) -> list[Tensor]:
-    """The same with gradients of many samples at once."""
+def _squares_together(
+    params: list[Tensor], samples: Iterator, nll: Callable[..., Tensor], by_layers: bool
+) -> list[Tensor]:
+    """The same with many samples at once, if possible without their gradients."""
     sums = [torch.zeros_like(p) for p in params]
-    step = max(1, _GRADIENTS_AT_ONCE // max(1, sum(p.numel() for p in params)))
-    leaves = [p.detach() for p in params]
+    at_once = max(1, _GRADIENTS_AT_ONCE // max(1, sum(p.numel() for p in params)))
+    step = _SAMPLES_AT_ONCE if by_layers else at_once
+    leaves = [p.detach().requires_grad_() for p in params]
     gradients = torch.func.vmap(torch.func.grad(nll), in_dims=(None, 0, 0))
 
     def add(waiting: list[tuple[Tensor, Tensor]]) -> None:
         inputs, targets = (torch.stack(column) for column in zip(*waiting, strict=True))
-        for total, grads in zip(sums, gradients(leaves, inputs, targets), strict=True):
-            total.add_(grads.square_().sum(0))
+        squares = _squares_by_layers(leaves, inputs, targets, nll) if by_layers else None
+        if squares is not None:
+            torch._foreach_add_(sums, squares)
+            return
+        for part in zip(inputs.split(at_once), targets.split(at_once), strict=True):
+            for total, grads in zip(sums, gradients(leaves, *part), strict=True):
+                total.add_(grads.detach().square_().sum(0))
 
     waiting: list[tuple[Tensor, Tensor]] = []
     for inputs, targets, _ in samples:
@@ -209,6 +222,49 @@ def _squares_together(params: list[Tensor], samples: Iterator, nll: Callable[...
     if waiting:
         add(waiting)
     return sums
+
+
+def _squares_by_layers(
+    params: list[Tensor], inputs: Tensor, targets: Tensor, nll: Callable[..., Tensor]
+) -> list[Tensor] | None:
+    """The same for parameters that are matrix or bias of one linear layer each; None for others.
+
+    The gradient for a matrix is an outer product for each sample, so its squares add up to a product of
+    matrices of squares.
+    """
+    with torch.enable_grad(), _LinearLayers(params) as layers:
+        loss = nll(params, inputs.flatten(0, 1), targets.flatten(0, 1))
+    if layers.uses != {id(p): 1 for p in params}:
+        return None
+    grads = torch.autograd.grad(loss, [output for *_, output in layers.calls])
+    found = {}
+    for (x, weight, bias, _), grad in zip(layers.calls, grads, strict=True):
+        squares = grad.square()
+        found[id(weight)] = squares.t() @ x.detach().square()
+        found[id(bias)] = squares.sum(0)
+    return [found[id(p)] for p in params]
+
+
+class _LinearLayers(TorchFunctionMode):
+    """Records calls of linear layers with given parameters, and how often each of those is used at all."""
+
+    def __init__(self, params: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._known = {id(p) for p in params}
+        self.uses: dict[int, int] = {}
+        self.calls: list[tuple[Tensor, Tensor, Tensor | None, Tensor]] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        given = [id(t) for t in tree_leaves((args, kwargs)) if id(t) in self._known]
+        if not given or not isinstance(result, Tensor):  # such as a look at its shape
+            return result
+        layer = function is F.linear and not kwargs and len(args) == 3 and args[0].dim() == 2
+        for key in given:
+            self.uses[key] = self.uses.get(key, 0) + (1 if layer else 2)
+        if layer:
+            self.calls.append((*args, result))
+        return result
 
 
 @torch.no_grad()

@@ -68,6 +68,34 @@ def test_same_as_hypnettorch(options):
     assert our_net.training
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_bias": False},
+        {"use_batch_norm": True},
+        {"dropout_rate": 0.5},
+        {"activation_fn": torch.nn.Tanh()},
+    ],
+)
+def test_kinds_of_layers(options):
+    nets = []
+    for module, library in BOTH:
+        net = build(library=library, **options)
+        module.compute_fisher(0, Samples(), list(net.weights), "cpu", net)
+        nets.append(net)
+    assert_same_buffers(*nets)
+
+
+def test_network_with_convolutions():
+    nets = []
+    for module, library in BOTH:
+        torch.manual_seed(0)
+        net = library.lenet.LeNet(in_shape=(28, 28, 1), num_classes=3, verbose=False)
+        module.compute_fisher(0, Samples(3, features=784), list(net.weights), "cpu", net)
+        nets.append(net)
+    assert_same_buffers(*nets)
+
+
 def test_allowed_outputs():
     nets = []
     for module, library in BOTH:
