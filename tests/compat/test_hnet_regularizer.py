@@ -178,3 +178,202 @@ def test_errors_are_of_hypnettorchs_type(case):
     with pytest.raises(expected) as info:
         ours_reg.calc_fix_target_reg(ours, **{"mnet": our_mnet} | kwargs)
     assert len(str(info.value)) > 15
+
+
+# --- all kinds of hypernetworks --------------------------------------------------------------------
+
+
+def uneven(chunks):
+    """Elements of chunks are used once, twice and never."""
+    (wide,), first, second, (bias,) = chunks
+    return [
+        wide[:, :3].contiguous(),
+        bias[:4],
+        torch.cat([first[0], second[0]]),
+        torch.cat([first[1], first[1]]),
+    ]
+
+
+def conditional_chunks(module, shapes):
+    return module.ChunkedHMLP(
+        shapes, 7, layers=[5], cond_in_size=3, num_cond_embs=NUM_TASKS, cond_chunk_embs=True, verbose=False
+    )
+
+
+def structured(module, shapes):
+    return module.StructuredHMLP(
+        shapes,
+        [[[4, 4]], [[3, 4], [3]], [[5]]],
+        [1, 2, 1],
+        3,
+        {"layers": [5]},
+        uneven,
+        cond_in_size=3,
+        num_cond_embs=NUM_TASKS,
+        verbose=False,
+    )
+
+
+def container(module, shapes):
+    options = {"cond_in_size": 3, "num_cond_embs": NUM_TASKS, "layers": [5], "verbose": False}
+    hnets = [
+        module.HMLP(shapes[:1], **options),
+        module.ChunkedHMLP(shapes[2:3], chunk_size=7, **options),
+    ]
+    return module.HContainer(
+        shapes,
+        lambda of_hnets, uncond, cond: [of_hnets[0][0], uncond[0], of_hnets[1][0], cond[0]],
+        hnets=hnets,
+        uncond_param_shapes=shapes[1:2],
+        cond_param_shapes=shapes[3:],
+        num_cond_embs=NUM_TASKS,
+        verbose=False,
+    )
+
+
+def container_in_container(module, shapes):
+    inner = container(module, shapes)
+    return module.HContainer(
+        shapes,
+        lambda of_hnets, uncond, cond: of_hnets[0],
+        hnets=[inner],
+        num_cond_embs=NUM_TASKS,
+        verbose=False,
+    )
+
+
+def penalty_of_parts(monkeypatch):
+    """A list that has an entry for every penalty that was computed without generating weights."""
+    found = []
+    original = ours_reg.change_from_parts
+
+    def recorded(*args):
+        result = original(*args)
+        found.append(result is not None)
+        return result
+
+    monkeypatch.setattr(ours_reg, "change_from_parts", recorded)
+    return found
+
+
+@pytest.mark.parametrize("heads", [False, True])
+@pytest.mark.parametrize("kind", [conditional_chunks, structured, container])
+def test_kinds_of_hypernetworks(kind, heads, monkeypatch):
+    # Many outputs of this small network belong to heads; else they would be generated.
+    monkeypatch.setattr("hnetfast.hnets._output_change._CORRECTIONS_AT_MOST", 1.0)
+    fast = penalty_of_parts(monkeypatch)
+    results = []
+    for module, mlp, regulariser in ((oracle_hnets, oracle_mnets.MLP, oracle_reg), (hnets, MLP, ours_reg)):
+        mnet = mlp(**MNET)
+        torch.manual_seed(0)
+        hnet = kind(module, mnet.param_shapes)
+        torch.manual_seed(1)
+        kwargs = {
+            "prev_theta": random_like(hnet.unconditional_param_shapes, 0.5),
+            "prev_task_embs": random_like(hnet.conditional_param_shapes, 0.5),
+            "dTheta": [t.requires_grad_() for t in random_like(hnet.unconditional_param_shapes)],
+            "reg_scaling": [0.5, 1.0, 2.0],
+        }
+        if heads:
+            kwargs |= {"mnet": mnet, "inds_of_out_heads": [[0, 1], [2, 3], [4]]}
+        value = regulariser.calc_fix_target_reg(hnet, 3, **kwargs)
+        value.backward()
+        results.append((value, [p.grad for p in hnet.internal_params] + [t.grad for t in kwargs["dTheta"]]))
+    assert fast == [True]
+    (theirs, their_grads), (ours, our_grads) = results
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    for t, o in zip(their_grads, our_grads, strict=True):
+        torch.testing.assert_close(
+            torch.zeros(1) if o is None else o,
+            torch.zeros_like(o if o is not None else torch.zeros(1)) if t is None else t,
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+@pytest.mark.parametrize("heads", [False, True])
+@pytest.mark.parametrize("kind", [structured, container, container_in_container])
+def test_parts_and_outputs_agree(kind, heads, monkeypatch):
+    monkeypatch.setattr("hnetfast.hnets._output_change._CORRECTIONS_AT_MOST", 1.0)
+    fast = penalty_of_parts(monkeypatch)
+    mnet = MLP(**MNET)
+    hnet = kind(hnets, mnet.param_shapes).double()
+    previous = {
+        "prev_theta": [t.double() for t in random_like(hnet.unconditional_param_shapes, 0.5)],
+        "prev_task_embs": [t.double() for t in random_like(hnet.conditional_param_shapes, 0.5)],
+    }
+    weights = {"uncond_weights": previous["prev_theta"], "cond_weights": previous["prev_task_embs"]}
+    targets = [[t.detach() for t in hnet.forward(cond_id=i, weights=weights)] for i in range(3)]
+    options = {"mnet": mnet, "inds_of_out_heads": [[0, 1], [2, 3], [4]]} if heads else {}
+    results = []
+    for source in (previous, {"targets": targets}):
+        value = ours_reg.calc_fix_target_reg(hnet, 3, **source, **options)
+        results.append((value, torch.autograd.grad(value, list(hnet.parameters()), allow_unused=True)))
+    assert fast == [True]
+    torch.testing.assert_close(results[0][0], results[1][0])
+    for a, b in zip(results[0][1], results[1][1], strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b)
+
+
+def test_direct_form_for_a_few_tasks_at_a_time(monkeypatch):
+    monkeypatch.setattr("hnetfast.hnets._output_change._OUTPUTS_AT_ONCE", 100)
+    ((theirs, _), (ours, _)) = build("ChunkedHMLP")
+    targets = [random_like(ours.target_shapes) for _ in range(4)]
+    fishers = [[t.abs() for t in random_like(ours.target_shapes)] for _ in range(4)]
+    found = []
+    for hnet, regulariser in ((theirs, oracle_reg), (ours, ours_reg)):
+        value = regulariser.calc_fix_target_reg(hnet, 4, targets=targets, fisher_estimates=fishers)
+        value.backward()
+        found.append((value, [p.grad for p in hnet.internal_params]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+
+
+def test_forward_of_a_subclass_is_used():
+    class Doubled(hnets.HMLP):
+        def forward(self, *args, **kwargs):
+            return [2 * t for t in super().forward(*args, **kwargs)]
+
+    hnet = Doubled([[3, 2]], cond_in_size=2, num_cond_embs=2, layers=[4], verbose=False)
+    previous = {
+        "prev_theta": [p.detach() + 0.1 for p in hnet.unconditional_params],
+        "prev_task_embs": [p.detach() for p in hnet.conditional_params],
+    }
+    doubled = ours_reg.calc_fix_target_reg(hnet, 1, **previous)
+    Doubled.forward = hnets.HMLP.forward
+    torch.testing.assert_close(doubled, 4 * ours_reg.calc_fix_target_reg(hnet, 1, **previous))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"task_id": NUM_TASKS + 1},
+            IndexError,
+            "task_id: at most 4, the number",
+        ),
+        ({"reg_scaling": [1.0, -1.0]}, ValueError, "reg_scaling: factors of at least 0"),
+        ({"prev_theta": [torch.ones(2)]}, ValueError, "prev_theta: tensors of the shapes"),
+        ({"fisher_estimates": "negative"}, ValueError, r"fisher_estimates\[1\]: values of at least 0"),
+        ({"targets": "wrong"}, ValueError, r"targets\[1\]\[0\]: shape \[4, 3\] is accepted, got \[3, 4\]"),
+        ({"inds_of_out_heads": [[0], [17]]}, IndexError, "17"),
+    ],
+)
+def test_what_does_not_fit(change, error, message):
+    hnet, mnet = build()[1]
+    call = {
+        "task_id": 2,
+        "mnet": mnet,
+        "prev_theta": random_like(hnet.unconditional_param_shapes),
+        "prev_task_embs": random_like(hnet.conditional_param_shapes),
+    }
+    if change.get("fisher_estimates"):
+        change = {"fisher_estimates": [[torch.ones(*s) for s in hnet.target_shapes] for _ in range(2)]}
+        change["fisher_estimates"][1][2][0, 0] = -1
+    if change.get("targets"):
+        targets = [[torch.ones(*s) for s in hnet.target_shapes] for _ in range(2)]
+        targets[1][0] = targets[1][0].t()
+        change = {"targets": targets, "prev_theta": None, "prev_task_embs": None}
+    with pytest.raises(error, match=message):
+        ours_reg.calc_fix_target_reg(hnet, **call | change)

@@ -1,0 +1,227 @@
+"""The output regulariser as an object: snapshots, state, mixed precision, several processes."""
+
+import copy
+import io
+import subprocess
+import sys
+import tempfile
+
+import pytest
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from hnetfast.hnets import HMLP, ChunkedHMLP
+from hnetfast.mnets import MLP
+from hnetfast.regularizers import OutputRegularizer
+from hnetfast.utils.hnet_regularizer import calc_fix_target_reg, get_current_targets
+
+SHAPES = [[4, 3], [4], [6, 4], [6]]
+
+
+def build(seed=0, **options):
+    torch.manual_seed(seed)
+    options = {"layers": [5], "cond_in_size": 3, "num_cond_embs": 3, "verbose": False} | options
+    return ChunkedHMLP(SHAPES, chunk_size=7, **options)
+
+
+def change(hnet, scale=0.1):
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for param in hnet.parameters():
+            param.add_(scale * torch.randn(param.shape, generator=generator).to(param))
+
+
+def test_same_as_with_targets():
+    hnet = build().double()
+    regularizer = OutputRegularizer(hnet)
+    assert not regularizer.has_snapshot
+    regularizer.snapshot()
+    targets = get_current_targets(2, hnet)
+    assert regularizer.loss(2) == 0
+    change(hnet)
+    torch.testing.assert_close(regularizer.loss(2), calc_fix_target_reg(hnet, 2, targets=targets))
+
+
+def test_first_task_has_a_zero_to_add():
+    hnet = build()
+    loss = OutputRegularizer(hnet).loss(0)
+    loss.backward()
+    assert loss == 0 and all(p.grad is None for p in hnet.parameters())
+
+
+def test_options_are_those_of_the_function():
+    hnet, mnet = build().double(), MLP(n_in=3, n_out=6, hidden_layers=[4], no_weights=True, verbose=False)
+    options = {"mnet": mnet, "inds_of_out_heads": [[0, 1], [2]], "reg_scaling": [1.0, 0.5]}
+    regularizer = OutputRegularizer(hnet, **options)
+    regularizer.snapshot()
+    targets = get_current_targets(2, hnet)
+    change(hnet)
+    lookahead = [0.1 * torch.ones_like(p) for p in hnet.unconditional_params]
+    expected = calc_fix_target_reg(hnet, 2, targets=targets, dTheta=lookahead, **options)
+    torch.testing.assert_close(regularizer.loss(2, lookahead=lookahead), expected)
+
+
+def test_sub_sampled_tasks():
+    hnet = build(num_cond_embs=6)
+    regularizer, single = OutputRegularizer(hnet, batch_size=2), OutputRegularizer(hnet)
+    regularizer.snapshot()
+    single.snapshot()
+    change(hnet)
+    found = {round(regularizer.loss(5).item(), 7) for _ in range(20)}
+    assert len(found) > 1 and round(single.loss(5).item(), 7) not in found
+
+
+def test_state_goes_through_a_file():
+    hnet = build()
+    regularizer = OutputRegularizer(hnet)
+    regularizer.snapshot()
+    file = io.BytesIO()
+    torch.save(regularizer.state_dict(), file)
+    change(hnet)
+    file.seek(0)
+    other = OutputRegularizer(hnet)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other.loss(2), regularizer.loss(2))
+    other.load_state_dict(OutputRegularizer(hnet).state_dict())
+    assert not other.has_snapshot
+
+
+def test_snapshot_is_a_copy():
+    hnet = build()
+    regularizer = OutputRegularizer(hnet)
+    regularizer.snapshot()
+    change(hnet)
+    first = regularizer.loss(2)
+    assert first > 0
+    regularizer.snapshot()
+    assert regularizer.loss(2) == 0
+    state = copy.deepcopy(regularizer.state_dict())
+    change(hnet)
+    assert all(
+        torch.equal(a, b) for a, b in zip(state["theta"], regularizer.state_dict()["theta"], strict=True)
+    )
+
+
+def test_snapshot_in_less_precision():
+    hnet = build()
+    exact, rounded = OutputRegularizer(hnet), OutputRegularizer(hnet, dtype=torch.bfloat16, device="cpu")
+    exact.snapshot()
+    rounded.snapshot()
+    assert all(t.dtype == torch.bfloat16 for ts in rounded.state_dict().values() for t in ts)
+    change(hnet)
+    torch.testing.assert_close(rounded.loss(2), exact.loss(2), rtol=0.05, atol=0)
+
+
+def test_conditions_added_after_the_snapshot():
+    hnet = build().double()
+    regularizer = OutputRegularizer(hnet)
+    regularizer.snapshot()
+    targets = get_current_targets(3, hnet)
+    hnet.add_conditions(2)
+    change(hnet)
+    torch.testing.assert_close(regularizer.loss(3), calc_fix_target_reg(hnet, 3, targets=targets))
+
+
+def test_automatic_mixed_precision_and_compiled_networks():
+    hnet = build()
+    regularizer = OutputRegularizer(torch.compile(hnet, backend="eager"))
+    regularizer.snapshot()
+    change(hnet, 1e-4)
+    expected = regularizer.loss(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(regularizer.loss(2), expected)
+
+
+def test_training_keeps_what_was_learned():
+    hnet = build()
+    regularizer = OutputRegularizer(hnet)
+    goals = [torch.randn(46) for _ in range(3)]
+
+    def learn(strength):
+        for task, goal in enumerate(goals):
+            optimizer = torch.optim.Adam(hnet.parameters(), lr=1e-2)
+            for _ in range(150):
+                optimizer.zero_grad()
+                loss = (hnet(cond_id=task, ret_format="flattened") - goal).square().mean()
+                (loss + strength * regularizer.loss(task)).backward()
+                optimizer.step()
+            regularizer.snapshot()
+        return (hnet(cond_id=0, ret_format="flattened") - goals[0]).square().mean().item()
+
+    forgotten, state = learn(0.0), build().state_dict()
+    hnet.load_state_dict(state)
+    assert learn(1.0) < 0.5 * forgotten
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OutputRegularizer(torch.nn.Linear(2, 2)), "hnet: a hypernetwork is accepted, got Linear"),
+        (lambda: OutputRegularizer(build(no_uncond_weights=True)), "hnet: needs internal parameters"),
+        (lambda: OutputRegularizer(build(), inds_of_out_heads=[[0]]), "mnet: needed with inds_of_out_heads"),
+        (lambda: OutputRegularizer(build(), batch_size=0), "batch_size: an integer of at least 1"),
+        (lambda: OutputRegularizer(build(), dtype=torch.int8), "dtype: a floating-point type"),
+        (lambda: OutputRegularizer(build()).loss(1), r"snapshot\(\) has not been called"),
+        (lambda: OutputRegularizer(build()).loss(-1), "current_task: an integer of at least 0"),
+        (lambda: OutputRegularizer(build()).load_state_dict({"a": 1}), "state: a dictionary with"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()
+
+
+def test_state_of_another_network():
+    other = HMLP(SHAPES, layers=[5], cond_in_size=3, num_cond_embs=3, verbose=False)
+    source = OutputRegularizer(other)
+    source.snapshot()
+    regularizer = OutputRegularizer(build())
+    with pytest.raises(ValueError, match="tensors of the shapes"):
+        regularizer.load_state_dict(source.state_dict())
+    assert not regularizer.has_snapshot
+
+
+# --- DistributedDataParallel -----------------------------------------------------------------------
+
+
+def step(model, regularizer, rank):
+    loss = sum(t.square().sum() for t in model(cond_id=2)) * (1 + rank)
+    (loss + regularizer.loss(2)).backward()
+
+
+def train_distributed(rank, store, results):
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    hnet = build()
+    model = DistributedDataParallel(hnet)
+    regularizer = OutputRegularizer(model)
+    regularizer.snapshot()
+    change(hnet)
+    for _ in range(2):  # the second step fails if a hook of the first one has not run
+        model.zero_grad()
+        step(model, regularizer, rank)
+    torch.save([p.grad for p in hnet.internal_params], f"{results}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes():
+    with tempfile.TemporaryDirectory() as folder:
+        # A file run by two interpreters: a test module cannot be imported by name in a spawned process.
+        command = [sys.executable, __file__, f"{folder}/store", folder]
+        workers = [subprocess.Popen([*command, rank]) for rank in "01"]
+        assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+        found = [torch.load(f"{folder}/{rank}.pt") for rank in (0, 1)]
+    hnet = build()
+    regularizer = OutputRegularizer(hnet)
+    regularizer.snapshot()
+    change(hnet)
+    for rank in (0, 1):
+        step(hnet, regularizer, rank)
+    for param, a, b in zip(hnet.internal_params, *found, strict=True):
+        torch.testing.assert_close(a, param.grad / 2, rtol=1e-4, atol=1e-6)
+        assert torch.equal(a, b)
+
+
+if __name__ == "__main__":
+    train_distributed(int(sys.argv[3]), *sys.argv[1:3])
