@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from bench.results import (
     COLUMNS,
     ENSEMBLE_COLUMNS,
+    FISHER_COLUMNS,
     LOCAL_CONV_COLUMNS,
     REGULARISER_COLUMNS,
     RESULTS,
@@ -23,6 +24,7 @@ from bench.results import (
     ensemble_cells,
     ensemble_facts,
     facts,
+    fisher_cells,
     groups,
     local_conv_cells,
     local_conv_facts,
@@ -125,6 +127,7 @@ _REGULARISERS = (
     "are generated. Peak memory includes the gradients. Errors are the largest relative ones of the penalty "
     "and its gradients, in single precision against double precision."
 )
+_FISHERS = "`compute_fisher` of elastic weight consolidation, in milliseconds for all samples."
 _RNNS = (
     "`SimpleRNN` with given weights, 100 steps, width 100, batch 32, and the layer of `torch.nn` with its "
     "own, in milliseconds."
@@ -168,6 +171,9 @@ def docs_page(all_results: Sequence[tuple[str, Results]]) -> str:
             parts.append("### Output regulariser\n\n" + _REGULARISERS)
             parts.append("\n".join(f"- {line}" for line in regulariser_facts(results.regularisers)))
             parts.append(_markdown_table([REGULARISER_COLUMNS, *regulariser_cells(results.regularisers)]))
+        if results.fishers:
+            parts.append("### Fisher information\n\n" + _FISHERS)
+            parts.append(_markdown_table([FISHER_COLUMNS, *fisher_cells(results.fishers)]))
         if results.rnns:
             parts.append("### Recurrent networks\n\n" + _RNNS)
             parts.append(_markdown_table([RNN_COLUMNS, *rnn_cells(results.rnns)]))

@@ -87,6 +87,7 @@ class Results:
             results and gradients take.
         regularisers: Times of the output regulariser: ``case``, ``tasks`` and ``ms`` by contender; some have
             ``peak_bytes``, ``errors`` by contender, and ``growth``, their time over that of 5 tasks.
+        fishers: Times of EWC's Fisher information: ``network``, ``samples`` and ``ms`` by contender.
     """
 
     def __init__(self, environment: dict) -> None:
@@ -98,12 +99,13 @@ class Results:
         self.structured: list[dict] = []
         self.local_convs: list[dict] = []
         self.regularisers: list[dict] = []
+        self.fishers: list[dict] = []
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing has been measured."""
         lists = (self.rows, self.calls, self.ensembles, self.rnns, self.structured)
-        lists += (self.local_convs, self.regularisers)
+        lists += (self.local_convs, self.regularisers, self.fishers)
         return not any(lists)
 
     def save(self, path: Path) -> None:
@@ -117,6 +119,7 @@ class Results:
             "structured": self.structured,
             "local_convs": self.local_convs,
             "regularisers": self.regularisers,
+            "fishers": self.fishers,
             "rows": self.rows,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,6 +143,7 @@ class Results:
         results.structured = content.get("structured", [])
         results.local_convs = content.get("local_convs", [])
         results.regularisers = content.get("regularisers", [])
+        results.fishers = content.get("fishers", [])
         return results
 
 
@@ -490,6 +494,26 @@ def regulariser_facts(rows: Sequence[dict]) -> list[str]:
     return lines
 
 
+FISHER_COLUMNS = ("network", "samples", "hnetfast", "hypnettorch", "× hypnettorch")
+
+
+def fisher_cells(rows: Sequence[dict]) -> list[list[str]]:
+    """Texts of a table with the columns ``FISHER_COLUMNS``; times in ms."""
+    lines = []
+    for row in rows:
+        times = [row["ms"].get(name) for name in FISHER_COLUMNS[2:4]]
+        ratio = speed_up(row)
+        lines.append(
+            [
+                row["network"],
+                str(row["samples"]),
+                *("–" if v is None else f"{v:.1f}" for v in times),
+                "–" if ratio is None else f"{ratio:.2f}",
+            ]
+        )
+    return lines
+
+
 def _align(cells: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
@@ -536,6 +560,9 @@ def format_text(results: Results) -> str:
         lines += ["", "Output regulariser, forward and backward; times in ms"]
         lines += _align([REGULARISER_COLUMNS, *regulariser_cells(results.regularisers)], left=(0,))
         lines += ["", *regulariser_facts(results.regularisers)]
+    if results.fishers:
+        lines += ["", "Fisher information for EWC; times in ms"]
+        lines += _align([FISHER_COLUMNS, *fisher_cells(results.fishers)], left=(0,))
     return "\n".join(lines)
 
 
