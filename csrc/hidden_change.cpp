@@ -142,14 +142,8 @@ class Tiled {
       }
       const bool last = i + 1 == layers_.size();
       for (int64_t r = 0; r < height; ++r) {
-        const T *a = before + r * layer.pitch, *d = delta + r * layer.pitch;
-        T *h_then = then + r * layer.out, *h_now = joint + r * 2 * layer.out, *h_change = h_now + layer.out;
-        for (int64_t k = 0; k < layer.out; ++k) {
-          const T now = a[k] + d[k], r_now = relu_ && now < T(0) ? T(0) : now, r_then = relu_ && a[k] < T(0) ? T(0) : a[k];
-          h_then[k] = r_then;
-          h_now[k] = r_now;
-          h_change[k] = r_now == now && r_then == a[k] ? d[k] : r_now - r_then;
-        }
+        T *h_now = joint + r * 2 * layer.out, *h_change = h_now + layer.out;
+        kernels_.change(h_now, then + r * layer.out, h_change, before + r * layer.pitch, delta + r * layer.pitch, layer.out, relu_);
         if (all || last) std::copy(h_now, h_now + layer.out, hidden + r * ld);
         if (last) std::copy(h_change, h_change + layer.out, change + r * layer.out);
       }
@@ -179,10 +173,10 @@ class Tiled {
   }
 
   void add(const std::vector<Term>& terms, int64_t row, int64_t count, T* to) const {
-    std::fill(to, to + count, T(0));
     for (const Term& t : terms) {
       const T* from = t.data + row / sizes_.chunks * t.of_condition + row % sizes_.chunks * t.of_chunk;
-      for (int64_t k = 0; k < count; ++k) to[k] += from[k];
+      if (&t == terms.data()) std::copy(from, from + count, to);
+      else kernels_.add(to, from, count);
     }
   }
 

@@ -213,13 +213,13 @@ class TiledHidden {
     for (size_t p = 0; p < terms_.size(); ++p) {
       const T* from = terms_[p].data + condition * terms_[p].of_condition + chunk * terms_[p].of_chunk;
       if (p == 0) std::copy(from, from + count, to);
-      else for (int64_t k = 0; k < count; ++k) to[k] += from[k];
+      else kernels_.add(to, from, count);
     }
     if (relu_) store(to, count, to);
   }
 
   void store(const T* from, int64_t count, T* to) const {
-    if (relu_) for (int64_t k = 0; k < count; ++k) to[k] = from[k] < T(0) ? T(0) : from[k];  // keeps NaN, as torch does
+    if (relu_) kernels_.relu(to, from, count);
     else if (from != to) std::copy(from, from + count, to);
   }
 
@@ -394,9 +394,9 @@ class TiledBackward {
         T* row = g + r * layer.pitch;
         if (relu_) {
           const T* h = hidden_ + (begin + r) * hidden_ld_ + layer.column;
-          for (int64_t k = 0; k < layer.out; ++k) row[k] = h[k] <= T(0) ? T(0) : row[k];
+          kernels_.relu_backward(row, h, layer.out);
         }
-        for (int64_t k = 0; k < layer.out; ++k) sums[layer.bias_sum + k] += row[k];
+        kernels_.add(sums + layer.bias_sum, row, layer.out);
       }
       if (i == 0) break;
       const Layer& lower = layers_[i - 1];
@@ -413,7 +413,7 @@ class TiledBackward {
       for (int64_t r = 0; r < height; ++r) {
         const int64_t condition = (begin + r) / sizes_.chunks, chunk = (begin + r) % sizes_.chunks;
         T* to = sums + term.sum + (condition * term.of_condition + chunk * term.of_chunk) * out;
-        for (int64_t k = 0; k < out; ++k) to[k] += g[r * pitch + k];
+        kernels_.add(to, g + r * pitch, out);
       }
     }
   }

@@ -44,6 +44,13 @@ struct TileKernels {
   void (*write_sum)(T* out, const T* a, const T* b, int64_t count, bool stream);
   // sum[i] += a[i]
   void (*add)(T* sum, const T* a, int64_t count);
+  // to[i] = max(from[i], 0), and NaN where that is.
+  void (*relu)(T* to, const T* from, int64_t count);
+  // grad[i] = 0 where h[i], a result of relu, is 0.
+  void (*relu_backward)(T* grad, const T* h, int64_t count);
+  // Results of relu (or as they are, if not `relu`) for before[i] + delta[i] and before[i], and their difference, which is
+  // delta[i] where relu changes neither.
+  void (*change)(T* now, T* then, T* change, const T* before, const T* delta, int64_t count, bool relu);
   // Ends a sequence of streaming writes.
   void (*fence)();
 };

@@ -514,6 +514,55 @@ HN_TARGET void add(T* sum, const T* a, int64_t count) {
   for (; i < count; ++i) sum[i] += a[i];
 }
 
+// a where the comparison `mask` holds, else b.
+template <typename V, typename M>
+HN_INLINE V choose(M mask, V a, V b) {
+  return (V)((mask & (M)a) | (~mask & (M)b));
+}
+
+template <typename T>
+HN_TARGET void relu(T* to, const T* from, int64_t count) {
+  using V = Vector<T>;
+  int64_t i = 0;
+  for (; i + kLanes<T> <= count; i += kLanes<T>) {
+    const V x = *reinterpret_cast<const V*>(from + i);
+    *reinterpret_cast<V*>(to + i) = choose(x < V{}, V{}, x);
+  }
+  for (; i < count; ++i) to[i] = from[i] < T(0) ? T(0) : from[i];
+}
+
+template <typename T>
+HN_TARGET void relu_backward(T* grad, const T* h, int64_t count) {
+  using V = Vector<T>;
+  int64_t i = 0;
+  for (; i + kLanes<T> <= count; i += kLanes<T>) {
+    V* const g = reinterpret_cast<V*>(grad + i);
+    *g = choose(*reinterpret_cast<const V*>(h + i) <= V{}, V{}, *g);
+  }
+  for (; i < count; ++i) grad[i] = h[i] <= T(0) ? T(0) : grad[i];
+}
+
+template <typename T>
+HN_TARGET void change_of_relu(T* now, T* then, T* change, const T* before, const T* delta, int64_t count, bool relu) {
+  using V = Vector<T>;
+  int64_t i = 0;
+  for (; i + kLanes<T> <= count; i += kLanes<T>) {
+    const V a = *reinterpret_cast<const V*>(before + i), d = *reinterpret_cast<const V*>(delta + i), b = a + d;
+    const V cut_a = choose(a < V{}, V{}, a), cut_b = choose(b < V{}, V{}, b);
+    *reinterpret_cast<V*>(now + i) = relu ? cut_b : b;
+    *reinterpret_cast<V*>(then + i) = relu ? cut_a : a;
+    const V difference = cut_b - cut_a;
+    *reinterpret_cast<V*>(change + i) = relu ? choose((a < V{}) | (b < V{}), difference, d) : d;
+  }
+  for (; i < count; ++i) {
+    const T a = before[i], d = delta[i], b = a + d;
+    const bool cut_a = relu && a < T(0), cut_b = relu && b < T(0);
+    now[i] = cut_b ? T(0) : b;
+    then[i] = cut_a ? T(0) : a;
+    change[i] = cut_a || cut_b ? now[i] - then[i] : d;
+  }
+}
+
 inline void fence() {
 #if defined(__x86_64__)
   _mm_sfence();
@@ -525,7 +574,8 @@ inline void fence() {
 
 template <typename T>
 const TileKernels<T> kTable = {HN_NAME(HN_ISA), kLanes<T>,  HN_ROWS,  HN_VECTORS* kLanes<T>, gemm<T>, gemm_scatter<T>, pack_transposed<T>,
-                               unpack_transposed<T>, add_dots<T>, multiply_rows<T>, multiply_positions<T>, write_sum<T>, add<T>, fence};
+                               unpack_transposed<T>, add_dots<T>, multiply_rows<T>, multiply_positions<T>, write_sum<T>, add<T>, relu<T>,
+                               relu_backward<T>, change_of_relu<T>, fence};
 
 #undef HN_NAME
 #undef HN_STRING
