@@ -52,10 +52,15 @@ void inputs_backward(const Mlp& mlp, const Tensor& rows, const Sizes& sizes, std
 void check(const Mlp& now, const Mlp& then, const Sizes& sizes, const Sizes& old_sizes, int64_t num_outputs, const Tensor& scaling) {
   const at::ScalarType type = now.weights[0].scalar_type();
   TORCH_CHECK_TYPE(type == at::kFloat || type == at::kDouble, kOp, ": weights[0] is ", type, ", accepted are Float, Double");
-  TORCH_CHECK_VALUE(now.weights.size() == then.weights.size() && now.biases.size() == then.biases.size() &&
-                        sizes.conditions == old_sizes.conditions && sizes.chunks == old_sizes.chunks &&
-                        now.weights.back().sizes() == then.weights.back().sizes() && type == then.weights[0].scalar_type(),
-                    kOp, ": the network and what it was differ in layers, biases, conditions, chunks, the last layer or dtype");
+  bool same = now.weights.size() == then.weights.size() && now.biases.size() == then.biases.size() &&
+              sizes.conditions == old_sizes.conditions && sizes.chunks == old_sizes.chunks && type == then.weights[0].scalar_type();
+  for (size_t i = 0; same && i < now.weights.size(); ++i) same = now.weights[i].sizes() == then.weights[i].sizes();
+  TORCH_CHECK_VALUE(same, kOp, ": the network and what it was differ in layers, biases, conditions, chunks or dtype");
+  bool same_parts = now.inputs.size() == then.inputs.size();
+  for (size_t i = 0; same_parts && i < now.inputs.size(); ++i) same_parts = now.inputs[i].size(2) == then.inputs[i].size(2);
+  TORCH_CHECK_VALUE(same_parts, kOp, ": inputs and previous_inputs differ in number or widths");
+  TORCH_CHECK_VALUE(sizes.chunks > 0 && now.weights.back().size(1) > 0, kOp, ": got ", sizes.chunks, " chunks, a last layer of width ",
+                    now.weights.back().size(1), ", expected at least 1 of each");
   const int64_t most = sizes.chunks * sizes.chunk_size;
   TORCH_CHECK_VALUE(num_outputs <= most && num_outputs > most - sizes.chunk_size, kOp, ": num_outputs is ", num_outputs,
                     ", accepted is ", most - sizes.chunk_size + 1, " to ", most);

@@ -129,6 +129,14 @@ def _check(current: Group, previous: Group, num_outputs: int) -> tuple[int, int]
             f"output_reg: previous has layers of shapes {old_shapes} and activation {previous.activation!r}, "
             f"current has {shapes} and {current.activation!r}"
         )
+    widths, old_widths = ([part.shape[2] for part in g.inputs] for g in (current, previous))
+    if widths != old_widths:
+        raise ValueError(f"output_reg: previous has inputs of widths {old_widths}, current of {widths}")
+    if num_chunks == 0 or current.weights[-1].shape[1] == 0:
+        raise ValueError(
+            f"output_reg: got {num_chunks} chunks and a last layer of width "
+            f"{current.weights[-1].shape[1]}, accepted is at least 1 of each"
+        )
     size = current.weights[-1].shape[0]
     split = num_outputs - (num_chunks - 1) * size
     if not 0 < split <= size:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from numbers import Real
 from typing import Any
 from warnings import warn
 
@@ -18,15 +19,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
-from hnetfast._errors import InputError, InputTypeError
+from hnetfast._errors import InputError, InputIndexError, InputTypeError, UnsupportedError
 from hnetfast.mnets import MLP
 from hnetfast.utils.hnet_regularizer import check_task_id, evaluation_mode
 
 __all__ = ["compute_fisher", "context_mod_forward", "ewc_regularizer"]
 
-_GRADIENTS_AT_ONCE = 1 << 22  # elements of gradients of single samples in memory
-_SAMPLES_AT_ONCE = 512  # where those are not needed
+_GRADIENTS_AT_ONCE = 1 << 22  # elements of gradients of single samples in memory, also of inputs
+_SAMPLES_AT_ONCE = 512  # where the former are not needed
+
+# Activation functions that treat every element by itself and in the same way, whatever is evaluated with it.
+_ELEMENTWISE_MODULES = {
+    nn.CELU, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Identity, nn.LeakyReLU,
+    nn.LogSigmoid, nn.Mish, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softsign,
+    nn.Tanh,
+}  # fmt: skip
+_ELEMENTWISE_FUNCTIONS = {None, F.elu, F.gelu, F.relu, F.silu, torch.relu, torch.sigmoid, torch.tanh}
+
+# Fisher information without negative values, and the version of the tensor for which that was found: looking
+# again in every step of training would cost a pass over it, and on a GPU a synchronisation.
+_not_negative = WeakIdKeyDictionary()
 
 
 def compute_fisher(
@@ -56,8 +70,9 @@ def compute_fisher(
     .. math:: \mathcal{F} = \frac{1}{n} \sum_i (\nabla_\theta \log p(y_i \mid x_i, \theta))^2
 
     Both become buffers of ``hnet`` if that is given, else of ``mnet``. The networks are in evaluation mode
-    meanwhile. Gradients of single samples are computed for many of them at once where the main network has
-    matrices and vectors only and neither ``hnet`` nor a custom function is given.
+    meanwhile. Many samples are evaluated at once where that cannot change the result: for a
+    :class:`~hnetfast.mnets.MLP` with one of PyTorch's elementwise activation functions, without ``hnet`` and
+    custom functions.
 
     Args:
         task_id: The task that has been learned.
@@ -73,7 +88,7 @@ def compute_fisher(
         empirical_fisher: Use the targets of the data; if not, those drawn from what the network predicts, by
             torch's global generator.
         online: Keep one estimate for all tasks; after task 0, ``gamma`` times the last one is added.
-        gamma: See ``online``.
+        gamma: See ``online``; between 0 and 1.
         n_max: Number of samples at most; all if -1.
         regression: The likelihood is :math:`\mathcal{N}(f(x), \sigma^2 I)` with ``regression_lvar`` as
             :math:`\sigma^2`; otherwise classification by softmax.
@@ -100,17 +115,32 @@ def compute_fisher(
     keeper = mnet if hnet is None else hnet
     names = [_ewc_buffer_names(task_id, i, online) for i in range(len(params))]
     _check_params(params)
+    for name, function in (
+        ("custom_forward", custom_forward),
+        ("custom_nll", custom_nll),
+        ("target_manipulator", target_manipulator),
+    ):
+        if function is not None and not callable(function):
+            raise InputTypeError(f"{name}: a function is accepted, got {function!r}")
+    allowed = _checked_indices(allowed_outputs)
     if n_max != -1:
         n_max = check_task_id(n_max, 1, "n_max")
+    count = data.num_train_samples if n_max == -1 else min(n_max, data.num_train_samples)
+    if count == 0:
+        raise InputError("data: has no training samples")
+    if online and not 0 <= gamma <= 1:
+        raise InputError(f"gamma: a number between 0 and 1 is accepted, got {gamma!r}")
     if not regression_lvar > 0:
         raise InputError(f"regression_lvar: a positive number is accepted, got {regression_lvar!r}")
     prior = _checked_prior(prior_strength, params, online)
     if online and task_id > 0:
-        _check_buffers(keeper, [fisher for _, fisher in names], params, "compute_fisher() for task 0")
+        earlier = [fisher for _, fisher in names]
+        _check_buffers(keeper, earlier, params, "compute_fisher() for task 0")
+        _check_not_negative(keeper, earlier)
     if proper_scaling and not online:
         warn('"proper_scaling" is meant for online EWC; see there.', stacklevel=2)
     if time_series and regression and custom_nll is None:
-        raise NotImplementedError("regression of time series: give custom_nll")
+        raise UnsupportedError("regression of time series: give custom_nll")
     if custom_nll is None and not regression and not data.classification:
         raise InputError("regression: False, but data is no classification task")
 
@@ -124,12 +154,22 @@ def compute_fisher(
             if hnet is not None:
                 weights = hnet.forward(cond_id=task_id, weights={"uncond_weights": list(params)})
             outputs = mnet.forward(inputs, weights=list(weights))
-        return outputs if allowed_outputs is None else outputs[..., list(allowed_outputs)]
+        if not isinstance(outputs, Tensor):
+            raise InputTypeError(
+                f"mnet: a tensor as its output is needed, got {type(outputs).__name__}; give custom_forward"
+            )
+        return outputs if allowed is None else _chosen(outputs, allowed)
 
     def nll(outputs: Tensor, targets: Tensor, ids: Any = None) -> Tensor:
         if custom_nll is not None:
             extra = (ids,) if pass_ids else ()
             return custom_nll(outputs, targets, data, allowed_outputs, empirical_fisher, *extra)
+        if outputs.dim() != (3 if time_series else 2):
+            raise InputError(
+                f"time_series: {time_series} does not fit outputs of the shape {list(outputs.shape)}"
+            )
+        if empirical_fisher:
+            _check_targets(outputs, targets, regression, data.is_one_hot)
         if not empirical_fisher:
             targets = _sample(outputs, regression, regression_lvar)
         elif not regression:
@@ -138,8 +178,7 @@ def compute_fisher(
             return (outputs - targets).square().sum() / (2 * regression_lvar)
         return F.cross_entropy(outputs.flatten(0, -2), targets.flatten(), reduction="sum")
 
-    counts_targets = custom_nll is None and allowed_outputs is not None and (regression or data.is_one_hot)
-    count = data.num_train_samples if n_max == -1 else min(n_max, data.num_train_samples)
+    counts_targets = custom_nll is None and allowed is not None and (regression or data.is_one_hot)
     data.reset_batch_generator(train=True, test=False, val=False)
 
     def samples() -> Iterator[tuple[Tensor, Tensor, Any]]:
@@ -149,34 +188,53 @@ def compute_fisher(
             targets = data.output_to_torch_tensor(batch[1], device, mode="inference")
             if target_manipulator is not None:
                 targets = target_manipulator(targets)
-            if counts_targets and targets.shape[-1] != len(allowed_outputs):
+            if counts_targets and targets.shape[-1] != len(allowed):
                 raise InputError(
-                    f"allowed_outputs: {len(allowed_outputs)} outputs, but targets have {targets.shape[-1]} "
-                    "entries"
+                    f"allowed_outputs: {len(allowed)} outputs, but targets have {targets.shape[-1]} entries"
                 )
             yield inputs, targets, batch[2] if pass_ids else None
 
     custom = custom_forward is not None or custom_nll is not None
-    together = not custom and hnet is None and empirical_fisher and all(p.dim() <= 2 for p in params)
+    together = not custom and hnet is None and empirical_fisher and _treats_samples_apart(mnet)
+    if torch.is_autocast_enabled(params[0].device.type):
+        together = False  # sums of squares would be rounded to half precision
     with ExitStack() as modes:
         for network in (mnet, hnet):
             if network is not None:
                 modes.enter_context(evaluation_mode(network))
         if together and not time_series:
-            layers = type(mnet).forward is MLP.forward
-            sums = _squares_together(params, samples(), lambda ps, x, t: nll(forward(ps, x), t), layers)
+            sums = _squares_together(params, samples(), lambda ps, x, t: nll(forward(ps, x), t))
         else:
             sums = _squares(params, samples(), lambda x, t, ids: nll(forward(params, x, ids), t, ids))
 
-    for i, (prev_name, fisher_name) in enumerate(names):
+    estimates = []
+    for i, (_, fisher_name) in enumerate(names):
         fisher = sums[i] if prior is None else sums[i] + prior[i]
         fisher = fisher / count
         if proper_scaling:
             fisher = fisher * data.num_train_samples
         if online and task_id > 0:
             fisher = gamma * getattr(keeper, fisher_name) + fisher
-        keeper.register_buffer(prev_name, params[i].detach().clone())
+        estimates.append(fisher)
+    for param, fisher, (prev_name, fisher_name) in zip(params, estimates, names, strict=True):
+        keeper.register_buffer(prev_name, param.detach().clone())
         keeper.register_buffer(fisher_name, fisher)
+
+
+def _treats_samples_apart(mnet: nn.Module) -> bool:
+    """Whether evaluating many samples at once surely gives what evaluating them one by one does.
+
+    Code of others may mix samples, draw random numbers, count calls or look at values.
+    """
+    if type(mnet).forward is not MLP.forward or type(mnet)._evaluate is not MLP._evaluate:
+        return False
+    activation = mnet._a_fun
+    if isinstance(activation, nn.Module):
+        # What is changed in place would hide the result of the layer before it.
+        known = type(activation) in _ELEMENTWISE_MODULES and not getattr(activation, "inplace", False)
+    else:
+        known = activation in _ELEMENTWISE_FUNCTIONS
+    return known and "forward" not in vars(mnet)
 
 
 def _squares(params: list[Tensor], samples: Iterator, nll: Callable[..., Tensor]) -> list[Tensor]:
@@ -192,30 +250,29 @@ def _squares(params: list[Tensor], samples: Iterator, nll: Callable[..., Tensor]
     return sums
 
 
-def _squares_together(
-    params: list[Tensor], samples: Iterator, nll: Callable[..., Tensor], by_layers: bool
-) -> list[Tensor]:
+def _squares_together(params: list[Tensor], samples: Iterator, nll: Callable[..., Tensor]) -> list[Tensor]:
     """The same with many samples at once, if possible without their gradients."""
     sums = [torch.zeros_like(p) for p in params]
     at_once = max(1, _GRADIENTS_AT_ONCE // max(1, sum(p.numel() for p in params)))
-    step = _SAMPLES_AT_ONCE if by_layers else at_once
     leaves = [p.detach().requires_grad_() for p in params]
     gradients = torch.func.vmap(torch.func.grad(nll), in_dims=(None, 0, 0))
 
     def add(waiting: list[tuple[Tensor, Tensor]]) -> None:
         inputs, targets = (torch.stack(column) for column in zip(*waiting, strict=True))
-        squares = _squares_by_layers(leaves, inputs, targets, nll) if by_layers else None
+        squares = _squares_by_layers(leaves, inputs, targets, nll)
         if squares is not None:
             torch._foreach_add_(sums, squares)
             return
         for part in zip(inputs.split(at_once), targets.split(at_once), strict=True):
             for total, grads in zip(sums, gradients(leaves, *part), strict=True):
-                total.add_(grads.detach().square_().sum(0))
+                # Not in place: gradients of two parameters may be the same tensor.
+                total.add_(grads.detach().square().sum(0))
 
     waiting: list[tuple[Tensor, Tensor]] = []
     for inputs, targets, _ in samples:
         shapes = inputs.shape, targets.shape
-        if waiting and (len(waiting) == step or shapes != tuple(t.shape for t in waiting[0])):
+        most = min(_SAMPLES_AT_ONCE, max(1, _GRADIENTS_AT_ONCE // max(1, inputs.numel())))
+        if waiting and (len(waiting) >= most or shapes != tuple(t.shape for t in waiting[0])):
             add(waiting)
             waiting = []
         waiting.append((inputs, targets))
@@ -288,7 +345,7 @@ def ewc_regularizer(
     .. math:: \frac{1}{2} \sum_{j<T} \sum_i \mathcal{F}_{j,i} (\theta_i - \theta^*_{j,i})^2
 
     Kirkpatrick et al., 2017, eq. 3, without its factor; with ``online`` there is one term, Schwarz et al.,
-    2018, eq. 8, whose decay :func:`compute_fisher` has applied already.
+    2018, eq. 8: with the factor ``gamma``.
 
     Args:
         task_id: The task being learned, at least 1.
@@ -296,26 +353,31 @@ def ewc_regularizer(
         mnet: As for :func:`compute_fisher`.
         hnet: Likewise.
         online: Likewise.
-        gamma: Not used.
+        gamma: Factor of the estimate, for ``online`` only; at least 0.
 
     Returns:
         Scalar tensor; to be multiplied by a strength.
 
     Raises:
-        TypeError, ValueError: If there is no estimate for these tasks and parameters.
+        TypeError, ValueError: If there is no estimate for these tasks and parameters, or it has negative
+            values.
     """
     task_id = check_task_id(task_id, 1)
+    params = list(params)
+    if online and not gamma >= 0:
+        raise InputError(f"gamma: a number of at least 0 is accepted, got {gamma!r}")
     keeper = mnet if hnet is None else hnet
     total: Tensor | float = 0.0
     for task in (task_id - 1,) if online else range(task_id):
         names = [_ewc_buffer_names(task, i, online) for i in range(len(params))]
         for kind in zip(*names, strict=True):
             _check_buffers(keeper, kind, params, f"compute_fisher() after task {task}")
+        _check_not_negative(keeper, [fisher for _, fisher in names])
         for param, (prev, fisher) in zip(params, names, strict=True):
             total = total + (getattr(keeper, fisher) * (param - getattr(keeper, prev)).square()).sum()
     if not isinstance(total, Tensor):
         raise InputError("params: at least one tensor is needed")
-    return total / 2
+    return total * (gamma / 2 if online else 0.5)
 
 
 def context_mod_forward(mod_weights: Sequence[Tensor] | None = None) -> Callable[..., Tensor]:
@@ -357,16 +419,51 @@ def _checked_prior(strength: Any, params: Sequence[Tensor], online: bool) -> lis
         return None
     if not online:
         raise InputError("prior_strength: accepted with online=True only")
-    if isinstance(strength, (int, float)):
-        prior: list[Any] = [strength] * len(params)
+    if isinstance(strength, Real) or getattr(strength, "shape", None) == ():
+        prior: list[Any] = [float(strength)] * len(params)
     else:
         prior = list(strength)
-        shapes, expected = ([list(t.shape) for t in ts] for ts in (prior, params))
+        expected = [list(p.shape) for p in params]
+        shapes = [list(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in prior]
         if shapes != expected:
             raise InputError(f"prior_strength: tensors of the shapes {expected} are accepted, got {shapes}")
-    if any(bool((torch.as_tensor(p) < 0).any()) for p in prior):
+    if not all(bool((torch.as_tensor(p) >= 0).all()) for p in prior):
         raise InputError("prior_strength: values of at least 0 are accepted, got others")
     return prior
+
+
+def _checked_indices(allowed_outputs: Any) -> list[int] | None:
+    if allowed_outputs is None:
+        return None
+    indices = list(allowed_outputs.tolist() if hasattr(allowed_outputs, "tolist") else allowed_outputs)
+    for i, index in enumerate(indices):
+        if isinstance(index, bool) or not hasattr(index, "__index__"):
+            raise InputTypeError(f"allowed_outputs[{i}]: an index is accepted, got {index!r}")
+    return [int(index) for index in indices]
+
+
+def _chosen(outputs: Tensor, allowed: list[int]) -> Tensor:
+    size = outputs.shape[-1]
+    if not all(-size <= index < size for index in allowed):
+        raise InputIndexError(
+            f"allowed_outputs: indices of the main network's {size} outputs are accepted, got {allowed}"
+        )
+    return outputs[..., allowed]
+
+
+def _check_targets(outputs: Tensor, targets: Tensor, regression: bool, is_one_hot: bool) -> None:
+    if regression:
+        fits = targets.shape == outputs.shape
+    elif is_one_hot:
+        fits = targets.shape[:-1] == outputs.shape[:-1] and targets.shape[-1] <= outputs.shape[-1]
+    else:
+        fits = targets.numel() == outputs.shape[:-1].numel()
+    if not fits:
+        error = InputError if regression else InputIndexError
+        raise error(
+            f"data: targets of the shape {list(targets.shape)} do not fit outputs of the shape "
+            f"{list(outputs.shape)}"
+        )
 
 
 def _check_buffers(net: nn.Module, names: Sequence[str], params: Sequence[Tensor], call: str) -> None:
@@ -379,6 +476,20 @@ def _check_buffers(net: nn.Module, names: Sequence[str], params: Sequence[Tensor
                 f"params[{i}]: shape {list(buffer.shape)}, that of buffer {name!r}, is accepted, got "
                 f"{list(param.shape)}"
             )
+
+
+def _check_not_negative(net: nn.Module, names: Sequence[str]) -> None:
+    if torch.compiler.is_compiling():
+        return
+    for name in names:
+        fisher = getattr(net, name)
+        if _not_negative.get(fisher) == fisher._version:
+            continue
+        if bool((fisher < 0).any()):
+            raise InputError(
+                f"buffer {name!r}: Fisher information of at least 0 is accepted, got other values"
+            )
+        _not_negative[fisher] = fisher._version
 
 
 def _ewc_buffer_names(task_id: int | None, param_id: int, online: bool) -> tuple[str, str]:

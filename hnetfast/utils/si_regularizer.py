@@ -9,18 +9,19 @@ network, four times the size of the parameters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from hnetfast._errors import InputError
+from hnetfast._errors import InputError, InputTypeError
 
 __all__ = ["si_compute_importance", "si_post_optim_step", "si_pre_optim_step", "si_regularizer"]
 
 
 def si_pre_optim_step(
     net: nn.Module,
-    params: Sequence[Tensor],
+    params: Iterable[Tensor],
     params_name: str | None = None,
     no_pre_step_ckpt: bool = False,
 ) -> None:
@@ -34,7 +35,11 @@ def si_pre_optim_step(
         params_name: Tells several groups of parameters in one module apart.
         no_pre_step_ckpt: Do not remember them for this step, because :func:`si_post_optim_step` is given
             ``delta_params``. This function must still be called once before the first step.
+
+    Raises:
+        ValueError: If the network has buffers of other parameters' shapes.
     """
+    params = _checked(net, params, params_name)
     for i, param in _learned(params):
         _, prev_theta, _, pre_step = _si_buffer_names(i, params_name)
         if _buffer(net, prev_theta) is None:
@@ -45,9 +50,9 @@ def si_pre_optim_step(
 
 def si_post_optim_step(
     net: nn.Module,
-    params: Sequence[Tensor],
+    params: Iterable[Tensor],
     params_name: str | None = None,
-    delta_params: Sequence[Tensor] | None = None,
+    delta_params: Iterable[Tensor] | None = None,
 ) -> None:
     """Add what the last step contributed, ``-grad * change``, to the running importance.
 
@@ -55,17 +60,19 @@ def si_post_optim_step(
         net: As for :func:`si_pre_optim_step`.
         params: Likewise; their ``grad`` is read.
         params_name: Likewise.
-        delta_params: Changes of the parameters, a tensor for each, instead of how they differ from what
-            :func:`si_pre_optim_step` remembered. The optimiser need not have made a step then.
+        delta_params: Changes of the parameters, a tensor for each of ``params``, instead of how they differ
+            from what :func:`si_pre_optim_step` remembered. The optimiser need not have made a step then.
 
     Raises:
         ValueError: If gradients, or what is remembered, are missing, or shapes do not fit.
     """
+    params = _checked(net, params, params_name)
     if delta_params is not None:
-        _check_shapes("delta_params", delta_params, params)
-    found = []
-    for i, param in _learned(params):
-        _, _, running, pre_step = _si_buffer_names(i, params_name)
+        delta_params = list(delta_params)
+        _check_changes(delta_params, params)
+    learned = list(_learned(params))
+    for i, param in learned:
+        _, _, _, pre_step = _si_buffer_names(i, params_name)
         if param.grad is None:
             raise InputError(f"params[{i}]: has no gradient; call backward() of the loss first")
         if delta_params is None and _buffer(net, pre_step) is None:
@@ -73,20 +80,19 @@ def si_post_optim_step(
                 f"params[{i}]: nothing is known of it before the step; call si_pre_optim_step() before the "
                 "optimiser's step, or pass delta_params"
             )
-        found.append((i, param, running, pre_step))
-    for i, param, running, pre_step in found:
+    for i, param in learned:
+        _, _, running, pre_step = _si_buffer_names(i, params_name)
         change = param.detach() - getattr(net, pre_step) if delta_params is None else delta_params[i].detach()
-        contribution = -param.grad.detach() * change
         if _buffer(net, running) is not None:
-            getattr(net, running).add_(contribution)
+            getattr(net, running).addcmul_(param.grad.detach(), change, value=-1)
         else:
-            net.register_buffer(running, contribution)
-        if _buffer(net, pre_step) is not None:
+            net.register_buffer(running, -param.grad.detach() * change)
+        if delta_params is None:
             setattr(net, pre_step, None)
 
 
 def si_compute_importance(
-    net: nn.Module, params: Sequence[Tensor], params_name: str | None = None, epsilon: float = 1e-3
+    net: nn.Module, params: Iterable[Tensor], params_name: str | None = None, epsilon: float = 1e-3
 ) -> None:
     """Add the importance for a task that has been learned, and remember the parameters as they are now.
 
@@ -96,13 +102,15 @@ def si_compute_importance(
         net: As for :func:`si_pre_optim_step`.
         params: Likewise.
         params_name: Likewise.
-        epsilon: Keeps the division stable, positive.
+        epsilon: Keeps the division stable; at least 0.
 
     Raises:
-        ValueError: If what is remembered is missing, or ``epsilon`` is not positive.
+        ValueError: If what is remembered is missing, shapes do not fit, or ``epsilon`` is
+            negative.
     """
-    if not epsilon > 0:
-        raise InputError(f"epsilon: a positive number is accepted, got {epsilon!r}")
+    if not epsilon >= 0:
+        raise InputError(f"epsilon: a number of at least 0 is accepted, got {epsilon!r}")
+    params = _checked(net, params, params_name)
     learned = list(_learned(params))
     for i, _ in learned:
         _, prev_theta, running, _ = _si_buffer_names(i, params_name)
@@ -123,7 +131,7 @@ def si_compute_importance(
         setattr(net, running, None)
 
 
-def si_regularizer(net: nn.Module, params: Sequence[Tensor], params_name: str | None = None) -> Tensor:
+def si_regularizer(net: nn.Module, params: Iterable[Tensor], params_name: str | None = None) -> Tensor:
     """Squared changes since the last task, weighted by their importance.
 
     Args:
@@ -132,11 +140,12 @@ def si_regularizer(net: nn.Module, params: Sequence[Tensor], params_name: str | 
         params_name: Likewise.
 
     Returns:
-        Scalar tensor; to be multiplied by a strength.
+        Scalar tensor, to be multiplied by a strength; 0 if no parameter needs a gradient.
 
     Raises:
-        ValueError: Before the first call of :func:`si_compute_importance`.
+        ValueError: Before the first call of :func:`si_compute_importance`, or if shapes do not fit.
     """
+    params = _checked(net, params, params_name)
     total: Tensor | float = 0.0
     for i, param in _learned(params):
         importance, prev_theta, _, _ = _si_buffer_names(i, params_name)
@@ -145,9 +154,9 @@ def si_regularizer(net: nn.Module, params: Sequence[Tensor], params_name: str | 
                 f"params[{i}]: has no importance; call si_compute_importance() after a task first"
             )
         total = total + (getattr(net, importance) * (param - getattr(net, prev_theta)).square()).sum()
-    if not isinstance(total, Tensor):
-        raise InputError("params: none of them needs a gradient")
-    return total
+    if isinstance(total, Tensor):
+        return total
+    return params[0].new_zeros(()) if len(params) > 0 else torch.zeros(())
 
 
 def _buffer(net: nn.Module, name: str) -> Tensor | None:
@@ -155,14 +164,36 @@ def _buffer(net: nn.Module, name: str) -> Tensor | None:
     return getattr(net, name, None)
 
 
-def _learned(params: Sequence[Tensor]):
+def _learned(params: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
     return ((i, param) for i, param in enumerate(params) if param.requires_grad)
 
 
-def _check_shapes(name: str, tensors: Sequence[Tensor], params: Sequence[Tensor]) -> None:
-    shapes, expected = ([list(t.shape) for t in ts] for ts in (tensors, params))
-    if shapes != expected:
-        raise InputError(f"{name}: tensors of the shapes of params, {expected}, are accepted, got {shapes}")
+def _checked(net: nn.Module, params: Iterable[Tensor], params_name: str | None) -> list[Tensor]:
+    """Refuse parameters that are not tensors, or not those that buffers were made for."""
+    params = list(params)
+    for i, param in enumerate(params):
+        if not isinstance(param, Tensor):
+            raise InputTypeError(f"params[{i}]: a tensor is accepted, got {type(param).__name__}")
+    for i, param in _learned(params):
+        for name in _si_buffer_names(i, params_name):
+            buffer = _buffer(net, name)
+            if buffer is not None and buffer.shape != param.shape:
+                raise InputError(
+                    f"params[{i}]: shape {list(buffer.shape)}, that of buffer {name!r}, is accepted, got "
+                    f"{list(param.shape)}"
+                )
+    return params
+
+
+def _check_changes(changes: Sequence[Tensor], params: Sequence[Tensor]) -> None:
+    if len(changes) != len(params):
+        raise InputError(f"delta_params: {len(params)} tensors are accepted, got {len(changes)}")
+    for i, param in _learned(params):
+        if not isinstance(changes[i], Tensor) or changes[i].shape != param.shape:
+            got = list(changes[i].shape) if isinstance(changes[i], Tensor) else type(changes[i]).__name__
+            raise InputError(
+                f"delta_params[{i}]: a tensor of shape {list(param.shape)} is accepted, got {got}"
+            )
 
 
 def _si_buffer_names(param_id: int, params_name: str | None = None) -> tuple[str, str, str, str]:

@@ -284,6 +284,7 @@ def test_no_conditions():
         (lambda p, n: (p._replace(biases=[]), n), "previous has layers of shapes"),
         (lambda p, n: (p._replace(inputs=[p.inputs[0][:1], p.inputs[1][:, :2]]), n), "conditions and chunks"),
         (lambda p, n: (p._replace(weights=p.weights[:1]), n), "output_reg: "),
+        (lambda p, n: (p._replace(inputs=[torch.randn(4, 3, 5)]), n), r"inputs of widths \[5\]"),
     ],
 )
 def test_what_does_not_fit(change, message):
@@ -291,6 +292,60 @@ def test_what_does_not_fit(change, message):
     previous, outputs = change(changed(group), 25)
     with pytest.raises(ValueError, match=message):
         output_reg(group, previous, outputs)
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 5), (2, 3, 0)])
+def test_nothing_to_read(shape):
+    inputs = [torch.randn(shape)]
+    group = Group(inputs, [torch.randn(4, shape[2])], [], "relu")
+    with pytest.raises(ValueError, match="at least 1 of each"):
+        output_reg(group, group, 4 * shape[1])
+    if EXTENSION_LOADED:
+        lists = inputs, group.weights, [], inputs, group.weights, []
+        with pytest.raises(ValueError, match="at least 1"):
+            MODULE._OP(*lists, "relu", 4 * shape[1], torch.ones(2), True)
+
+
+@needs_extension
+def test_malformed_direct_calls():
+    group = random_network(3, 2, 10, (8,))
+    previous = changed(group)
+    right = [*group[:3], *previous[:3], "relu", 15, torch.ones(3), True]
+
+    def change(position, value):
+        return [*right[:position], value, *right[position + 1 :]]
+
+    wrong = [
+        change(0, []),
+        change(0, [torch.randn(3, 2)]),
+        change(3, previous.inputs[:1]),
+        change(4, previous.weights[:1]),
+        change(4, [w.double() for w in previous.weights]),
+        change(4, [torch.randn(1, 5), torch.randn(10, 1)]),
+        change(5, []),
+        change(6, "sine"),
+        change(7, 10),
+        change(7, 21),
+        change(8, torch.ones(2)),
+        change(8, torch.ones(3, dtype=torch.float64)),
+    ]
+    for arguments in wrong:
+        with pytest.raises((ValueError, TypeError)):
+            MODULE._OP(*arguments)
+    _, first, second, *_ = MODULE._OP(*right)
+    layer = [group.weights[-1], group.biases[-1], previous.weights[-1], previous.biases[-1]]
+    backward = [torch.tensor(1.0), first, second, *layer, 2, 15]
+    for position, value in (
+        (0, torch.ones(2)),
+        (1, first[0]),
+        (2, second[:1]),
+        (4, None),
+        (5, first),
+        (7, 0),
+        (8, 5),
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            MODULE._BACKWARD_OP(*backward[:position], value, *backward[position + 1 :])
 
 
 def test_scaling_of_another_length():
