@@ -86,6 +86,132 @@ def test_kinds_of_layers(options):
     assert_same_buffers(*nets)
 
 
+def scaled_by_norm(x):
+    return x / x.norm()
+
+
+def doubled_if_small(x):
+    return x if x.max() > 0.3 else 2 * x
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize(
+    "activation",
+    [
+        scaled_by_norm,
+        doubled_if_small,
+        torch.nn.Softmax(dim=0),
+        torch.nn.ReLU(inplace=True),
+        torch.nn.GELU(),
+        torch.sigmoid,
+        None,
+    ],
+)
+def test_activation_functions(activation, batch_norm):
+    nets = []
+    for module, library in BOTH:
+        net = build(library=library, activation_fn=activation, use_batch_norm=batch_norm)
+        module.compute_fisher(0, Samples(), list(net.weights), "cpu", net)
+        nets.append(net)
+    assert_same_buffers(*nets)
+
+
+def counts_calls(output, net):
+    net.calls = getattr(net, "calls", 0) + 1
+    return output * net.calls
+
+
+def looks_at_values(output, net):
+    return output * 2 if output[0, 0].item() > 0 else output
+
+
+def draws(output, net):
+    return output * torch.rand(())
+
+
+@pytest.mark.parametrize("patched", [False, True])
+@pytest.mark.parametrize("change", [counts_calls, looks_at_values, draws])
+def test_networks_with_a_forward_pass_of_their_own(change, patched):
+    nets = []
+    for module, library in BOTH:
+
+        class Network(library.MLP):
+            def forward(self, x, weights=None, distilled_params=None, condition=None):
+                return change(super().forward(x, weights=weights), self)
+
+        kind = library.MLP if patched else Network
+        torch.manual_seed(0)
+        net = kind(n_in=4, n_out=3, hidden_layers=[5], verbose=False)
+        if patched:
+            plain = net.forward
+            net.forward = lambda x, weights=None, net=net, plain=plain: change(plain(x, weights=weights), net)
+        module.compute_fisher(0, Samples(), list(net.weights), "cpu", net)
+        nets.append((net, torch.rand(())))
+    assert_same_buffers(nets[0][0], nets[1][0])
+    assert nets[0][1] == nets[1][1]
+
+
+@pytest.mark.parametrize("use_lstm", [False, True])
+def test_recurrent_networks(use_lstm):
+    nets = []
+    for module, library in BOTH:
+        torch.manual_seed(0)
+        net = library.simple_rnn.SimpleRNN(
+            n_in=4, rnn_layers=[5, 3], fc_layers=[3], use_lstm=use_lstm, verbose=False
+        )
+        module.compute_fisher(0, Samples(steps=6), list(net.weights), "cpu", net, time_series=True)
+        nets.append(net)
+    assert_same_buffers(*nets)
+
+
+def test_gradients_that_are_one_tensor():
+    net = build()
+    params = [*net.weights, torch.zeros(5, requires_grad=True)]
+    with torch.no_grad():
+        net.weights[1].add_(0.5)
+
+    def second_bias(x, weights):
+        hidden = torch.relu(x @ weights[0].t() + weights[1] + weights[4])
+        return torch.nn.functional.linear(hidden, weights[2], weights[3])
+
+    def nll(weights, x, target):
+        return torch.nn.functional.cross_entropy(second_bias(x, weights), target.argmax(1), reduction="sum")
+
+    data = Samples()
+    samples = [[torch.from_numpy(v) for v in data.next_train_batch(1)] + [None] for _ in range(7)]
+    together = ours._squares_together(params, iter(samples), nll)
+    apart = ours._squares(params, iter(samples), lambda x, t, _: nll(params, x, t))
+    torch.testing.assert_close(together, apart)
+
+
+def test_few_samples_at_a_time(monkeypatch):
+    nets = []
+    for limit in (1 << 22, 150, 9, 1):
+        monkeypatch.setattr(ours, "_GRADIENTS_AT_ONCE", limit)
+        for batch_norm in (False, True):
+            net = build(use_batch_norm=batch_norm)
+            ours.compute_fisher(0, Samples(), list(net.weights), "cpu", net)
+            nets.append(net)
+    for net, other in zip(nets[2:], nets[:-2], strict=True):
+        assert_same_buffers(net, other)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("online", [False, True])
+def test_gamma_of_the_regulariser(online, gamma):
+    losses = []
+    for module, library in BOTH:
+        net = build(library=library)
+        module.compute_fisher(0, Samples(), list(net.weights), "cpu", net, online=online, gamma=gamma)
+        with torch.no_grad():
+            for weight in net.weights:
+                weight.add_(0.05)
+        losses.append(module.ewc_regularizer(1, list(net.weights), net, online=online, gamma=gamma))
+    torch.testing.assert_close(losses[1], losses[0])
+    again = ours.ewc_regularizer(1, list(net.weights), net, online=online, gamma=gamma)
+    assert again == losses[1]  # hypnettorch's estimate decays in every call
+
+
 def test_network_with_convolutions():
     nets = []
     for module, library in BOTH:
@@ -101,16 +227,6 @@ def test_allowed_outputs():
     for module, library in BOTH:
         net = build(5, library)
         module.compute_fisher(0, Samples(classes=2), list(net.weights), "cpu", net, allowed_outputs=[1, 4])
-        nets.append(net)
-    assert_same_buffers(*nets)
-
-
-def test_time_series():
-    nets = []
-    for module, library in BOTH:
-        torch.manual_seed(0)
-        net = library.simple_rnn.SimpleRNN(n_in=4, rnn_layers=[5], fc_layers=[3], verbose=False)
-        module.compute_fisher(0, Samples(steps=6), list(net.weights), "cpu", net, time_series=True)
         nets.append(net)
     assert_same_buffers(*nets)
 
@@ -251,6 +367,23 @@ def test_checkpoint_of_hypnettorch():
         ({"task_id": 1, "online": True}, r"compute_fisher\(\) for task 0"),
         ({"allowed_outputs": [0, 1]}, "allowed_outputs: 2 outputs, but targets have 3"),
         ({"data": Samples(classification=False)}, "no classification task"),
+        ({"data": Samples(0)}, "data: has no training samples"),
+        ({"data": Samples(classes=2), "regression": True}, "data: targets of the shape"),
+        ({"data": Samples(classes=1), "regression": True}, "data: targets of the shape"),
+        ({"data": Samples(classes=4)}, "data: targets of the shape"),
+        ({"data": Samples(steps=2, one_hot=False)}, "time_series: False does not fit"),
+        ({"allowed_outputs": [0, 1, 3]}, "allowed_outputs: indices of the main network's 3 outputs"),
+        ({"allowed_outputs": [True, True, True]}, r"allowed_outputs\[0\]: an index"),
+        ({"gamma": -0.1, "online": True}, "gamma: a number between 0 and 1"),
+        ({"gamma": float("nan"), "online": True}, "gamma: a number between 0 and 1"),
+        ({"prior_strength": float("nan"), "online": True}, "at least 0"),
+        ({"prior_strength": [1.0], "online": True}, "prior_strength: tensors of the shapes"),
+        ({"time_series": True}, "time_series: True does not fit"),
+        ({"time_series": True, "regression": True}, "give custom_nll"),
+        ({"custom_forward": 1}, "custom_forward: a function"),
+        ({"custom_nll": 1}, "custom_nll: a function"),
+        ({"target_manipulator": 1}, "target_manipulator: a function"),
+        ({"mnet": build(out_fn=torch.nn.Sigmoid())}, "mnet: a tensor as its output is needed, got tuple"),
     ],
 )
 def test_bad_input_changes_nothing(options, message):
@@ -258,8 +391,54 @@ def test_bad_input_changes_nothing(options, message):
     arguments = {"task_id": 0, "data": Samples(), "params": list(net.weights), "device": "cpu", "mnet": net}
     with pytest.raises(ValueError, match=message):
         ours.compute_fisher(**arguments | options)
+    net = arguments["mnet"] if "mnet" not in options else options["mnet"]
     assert not any("ewc" in name for name in buffers(net))
     assert net.training
+
+
+def test_negative_estimates_are_refused():
+    net = build()
+    weights = list(net.weights)
+    ours.compute_fisher(0, Samples(), weights, "cpu", net, online=True)
+    ours.ewc_regularizer(1, weights, net, online=True)
+    with torch.no_grad():
+        net.ewc_fisher_estimate_weights_2[0, 0] = -1.0
+    before = {name: value.clone() for name, value in buffers(net).items()}
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match="'ewc_fisher_estimate_weights_2': Fisher information of at least"
+        ):
+            ours.ewc_regularizer(1, weights, net, online=True)
+        with pytest.raises(
+            ValueError, match="'ewc_fisher_estimate_weights_2': Fisher information of at least"
+        ):
+            ours.compute_fisher(1, Samples(), weights, "cpu", net, online=True)
+    assert all(torch.equal(before[name], value) for name, value in buffers(net).items())
+    with pytest.raises(ValueError, match="gamma: a number of at least 0"):
+        ours.ewc_regularizer(1, weights, net, online=True, gamma=-1.0)
+
+
+@pytest.mark.parametrize("strength", [1, torch.tensor(0.3), torch.ones(()).numpy()[()]])
+def test_kinds_of_prior_strength(strength):
+    nets = []
+    for module, library in BOTH:
+        net = build(library=library)
+        options = {"online": True, "prior_strength": strength}
+        module.compute_fisher(0, Samples(), list(net.weights), "cpu", net, **options)
+        nets.append(net)
+    assert_same_buffers(*nets)
+
+
+@pytest.mark.parametrize("allowed", [[1, 4, 0], range(3), torch.tensor([0, 2, 4]), [0, 1, -1]])
+@pytest.mark.parametrize("one_hot", [True, False])
+def test_kinds_of_allowed_outputs(allowed, one_hot):
+    nets = []
+    for module, library in BOTH:
+        net = build(5, library)
+        options = {"allowed_outputs": allowed}
+        module.compute_fisher(0, Samples(one_hot=one_hot), list(net.weights), "cpu", net, **options)
+        nets.append(net)
+    assert_same_buffers(*nets)
 
 
 def test_regulariser_without_estimates():

@@ -77,9 +77,64 @@ def test_calls_in_a_wrong_order():
     with pytest.raises(ValueError, match="nothing is known of it before the step"):
         ours.si_post_optim_step(net, params)
     ours.si_pre_optim_step(net, params)
-    with pytest.raises(ValueError, match="delta_params: tensors of the shapes"):
-        ours.si_post_optim_step(net, params, delta_params=[torch.ones(1)])
-    with pytest.raises(ValueError, match="epsilon: a positive number"):
-        ours.si_compute_importance(net, params, epsilon=0.0)
+    with pytest.raises(ValueError, match=r"delta_params\[0\]: a tensor of shape \[4, 3\]"):
+        ours.si_post_optim_step(net, params, delta_params=[torch.ones(1)] * 4)
+    with pytest.raises(ValueError, match="delta_params: 4 tensors are accepted, got 1"):
+        ours.si_post_optim_step(net, params, delta_params=[torch.ones(4, 3)])
+    with pytest.raises(ValueError, match="epsilon: a number of at least 0"):
+        ours.si_compute_importance(net, params, epsilon=-1.0)
     with pytest.raises(ValueError, match=r"call si_post_optim_step\(\)"):
         ours.si_compute_importance(net, params)
+
+
+def learn_task(module, net, params, **options):
+    module.si_pre_optim_step(net, params)
+    for param in params:
+        if param.requires_grad:
+            param.grad = torch.ones_like(param)
+            param.data.sub_(0.1)
+    module.si_post_optim_step(net, params, **options)
+
+
+def test_parameters_of_other_shapes_change_nothing():
+    net = build()
+    params = list(net.parameters())
+    learn_task(ours, net, params)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    message = r"params\[0\]: shape \[4, 3\], that of buffer"
+    calls = [ours.si_pre_optim_step, ours.si_post_optim_step, ours.si_compute_importance, ours.si_regularizer]
+    for function in calls:
+        with pytest.raises(ValueError, match=message):
+            function(net, [params[1], params[0]])
+    with pytest.raises(TypeError, match=r"params\[1\]: a tensor is accepted"):
+        ours.si_pre_optim_step(net, [params[0], None])
+    after = net.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("number", [0, 4])
+def test_nothing_to_regularise(number):
+    params = list(build().requires_grad_(False).parameters())[:number]
+    loss = ours.si_regularizer(build(), params)
+    assert loss.shape == () and loss == theirs.si_regularizer(build(), params)
+
+
+def test_given_changes_leave_what_was_remembered():
+    nets = []
+    for module in (theirs, ours):
+        net = build()
+        params = list(net.parameters())
+        changes = [torch.ones_like(p) if p.requires_grad else None for p in params]
+        learn_task(module, net, params, delta_params=changes)
+        nets.append(net.state_dict())
+    torch.testing.assert_close(nets[1], nets[0])
+
+
+def test_parameters_from_an_iterator():
+    nets = []
+    for module in (theirs, ours):
+        net = build()
+        module.si_pre_optim_step(net, net.parameters())
+        nets.append(net.state_dict())
+    assert list(nets[0]) == list(nets[1])
