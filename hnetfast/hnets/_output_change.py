@@ -56,7 +56,7 @@ def change_from_parts(
             of_part = Corrections(corrections.positions[found] - start, corrections.factors[:, found])
         total = total + _change_of_part(now, then, len(cond_ids), scaling, of_part)
         start += now.num_outputs
-    return total
+    return total - total.detach().clamp(max=0)  # it may be a little less than zero where terms cancel
 
 
 def _change_of_part(
@@ -71,8 +71,11 @@ def _change_of_part(
     if given == 1 and count > 1:  # the same for all conditions
         total = scaling.sum(0, keepdim=True)
         if corrections is not None:
-            scaled = (scaling.unsqueeze(1) * corrections.factors).sum(0, keepdim=True)
-            corrections = Corrections(corrections.positions, torch.where(total == 0, 0, scaled / total))
+            factors = corrections.factors
+            scaled = (scaling.unsqueeze(1) * factors).sum(0, keepdim=True)
+            exact = (total == 0) | (factors == factors[:1]).all(0)
+            factors = torch.where(exact, factors[:1], scaled / total)
+            corrections = Corrections(corrections.positions, factors)
         scaling = total
     if not isinstance(now.source, Tensor):
         return ops.output_reg(now.source, then.source, now.num_outputs, scaling, corrections)

@@ -74,13 +74,16 @@ def output_reg(
         ValueError: Sizes that do not fit; the argument is named.
     """
     split, count = _check(current, previous, num_outputs)
+    if corrections is not None and sizes_of(current.inputs)[1] == 1:
+        total = _change_without(current, previous, num_outputs, scaling, corrections)
+        if total is not None:
+            return total
     weight = current.weights[-1]
     device, dtype = weight.device.type, weight.dtype
     if dtype in (torch.float16, torch.bfloat16):
         current, previous = (_cast(group, torch.float32) for group in (current, previous))
         weight = current.weights[-1]
-    with torch.no_grad():
-        previous = Group(*([t.detach() for t in ts] for ts in previous[:3]), previous.activation)
+    previous = Group(*([_constant(t) for t in ts] for ts in previous[:3]), previous.activation)
     scaling = weight.new_ones(count) if scaling is None else scaling.to(weight)
     if scaling.shape != (count,):
         raise ValueError(f"output_reg: scaling has shape {tuple(scaling.shape)}, expected [{count}]")
@@ -94,6 +97,50 @@ def output_reg(
         if corrections is not None and len(corrections.positions):
             total = total - _corrected(current, previous, scaling, corrections)
     return total.to(dtype)
+
+
+def _change_without(
+    current: Group, previous: Group, num_outputs: int, scaling: Tensor | None, corrections: Corrections
+) -> Tensor | None:
+    """The same for a single chunk, if there are outputs that count for no condition, else None.
+
+    Their rows of the last layer are left out. To subtract their squares, which may be far larger than those
+    of the others, would leave rounding errors, and gradients of what has none.
+    """
+    never = corrections.positions[(corrections.factors == 1).all(0)].unique()
+    if len(never) == 0:
+        return None
+    size = len(current.weights[-1])
+    counts = torch.ones(size, dtype=torch.bool, device=never.device)
+    counts[never] = False
+    counts[num_outputs:] = False
+    kept, lengths = torch.unique_consecutive(counts, return_counts=True)
+    kept, lengths = kept.tolist(), lengths.tolist()
+    longest = max(range(len(kept)), key=lambda i: kept[i] * lengths[i])
+    others = [i for i in range(len(kept)) if kept[i] and i != longest]
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    pieces = [[t.split(lengths) for t in (g.weights[-1], *g.biases[-1:])] for g in (current, previous)]
+    total = current.weights[-1].new_zeros(())
+    for part in ([longest], others):  # the longest one is not copied
+        rows = [torch.arange(starts[i], starts[i] + lengths[i], device=never.device) for i in part if kept[i]]
+        if not rows:
+            continue
+        rows = torch.cat(rows)
+        groups = []
+        for group, (weights, *biases) in zip((current, previous), pieces, strict=True):
+            last, *bias = [
+                torch.cat([p[i] for i in part]) if len(part) > 1 else p[part[0]] for p in (weights, *biases)
+            ]
+            groups.append(
+                group._replace(weights=[*group.weights[:-1], last], biases=[*group.biases[:-1], *bias])
+            )
+        places = torch.full((size,), -1, device=never.device)
+        places[rows] = torch.arange(len(rows), device=never.device)
+        positions = places[corrections.positions]
+        found = positions >= 0
+        left = Corrections(positions[found], corrections.factors[:, found])
+        total = total + output_reg(*groups, len(rows), scaling, left)
+    return total
 
 
 def output_reg_reference(
@@ -149,6 +196,13 @@ def _check(current: Group, previous: Group, num_outputs: int) -> tuple[int, int]
 
 def _cast(group: Group, dtype: torch.dtype) -> Group:
     return Group(*([t.to(dtype) for t in tensors] for tensors in group[:3]), group.activation)
+
+
+def _constant(tensor: Tensor) -> Tensor:
+    # Autograd does not save tensors made in inference mode.
+    if not torch.compiler.is_compiling() and tensor.is_inference():
+        return tensor.clone()
+    return tensor.detach()
 
 
 def _has_kernel(*groups: Group) -> bool:
@@ -208,28 +262,32 @@ def _last_input(current: Group, previous: Group, count: int, num_chunks: int) ->
         previous.weights[0].split(widths, 1),
         strict=True,
     )
-    before = change = 0.0
+    after = change = 0.0
     for x, y, weight, old_weight in parts:
-        before = before + y @ old_weight.t()
+        after = after + x.detach() @ weight.detach().t()
         change = change + (x @ (weight - old_weight).t() + (x - y) @ old_weight.t())
     for i in range(len(current.weights) - 1):
         if i > 0:
             weight, old_weight = current.weights[i], previous.weights[i]
-            before = then @ old_weight.t()
+            after = now.detach() @ weight.detach().t()
             change = now @ (weight - old_weight).t() + change @ old_weight.t()
         if current.biases:
-            before = before + previous.biases[i]
+            after = after + current.biases[i].detach()
             change = change + (current.biases[i] - previous.biases[i])
-        now, then, change = _activate(before, change, current.activation)
+        now, change = _activate(after, change, current.activation)
     return now.expand(count, num_chunks, -1), change.expand(count, num_chunks, -1)
 
 
-def _activate(before: Tensor, change: Tensor, activation: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Results for ``before + change`` and for ``before``, and their difference without cancellation."""
-    after = before + change
-    now, then = activate(after, activation), activate(before, activation)
+def _activate(after: Tensor, change: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+    """The result, and by how much it differs from that for ``after - change``, without cancellation.
+
+    Only ``change`` has a graph, which is that of ``after`` too: gradients for both meet before they go on.
+    """
+    before = (after - change).detach()
+    after = after + (change - change.detach())
     if activation == "identity":
-        return now, then, change
+        return after, change
+    now, then = activate(after, activation), activate(before, activation)
     small = change.clamp(-1, 1)  # beyond that there is nothing to cancel, and formulas overflow
     applies = change == small
     same_side = (after > 0) == (before > 0)
@@ -243,7 +301,7 @@ def _activate(before: Tensor, change: Tensor, activation: str) -> tuple[Tensor, 
     else:
         below = torch.exp(before.clamp(max=0)) * torch.expm1(small)
         exact, applies = torch.where(after > 0, change, below), applies & same_side
-    return now, then, torch.where(applies, exact, now - then)
+    return now, torch.where(applies, exact, now - then)
 
 
 def _changed_layer(weight, bias, old_weight, old_bias) -> Tensor:
@@ -323,24 +381,26 @@ class _OutputReg(torch.autograd.Function):
         needed = any(ctx.needs_input_grad)
         loss, *grads = _OP(*lists, *old, needed)
         if needed:
-            ctx.counts, ctx.split, ctx.old = counts, split, old[3:]
-            ctx.sizes = [len(ts) for ts in old[:3]]
-            ctx.save_for_backward(*tensors, *(t for ts in old[:3] for t in ts), *grads)
+            *former, activation, num_outputs, scaling = old
+            ctx.counts, ctx.split, ctx.old = counts, split, (activation, num_outputs)
+            ctx.save_for_backward(*tensors, *(t for ts in former for t in ts), scaling, *grads)
         return loss
 
     @staticmethod
     def backward(ctx, grad):
         saved = list(ctx.saved_tensors)
         num_inputs, first_bias = ctx.counts
-        tensors, saved = saved[: sum(ctx.sizes)], saved[sum(ctx.sizes) :]
-        previous, (first, second, *others) = saved[: sum(ctx.sizes)], saved[sum(ctx.sizes) :]
         needs = ctx.needs_input_grad[3:]
+        tensors, saved = saved[: len(needs)], saved[len(needs) :]
+        previous, (scaling, first, second, *others) = saved[: len(needs)], saved[len(needs) :]
         if torch.is_grad_enabled():
+            # Views, as the same tensor may be given twice, or one be computed from another.
+            tensors = [t.view_as(t) for t in tensors]
             current, former = (
                 Group(ts[:num_inputs], ts[num_inputs:first_bias], ts[first_bias:], ctx.old[0])
                 for ts in (tensors, previous)
             )
-            loss = _by_products(current, former, ctx.split, ctx.old[2])
+            loss = _by_products(current, former, ctx.split, scaling)
             wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
             found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True, allow_unused=True))
             return None, None, None, *(next(found) if need else None for need in needs)
