@@ -336,6 +336,17 @@ def test_labels_that_are_no_vectors():
     assert_same_buffers(*nets)
 
 
+def test_labels_of_time_series_that_are_no_vectors():
+    nets = []
+    for one_hot in (True, False):
+        torch.manual_seed(0)
+        net = mnets.simple_rnn.SimpleRNN(n_in=4, rnn_layers=[5], fc_layers=[3], verbose=False)
+        data = Samples(steps=6, one_hot=one_hot)
+        ours.compute_fisher(0, data, list(net.weights), "cpu", net, time_series=True)
+        nets.append(net)
+    assert_same_buffers(*nets)
+
+
 def test_gradients_and_modes_stay_as_they_are():
     net = build()
     weights = list(net.weights)
