@@ -18,9 +18,9 @@ namespace {
 
 constexpr int64_t kTileRows = 96;
 
-// Of the first layer: what every row of each part gives, before the activation: as it was, and by how much it changed.
+// Of the first layer: what every row of each part gives, before the activation, and by how much that has changed.
 struct Terms {
-  std::vector<Tensor> previous, change;  // [conditions or 1, chunks or 1, out]
+  std::vector<Tensor> after, change;  // [conditions or 1, chunks or 1, out]
 };
 
 Terms first_layer_terms(const Mlp& now, const Mlp& then) {
@@ -34,7 +34,7 @@ Terms first_layer_terms(const Mlp& now, const Mlp& then) {
     const auto rows = [](const Tensor& t) { return t.reshape({t.size(0) * t.size(1), t.size(2)}); };
     const auto shaped = [&](const Tensor& t, const Tensor& like) { return t.view({like.size(0), like.size(1), w.size(0)}); };
     const bool first = i == 0 && !now.biases.empty();
-    terms.previous.push_back(shaped(product(rows(y), of(p), first ? then.biases[0] : Tensor()), y));
+    terms.after.push_back(shaped(product(rows(x), of(w), first ? now.biases[0] : Tensor()), x));
     const Tensor of_matrix = shaped(product(rows(x), of(d), first ? now.biases[0] - then.biases[0] : Tensor()), x);
     terms.change.push_back((of_matrix + shaped(product(rows(x - y), of(p)), x - y)).contiguous());
     column += x.size(2);
@@ -45,32 +45,44 @@ Terms first_layer_terms(const Mlp& now, const Mlp& then) {
 // --- any activation, layer by layer ---------------------------------------------------------------------------------
 
 struct Activated {
-  Tensor now, then, change;
+  Tensor now, change;
 };
 
-// From what was there before the activation, and its change.
-Activated activate(const Tensor& a, const Tensor& change, string_view activation) {
-  const Tensor now = a + change;
-  if (activation == "identity") return {now, a, change};
-  Activated result;
-  Tensor exact, applies = change.abs() < 1;  // where the change has a formula without cancellation
+// From what is there before the activation, and its change.
+Activated activate(const Tensor& after, const Tensor& change, string_view activation) {
+  if (activation == "identity") return {after, change};
+  const Tensor before = after - change;
+  Tensor now, then, exact, applies = change.abs() < 1;  // where the change has a formula without cancellation
   if (activation == "relu" || activation == "leaky_relu") {
     const double slope = activation == "relu" ? 0 : 0.01;
-    result = {at::leaky_relu(now, slope), at::leaky_relu(a, slope), {}};
-    exact = at::where(now > 0, change, slope * change);
-    applies = (now > 0) == (a > 0);
+    now = at::leaky_relu(after, slope);
+    then = at::leaky_relu(before, slope);
+    exact = at::where(after > 0, change, slope * change);
+    applies = (after > 0) == (before > 0);
   } else if (activation == "tanh") {
-    result = {at::tanh(now), at::tanh(a), {}};
-    exact = at::tanh(change) * (1 - result.now * result.then);
+    now = at::tanh(after);
+    then = at::tanh(before);
+    exact = at::tanh(change) * (1 - now * then);
   } else if (activation == "sigmoid") {
-    result = {at::sigmoid(now), at::sigmoid(a), {}};
-    exact = -at::expm1(-change) * result.now * (1 - result.then);
+    now = at::sigmoid(after);
+    then = at::sigmoid(before);
+    exact = -at::expm1(-change) * now * (1 - then);
   } else {
-    result = {at::elu(now), at::elu(a), {}};
-    exact = at::where(now > 0, change, at::exp(a.clamp_max(0)) * at::expm1(change));
-    applies = applies.logical_and((now > 0) == (a > 0));
+    now = at::elu(after);
+    then = at::elu(before);
+    exact = at::where(after > 0, change, at::exp(before.clamp_max(0)) * at::expm1(change));
+    applies = applies.logical_and((after > 0) == (before > 0));
   }
-  result.change = at::where(applies, exact, result.now - result.then);
+  return {now, at::where(applies, exact, now - then)};
+}
+
+Activated activate_rows(const Tensor& after, const Tensor& change, string_view activation) {
+  const Activated result{at::empty_like(after), at::empty_like(change)};
+  for_each_row_block(after.size(0), [&](int64_t begin, int64_t end) {
+    const Activated block = activate(after.narrow(0, begin, end - begin), change.narrow(0, begin, end - begin), activation);
+    result.now.narrow(0, begin, end - begin).copy_(block.now);
+    result.change.narrow(0, begin, end - begin).copy_(block.change);
+  });
   return result;
 }
 
@@ -81,17 +93,17 @@ HiddenChange by_layers(const Mlp& now, const Mlp& then, const Sizes& sizes, bool
     for (size_t i = 1; i < parts.size(); ++i) total = total + parts[i];
     return total.expand({sizes.conditions, sizes.chunks, total.size(2)}).reshape({sizes.rows(), total.size(2)});
   };
-  Tensor before = sum(terms.previous), change = sum(terms.change);
+  Tensor after = sum(terms.after), change = sum(terms.change);
   std::vector<Tensor> kept;
   for (size_t i = 0;; ++i) {
-    const Activated h = activate(before, change, now.activation);
+    const Activated h = activate_rows(after, change, now.activation);
     kept.push_back(h.now);
-    if (i + 2 == now.weights.size()) return {save ? at::cat(kept, 1) : h.now, h.change.contiguous()};
+    if (i + 2 == now.weights.size()) return {save ? at::cat(kept, 1) : h.now, h.change};
     const Tensor &w = now.weights[i + 1], &p = then.weights[i + 1];
     const bool bias = !now.biases.empty();
-    before = product(h.then.contiguous(), p.t(), bias ? then.biases[i + 1] : Tensor());
-    change = product(h.now.contiguous(), (w - p).t(), bias ? now.biases[i + 1] - then.biases[i + 1] : Tensor());
-    product_out(change, h.change.contiguous(), p.t(), {}, true);
+    after = product(h.now, w.t(), bias ? now.biases[i + 1] : Tensor());
+    change = product(h.now, (w - p).t(), bias ? now.biases[i + 1] - then.biases[i + 1] : Tensor());
+    product_out(change, h.change, p.t(), {}, true);
   }
 }
 
@@ -102,20 +114,18 @@ class Tiled {
  public:
   Tiled(const Mlp& now, const Mlp& then, const Sizes& sizes) : sizes_(sizes), relu_(now.activation == "relu") {
     const Terms terms = first_layer_terms(now, then);
-    for (size_t i = 0; i < terms.previous.size(); ++i) {
-      terms_.push_back(term(terms.previous[i], then.inputs[i]));
-      change_terms_.push_back(term(terms.change[i], terms.change[i]));
-    }
+    for (const Tensor& t : terms.after) terms_.push_back(term(t));
+    for (const Tensor& t : terms.change) change_terms_.push_back(term(t));
     for (size_t i = 0; i + 1 < now.weights.size(); ++i) {
       const int64_t out = now.weights[i].size(0), pitch = round_up(out, kernels_.lanes);
       Layer layer{out, pitch};
       const auto padded = [&](const Tensor& t) { return keep(at::constant_pad_nd(t, {0, pitch - out})); };
       if (i > 0) {
-        layer.previous = padded(then.weights[i].t());
+        layer.weight = padded(now.weights[i].t());
         layer.joint = padded(at::cat({(now.weights[i] - then.weights[i]).t(), then.weights[i].t()}));
       }
       if (i > 0 && !now.biases.empty()) {
-        layer.previous_bias = padded(then.biases[i]);
+        layer.bias = padded(now.biases[i]);
         layer.bias_change = padded(now.biases[i] - then.biases[i]);
       }
       layers_.push_back(layer);
@@ -126,24 +136,24 @@ class Tiled {
   // Rows [begin, end): results of all layers side by side, or of the last alone, to `hidden`, the last change to `change`.
   void run(int64_t begin, int64_t end, T* hidden, int64_t ld, bool all, T* change) const {
     const int64_t height = end - begin, size = height * width_;
-    T* const memory = scratch<T>(5 * size);
-    T *const before = memory, *const delta = memory + size, *const then = memory + 2 * size, *const joint = memory + 3 * size;
+    T* const memory = scratch<T>(4 * size);
+    T *const after = memory, *const delta = memory + size, *const joint = memory + 2 * size;  // results beside their changes
     for (size_t i = 0; i < layers_.size(); ++i) {
       const Layer& layer = layers_[i];
       if (i == 0) {
         for (int64_t r = 0; r < height; ++r) {
-          add(terms_, begin + r, layer.out, before + r * layer.pitch);
+          add(terms_, begin + r, layer.out, after + r * layer.pitch);
           add(change_terms_, begin + r, layer.out, delta + r * layer.pitch);
         }
       } else {
         const int64_t in = layers_[i - 1].out;
-        kernels_.gemm(height, layer.pitch, in, then, in, 1, layer.previous, layer.pitch, before, layer.pitch, layer.previous_bias, false);
+        kernels_.gemm(height, layer.pitch, in, joint, 2 * in, 1, layer.weight, layer.pitch, after, layer.pitch, layer.bias, false);
         kernels_.gemm(height, layer.pitch, 2 * in, joint, 2 * in, 1, layer.joint, layer.pitch, delta, layer.pitch, layer.bias_change, false);
       }
       const bool last = i + 1 == layers_.size();
       for (int64_t r = 0; r < height; ++r) {
         T *h_now = joint + r * 2 * layer.out, *h_change = h_now + layer.out;
-        kernels_.change(h_now, then + r * layer.out, h_change, before + r * layer.pitch, delta + r * layer.pitch, layer.out, relu_);
+        kernels_.change(h_now, h_change, after + r * layer.pitch, delta + r * layer.pitch, layer.out, relu_);
         if (all || last) std::copy(h_now, h_now + layer.out, hidden + r * ld);
         if (last) std::copy(h_change, h_change + layer.out, change + r * layer.out);
       }
@@ -154,8 +164,8 @@ class Tiled {
  private:
   struct Layer {
     int64_t out, pitch;
-    const T *previous = nullptr, *joint = nullptr;  // W*ᵀ; Dᵀ above W*ᵀ
-    const T *previous_bias = nullptr, *bias_change = nullptr;
+    const T *weight = nullptr, *joint = nullptr;  // Wᵀ; Dᵀ above W*ᵀ
+    const T *bias = nullptr, *bias_change = nullptr;
   };
   struct Term {
     const T* data;
@@ -167,9 +177,9 @@ class Tiled {
     return kept_.back().template const_data_ptr<T>();
   }
 
-  Term term(const Tensor& tensor, const Tensor& part) {
+  Term term(const Tensor& tensor) {
     const int64_t out = tensor.size(2);
-    return {keep(tensor), part.size(0) == 1 ? 0 : part.size(1) * out, part.size(1) == 1 ? 0 : out};
+    return {keep(tensor), tensor.size(0) == 1 ? 0 : tensor.size(1) * out, tensor.size(1) == 1 ? 0 : out};
   }
 
   void add(const std::vector<Term>& terms, int64_t row, int64_t count, T* to) const {

@@ -291,6 +291,16 @@ Tensor hidden_layers(const Mlp& mlp, const Sizes& sizes, bool save) {
 
 namespace {
 
+Tensor activation_grad_of_rows(Tensor& grad, const Tensor& h, string_view activation) {
+  if (is_simple(activation)) return activation_grad(grad, h, activation);
+  const Tensor result = at::empty_like(grad);
+  for_each_row_block(grad.size(0), [&](int64_t begin, int64_t end) {
+    Tensor block = grad.narrow(0, begin, end - begin);
+    result.narrow(0, begin, end - begin).copy_(activation_grad(block, h.narrow(0, begin, end - begin), activation));
+  });
+  return result;
+}
+
 // Gradients of inputs and of the first layer's matrix, from that before its activation, summed over the rows that
 // meet the same row of each part.
 void first_layer_backward(const Mlp& mlp, const std::vector<Tensor>& sums, const std::function<bool(size_t)>& need,
@@ -452,7 +462,7 @@ void hidden_backward(const Mlp& mlp, const Tensor& grad, const Tensor& saved_hid
   const std::vector<Tensor> hidden = saved_hidden.split_with_sizes(widths, 1);
   Tensor g = grad;
   for (size_t i = last; i-- > 0;) {  // from the last to the first
-    g = activation_grad(g, hidden[i], mlp.activation);  // [R, out]
+    g = activation_grad_of_rows(g, hidden[i], mlp.activation);  // [R, out]
     if (!biases.empty() && need(first_bias + i)) results[first_bias + i] = g.sum(0);
     if (i == 0) break;
     if (need(first_weight + i)) results[first_weight + i] = product(g.t(), hidden[i - 1]);

@@ -154,7 +154,7 @@ std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList bi
       if (gradients) add_gradients(block, sums.rows, begin);
     }
   }
-  std::vector<Tensor> result{at::scalar_tensor(loss, scaling.options()), first, second};
+  std::vector<Tensor> result{at::scalar_tensor(loss, scaling.options().dtype(at::kDouble)).to(scaling.scalar_type()), first, second};
   for (size_t i = 0; i < grads.size(); ++i) {
     if (below(i)) result.push_back(grads[i]);
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/Parallel.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/ScalarType.h>
 
 #include <algorithm>
@@ -37,6 +38,17 @@ void parallel(int64_t tasks, int64_t work, const F& run) {
   } else {
     at::parallel_for(0, tasks, 1, run);
   }
+}
+
+// Calls run(begin, end) for blocks of rows, the same ones for any number of threads. Library calls made there use one
+// thread each: shared out, some give other bits where the share of a thread ends.
+template <typename F>
+void for_each_row_block(int64_t rows, const F& run) {
+  constexpr int64_t kRows = 256;
+  at::parallel_for(0, (rows + kRows - 1) / kRows, 1, [&](int64_t first, int64_t last) {
+    at::AutoDispatchBelowADInplaceOrView guard;  // other threads start without the state of this one
+    for (int64_t i = first; i < last; ++i) run(i * kRows, std::min((i + 1) * kRows, rows));
+  });
 }
 
 inline bool has_tile_kernels(at::ScalarType type) { return type == at::kFloat || type == at::kDouble; }

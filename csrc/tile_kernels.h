@@ -48,9 +48,9 @@ struct TileKernels {
   void (*relu)(T* to, const T* from, int64_t count);
   // grad[i] = 0 where h[i], a result of relu, is 0.
   void (*relu_backward)(T* grad, const T* h, int64_t count);
-  // Results of relu (or as they are, if not `relu`) for before[i] + delta[i] and before[i], and their difference, which is
+  // Result of relu (or as it is, if not `relu`) for after[i], and by how much it differs from that for after[i] − delta[i]:
   // delta[i] where relu changes neither.
-  void (*change)(T* now, T* then, T* change, const T* before, const T* delta, int64_t count, bool relu);
+  void (*change)(T* now, T* change, const T* after, const T* delta, int64_t count, bool relu);
   // Ends a sequence of streaming writes.
   void (*fence)();
 };

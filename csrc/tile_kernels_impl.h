@@ -543,23 +543,20 @@ HN_TARGET void relu_backward(T* grad, const T* h, int64_t count) {
 }
 
 template <typename T>
-HN_TARGET void change_of_relu(T* now, T* then, T* change, const T* before, const T* delta, int64_t count, bool relu) {
+HN_TARGET void change_of_relu(T* now, T* change, const T* after, const T* delta, int64_t count, bool relu) {
   using V = Vector<T>;
   int64_t i = 0;
   for (; i + kLanes<T> <= count; i += kLanes<T>) {
-    const V a = *reinterpret_cast<const V*>(before + i), d = *reinterpret_cast<const V*>(delta + i), b = a + d;
-    const V cut_a = choose(a < V{}, V{}, a), cut_b = choose(b < V{}, V{}, b);
+    const V b = *reinterpret_cast<const V*>(after + i), d = *reinterpret_cast<const V*>(delta + i), a = b - d;
+    const V cut_a = choose(a < V{}, V{}, a), cut_b = choose(b < V{}, V{}, b), difference = cut_b - cut_a;
     *reinterpret_cast<V*>(now + i) = relu ? cut_b : b;
-    *reinterpret_cast<V*>(then + i) = relu ? cut_a : a;
-    const V difference = cut_b - cut_a;
     *reinterpret_cast<V*>(change + i) = relu ? choose((a < V{}) | (b < V{}), difference, d) : d;
   }
   for (; i < count; ++i) {
-    const T a = before[i], d = delta[i], b = a + d;
+    const T b = after[i], d = delta[i], a = b - d;
     const bool cut_a = relu && a < T(0), cut_b = relu && b < T(0);
     now[i] = cut_b ? T(0) : b;
-    then[i] = cut_a ? T(0) : a;
-    change[i] = cut_a || cut_b ? now[i] - then[i] : d;
+    change[i] = cut_a || cut_b ? now[i] - (cut_a ? T(0) : a) : d;
   }
 }
 
