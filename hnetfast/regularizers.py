@@ -86,7 +86,8 @@ class OutputRegularizer:
         self._inds_of_out_heads = inds_of_out_heads
         self._reg_scaling = reg_scaling
         self._batch_size = batch_size
-        self._device, self._dtype = device, dtype
+        self._device = None if device is None else torch.device(device)
+        self._dtype = dtype
         self._theta: list[Tensor] | None = None
         self._num_conditions = 0
         self._embeddings: list[tuple[nn.Parameter, Tensor]] = []
@@ -96,7 +97,6 @@ class OutputRegularizer:
         """Whether :meth:`snapshot` has been called, or a state with one loaded."""
         return self._theta is not None
 
-    @torch.no_grad()
     def snapshot(self) -> None:
         """Remember the parameters as they are now, instead of what was remembered before.
 
@@ -105,6 +105,7 @@ class OutputRegularizer:
         self._remember(self._hnet.unconditional_params, self._hnet.conditional_params)
 
     def _remember(self, theta: Sequence[Tensor], embeddings: Sequence[Tensor]) -> None:
+        @torch.inference_mode(False)  # or autograd could not save them
         def keep(tensors: Sequence[Tensor]) -> list[Tensor]:
             return [
                 t.detach().to(self._device or t.device, self._dtype or t.dtype, copy=True) for t in tensors
@@ -162,16 +163,19 @@ class OutputRegularizer:
         return found
 
     def state_dict(self) -> dict[str, list[Tensor]]:
-        """The snapshot: lists of tensors, "theta" and "embeddings"; empty if there is none."""
+        """The snapshot: lists of tensors, "theta" and "embeddings"; empty if there is none.
+
+        Embeddings that have been added since are in it as they are.
+        """
         if self._theta is None:
             return {}
-        return {"theta": list(self._theta), "embeddings": [value for _, value in self._embeddings]}
+        return {"theta": list(self._theta), "embeddings": self._previous_embeddings()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Remember what another regulariser did.
 
         Args:
-            state: What its :meth:`state_dict` returned. The hypernetwork must have equally many conditions.
+            state: What its :meth:`state_dict` returned when its hypernetwork had as many conditions.
 
         Raises:
             TypeError, ValueError: If it is not that, or of another hypernetwork.
@@ -189,6 +193,10 @@ class OutputRegularizer:
             "embeddings": self._hnet.conditional_param_shapes,
         }
         for name, expected in shapes.items():
+            if not isinstance(state[name], Sequence) or not all(isinstance(t, Tensor) for t in state[name]):
+                raise InputTypeError(
+                    f"state[{name!r}]: a list of tensors is accepted, got {state[name]!r:.100}"
+                )
             found = [list(t.shape) for t in state[name]]
             if found != [list(shape) for shape in expected]:
                 raise InputError(

@@ -40,6 +40,12 @@ def change_from_parts(
     Returns:
         Scalar; None if it cannot be had so.
     """
+    device = previous["uncond_weights"][0].device if previous["uncond_weights"] else torch.device("cpu")
+    with torch.autocast(device.type, enabled=False):
+        return _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored)
+
+
+def _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored) -> Tensor | None:
     current = hnet._parts(cond_ids, weights)
     if current is None:
         return None
@@ -79,7 +85,7 @@ def _change_of_part(
         scaling = total
     if not isinstance(now.source, Tensor):
         return ops.output_reg(now.source, then.source, now.num_outputs, scaling, corrections)
-    squares = (now.source - then.source.detach()).square()
+    squares = (now.source - then.source.detach().to(now.source)).square()
     sums = squares.sum(1)
     if corrections is not None:
         sums = sums - (squares[:, corrections.positions] * corrections.factors).sum(1)

@@ -103,7 +103,7 @@ class ChunkedHMLP(ChunkedHyperNet):
             print(self)
 
     def _is_plain(self) -> bool:
-        return type(self).forward is ChunkedHMLP.forward and self._hnet._has_independent_rows()
+        return self._has_forward_of(ChunkedHMLP) and self._hnet._has_independent_rows()
 
     def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part]:
         group = self._hnet._group(*self._arrange(None, None, cond_ids, weights), None)

@@ -329,8 +329,7 @@ class HContainer(nn.Module, HyperNetInterface):
         return self._flat_to_ret_format(self._finish(slots), ret_format)
 
     def _is_plain(self) -> bool:
-        unchanged = type(self).forward is HContainer.forward
-        return unchanged and all(hnet._is_plain() for hnet in self._hnets)
+        return self._has_forward_of(HContainer) and all(hnet._is_plain() for hnet in self._hnets)
 
     def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part] | None:
         if self._assembly.kind != "moves":

@@ -204,7 +204,7 @@ class HMLP(FullHyperNet):
         return Group([hidden], weights[-1:], biases[-1:], "identity")
 
     def _is_plain(self) -> bool:
-        return type(self).forward is HMLP.forward and self._has_independent_rows()
+        return self._has_forward_of(HMLP) and self._has_independent_rows()
 
     def _has_independent_rows(self) -> bool:
         random = self._dropout is not None and self._dropout.training

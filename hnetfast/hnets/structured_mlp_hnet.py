@@ -449,8 +449,9 @@ class StructuredHMLP(nn.Module, HyperNetInterface):
         return [hnet._group(parts, of_hnet, own_weights, condition) for hnet, parts, of_hnet in groups]
 
     def _is_plain(self) -> bool:
-        unchanged = type(self).forward is StructuredHMLP.forward
-        return unchanged and all(hnet._has_independent_rows() for hnet in self._hnets)
+        return self._has_forward_of(StructuredHMLP) and all(
+            hnet._has_independent_rows() for hnet in self._hnets
+        )
 
     def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part] | None:
         if self._assembly.kind != "moves":

@@ -12,6 +12,7 @@ docs/regulariser.md for its gradients and its rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -62,7 +63,7 @@ def output_reg(
 
     Args:
         current: The network and its inputs for B conditions, as :func:`hnetfast.ops.chunked_mlp` takes them.
-        previous: The same as it was; no gradient reaches it.
+        previous: The same as it was; no gradient reaches it. It may be of another dtype.
         num_outputs: Outputs of a condition that count; only some of the last chunk's may not.
         scaling: A factor for each condition, ``[B]``; 1 by default.
         corrections: Outputs that count in part, or not at all.
@@ -81,9 +82,9 @@ def output_reg(
     weight = current.weights[-1]
     device, dtype = weight.device.type, weight.dtype
     if dtype in (torch.float16, torch.bfloat16):
-        current, previous = (_cast(group, torch.float32) for group in (current, previous))
+        current = _convert(current, lambda t: t.float())
         weight = current.weights[-1]
-    previous = Group(*([_constant(t) for t in ts] for ts in previous[:3]), previous.activation)
+    previous = _convert(previous, lambda t: _constant(t, weight.dtype))
     scaling = weight.new_ones(count) if scaling is None else scaling.to(weight)
     if scaling.shape != (count,):
         raise ValueError(f"output_reg: scaling has shape {tuple(scaling.shape)}, expected [{count}]")
@@ -194,15 +195,14 @@ def _check(current: Group, previous: Group, num_outputs: int) -> tuple[int, int]
     return split, count
 
 
-def _cast(group: Group, dtype: torch.dtype) -> Group:
-    return Group(*([t.to(dtype) for t in tensors] for tensors in group[:3]), group.activation)
+def _convert(group: Group, function: Callable[[Tensor], Tensor]) -> Group:
+    return Group(*([function(t) for t in tensors] for tensors in group[:3]), group.activation)
 
 
-def _constant(tensor: Tensor) -> Tensor:
+def _constant(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     # Autograd does not save tensors made in inference mode.
-    if not torch.compiler.is_compiling() and tensor.is_inference():
-        return tensor.clone()
-    return tensor.detach()
+    copy = not torch.compiler.is_compiling() and tensor.is_inference()
+    return tensor.detach().to(dtype, copy=copy)
 
 
 def _has_kernel(*groups: Group) -> bool:

@@ -169,13 +169,12 @@ def calc_fix_target_reg(
 
 
 def _scaling(factors: Sequence[Any], device: torch.device | None) -> Tensor:
+    if any(bool(factor < 0) for factor in factors):
+        given = [float(factor) for factor in factors]
+        raise InputError(f"reg_scaling: factors of at least 0 are accepted, got {given}")
     if not any(isinstance(factor, Tensor) for factor in factors):
-        scaling = torch.tensor(factors, dtype=torch.float64)
-    else:
-        scaling = torch.stack([torch.as_tensor(f, device=device, dtype=torch.float64) for f in factors])
-    if bool((scaling < 0).any()):
-        raise InputError(f"reg_scaling: factors of at least 0 are accepted, got {scaling.tolist()}")
-    return scaling.to(device)
+        return torch.tensor(factors, dtype=torch.float64, device=device)
+    return torch.stack([torch.as_tensor(f, device=device, dtype=torch.float64) for f in factors])
 
 
 def _checked_outputs(hnet: HyperNetInterface, name: str, tensors: Any) -> Sequence[Tensor]:
