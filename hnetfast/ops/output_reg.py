@@ -13,6 +13,7 @@ docs/regulariser.md for its gradients and its rounding.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -117,30 +118,28 @@ def _change_without(
     counts[num_outputs:] = False
     kept, lengths = torch.unique_consecutive(counts, return_counts=True)
     kept, lengths = kept.tolist(), lengths.tolist()
-    longest = max(range(len(kept)), key=lambda i: kept[i] * lengths[i])
-    others = [i for i in range(len(kept)) if kept[i] and i != longest]
-    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    starts = [0, *accumulate(lengths)]
+    found = sorted((i for i in range(len(kept)) if kept[i]), key=lambda i: -lengths[i])
+    if not found:  # zero, and so are all gradients
+        return sum(t[:0].sum() for tensors in current[:3] for t in tensors)
     pieces = [[t.split(lengths) for t in (g.weights[-1], *g.biases[-1:])] for g in (current, previous)]
-    total = current.weights[-1].new_zeros(())
-    for part in ([longest], others):  # the longest one is not copied
-        rows = [torch.arange(starts[i], starts[i] + lengths[i], device=never.device) for i in part if kept[i]]
-        if not rows:
-            continue
-        rows = torch.cat(rows)
+    total = 0.0
+    for part in filter(None, (found[:1], found[1:])):  # the longest piece is not copied
         groups = []
-        for group, (weights, *biases) in zip((current, previous), pieces, strict=True):
+        for group, of_tensors in zip((current, previous), pieces, strict=True):
             last, *bias = [
-                torch.cat([p[i] for i in part]) if len(part) > 1 else p[part[0]] for p in (weights, *biases)
+                ps[part[0]] if len(part) == 1 else torch.cat([ps[i] for i in part]) for ps in of_tensors
             ]
             groups.append(
                 group._replace(weights=[*group.weights[:-1], last], biases=[*group.biases[:-1], *bias])
             )
+        rows = torch.cat([torch.arange(starts[i], starts[i + 1], device=never.device) for i in part])
         places = torch.full((size,), -1, device=never.device)
         places[rows] = torch.arange(len(rows), device=never.device)
         positions = places[corrections.positions]
-        found = positions >= 0
-        left = Corrections(positions[found], corrections.factors[:, found])
-        total = total + output_reg(*groups, len(rows), scaling, left)
+        left = positions >= 0
+        rest = Corrections(positions[left], corrections.factors[:, left])
+        total = total + output_reg(*groups, len(rows), scaling, rest)
     return total
 
 
