@@ -317,6 +317,111 @@ def test_parts_and_outputs_agree(kind, heads, monkeypatch):
             torch.testing.assert_close(a, b)
 
 
+@given(st.data(), st.integers(1, NUM_TASKS), st.sampled_from([conditional_chunks, structured, container]))
+def test_all_arguments_for_all_kinds(data, task_id, kind):
+    networks = []
+    for module, mlp in ((oracle_hnets, oracle_mnets.MLP), (hnets, MLP)):
+        mnet = mlp(**MNET)
+        torch.manual_seed(0)
+        networks.append((kind(module, mnet.param_shapes), mnet))
+    kwargs = data.draw(arguments(networks[0][0], task_id))
+    results = []
+    for (hnet, mnet), module in zip(networks, (oracle_reg, ours_reg), strict=True):
+        call, tensors = leaves(kwargs)
+        np.random.seed(1)
+        value = module.calc_fix_target_reg(hnet, task_id, mnet=mnet, **call)
+        value.backward()
+        tensors = [*hnet.internal_params, *tensors]
+        results.append((value, [torch.zeros_like(t) if t.grad is None else t.grad for t in tensors]))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["HMLP", "ChunkedHMLP"])
+def test_the_same_tasks_are_drawn(name):
+    drawn = []
+    for (hnet, _), module in zip(build(name), (oracle_reg, ours_reg), strict=True):
+        previous = {
+            "prev_theta": [p.detach() for p in hnet.unconditional_params],
+            "prev_task_embs": [p.detach() for p in hnet.conditional_params],
+        }
+        np.random.seed(3)
+        embeddings = [hnet.get_cond_in_emb(i) for i in range(NUM_TASKS)]
+        for _ in range(6):
+            change = [0.1 * torch.ones_like(p) for p in hnet.unconditional_params]
+            value = module.calc_fix_target_reg(hnet, NUM_TASKS, dTheta=change, batch_size=2, **previous)
+            grads = torch.autograd.grad(value, embeddings, allow_unused=True)
+            drawn.append([i for i, g in enumerate(grads) if g is not None and g.count_nonzero() > 0])
+    assert drawn[:6] == drawn[6:] and all(len(ids) == 2 for ids in drawn)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_earlier_parameters_of_another_type(dtype):
+    values = []
+    for (hnet, _), module in zip(build(), (oracle_reg, ours_reg), strict=True):
+        torch.manual_seed(1)
+        previous = {
+            "prev_theta": [t.to(dtype) for t in random_like(hnet.unconditional_param_shapes, 0.5)],
+            "prev_task_embs": [t.to(dtype) for t in random_like(hnet.conditional_param_shapes, 0.5)],
+        }
+        values.append(module.calc_fix_target_reg(hnet, 3, **previous).double())
+    torch.testing.assert_close(*values, rtol=1e-5 if dtype == torch.float64 else 1e-2, atol=0)
+
+
+def test_heads_of_other_tasks_get_no_gradient():
+    shapes = {"n_in": 60, "n_out": 10, "hidden_layers": [40], "no_weights": True, "verbose": False}
+    mnet = MLP(**shapes)
+    hnet = hnets.HMLP(mnet.param_shapes, cond_in_size=3, num_cond_embs=3, layers=[5], verbose=False)
+    value = ours_reg.calc_fix_target_reg(
+        hnet,
+        2,
+        prev_theta=[
+            t + p.detach()
+            for t, p in zip(
+                random_like(hnet.unconditional_param_shapes), hnet.unconditional_params, strict=True
+            )
+        ],
+        prev_task_embs=[p.detach() for p in hnet.conditional_params],
+        mnet=mnet,
+        inds_of_out_heads=[[0, 1], [2, 3]],
+    )
+    value.backward()
+    masks = mnet.get_output_weight_mask(out_inds=[0, 1, 2, 3])
+    used = torch.cat(
+        [
+            torch.ones(s).bool().flatten() if m is None else m.flatten()
+            for m, s in zip(masks, mnet.param_shapes, strict=True)
+        ]
+    )
+    weight, bias = (p.grad for p in hnet.internal_params if p.shape[0] == hnet.num_outputs)
+    for grad in (weight, bias):
+        assert grad[~used].count_nonzero() == 0 and grad[used].count_nonzero() > 0
+
+
+def test_penalty_is_never_negative():
+    hnet = build(num_cond_embs=100)[1][0]
+    theta = [p.detach().clone() for p in hnet.unconditional_params]
+    matrices = [i for i, t in enumerate(theta) if t.dim() == 2]
+    for i, factor in zip(matrices, (1.5, 1 / 1.5), strict=True):  # the outputs stay as they are
+        theta[i] *= factor
+        if i == matrices[0]:
+            theta[i + 1] *= factor
+    previous = {"prev_theta": theta, "prev_task_embs": [p.detach() for p in hnet.conditional_params]}
+    value = ours_reg.calc_fix_target_reg(hnet, 100, **previous)
+    value.backward()
+    assert 0 <= value < 1e-3
+
+
+def test_activations_of_ones_own_and_automatic_mixed_precision():
+    hnet = build(activation_fn=torch.nn.Softplus())[1][0]
+    previous = {
+        "prev_theta": [p.detach() + 1e-4 for p in hnet.unconditional_params],
+        "prev_task_embs": [p.detach() for p in hnet.conditional_params],
+    }
+    expected = ours_reg.calc_fix_target_reg(hnet, 3, **previous)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(ours_reg.calc_fix_target_reg(hnet, 3, **previous), expected)
+
+
 def test_direct_form_for_a_few_tasks_at_a_time(monkeypatch):
     monkeypatch.setattr("hnetfast.hnets._output_change._OUTPUTS_AT_ONCE", 100)
     ((theirs, _), (ours, _)) = build("ChunkedHMLP")
@@ -343,6 +448,9 @@ def test_forward_of_a_subclass_is_used():
     doubled = ours_reg.calc_fix_target_reg(hnet, 1, **previous)
     Doubled.forward = hnets.HMLP.forward
     torch.testing.assert_close(doubled, 4 * ours_reg.calc_fix_target_reg(hnet, 1, **previous))
+    plain = hnet.forward
+    hnet.forward = lambda *args, **kwargs: [2 * t for t in plain(*args, **kwargs)]
+    torch.testing.assert_close(ours_reg.calc_fix_target_reg(hnet, 1, **previous), doubled)
 
 
 @pytest.mark.parametrize(
