@@ -17,6 +17,7 @@ from hnetfast.regularizers import OutputRegularizer
 from hnetfast.utils.hnet_regularizer import calc_fix_target_reg, get_current_targets
 
 SHAPES = [[4, 3], [4], [6, 4], [6]]
+MNET = MLP(n_in=3, n_out=6, hidden_layers=[4], no_weights=True, verbose=False)
 
 
 def build(seed=0, **options):
@@ -30,6 +31,12 @@ def change(hnet, scale=0.1):
     with torch.no_grad():
         for param in hnet.parameters():
             param.add_(scale * torch.randn(param.shape, generator=generator).to(param))
+
+
+def with_snapshot(**options):
+    regularizer = OutputRegularizer(build(), **options)
+    regularizer.snapshot()
+    return regularizer
 
 
 def test_same_as_with_targets():
@@ -51,8 +58,8 @@ def test_first_task_has_a_zero_to_add():
 
 
 def test_options_are_those_of_the_function():
-    hnet, mnet = build().double(), MLP(n_in=3, n_out=6, hidden_layers=[4], no_weights=True, verbose=False)
-    options = {"mnet": mnet, "inds_of_out_heads": [[0, 1], [2]], "reg_scaling": [1.0, 0.5]}
+    hnet = build().double()
+    options = {"mnet": MNET, "inds_of_out_heads": [[0, 1], [2]], "reg_scaling": [1.0, 0.5]}
     regularizer = OutputRegularizer(hnet, **options)
     regularizer.snapshot()
     targets = get_current_targets(2, hnet)
@@ -133,6 +140,113 @@ def test_automatic_mixed_precision_and_compiled_networks():
         assert torch.equal(regularizer.loss(2), expected)
 
 
+@pytest.mark.parametrize("cond_chunk_embs", [False, True])
+def test_state_after_conditions_were_added(cond_chunk_embs):
+    hnet = build(cond_chunk_embs=cond_chunk_embs).double()
+    regularizer, other = OutputRegularizer(hnet), OutputRegularizer(hnet)
+    regularizer.snapshot()
+    targets = get_current_targets(3, hnet)
+    change(hnet)
+    hnet.add_conditions(2)
+    other.load_state_dict(regularizer.state_dict())
+    assert torch.equal(other.loss(3), regularizer.loss(3))
+    torch.testing.assert_close(other.loss(3), calc_fix_target_reg(hnet, 3, targets=targets))
+
+
+def test_snapshot_in_inference_mode():
+    hnet = build()
+    regularizer, other = OutputRegularizer(hnet), OutputRegularizer(hnet)
+    regularizer.snapshot()
+    with torch.inference_mode():
+        other.snapshot()
+        assert regularizer.loss(2) == 0
+    change(hnet)
+    other.loss(2).backward()
+    assert torch.equal(other.loss(2), regularizer.loss(2))
+
+
+def test_copies_are_independent():
+    hnet = build()
+    regularizer = OutputRegularizer(hnet)
+    regularizer.snapshot()
+    change(hnet)
+    expected = regularizer.loss(2)
+    copied = copy.deepcopy(regularizer)
+    change(hnet)
+    hnet.add_conditions(1)
+    assert torch.equal(copied.loss(2), expected) and not torch.equal(regularizer.loss(2), expected)
+
+
+def test_snapshot_between_loss_and_backward():
+    hnet = build()
+    regularizer = OutputRegularizer(hnet)
+    regularizer.snapshot()
+    change(hnet)
+    expected = torch.autograd.grad(regularizer.loss(2), hnet.unconditional_params)
+    loss = regularizer.loss(2)
+    regularizer.snapshot()
+    assert all(map(torch.equal, torch.autograd.grad(loss, hnet.unconditional_params), expected))
+
+
+def test_frozen_parameters():
+    hnet = build()
+    regularizer = OutputRegularizer(hnet)
+    regularizer.snapshot()
+    change(hnet)
+    expected = torch.autograd.grad(regularizer.loss(2), hnet.unconditional_params)
+    for param in hnet.conditional_params:
+        param.requires_grad_(False)
+    assert all(
+        map(torch.equal, torch.autograd.grad(regularizer.loss(2), hnet.unconditional_params), expected)
+    )
+    for param in hnet.unconditional_params:
+        param.requires_grad_(False)
+    assert not regularizer.loss(2).requires_grad
+
+
+@pytest.mark.parametrize("reg_scaling", [None, [1.0, 0.5]])
+def test_compiled_step(reg_scaling):
+    hnet = build()
+    regularizer = OutputRegularizer(hnet, reg_scaling=reg_scaling)
+    regularizer.snapshot()
+    change(hnet)
+
+    def step_loss():
+        return sum(t.square().sum() for t in hnet(cond_id=2)) + regularizer.loss(2)
+
+    compiled = torch.compile(step_loss, backend="aot_eager", fullgraph=True)
+    params = hnet.unconditional_params
+    loss, expected = compiled(), step_loss()
+    torch.testing.assert_close(loss, expected)
+    grads, right = (torch.autograd.grad(value, params) for value in (loss, expected))
+    torch.testing.assert_close(grads, right, rtol=1e-4, atol=1e-5)
+
+
+def test_functional_transforms():
+    hnet = build()
+    regularizer = OutputRegularizer(hnet)
+    regularizer.snapshot()
+    change(hnet)
+    params = {name: p.detach() for name, p in hnet.named_parameters()}
+
+    class Penalty(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hnet = hnet
+
+        def forward(self):
+            return regularizer.loss(2)
+
+    def loss(values):
+        return torch.func.functional_call(Penalty(), {f"hnet.{k}": v for k, v in values.items()}, ())
+
+    grads = torch.func.grad(loss)(params)
+    regularizer.loss(2).backward()
+    for name, param in hnet.named_parameters():
+        right = torch.zeros_like(param) if param.grad is None else param.grad
+        torch.testing.assert_close(grads[name], right, rtol=1e-4, atol=1e-5)
+
+
 def test_training_keeps_what_was_learned():
     hnet = build()
     regularizer = OutputRegularizer(hnet)
@@ -165,10 +279,20 @@ def test_training_keeps_what_was_learned():
         (lambda: OutputRegularizer(build()).loss(1), r"snapshot\(\) has not been called"),
         (lambda: OutputRegularizer(build()).loss(-1), "current_task: an integer of at least 0"),
         (lambda: OutputRegularizer(build()).load_state_dict({"a": 1}), "state: a dictionary with"),
+        (
+            lambda: OutputRegularizer(build()).load_state_dict({"theta": None, "embeddings": []}),
+            r"state\['theta'\]: a list of tensors",
+        ),
+        (lambda: with_snapshot().loss(4), "task_id: at most 3"),
+        (lambda: with_snapshot(reg_scaling=[-1.0]).loss(1), "reg_scaling: factors of at least 0"),
+        (lambda: with_snapshot(reg_scaling=[1.0]).loss(2), "reg_scaling: an entry for each of the 2"),
+        (lambda: with_snapshot(mnet=MNET, inds_of_out_heads=[[6]]).loss(1), "6"),
+        (lambda: with_snapshot(mnet=MNET, inds_of_out_heads=[[0]]).loss(2), "inds_of_out_heads: an entry"),
+        (lambda: with_snapshot().loss(1, lookahead=[torch.ones(2)]), "tensors are accepted, got 1"),
     ],
 )
 def test_bad_input(make, message):
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises((ValueError, TypeError, IndexError), match=message):
         make()
 
 
