@@ -78,7 +78,7 @@ Activated activate(const Tensor& after, const Tensor& change, string_view activa
 
 Activated activate_rows(const Tensor& after, const Tensor& change, string_view activation) {
   const Activated result{at::empty_like(after), at::empty_like(change)};
-  for_each_row_block(after.size(0), [&](int64_t begin, int64_t end) {
+  for_each_row_block(after.size(0), after.size(1), [&](int64_t begin, int64_t end) {
     const Activated block = activate(after.narrow(0, begin, end - begin), change.narrow(0, begin, end - begin), activation);
     result.now.narrow(0, begin, end - begin).copy_(block.now);
     result.change.narrow(0, begin, end - begin).copy_(block.change);

@@ -294,7 +294,7 @@ namespace {
 Tensor activation_grad_of_rows(Tensor& grad, const Tensor& h, string_view activation) {
   if (is_simple(activation)) return activation_grad(grad, h, activation);
   const Tensor result = at::empty_like(grad);
-  for_each_row_block(grad.size(0), [&](int64_t begin, int64_t end) {
+  for_each_row_block(grad.size(0), grad.size(1), [&](int64_t begin, int64_t end) {
     Tensor block = grad.narrow(0, begin, end - begin);
     result.narrow(0, begin, end - begin).copy_(activation_grad(block, h.narrow(0, begin, end - begin), activation));
   });

@@ -40,14 +40,14 @@ void parallel(int64_t tasks, int64_t work, const F& run) {
   }
 }
 
-// Calls run(begin, end) for blocks of rows, the same ones for any number of threads. Library calls made there use one
-// thread each: shared out, some give other bits where the share of a thread ends.
+// Calls run(begin, end) for blocks of rows, the same ones for any number of threads, and too small for the library to share
+// one out: some functions give other bits where the share of a thread ends.
 template <typename F>
-void for_each_row_block(int64_t rows, const F& run) {
-  constexpr int64_t kRows = 256;
-  at::parallel_for(0, (rows + kRows - 1) / kRows, 1, [&](int64_t first, int64_t last) {
+void for_each_row_block(int64_t rows, int64_t width, const F& run) {
+  const int64_t block = std::clamp<int64_t>(at::internal::GRAIN_SIZE / 2 / std::max<int64_t>(width, 1), 1, 256);
+  at::parallel_for(0, (rows + block - 1) / block, 1, [&](int64_t first, int64_t last) {
     at::AutoDispatchBelowADInplaceOrView guard;  // other threads start without the state of this one
-    for (int64_t i = first; i < last; ++i) run(i * kRows, std::min((i + 1) * kRows, rows));
+    for (int64_t i = first; i < last; ++i) run(i * block, std::min((i + 1) * block, rows));
   });
 }
 
