@@ -44,7 +44,8 @@ void parallel(int64_t tasks, int64_t work, const F& run) {
 // one out: some functions give other bits where the share of a thread ends.
 template <typename F>
 void for_each_row_block(int64_t rows, int64_t width, const F& run) {
-  const int64_t block = std::clamp<int64_t>(at::internal::GRAIN_SIZE / 2 / std::max<int64_t>(width, 1), 1, 256);
+  constexpr int64_t kElements = 1 << 14;  // half of what the library shares out
+  const int64_t block = std::clamp<int64_t>(kElements / std::max<int64_t>(width, 1), 1, 256);
   at::parallel_for(0, (rows + block - 1) / block, 1, [&](int64_t first, int64_t last) {
     at::AutoDispatchBelowADInplaceOrView guard;  // other threads start without the state of this one
     for (int64_t i = first; i < last; ++i) run(i * block, std::min((i + 1) * block, rows));

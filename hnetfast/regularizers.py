@@ -27,7 +27,7 @@ class OutputRegularizer:
 
     It is no module and has no parameters; gradients reach those of the hypernetwork. Add it to the loss of
     the task before one common backward pass, which is also what DistributedDataParallel needs. Automatic
-    mixed precision does not lower its precision.
+    mixed precision does not lower its precision where nothing is generated.
 
     .. code-block:: python
 
