@@ -178,8 +178,9 @@ HN_INLINE __m512 permuted(const Permutes& permutes, int64_t vector, const __m512
   return result;
 }
 
-// Returns the first row that is left over.
-HN_TARGET inline int64_t pack_narrow(float* tile, int64_t pitch, const float* matrix, int64_t ld, int64_t rows, Columns columns) {
+// Returns the first row that is left over: whole rows are read, of a matrix that may be some columns of another.
+HN_TARGET inline int64_t pack_narrow(float* tile, int64_t pitch, const float* matrix, const float* end, int64_t ld, int64_t rows,
+                                     Columns columns) {
   Permutes permutes;
   for (int64_t t = 0; t < columns.width; ++t) {
     for (int64_t i = 0; i < 16; ++i) {
@@ -188,7 +189,7 @@ HN_TARGET inline int64_t pack_narrow(float* tile, int64_t pitch, const float* ma
     }
   }
   int64_t j = 0;
-  for (; j + 16 <= rows; j += 16) {
+  for (; j + 16 <= rows && (j + 16) * ld <= end - matrix; j += 16) {
     __m512 sources[kNarrow];
     for (int64_t s = 0; s < ld; ++s) sources[s] = _mm512_loadu_ps(matrix + j * ld + 16 * s);
     for (int64_t t = 0; t < columns.width; ++t) {
@@ -226,7 +227,7 @@ HN_TARGET void pack_transposed(T* tile, int64_t pitch, const T* matrix, const T*
 #if defined(__x86_64__) && HN_BYTES == 64
   if constexpr (sizeof(T) == 4) {
     if (ld <= kNarrow && rows >= L) {
-      const int64_t done = pack_narrow(tile, pitch, matrix, ld, rows, columns);
+      const int64_t done = pack_narrow(tile, pitch, matrix, end, ld, rows, columns);
       for (int64_t t = 0; t < columns.width; ++t) {
         T* out = tile + (columns.to + t) * pitch;
         for (int64_t j = done; j < pitch; ++j) out[j] = j < rows ? matrix[j * ld + columns.from + t] : T(0);
