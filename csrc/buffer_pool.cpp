@@ -19,6 +19,7 @@ namespace {
 
 constexpr size_t kSmallest = size_t(1) << 20;  // below this the system allocator is as fast
 constexpr size_t kHugePage = size_t(1) << 21;
+constexpr size_t kStep = size_t(1) << 16;  // of sizes; what does not fill a huge page gets small ones
 
 // One buffer: where it starts and how large it is. The context of a DataPtr, so that freeing needs no look-up.
 struct Block {
@@ -71,7 +72,7 @@ class BufferPool final : public c10::Allocator {
         return block;
       }
     }
-    const size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    const size_t rounded = (bytes + kStep - 1) / kStep * kStep;
     void* data = nullptr;
     if (posix_memalign(&data, kHugePage, rounded) != 0) {
       empty_cache();

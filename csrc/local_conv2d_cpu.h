@@ -59,11 +59,16 @@ struct Parts {
   int64_t largest() const { return (total + count - 1) / count; }
 };
 
-// Padded images, the elements of a pixel `pitch` apart: [channels, height, width, pitch].
+// A band of rows of padded images, the elements of a pixel `pitch` apart: [channels, height, width, pitch].
 struct Layout {
-  int64_t height, width, pitch;
+  int64_t top = 0, height, width, pitch;
 
   Layout(const Shape& s, int64_t pitch) : height(s.height + 2 * s.padding_h), width(s.width + 2 * s.padding_w), pitch(pitch) {}
+  // What filters at positions [begin, end) see.
+  Layout(const Shape& s, int64_t pitch, int64_t begin, int64_t end) : Layout(s, pitch) {
+    top = begin / s.out_w * s.stride_h;
+    height = (end - 1) / s.out_w * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1 - top;
+  }
   int64_t channel() const { return height * width * pitch; }
 
   // Where what filter entry f of a group sees is, from where its position is.
@@ -76,20 +81,23 @@ struct Layout {
     return result;
   }
 
-  // Where positions are.
+  // Where positions are; those that see other rows are not in the band.
   std::vector<int64_t> places(const Shape& s) const {
     std::vector<int64_t> result(s.positions());
     for (int64_t p = 0; p < s.positions(); ++p) {
-      result[p] = (p / s.out_w * s.stride_h * width + p % s.out_w * s.stride_w) * pitch;
+      result[p] = ((p / s.out_w * s.stride_h - top) * width + p % s.out_w * s.stride_w) * pitch;
     }
     return result;
   }
 
   // Pixels [from, from + width) of a channel are pixels `to` and on of a padded one.
   std::vector<Columns> rows(const Shape& s) const {
-    if (width == s.width) return {{0, s.padding_h * width, s.height * s.width}};
-    std::vector<Columns> result(s.height);
-    for (int64_t y = 0; y < s.height; ++y) result[y] = {y * s.width, (y + s.padding_h) * width + s.padding_w, s.width};
+    const int64_t first = std::max<int64_t>(top - s.padding_h, 0), end = std::min(top + height - s.padding_h, s.height);
+    const int64_t to = s.padding_h - top;  // where row 0 is, or would be
+    std::vector<Columns> result;
+    if (first >= end) return result;
+    if (width == s.width) return {{first * width, (first + to) * width, (end - first) * width}};
+    for (int64_t y = first; y < end; ++y) result.push_back({y * s.width, (y + to) * width + s.padding_w, s.width});
     return result;
   }
 };

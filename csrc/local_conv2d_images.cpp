@@ -18,10 +18,10 @@ std::vector<int64_t> multiples(int64_t count, int64_t step) {
   return result;
 }
 
-// Images that go through the weights together.
+// Images that go through the weights together: by default as many vectors as fit side by side.
 template <typename T>
-Parts image_blocks(const Shape& s) {
-  return Parts(s.images, std::max<int64_t>(kVectors * tile_kernels<T>().lanes, 32));
+Parts image_blocks(const Shape& s, int64_t vectors = kVectors) {
+  return Parts(s.images, std::max<int64_t>(vectors * tile_kernels<T>().lanes, 32));
 }
 
 // A channel of some images in Layout.
@@ -116,22 +116,24 @@ void weight_gradient_by_images(const Shape& s, Source<T> grad, Source<T> input, 
   const TileKernels<T>& kernels = tile_kernels<T>();
   const int64_t F = s.fields(), P = s.positions(), per_group = s.outputs / s.groups, in_group = s.channels / s.groups;
   const int64_t padded = round_up(per_group, kernels.lanes), threads = at::get_num_threads();
-  // Gradients with outputs innermost, for so many positions that they take a twentieth of what the call needs anyway.
+  // Gradients with outputs innermost, for so many positions that they take a fortieth of what the call needs anyway, or
+  // up to a twentieth if that makes a line of weights.
   const int64_t of_position = s.sets * s.groups * s.images * padded, weights = s.sets * s.outputs * F * P;
-  const int64_t room = std::max<int64_t>((weights + s.sets * s.images * (s.image() + s.outputs * P)) / 10, 1 << 18);
-  const Parts chunks(P, std::clamp<int64_t>(room / of_position, 1, P));
+  const int64_t room = std::max<int64_t>((weights + s.sets * s.images * (s.image() + s.outputs * P)) / 20, 1 << 18);
+  const int64_t in_line = std::min<int64_t>(64 / sizeof(T), 2 * room / of_position);
+  const Parts chunks(P, std::clamp<int64_t>(std::max(room / of_position, in_line), 1, P));
   const Parts position_parts(chunks.largest(), chunks.largest() <= 32 ? 32 : 16);
   const at::Tensor turned = pooled<T>(of_position * chunks.largest());
   T* const grads = turned.mutable_data_ptr<T>();  // [sets, groups, n, p, o]
-  const Layout layout(s, round_up(s.images, kernels.lanes));
-  const std::vector<int64_t> shifts = layout.shifts(s), places = layout.places(s);
-  const std::vector<Columns> rows = layout.rows(s);
   const Parts field_parts(F, 104, std::min<int64_t>(threads * kTasksPerThread, (F + 11) / 12));
   const int64_t most = field_parts.largest(), most_channels = (most + s.kernel() - 2) / s.kernel() + 1;
   const int64_t most_outputs = std::min(kVectors * kernels.lanes, padded);
 
   for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {
     const int64_t first_position = chunks.begin(chunk), positions = chunks.size(chunk);
+    const Layout layout(s, round_up(s.images, kernels.lanes), first_position, first_position + positions);
+    const std::vector<int64_t> shifts = layout.shifts(s), places = layout.places(s);
+    const std::vector<Columns> rows = layout.rows(s);
     parallel(s.sets * s.images * s.groups, multiply_adds(s), [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t n = task % s.images, g = task / s.images % s.groups, b = task / s.images / s.groups;
@@ -194,13 +196,13 @@ void input_gradient_by_images(const Shape& s, Source<T> grad, const S* weight, b
   const TileKernels<T>& kernels = tile_kernels<T>();
   const int64_t F = s.fields(), P = s.positions(), per_group = s.outputs / s.groups, in_group = s.channels / s.groups;
   const int64_t slots = shared ? 1 : s.sets, sets = shared ? s.sets : 1, threads = at::get_num_threads();
-  const Parts blocks = image_blocks<T>(s);
-  const int64_t pitch = round_up(blocks.largest(), kernels.lanes);
+  // Few channels are shared out by images too, a vector to a task: then blocks of images need not be large.
+  const int64_t tasks = slots * s.channels;
+  const bool split = tasks < 4 * threads && tasks % threads != 0;
+  const Parts blocks = image_blocks<T>(s, split ? std::min((2 * threads + tasks - 1) / tasks, kVectors) : kVectors);
+  const int64_t pitch = round_up(blocks.largest(), kernels.lanes), vectors = pitch / kernels.lanes, splits = split ? vectors : 1;
   const at::Tensor turned = pooled<T>(s.sets * s.outputs * P * pitch);
   T* const grads = turned.mutable_data_ptr<T>();  // [sets, o, p, n]
-  // Few channels are shared out by images too.
-  const int64_t tasks = slots * s.channels, vectors = pitch / kernels.lanes;
-  const int64_t splits = tasks >= 4 * threads || tasks % threads == 0 ? 1 : vectors;
   const Layout layout(s, (vectors + splits - 1) / splits * kernels.lanes);
   // Of positions side by side, weights share lines: these stay in the first-level cache.
   const int64_t line = std::min<int64_t>(P * sizeof(T), 128);

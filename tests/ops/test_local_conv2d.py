@@ -94,6 +94,16 @@ def test_results_and_gradients(
     assert_accurate(tensors, geometry)
 
 
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation"),
+    [((1, 1), (0, 0), (1, 1)), ((2, 1), (1, 2), (1, 2)), ((1, 1), (8, 0), (2, 1)), ((1, 2), (0, 3), (3, 1))],
+)
+def test_gradients_by_some_positions_at_a_time(stride, padding, dilation):
+    size = (26, 24)
+    geometry = geometry_of(size, (3, 2), stride, padding, dilation)
+    assert_accurate(tensors_for(geometry, size, images=45, outputs=70), geometry)
+
+
 @pytest.mark.parametrize("options", [{}, {"stride": (2, 1), "padding": (1, 2)}, {"dilation": 2, "groups": 2}])
 def test_equal_filters_make_an_ordinary_convolution(options, device):
     x = torch.randn(3, 4, 9, 8, dtype=torch.float64, device=device)
