@@ -33,8 +33,8 @@ def change(hnet, scale=0.1):
             param.add_(scale * torch.randn(param.shape, generator=generator).to(param))
 
 
-def with_snapshot(**options):
-    regularizer = OutputRegularizer(build(), **options)
+def with_snapshot(hnet, **options):
+    regularizer = OutputRegularizer(hnet, **options)
     regularizer.snapshot()
     return regularizer
 
@@ -60,8 +60,7 @@ def test_first_task_has_a_zero_to_add():
 def test_options_are_those_of_the_function():
     hnet = build().double()
     options = {"mnet": MNET, "inds_of_out_heads": [[0, 1], [2]], "reg_scaling": [1.0, 0.5]}
-    regularizer = OutputRegularizer(hnet, **options)
-    regularizer.snapshot()
+    regularizer = with_snapshot(hnet, **options)
     targets = get_current_targets(2, hnet)
     change(hnet)
     lookahead = [0.1 * torch.ones_like(p) for p in hnet.unconditional_params]
@@ -81,8 +80,7 @@ def test_sub_sampled_tasks():
 
 def test_state_goes_through_a_file():
     hnet = build()
-    regularizer = OutputRegularizer(hnet)
-    regularizer.snapshot()
+    regularizer = with_snapshot(hnet)
     file = io.BytesIO()
     torch.save(regularizer.state_dict(), file)
     change(hnet)
@@ -96,8 +94,7 @@ def test_state_goes_through_a_file():
 
 def test_snapshot_is_a_copy():
     hnet = build()
-    regularizer = OutputRegularizer(hnet)
-    regularizer.snapshot()
+    regularizer = with_snapshot(hnet)
     change(hnet)
     first = regularizer.loss(2)
     assert first > 0
@@ -122,8 +119,7 @@ def test_snapshot_in_less_precision():
 
 def test_conditions_added_after_the_snapshot():
     hnet = build().double()
-    regularizer = OutputRegularizer(hnet)
-    regularizer.snapshot()
+    regularizer = with_snapshot(hnet)
     targets = get_current_targets(3, hnet)
     hnet.add_conditions(2)
     change(hnet)
@@ -132,8 +128,7 @@ def test_conditions_added_after_the_snapshot():
 
 def test_automatic_mixed_precision_and_compiled_networks():
     hnet = build()
-    regularizer = OutputRegularizer(torch.compile(hnet, backend="eager"))
-    regularizer.snapshot()
+    regularizer = with_snapshot(torch.compile(hnet, backend="eager"))
     change(hnet, 1e-4)
     expected = regularizer.loss(2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -167,8 +162,7 @@ def test_snapshot_in_inference_mode():
 
 def test_copies_are_independent():
     hnet = build()
-    regularizer = OutputRegularizer(hnet)
-    regularizer.snapshot()
+    regularizer = with_snapshot(hnet)
     change(hnet)
     expected = regularizer.loss(2)
     copied = copy.deepcopy(regularizer)
@@ -179,8 +173,7 @@ def test_copies_are_independent():
 
 def test_snapshot_between_loss_and_backward():
     hnet = build()
-    regularizer = OutputRegularizer(hnet)
-    regularizer.snapshot()
+    regularizer = with_snapshot(hnet)
     change(hnet)
     expected = torch.autograd.grad(regularizer.loss(2), hnet.unconditional_params)
     loss = regularizer.loss(2)
@@ -190,8 +183,7 @@ def test_snapshot_between_loss_and_backward():
 
 def test_frozen_parameters():
     hnet = build()
-    regularizer = OutputRegularizer(hnet)
-    regularizer.snapshot()
+    regularizer = with_snapshot(hnet)
     change(hnet)
     expected = torch.autograd.grad(regularizer.loss(2), hnet.unconditional_params)
     for param in hnet.conditional_params:
@@ -207,8 +199,7 @@ def test_frozen_parameters():
 @pytest.mark.parametrize("reg_scaling", [None, [1.0, 0.5]])
 def test_compiled_step(reg_scaling):
     hnet = build()
-    regularizer = OutputRegularizer(hnet, reg_scaling=reg_scaling)
-    regularizer.snapshot()
+    regularizer = with_snapshot(hnet, reg_scaling=reg_scaling)
     change(hnet)
 
     def step_loss():
@@ -224,8 +215,7 @@ def test_compiled_step(reg_scaling):
 
 def test_functional_transforms():
     hnet = build()
-    regularizer = OutputRegularizer(hnet)
-    regularizer.snapshot()
+    regularizer = with_snapshot(hnet)
     change(hnet)
     params = {name: p.detach() for name, p in hnet.named_parameters()}
 
@@ -283,12 +273,18 @@ def test_training_keeps_what_was_learned():
             lambda: OutputRegularizer(build()).load_state_dict({"theta": None, "embeddings": []}),
             r"state\['theta'\]: a list of tensors",
         ),
-        (lambda: with_snapshot().loss(4), "task_id: at most 3"),
-        (lambda: with_snapshot(reg_scaling=[-1.0]).loss(1), "reg_scaling: factors of at least 0"),
-        (lambda: with_snapshot(reg_scaling=[1.0]).loss(2), "reg_scaling: an entry for each of the 2"),
-        (lambda: with_snapshot(mnet=MNET, inds_of_out_heads=[[6]]).loss(1), "6"),
-        (lambda: with_snapshot(mnet=MNET, inds_of_out_heads=[[0]]).loss(2), "inds_of_out_heads: an entry"),
-        (lambda: with_snapshot().loss(1, lookahead=[torch.ones(2)]), "tensors are accepted, got 1"),
+        (lambda: with_snapshot(build()).loss(4), "task_id: at most 3"),
+        (lambda: with_snapshot(build(), reg_scaling=[-1.0]).loss(1), "reg_scaling: factors of at least 0"),
+        (
+            lambda: with_snapshot(build(), reg_scaling=[1.0]).loss(2),
+            "reg_scaling: an entry for each of the 2",
+        ),
+        (lambda: with_snapshot(build(), mnet=MNET, inds_of_out_heads=[[6]]).loss(1), "6"),
+        (
+            lambda: with_snapshot(build(), mnet=MNET, inds_of_out_heads=[[0]]).loss(2),
+            "inds_of_out_heads: an entry",
+        ),
+        (lambda: with_snapshot(build()).loss(1, lookahead=[torch.ones(2)]), "tensors are accepted, got 1"),
     ],
 )
 def test_bad_input(make, message):
@@ -319,8 +315,7 @@ def train_distributed(rank, store, results):
     torch.set_num_threads(1)
     hnet = build()
     model = DistributedDataParallel(hnet)
-    regularizer = OutputRegularizer(model)
-    regularizer.snapshot()
+    regularizer = with_snapshot(model)
     change(hnet)
     for _ in range(2):  # the second step fails if a hook of the first one has not run
         model.zero_grad()
@@ -337,8 +332,7 @@ def test_two_processes():
         assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
         found = [torch.load(f"{folder}/{rank}.pt") for rank in (0, 1)]
     hnet = build()
-    regularizer = OutputRegularizer(hnet)
-    regularizer.snapshot()
+    regularizer = with_snapshot(hnet)
     change(hnet)
     for rank in (0, 1):
         step(hnet, regularizer, rank)
