@@ -4,9 +4,9 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "backends", "compat", "empty_cache", "hnets", "mnets", "ops", "utils"]
+__all__ = ["__version__", "backends", "compat", "data", "empty_cache", "hnets", "mnets", "ops", "utils"]
 
-_SUBMODULES = ("compat", "examples", "hnets", "mnets", "nn", "ops", "regularizers", "utils", "viz")
+_SUBMODULES = ("compat", "data", "examples", "hnets", "mnets", "nn", "ops", "regularizers", "utils", "viz")
 
 
 def __getattr__(name: str):

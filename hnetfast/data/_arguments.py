@@ -1,0 +1,70 @@
+"""Checks of arguments that data handlers share. They run before anything is read, drawn or changed."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from hnetfast._errors import InputError, InputTypeError
+
+
+def check_count(name: str, value: Any, minimum: int = 0, maximum: int | None = None) -> int:
+    """Check an integer argument.
+
+    Args:
+        name: The argument's name.
+        value: What was given: anything that counts as an integer.
+        minimum: Smallest accepted value.
+        maximum: Largest accepted value, if there is one.
+
+    Returns:
+        The value as a plain integer.
+
+    Raises:
+        TypeError: If it is not an integer.
+        ValueError: If it is too small or too large.
+    """
+    accepted = f"an integer of at least {minimum}"
+    if maximum is not None:
+        accepted += f" and at most {maximum}"
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise InputTypeError(
+            f"{name}: {accepted} is accepted, got {value!r} ({type(value).__name__})"
+        ) from None
+    if count < minimum or (maximum is not None and count > maximum):
+        raise InputError(f"{name}: {accepted} is accepted, got {count}")
+    return count
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Refuse a value that is none of the accepted ones.
+
+    Args:
+        name: The argument's name.
+        value: What was given.
+        choices: What is accepted.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if value not in choices:
+        raise InputError(f"{name}: accepted are {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_finite(name: str, values: np.ndarray) -> None:
+    """Refuse an array that holds NaN or infinity.
+
+    Args:
+        name: The argument's name.
+        values: Array of numbers.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if np.issubdtype(values.dtype, np.inexact) and not np.isfinite(values).all():
+        bad = values[~np.isfinite(values)]
+        raise InputError(f"{name}: finite numbers are accepted, got {bad.size} others, e.g. {bad.flat[0]}")

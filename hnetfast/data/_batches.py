@@ -1,0 +1,71 @@
+"""The order in which samples come in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+
+
+class IndexStream(Iterator[int]):
+    """Runs through a set of indices over and over, in a new order every time if asked to.
+
+    Orders are drawn from numpy's global generator, each when its first index is needed: a shuffle of the
+    order before.
+
+    Args:
+        indices: The indices ``[n]``; copied.
+        shuffle: Whether to shuffle them.
+    """
+
+    def __init__(self, indices: np.ndarray, shuffle: bool = True) -> None:
+        self._order = np.array(indices)
+        self._shuffle = shuffle
+        self._position = len(self._order)
+
+    def take(self, number: int) -> np.ndarray:
+        """Return the next indices.
+
+        Args:
+            number: How many; may be more than there are, which then come several times.
+
+        Returns:
+            New array ``[number]``.
+
+        Raises:
+            ValueError: If there are none at all.
+        """
+        if number > 0 and len(self._order) == 0:
+            raise ValueError("There are no samples to take a batch from.")
+        parts, missing = [], number
+        while missing > 0:
+            if self._position == len(self._order):
+                if self._shuffle:
+                    np.random.shuffle(self._order)
+                self._position = 0
+            part = self._order[self._position : self._position + missing].copy()
+            parts.append(part)
+            self._position += len(part)
+            missing -= len(part)
+        if not parts:
+            return self._order[:0].copy()
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def __next__(self) -> int:
+        return self.take(1)[0]
+
+
+def take_indices(source: Iterator[int], number: int) -> np.ndarray:
+    """Return the next indices of any iterator.
+
+    Args:
+        source: An :class:`IndexStream`, or what a subclass put in its place.
+        number: How many.
+
+    Returns:
+        Array ``[number]``.
+    """
+    if isinstance(source, IndexStream):
+        return source.take(number)
+    return np.fromiter(islice(source, number), dtype=np.int64)

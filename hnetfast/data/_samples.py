@@ -1,0 +1,151 @@
+"""What a handler keeps of its samples: a dictionary whose arrays may be made only when somebody looks.
+
+Images come as bytes and are read as float64 numbers in [0, 1]: eight times the memory, and most of the time
+that it takes to build a handler. So handlers keep the bytes (:class:`Pixels`), which several of them may
+share, convert the rows that a batch asks for, and all only if ``handler._data["in_data"]`` is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+
+class Pixels:
+    """Rows of pixels that are kept as bytes and read as float64 numbers.
+
+    Args:
+        pixels: Bytes ``[N, D]``, shared and never written to.
+        values: The number that each byte stands for, float64 ``[256]``; by default ``byte / 255``.
+        rows: Which rows of ``pixels`` are meant, in which order, integers ``[n]``; by default all.
+        order: Where each column of a result is found in ``pixels``, integers ``[d]``, e.g. to read planes of
+            colours as pixels; by default where it is.
+    """
+
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        values: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
+        order: np.ndarray | None = None,
+    ) -> None:
+        self.pixels = pixels
+        self.values = np.arange(256) / 255 if values is None else values
+        self.rows = rows
+        self.order = order
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of columns."""
+        num_rows = len(self.pixels) if self.rows is None else len(self.rows)
+        return num_rows, self.pixels.shape[1] if self.order is None else len(self.order)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def select(self, indices: np.ndarray) -> Pixels:
+        """Return some of the rows without copying them.
+
+        Args:
+            indices: Which, integers ``[m]``.
+
+        Returns:
+            Rows over the same bytes.
+        """
+        rows = np.asarray(indices) if self.rows is None else self.rows[indices]
+        return Pixels(self.pixels, self.values, rows, self.order)
+
+    def bytes_at(self, indices: Any) -> np.ndarray:
+        """Return the bytes of some rows.
+
+        Args:
+            indices: Which: integers ``[m]`` or a slice.
+
+        Returns:
+            New array of bytes ``[m, d]``.
+        """
+        rows = indices if self.rows is None else self.rows[indices]
+        found = self.pixels[rows]
+        return found if self.order is None else found[:, self.order]
+
+    def at(self, indices: Any) -> np.ndarray:
+        """Return some rows as numbers.
+
+        Args:
+            indices: Which: integers ``[m]`` or a slice.
+
+        Returns:
+            New array, float64 ``[m, d]``.
+        """
+        return np.take(self.values, self.bytes_at(indices))
+
+    def all(self) -> np.ndarray:
+        """Return all rows as numbers, float64 ``[n, d]``."""
+        return self.at(slice(None))
+
+
+class Samples(dict):
+    """The dictionary ``_data`` of a handler.
+
+    An entry may be set to :class:`Pixels`. Reading it then turns it into an ordinary array for good, so that
+    a change made in place lasts. :meth:`rows` reads a few rows without that.
+    """
+
+    def rows(self, key: str, indices: np.ndarray) -> np.ndarray:
+        """Return some rows of an array, as a new one.
+
+        Args:
+            key: Name of the entry.
+            indices: Which rows, integers ``[m]``.
+
+        Returns:
+            Array ``[m, d]``.
+        """
+        value = super().__getitem__(key)
+        return value.at(indices) if isinstance(value, Pixels) else value[indices]
+
+    def lazily(self, key: str) -> Any:
+        """Return what is kept under a name, :class:`Pixels` as they are.
+
+        Args:
+            key: Name of the entry.
+        """
+        return super().get(key)
+
+    def __getitem__(self, key: Any) -> Any:
+        value = super().__getitem__(key)
+        if isinstance(value, Pixels):
+            value = value.all()
+            self[key] = value
+        return value
+
+    def __iter__(self) -> Iterator[Any]:  # with it, `dict(samples)` and `**samples` go through __getitem__
+        return super().__iter__()
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return self[key] if key in self else default  # noqa: SIM401
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        super().setdefault(key, default)
+        return self[key]
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        if key in self:
+            self[key]
+        return super().pop(key, *default)
+
+    def items(self) -> list[tuple[Any, Any]]:
+        return [(key, self[key]) for key in self]
+
+    def values(self) -> list[Any]:
+        return [self[key] for key in self]
+
+    def copy(self) -> Samples:
+        return Samples(zip(self.keys(), map(super().__getitem__, self.keys()), strict=True))
+
+    __copy__ = copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Samples, (), None, None, iter([(key, super(Samples, self).__getitem__(key)) for key in self])

@@ -1,0 +1,637 @@
+"""The interface of all data handlers: samples of a data set as numpy arrays, batches and tensors of them.
+
+A handler is made of a subclass of :class:`Dataset`, whose constructor calls that of the base class first and
+then fills the dictionary ``self._data``:
+
+===================  ====================================================================================
+``classification``   bool, whether the outputs are classes
+``sequence``         bool, whether a sample is a sequence
+``num_classes``      int, number of classes, for a classification
+``is_one_hot``       bool, whether the outputs are one-hot encoded, for a classification
+``in_data``          all inputs, training, validation and test, ``[N, D_in]``
+``out_data``         all outputs ``[N, D_out]``; classes that are not one-hot encoded are integers ``[N, 1]``
+``in_shape``         list, the shape of an input (of a step of it in a sequence), e.g. ``[28, 28, 1]``
+``out_shape``        list, likewise for outputs
+``train_inds``       indices of the rows that are training samples; an index is also the sample's ID
+``test_inds``        of those for testing
+``val_inds``         of those for validation, None without them
+===================  ====================================================================================
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hnetfast._errors import InputError
+from hnetfast.data import _plotting
+from hnetfast.data._arguments import check_count
+from hnetfast.data._batches import IndexStream, take_indices
+from hnetfast.data._one_hot import OneHotEncoding
+from hnetfast.data._samples import Samples
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.gridspec import SubplotSpec
+
+    from hnetfast.data.torch_dataset import TorchDataset
+
+__all__ = ["Dataset"]
+
+
+class Dataset(ABC):
+    """A data set that is held in memory, split into samples for training, validation and testing.
+
+    Subclasses fill ``self._data`` (see the module) and implement :meth:`get_identifier` and ``_plot_sample``.
+    """
+
+    def __init__(self) -> None:
+        self._data: dict[str, Any] = Samples(
+            classification=None,
+            sequence=None,
+            num_classes=None,
+            is_one_hot=None,
+            in_data=None,
+            out_data=None,
+            in_shape=[],
+            out_shape=[],
+            train_inds=[],
+            test_inds=[],
+            val_inds=None,
+        )
+        # Where next_..._batch takes the IDs of its samples from: None before the first one.
+        self._batch_gen_train: Iterator[int] | None = None
+        self._batch_gen_test: Iterator[int] | None = None
+        self._batch_gen_val: Iterator[int] | None = None
+        self._encoding = OneHotEncoding()
+        self._shuffle_test_samples = True
+        self._shuffle_val_samples = True
+
+    # Properties
+
+    @property
+    def classification(self) -> bool:
+        """Whether the outputs are classes, not numbers to regress on."""
+        return self._data["classification"]
+
+    @property
+    def sequence(self) -> bool:
+        """Whether samples are sequences, padded with zeros to a common length and flattened."""
+        return self._data["sequence"]
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, None unless this is a classification."""
+        return self._data["num_classes"]
+
+    @property
+    def is_one_hot(self) -> bool | None:
+        """Whether the outputs are one-hot encoded, None unless this is a classification."""
+        return self._data["is_one_hot"]
+
+    @property
+    def in_shape(self) -> list[int]:
+        """Shape of an input before it was flattened, in a sequence of one step of it."""
+        return self._data["in_shape"]
+
+    @property
+    def out_shape(self) -> list[int]:
+        """Shape of an output before it was flattened, in a sequence of one step of it."""
+        return self._data["out_shape"]
+
+    @property
+    def num_train_samples(self) -> int:
+        """Number of training samples."""
+        return int(np.size(self._data["train_inds"]))
+
+    @property
+    def num_test_samples(self) -> int:
+        """Number of test samples."""
+        return int(np.size(self._data["test_inds"]))
+
+    @property
+    def num_val_samples(self) -> int:
+        """Number of validation samples."""
+        return 0 if self._data["val_inds"] is None else int(np.size(self._data["val_inds"]))
+
+    @property
+    def shuffle_test_samples(self) -> bool:
+        """Whether :meth:`next_test_batch` shuffles, anew every epoch; setting it starts an epoch."""
+        return self._shuffle_test_samples
+
+    @shuffle_test_samples.setter
+    def shuffle_test_samples(self, value: bool) -> None:
+        self._shuffle_test_samples = value
+        self.reset_batch_generator(train=False, test=True, val=False)
+
+    @property
+    def shuffle_val_samples(self) -> bool:
+        """Whether :meth:`next_val_batch` shuffles, anew every epoch; setting it starts an epoch."""
+        return self._shuffle_val_samples
+
+    @shuffle_val_samples.setter
+    def shuffle_val_samples(self, value: bool) -> None:
+        self._shuffle_val_samples = value
+        self.reset_batch_generator(train=False, test=False, val=True)
+
+    def is_image_dataset(self) -> tuple[bool, bool]:
+        """Tell whether inputs and outputs are images: of three dimensions, the last 1, 3 or 4 channels.
+
+        Returns:
+            Whether the inputs are, and whether the outputs are; of a sequence, whether its steps are.
+        """
+        return _is_image(self.in_shape), _is_image(self.out_shape)
+
+    @abstractmethod
+    def get_identifier(self) -> str:
+        """Return the name of the data set."""
+
+    def __str__(self) -> str:
+        return (
+            f'Dataset "{self.get_identifier()}" with {self.num_train_samples} training, '
+            f"{self.num_test_samples} test and {self.num_val_samples} validation samples."
+        )
+
+    # Whole parts
+
+    def get_train_ids(self) -> np.ndarray:
+        """Return the IDs of all training samples.
+
+        An ID belongs to a sample whatever part it is in; it is not an index into :meth:`get_train_inputs`.
+
+        Returns:
+            Integers ``[n]``.
+        """
+        return self._data["train_inds"]
+
+    def get_test_ids(self) -> np.ndarray:
+        """Return the IDs of all test samples, integers ``[n]``; see :meth:`get_train_ids`."""
+        return self._data["test_inds"]
+
+    def get_val_ids(self) -> np.ndarray | None:
+        """Return the IDs of all validation samples, integers ``[n]``, or None if there are none."""
+        return self._data["val_inds"]
+
+    def get_train_inputs(self) -> np.ndarray:
+        """Return the inputs of all training samples.
+
+        Returns:
+            New array ``[n, prod(in_shape)]``; in a sequence with all steps in a row.
+        """
+        return self._rows("in_data", self._data["train_inds"])
+
+    def get_test_inputs(self) -> np.ndarray:
+        """Return the inputs of all test samples; see :meth:`get_train_inputs`."""
+        return self._rows("in_data", self._data["test_inds"])
+
+    def get_val_inputs(self) -> np.ndarray | None:
+        """Return the inputs of all validation samples or None; see :meth:`get_train_inputs`."""
+        inds = self._data["val_inds"]
+        return None if inds is None else self._rows("in_data", inds)
+
+    def get_train_outputs(self, use_one_hot: bool | None = None) -> np.ndarray:
+        """Return the outputs of all training samples.
+
+        Args:
+            use_one_hot: Whether classes are to be one-hot encoded, by default as they are stored. Ignored
+                unless this is a classification.
+
+        Returns:
+            New array ``[n, prod(out_shape)]``; classes that are not one-hot encoded are ``[n, 1]``.
+        """
+        return self._outputs_at(self._data["train_inds"], use_one_hot)
+
+    def get_test_outputs(self, use_one_hot: bool | None = None) -> np.ndarray:
+        """Return the outputs of all test samples; see :meth:`get_train_outputs`."""
+        return self._outputs_at(self._data["test_inds"], use_one_hot)
+
+    def get_val_outputs(self, use_one_hot: bool | None = None) -> np.ndarray | None:
+        """Return the outputs of all validation samples or None; see :meth:`get_train_outputs`."""
+        inds = self._data["val_inds"]
+        return None if inds is None else self._outputs_at(inds, use_one_hot)
+
+    def train_ids_to_indices(self, sample_ids: np.ndarray) -> np.ndarray:
+        """Return where samples are in the training set.
+
+        Args:
+            sample_ids: IDs of training samples, integers ``[m]``, e.g. those that come with a batch.
+
+        Returns:
+            Indices into :meth:`get_train_inputs` and :meth:`get_train_outputs`, integers ``[m]``.
+
+        Raises:
+            ValueError: If an ID is not one of a training sample.
+        """
+        return self._ids_to_indices(sample_ids, self._data["train_inds"])
+
+    def test_ids_to_indices(self, sample_ids: np.ndarray) -> np.ndarray:
+        """Return where samples are in the test set; see :meth:`train_ids_to_indices`."""
+        return self._ids_to_indices(sample_ids, self._data["test_inds"])
+
+    def val_ids_to_indices(self, sample_ids: np.ndarray) -> np.ndarray:
+        """Return where samples are in the validation set; see :meth:`train_ids_to_indices`."""
+        return self._ids_to_indices(sample_ids, self._validation_indices())
+
+    # Batches
+
+    def next_train_batch(
+        self, batch_size: int, use_one_hot: bool | None = None, return_ids: bool = False
+    ) -> list[np.ndarray]:
+        """Return the next random batch of training samples.
+
+        Batches run through the set in an order drawn from numpy's global generator, anew for every epoch.
+        They all have the size asked for: one may hold the last samples of an epoch and the first ones of the
+        next.
+
+        Args:
+            batch_size: Number of samples, at least 1.
+            use_one_hot: See :meth:`get_train_outputs`.
+            return_ids: Whether to return the IDs as well.
+
+        Returns:
+            Inputs ``[batch_size, D_in]``, outputs ``[batch_size, D_out]``, on request IDs ``[batch_size]``.
+
+        Raises:
+            ValueError: If ``batch_size`` is less than 1.
+        """
+        size = check_count("batch_size", batch_size, 1)
+        if self._batch_gen_train is None:
+            self.reset_batch_generator(train=True, test=False, val=False)
+        return self._batch(self._batch_gen_train, size, use_one_hot, return_ids)
+
+    def next_test_batch(
+        self, batch_size: int, use_one_hot: bool | None = None, return_ids: bool = False
+    ) -> list[np.ndarray]:
+        """Return the next batch of test samples; see :meth:`next_train_batch`."""
+        size = check_count("batch_size", batch_size, 1)
+        if self._batch_gen_test is None:
+            self.reset_batch_generator(train=False, test=True, val=False)
+        return self._batch(self._batch_gen_test, size, use_one_hot, return_ids)
+
+    def next_val_batch(
+        self, batch_size: int, use_one_hot: bool | None = None, return_ids: bool = False
+    ) -> list[np.ndarray] | None:
+        """Return the next batch of validation samples or None; see :meth:`next_test_batch`."""
+        size = check_count("batch_size", batch_size, 1)
+        if self._data["val_inds"] is None:
+            return None
+        if self._batch_gen_val is None:
+            self.reset_batch_generator(train=False, test=False, val=True)
+        return self._batch(self._batch_gen_val, size, use_one_hot, return_ids)
+
+    def reset_batch_generator(self, train: bool = True, test: bool = True, val: bool = True) -> None:
+        """Forget which samples of the current epoch have been in a batch, so that a new epoch begins.
+
+        Args:
+            train: Whether to do so for training batches.
+            test: For test batches.
+            val: For validation batches, if there are any.
+        """
+        data = self._data
+        if train:
+            self._batch_gen_train = self._get_random_batch(data["train_inds"])
+        if test:
+            self._batch_gen_test = self._get_random_batch(data["test_inds"], self._shuffle_test_samples)
+        if val and data["val_inds"] is not None:
+            self._batch_gen_val = self._get_random_batch(data["val_inds"], self._shuffle_val_samples)
+
+    def train_iterator(
+        self, batch_size: int, return_remainder: bool = True, **kwargs: Any
+    ) -> Iterator[list[Any]]:
+        """Run once through the training set.
+
+        When the epoch is complete, :meth:`next_train_batch` goes on where it was before. An iterator that is
+        given up earlier leaves the rest of its epoch to :meth:`next_train_batch`.
+
+        Args:
+            batch_size: Number of samples of a batch, at least 1.
+            return_remainder: Whether the last batch comes too if it is smaller than the others.
+            **kwargs: More arguments of :meth:`next_train_batch`.
+
+        Yields:
+            The number of samples, followed by what :meth:`next_train_batch` returns.
+
+        Raises:
+            ValueError: If ``batch_size`` is less than 1.
+        """
+        size = check_count("batch_size", batch_size, 1)
+        return self._epoch("_batch_gen_train", size, self.num_train_samples, return_remainder, kwargs)
+
+    def test_iterator(
+        self, batch_size: int, return_remainder: bool = True, **kwargs: Any
+    ) -> Iterator[list[Any]]:
+        """Run once through the test set; see :meth:`train_iterator`."""
+        size = check_count("batch_size", batch_size, 1)
+        return self._epoch("_batch_gen_test", size, self.num_test_samples, return_remainder, kwargs)
+
+    def val_iterator(
+        self, batch_size: int, return_remainder: bool = True, **kwargs: Any
+    ) -> Iterator[list[Any]]:
+        """Run once through the validation set, which must exist; see :meth:`train_iterator`."""
+        size = check_count("batch_size", batch_size, 1)
+        self._validation_indices()
+        return self._epoch("_batch_gen_val", size, self.num_val_samples, return_remainder, kwargs)
+
+    # Tensors
+
+    def input_to_torch_tensor(
+        self,
+        x: np.ndarray,
+        device: torch.device | int | str,
+        mode: str = "inference",
+        force_no_preprocessing: bool = False,
+        sample_ids: np.ndarray | None = None,
+    ) -> torch.Tensor:
+        """Turn inputs into a tensor; subclasses may normalise or augment them on the way.
+
+        Args:
+            x: Inputs as this handler returns them, ``[B, D_in]``.
+            device: Where to put the tensor.
+            mode: "train" or "inference": whether random augmentation applies, if the handler has any.
+            force_no_preprocessing: Whether to leave the numbers as they are.
+            sample_ids: IDs of the samples, integers ``[B]``; of use to some subclasses.
+
+        Returns:
+            New tensor, float32 ``[B, D_in]`` unless a subclass says otherwise.
+        """
+        return _float_tensor(x, device)
+
+    def output_to_torch_tensor(
+        self,
+        y: np.ndarray,
+        device: torch.device | int | str,
+        mode: str = "inference",
+        force_no_preprocessing: bool = False,
+        sample_ids: np.ndarray | None = None,
+    ) -> torch.Tensor:
+        """Turn outputs into a tensor, float32 ``[B, D_out]``; see :meth:`input_to_torch_tensor`."""
+        return _float_tensor(y, device)
+
+    def tf_input_map(self, mode: str = "inference") -> Callable[[Any], Any]:
+        """Return the function that ``tf.data.Dataset.map`` applies to inputs: here the identity.
+
+        Args:
+            mode: "train" or "inference".
+        """
+        return lambda x: x
+
+    def tf_output_map(self, mode: str = "inference") -> Callable[[Any], Any]:
+        """Return the function that ``tf.data.Dataset.map`` applies to outputs: here the identity.
+
+        Args:
+            mode: "train" or "inference".
+        """
+        return lambda x: x
+
+    def torch_dataset(self, part: str, **options: Any) -> TorchDataset:
+        """Return a part as a data set for PyTorch's ``DataLoader``.
+
+        Args:
+            part: "train", "val" or "test".
+            **options: Keyword arguments of :class:`hnetfast.data.torch_dataset.TorchDataset`.
+
+        Returns:
+            Pairs of tensors, one for each sample of the part, in its order.
+
+        Raises:
+            ValueError: If the part is unknown or there is none.
+        """
+        from hnetfast.data.torch_dataset import TorchDataset
+
+        return TorchDataset(self, part, **options)
+
+    # Figures
+
+    def plot_samples(
+        self,
+        title: str,
+        inputs: np.ndarray,
+        outputs: np.ndarray | None = None,
+        predictions: np.ndarray | None = None,
+        num_samples_per_row: int = 4,
+        show: bool = True,
+        filename: str | None = None,
+        interactive: bool = False,
+        figsize: tuple[float, float] = (10, 6),
+        **kwargs: Any,
+    ) -> None:
+        """Draw samples, each in axes of its own.
+
+        Args:
+            title: Title of the figure.
+            inputs: Inputs ``[B, D_in]``.
+            outputs: Outputs ``[B, D_out]``.
+            predictions: Outputs of a network ``[B, …]``.
+            num_samples_per_row: Largest number of samples in a row.
+            show: Whether to show the figure.
+            filename: Where to store it, if anywhere.
+            interactive: Whether the program goes on while the figure is shown.
+            figsize: Width and height in inches.
+            **kwargs: What a subclass understands.
+        """
+        config = self._plot_config(inputs, outputs=outputs, predictions=predictions)
+        per_row = check_count("num_samples_per_row", num_samples_per_row, 1)
+        with _plotting.figure(title, show, filename, interactive, figsize) as figure:
+            for i, inner_grid in enumerate(_plotting.sample_grids(figure, len(inputs), per_row, config)):
+                row = slice(i, i + 1)
+                self._plot_sample(
+                    figure,
+                    inner_grid,
+                    config["num_inner_plots"],
+                    i,
+                    inputs[row],
+                    outputs=None if outputs is None else outputs[row],
+                    predictions=None if predictions is None else predictions[row],
+                    **kwargs,
+                )
+
+    def _plot_config(
+        self,
+        inputs: np.ndarray,
+        outputs: np.ndarray | None = None,
+        predictions: np.ndarray | None = None,
+    ) -> dict[str, Any]:
+        """Return how :meth:`plot_samples` lays out its axes; subclasses may change some of it.
+
+        Returns:
+            The distances between samples (``outer_wspace``, ``outer_hspace``) and within one
+            (``inner_wspace``, ``inner_hspace``), in widths and heights of axes; the rows and columns of axes
+            that a sample gets (``num_inner_rows``, ``num_inner_cols``), and how many of them are used
+            (``num_inner_plots``).
+        """
+        return {
+            "outer_wspace": 0.4,
+            "outer_hspace": 0.4,
+            "inner_hspace": 0.2,
+            "inner_wspace": 0.2,
+            "num_inner_rows": 1,
+            "num_inner_cols": 1,
+            "num_inner_plots": 1,
+        }
+
+    @abstractmethod
+    def _plot_sample(
+        self,
+        fig: Figure,
+        inner_grid: SubplotSpec,
+        num_inner_plots: int,
+        ind: int,
+        inputs: np.ndarray,
+        outputs: np.ndarray | None = None,
+        predictions: np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Draw one sample.
+
+        Args:
+            fig: The figure.
+            inner_grid: Grid of the axes for this sample.
+            num_inner_plots: How many of them are to be used.
+            ind: Number of the sample, from 0.
+            inputs: Its input ``[1, D_in]``.
+            outputs: Its output ``[1, D_out]``.
+            predictions: A network's output ``[1, …]``.
+            **kwargs: Those of :meth:`plot_samples`.
+        """
+
+    # What subclasses and users reach for
+
+    @property
+    def _one_hot_encoder(self) -> Any:
+        """The encoder of :meth:`_to_one_hot`, of scikit-learn: None before its first use, or what was set."""
+        return self._encoding.encoder
+
+    @_one_hot_encoder.setter
+    def _one_hot_encoder(self, encoder: Any) -> None:
+        self._encoding = OneHotEncoding(encoder)
+
+    def _to_one_hot(self, labels: np.ndarray, reverse: bool = False) -> np.ndarray:
+        """Encode class indices one-hot, or decode them.
+
+        Args:
+            labels: Class indices ``[n, 1]``, or encoded ones ``[n, num_classes]`` with ``reverse``.
+            reverse: Whether to decode.
+
+        Returns:
+            float64 ``[n, num_classes]``, or integers ``[n, 1]``.
+
+        Raises:
+            ValueError: If the labels have another shape or are none of ``0 … num_classes - 1``.
+        """
+        if not self._encoding:
+            self._encoding = OneHotEncoding(num_classes=self.num_classes)
+        return self._encoding.decode(labels) if reverse else self._encoding.encode(labels)
+
+    def _get_outputs(self, data: np.ndarray, use_one_hot: bool | None = None) -> np.ndarray:
+        """Return outputs in the encoding asked for; see :meth:`get_train_outputs`.
+
+        Args:
+            data: Outputs as they are stored ``[n, D_out]``.
+            use_one_hot: Whether to return them one-hot encoded; None: as they are.
+        """
+        if not self.classification or use_one_hot is None or use_one_hot == self.is_one_hot:
+            return data
+        return self._to_one_hot(data, reverse=not use_one_hot)
+
+    @staticmethod
+    def _get_random_batch(indices: np.ndarray, shuffle: bool = True) -> Iterator[int]:
+        """Run through indices for ever, in a new random order each time; see :class:`IndexStream`.
+
+        Args:
+            indices: The indices ``[n]``.
+            shuffle: Whether the order is random.
+        """
+        return IndexStream(indices, shuffle)
+
+    @staticmethod
+    def _split_iterator(
+        batch_size: int,
+        num_samples: int,
+        next_batch_fun: Callable[..., list[np.ndarray]],
+        return_remainder: bool,
+        **kwargs: Any,
+    ) -> Iterator[list[Any]]:
+        """Yield as many batches as an epoch has, each preceded by its size.
+
+        Args:
+            batch_size: Number of samples of a batch.
+            num_samples: Number of samples of the epoch.
+            next_batch_fun: Returns the next batch of a size.
+            return_remainder: Whether to yield a smaller one in the end.
+            **kwargs: More arguments of it.
+        """
+        whole, rest = divmod(num_samples, batch_size)
+        for size in [batch_size] * whole + ([rest] if rest and return_remainder else []):
+            yield [size, *next_batch_fun(size, **kwargs)]
+
+    def _ids_to_indices(self, sample_ids: np.ndarray, split_indices: np.ndarray) -> np.ndarray:
+        """Return the places of IDs among those of a part.
+
+        Args:
+            sample_ids: The IDs ``[m]``.
+            split_indices: All IDs of the part ``[n]``.
+
+        Raises:
+            ValueError: If one is missing.
+        """
+        wanted, known = np.asarray(sample_ids), np.asarray(split_indices)
+        if len(known) == 0:
+            places = np.zeros(wanted.shape, dtype=np.int64)
+            found = np.zeros(wanted.shape, dtype=bool)
+        else:
+            order = np.argsort(known, kind="stable")
+            places = order[np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)]
+            found = known[places] == wanted
+        if not np.all(found):
+            raise InputError(
+                "sample_ids: IDs of this part of the data set are accepted, "
+                f"got {wanted[~found][:10].tolist()} too"
+            )
+        return places
+
+    # Internals
+
+    def _rows(self, key: str, indices: Any) -> np.ndarray:
+        """Return rows of ``_data[key]`` as a new array, without converting the others."""
+        indices = np.asarray(indices, dtype=None if len(indices) else np.int64)
+        if isinstance(self._data, Samples):
+            return self._data.rows(key, indices)
+        return self._data[key][indices]  # a subclass may put a plain dictionary there
+
+    def _outputs_at(self, indices: Any, use_one_hot: bool | None) -> np.ndarray:
+        return self._get_outputs(self._rows("out_data", indices), use_one_hot)
+
+    def _batch(
+        self, source: Iterator[int], size: int, use_one_hot: bool | None, return_ids: bool
+    ) -> list[np.ndarray]:
+        rows = take_indices(source, size)
+        batch = [self._rows("in_data", rows), self._outputs_at(rows, use_one_hot)]
+        return [*batch, rows] if return_ids else batch
+
+    def _epoch(
+        self, generator: str, size: int, num_samples: int, return_remainder: bool, kwargs: dict[str, Any]
+    ) -> Iterator[list[Any]]:
+        part = generator.removeprefix("_batch_gen_")
+        earlier = getattr(self, generator)
+        self.reset_batch_generator(**{name: name == part for name in ("train", "test", "val")})
+        next_batch = getattr(self, f"next_{part}_batch")
+        yield from self._split_iterator(size, num_samples, next_batch, return_remainder, **kwargs)
+        setattr(self, generator, earlier)
+
+    def _validation_indices(self) -> np.ndarray:
+        if self._data["val_inds"] is None:
+            raise InputError("This data set has no validation samples.")
+        return self._data["val_inds"]
+
+
+def _is_image(shape: list[int]) -> bool:
+    return len(shape) == 3 and shape[2] in (1, 3, 4)
+
+
+def _float_tensor(values: np.ndarray, device: torch.device | int | str) -> torch.Tensor:
+    # Copied, so that the tensor never shares memory with an array of float32 that the caller goes on using.
+    return torch.tensor(np.ascontiguousarray(values), dtype=torch.float32, device=device)

@@ -1,0 +1,1 @@
+"""Toy problems, and data sets split or permuted into several tasks."""

@@ -1,0 +1,1 @@
+"""Sequences: made ones, and data sets of them."""

@@ -1,0 +1,1 @@
+"""Cognitive tasks: trials in which a network sees stimuli, waits and answers."""
