@@ -65,7 +65,7 @@ def assert_same(ours, theirs, what=""):
 
 
 def assert_same_handler(ours, theirs, *, batch_sizes=(1, 3), modes=("train", "inference"), tensors=True):
-    """Same properties, parts, encodings, IDs, batches over several epochs, iterators, tensors in all modes."""
+    """Same properties, parts, encodings, IDs, batches of several epochs, iterators, tensors in all modes."""
     names = ["classification", "sequence", "num_classes", "is_one_hot", "in_shape", "out_shape"]
     names += [f"num_{part}_samples" for part in PARTS] + ["shuffle_test_samples", "shuffle_val_samples"]
     for name in names:
