@@ -56,10 +56,23 @@ def geometric_mean(values: Sequence[float]) -> float:
 def import_hypnettorch(module: str) -> ModuleType | None:
     """A module of hypnettorch, or ``None`` where hypnettorch is not installed or is hnetfast in disguise."""
     try:
+        if module.split(".")[0] == "data":
+            _give_names_back_to_numpy()
         found = importlib.import_module(f"hypnettorch.{module}")
     except ImportError:
         return None
     return found if found.__name__ == f"hypnettorch.{module}" else None
+
+
+def _give_names_back_to_numpy() -> None:
+    # hypnettorch's data handlers use names that numpy no longer has. What these handlers import must not see
+    # them, so it is imported first.
+    for name in ("numpy.ma", "scipy.sparse", "sklearn.preprocessing", "pandas", "torchvision"):
+        importlib.import_module(name)
+    numpy = importlib.import_module("numpy")
+    for name, kind in {"int": int, "float": float, "bool": bool}.items():
+        if not hasattr(numpy, name):
+            setattr(numpy, name, kind)
 
 
 def generate_by_reference(hnet, cond_ids: Sequence[int], activation: str = "relu") -> Tensor:

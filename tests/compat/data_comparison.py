@@ -1,19 +1,14 @@
 """Comparison of data handlers with those of hypnettorch, in one process."""
 
-import importlib
 import random
 
 import numpy as np
 import pytest
 import torch
 
-# Loaded before hypnettorch's names are given back to numpy, which they would otherwise meet.
+from hnetfast.examples._speed import import_hypnettorch
+
 pytest.importorskip("hypnettorch")
-for _name in ("numpy.ma", "scipy.sparse", "sklearn.preprocessing", "pandas", "torchvision"):
-    importlib.import_module(_name)
-for _name, _kind in {"int": int, "float": float, "bool": bool}.items():
-    if not hasattr(np, _name):
-        setattr(np, _name, _kind)
 
 PARTS = ("train", "test", "val")
 IGNORE_ORACLE_WARNINGS = pytest.mark.filterwarnings(
@@ -23,7 +18,7 @@ IGNORE_ORACLE_WARNINGS = pytest.mark.filterwarnings(
 
 def oracle(module):
     """hypnettorch's module of a name below ``data``, e.g. ``"special.donuts"``."""
-    return importlib.import_module(f"hypnettorch.data.{module}")
+    return import_hypnettorch(f"data.{module}")
 
 
 def seeded(function, seed):

@@ -78,7 +78,8 @@ def run(hnet, kwargs, dtype=torch.float32, seed=3):
     hnet.zero_grad(set_to_none=True)
     torch.manual_seed(seed)
     out = hnet(**kwargs, ret_format="flattened")
-    weight = torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out)
+    # Not symmetric: the sum of the output's gradients, which a bias gets, would be nothing but rounding.
+    weight = torch.linspace(-1, 2, out.numel(), dtype=dtype).view_as(out)
     if out.requires_grad:
         (out * weight).sum().backward()
     grads = [p.grad for p in hnet.internal_params] + [t.grad for t in given_tensors]
