@@ -163,7 +163,7 @@ def test_without_a_compiler_the_wheel_is_pure_and_says_so(sources, tmp_path):
 @needs_compiler
 def test_error_in_the_sources_fails_the_build(sources, tmp_path):
     broken = tmp_path / "sources"
-    shutil.copytree(sources, broken, ignore=shutil.ignore_patterns("build", "*.egg-info", "*.cpp"))
+    shutil.copytree(sources, broken, ignore=shutil.ignore_patterns("build", "*.egg-info", "*.cpp", "*.cu"))
     (broken / "csrc" / "broken.cpp").write_text("#error this can not be compiled\n")
     with pytest.raises(AssertionError, match="this can not be compiled"):
         pip("wheel", broken, "--no-deps", "--no-build-isolation", "-w", tmp_path)
