@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from bench.results import (
     COLUMNS,
+    DATA_COLUMNS,
     ENSEMBLE_COLUMNS,
     FISHER_COLUMNS,
     LOCAL_CONV_COLUMNS,
@@ -21,6 +22,8 @@ from bench.results import (
     STRUCTURED_COLUMNS,
     SUMMARY_COLUMNS,
     Results,
+    data_cells,
+    data_facts,
     ensemble_cells,
     ensemble_facts,
     facts,
@@ -128,6 +131,11 @@ _REGULARISERS = (
     "and its gradients, in single precision against double precision."
 )
 _FISHERS = "`compute_fisher` of elastic weight consolidation, in milliseconds for all samples."
+_DATA = (
+    "Data handlers, in milliseconds: *building* reads made files of the published sizes from a warm disk, "
+    "hypnettorch and hnetfast with what they left beside the files before; *first time* without. Memory is "
+    "what the handlers add to a process at the peak."
+)
 _RNNS = (
     "`SimpleRNN` with given weights, 100 steps, width 100, batch 32, and the layer of `torch.nn` with its "
     "own, in milliseconds."
@@ -174,6 +182,10 @@ def docs_page(all_results: Sequence[tuple[str, Results]]) -> str:
         if results.fishers:
             parts.append("### Fisher information\n\n" + _FISHERS)
             parts.append(_markdown_table([FISHER_COLUMNS, *fisher_cells(results.fishers)]))
+        if results.data:
+            parts.append("### Data handlers\n\n" + _DATA)
+            parts.append("\n".join(f"- {line}" for line in data_facts(results.data)))
+            parts.append(_markdown_table([DATA_COLUMNS, *data_cells(results.data)]))
         if results.rnns:
             parts.append("### Recurrent networks\n\n" + _RNNS)
             parts.append(_markdown_table([RNN_COLUMNS, *rnn_cells(results.rnns)]))
@@ -305,6 +317,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         newest = max(structured, key=lambda results: results.environment["date"])
         lines = "\n".join(f"- {line}" for line in structured_facts(newest.structured))
         section += f"\n\n`StructuredHMLP`:\n\n{lines}\n\n{_environment_line(newest)}."
+    data = [results for _, results in all_results if results.data]
+    if data:
+        newest = max(data, key=lambda results: results.environment["date"])
+        lines = "\n".join(f"- {line}" for line in data_facts(newest.data))
+        section += f"\n\n{lines}\n\n{_environment_line(newest)}."
     readme.write_text(replace_section(readme.read_text(), section))
     print(f"Wrote {readme}, {docs / 'benchmarks.md'} and {2 * len(with_rows)} plots in {docs / 'img'}")
     return 0

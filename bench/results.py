@@ -88,6 +88,8 @@ class Results:
         regularisers: Times of the output regulariser: ``case``, ``tasks`` and ``ms`` by contender; some have
             ``peak_bytes``, ``errors`` by contender, and ``growth``, their time over that of 5 tasks.
         fishers: Times of EWC's Fisher information: ``network``, ``samples`` and ``ms`` by contender.
+        data: Times of data handlers: ``what``, ``case`` and ``ms`` by contender; or their memory: ``bytes``
+            by contender and ``image_bytes``, those of one copy of the images.
     """
 
     def __init__(self, environment: dict) -> None:
@@ -100,12 +102,13 @@ class Results:
         self.local_convs: list[dict] = []
         self.regularisers: list[dict] = []
         self.fishers: list[dict] = []
+        self.data: list[dict] = []
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing has been measured."""
         lists = (self.rows, self.calls, self.ensembles, self.rnns, self.structured)
-        lists += (self.local_convs, self.regularisers, self.fishers)
+        lists += (self.local_convs, self.regularisers, self.fishers, self.data)
         return not any(lists)
 
     def save(self, path: Path) -> None:
@@ -120,6 +123,7 @@ class Results:
             "local_convs": self.local_convs,
             "regularisers": self.regularisers,
             "fishers": self.fishers,
+            "data": self.data,
             "rows": self.rows,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +148,7 @@ class Results:
         results.local_convs = content.get("local_convs", [])
         results.regularisers = content.get("regularisers", [])
         results.fishers = content.get("fishers", [])
+        results.data = content.get("data", [])
         return results
 
 
@@ -514,6 +519,46 @@ def fisher_cells(rows: Sequence[dict]) -> list[list[str]]:
     return lines
 
 
+DATA_COLUMNS = ("what", "case", "hnetfast", "hypnettorch", "× hypnettorch")
+
+
+def data_cells(rows: Sequence[dict]) -> list[list[str]]:
+    """Texts of a table with the columns ``DATA_COLUMNS``; times in ms, memory in MB."""
+    lines = []
+    for row in rows:
+        values = {key: value / 1e6 for key, value in row["bytes"].items()} if "bytes" in row else row["ms"]
+        found = [values.get(name) for name in DATA_COLUMNS[2:4]]
+        lines.append(
+            [
+                row["what"] + (", MB" if "bytes" in row else ""),
+                row["case"],
+                *("–" if v is None else f"{v:.2f}" if v < 10 else f"{v:.1f}" for v in found),
+                "–" if None in found else f"{found[1] / found[0]:.1f}",
+            ]
+        )
+    return lines
+
+
+def data_facts(rows: Sequence[dict]) -> list[str]:
+    """Sentences that sum the table up."""
+    lines = []
+    for what in dict.fromkeys(row["what"] for row in rows if "ms" in row):
+        ratios = {row["case"]: speed_up(row) for row in rows if row["what"] == what}
+        if None not in ratios.values():
+            slowest = min(ratios, key=ratios.get)
+            lines.append(
+                f"Data handlers, {what}: geometric mean {geometric_mean(list(ratios.values())):.1f}×, "
+                f"least {ratios[slowest]:.1f}× ({slowest})"
+            )
+    lines += [
+        f"Memory of {row['case']}: one copy of the images ({row['image_bytes'] / 1e6:.0f} MB) and "
+        f"{(row['bytes']['hnetfast'] - row['image_bytes']) / 1e6:.0f} MB"
+        for row in rows
+        if "bytes" in row
+    ]
+    return lines
+
+
 def _align(cells: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
@@ -563,6 +608,10 @@ def format_text(results: Results) -> str:
     if results.fishers:
         lines += ["", "Fisher information for EWC; times in ms"]
         lines += _align([FISHER_COLUMNS, *fisher_cells(results.fishers)], left=(0,))
+    if results.data:
+        lines += ["", "Data handlers; times in ms"]
+        lines += _align([DATA_COLUMNS, *data_cells(results.data)], left=(0, 1))
+        lines += ["", *data_facts(results.data)]
     return "\n".join(lines)
 
 
