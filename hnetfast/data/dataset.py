@@ -513,18 +513,28 @@ class Dataset(ABC):
         """Encode class indices one-hot, or decode them.
 
         Args:
-            labels: Class indices ``[n, 1]``, or encoded ones ``[n, num_classes]`` with ``reverse``.
+            labels: Class indices ``[n, T]``, or encoded ones ``[n, T * num_classes]`` with ``reverse``, where T
+                is the number of time steps of a sequence, otherwise 1.
             reverse: Whether to decode.
 
         Returns:
-            float64 ``[n, num_classes]``, or integers ``[n, 1]``.
+            float64 ``[n, T * num_classes]``, or integers ``[n, T]``.
 
         Raises:
             ValueError: If the labels have another shape or are none of ``0 … num_classes - 1``.
         """
         if not self._encoding:
             self._encoding = OneHotEncoding(num_classes=self.num_classes)
-        return self._encoding.decode(labels) if reverse else self._encoding.encode(labels)
+        convert = self._encoding.decode if reverse else self._encoding.encode
+        if not self.sequence:
+            return convert(labels)
+        classes, labels = self.num_classes, np.asarray(labels)
+        if labels.ndim != 2 or (reverse and labels.shape[1] % classes):
+            accepted = f"one-hot rows [n, T * {classes}]" if reverse else "classes [n, T]"
+            raise InputError(f"labels: {accepted} are accepted, got an array {list(labels.shape)}")
+        num_steps = labels.shape[1] // classes if reverse else labels.shape[1]
+        steps = labels.reshape(len(labels) * num_steps, classes if reverse else 1)
+        return convert(steps).reshape(len(labels), num_steps * (1 if reverse else classes))
 
     def _get_outputs(self, data: np.ndarray, use_one_hot: bool | None = None) -> np.ndarray:
         """Return outputs in the encoding asked for; see :meth:`get_train_outputs`.
