@@ -425,7 +425,6 @@ def test_wanted_variances(cls):
         ({"cond_var": -1}, "cond_var"),
         ({"target_vars": [1.0]}, "target_vars"),
         ({"target_vars": [1.0, 1.0, -1.0]}, "target_vars"),
-        ({"mnet": MLP(verbose=False)}, "mnet"),
     ):
         with pytest.raises(ValueError, match=message):
             hnet.apply_hyperfan_init(**kwargs)

@@ -70,12 +70,11 @@ def test_norm_layers_of_the_main_network_start_as_identity():
 BAD_HYPERFAN = [
     ({"method": "fan_in"}, "method: 'fan_in' is unknown.*'in', 'out', 'harmonic'"),
     ({"cond_var": -1.0}, "cond_var: a variance of at least 0.*-1.0"),
-    ({"uncond_var": "a"}, "uncond_var"),
+    ({"cond_var": "a"}, "cond_var: a number is accepted, got 'a'"),
     ({"cond_var": 0.0}, "cond_var"),
     ({"w_val": [1.0]}, "w_val: a list of 4 numbers is accepted, got 1"),
     ({"b_var": [-1.0, None, None, None]}, r"b_var\[0\]: a variance"),
     ({"w_var": 0.5}, "w_var: a list or a dictionary"),
-    ({"mnet": MLP(n_in=2, n_out=2, verbose=False)}, "mnet: its param_shapes or hyper_shapes_learned"),
     ({"mnet": nn.Linear(2, 2)}, "mnet: a main network is accepted, got Linear"),
 ]
 
@@ -141,3 +140,46 @@ def test_chunked_harmonic_and_clipping():
         hnet.apply_chunked_hyperfan_init(method=method, cond_var=0.0)
         found.append(float(hnet.get_chunk_emb()[0].detach().var()))
     assert found[2] == pytest.approx(2 * found[0] * found[1] / (found[0] + found[1]), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cond_in_size": 5, "uncond_in_size": 0, "uncond_var": -1},
+        {"cond_in_size": 5, "uncond_in_size": 0, "uncond_var": None},
+        {"cond_in_size": 0, "uncond_in_size": 5, "num_cond_embs": 0, "cond_var": -1},
+    ],
+)
+def test_the_variance_of_an_input_that_is_not_there_does_not_count(options):
+    variance = {name: options.pop(name) for name in list(options) if name.endswith("_var")}
+    found = []
+    for kwargs in (variance, {}):
+        torch.manual_seed(0)
+        hnet = build(**options)
+        hnet.apply_hyperfan_init(**kwargs)
+        chunked = build(ChunkedHMLP, chunk_emb_size=400, **options)
+        small = {f"{name}_var": 1e-4 for name in ("cond", "uncond")} | kwargs
+        chunked.apply_chunked_hyperfan_init(**small)
+        found.append([p.detach().clone() for h in (hnet, chunked) for p in h.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_network_that_knows_nothing_of_the_targets_is_said():
+    hnet = build()
+    with pytest.warns(UserWarning, match=r"mnet has 6 parameters.*target_shapes \(4\)"):
+        hnet.apply_hyperfan_init(mnet=MLP(n_in=2, n_out=2, verbose=False))
+
+
+def test_a_network_without_metadata_is_read_by_its_shapes():
+    class Plain(MLP):
+        def __init__(self):
+            super().__init__(n_in=4, n_out=3, hidden_layers=[6], verbose=False)
+            self._param_shapes_meta = None
+
+    found = []
+    for mnet in (Plain(), None):
+        torch.manual_seed(0)
+        hnet = build()
+        hnet.apply_hyperfan_init(mnet=mnet)
+        found.append(hnet.layer_weight_tensors[-1].detach())
+    assert torch.equal(*found)

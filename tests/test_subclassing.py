@@ -268,3 +268,12 @@ def test_example_in_the_documentation_runs():
     x = torch.randn(5, 3)
     torch.testing.assert_close(learner(x, weights=list(network.internal_params)), network(x))
     assert learner.hyper_shapes_learned == network.param_shapes
+
+
+def test_counts_follow_what_a_subclass_assigns():
+    class Flow(MLP):
+        def __init__(self, verbose):
+            super().__init__(n_in=1, n_out=1, hidden_layers=[1], no_weights=True, verbose=verbose)
+            self._param_shapes = [[29]]
+
+    assert Flow(verbose=True).num_params == Flow(verbose=False).num_params == 29

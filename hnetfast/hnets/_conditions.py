@@ -47,7 +47,6 @@ def insert_conditional(
     hnet._unconditional_param_shapes_ref = ref
     if hnet._unconditional_params_ref is not None:
         hnet._unconditional_params_ref = [meta[i]["index"] for i in ref]
-    hnet._num_params = hnet._num_internal_params = None
 
 
 def new_embedding(shape: Sequence[int], like: torch.Tensor | None) -> nn.Parameter:

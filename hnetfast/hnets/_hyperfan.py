@@ -66,8 +66,9 @@ class _Target:
 def _describe_targets(shapes: Sequence[Sequence[int]], mnet: MainNetInterface | None) -> list[_Target]:
     """Find out what the generated tensors are, from the main network if there is one."""
     shapes = [list(shape) for shape in shapes]
-    meta: list[dict[str, Any]] = [{}] * len(shapes)
-    if mnet is None:
+    meta = None if mnet is None else _meta_of_targets(shapes, mnet)
+    if meta is None:
+        meta = [{}] * len(shapes)
         names = ["bias" if len(shape) < 2 else "weight" for shape in shapes]
         # A weight and the tensor of one dimension right behind it are a layer.
         layers = [
@@ -75,7 +76,6 @@ def _describe_targets(shapes: Sequence[Sequence[int]], mnet: MainNetInterface | 
             for i in range(len(shapes))
         ]
     else:
-        meta = _meta_of_targets(shapes, mnet)
         names = [entry["name"] for entry in meta]
         layers = [entry["layer"] if entry["layer"] != -1 else f"unknown {i}" for i, entry in enumerate(meta)]
         for i, (name, shape) in enumerate(zip(names, shapes, strict=True)):
@@ -110,17 +110,47 @@ def _initial_moments(meta: dict[str, Any]) -> tuple[float, float] | None:
     return None if mean is None or variance is None else (mean, variance)
 
 
-def _meta_of_targets(shapes: list[list[int]], mnet: MainNetInterface) -> list[dict[str, Any]]:
+def _meta_of_targets(shapes: list[list[int]], mnet: MainNetInterface) -> list[dict[str, Any]] | None:
+    """What the main network knows of the targets, None where that is nothing.
+
+    The targets are its parameters, or those of them that it is given. Where their number is the same but not
+    their shapes, e.g. for a part of a wrapped network, names and layers are taken from there all the same.
+    """
     if not isinstance(mnet, MainNetInterface) and not hasattr(mnet, "param_shapes_meta"):
         raise InputTypeError(f"mnet: a main network is accepted, got {type(mnet).__name__}")
-    learned, ref = mnet.hyper_shapes_learned, mnet.hyper_shapes_learned_ref
-    if [list(s) for s in mnet.param_shapes] == shapes:
-        return mnet.param_shapes_meta
-    if learned is not None and ref is not None and [list(s) for s in learned] == shapes and -1 not in ref:
-        return [mnet.param_shapes_meta[i] for i in ref]
-    raise InputError(
-        "mnet: its param_shapes or hyper_shapes_learned must be the target_shapes of the hypernetwork"
+    try:
+        meta = mnet.param_shapes_meta
+    except NotImplementedError:
+        return None
+    if meta is None:
+        return None
+    candidates = [([list(shape) for shape in mnet.param_shapes], meta)]
+    learned, ref = mnet.hyper_shapes_learned, _learned_ref(mnet)
+    if learned is not None and ref is not None and -1 not in ref:
+        candidates.append(([list(shape) for shape in learned], [meta[i] for i in ref]))
+    for known, entries in candidates:
+        if known == shapes:
+            return entries
+    for known, entries in candidates:
+        if len(known) == len(shapes):
+            by_shape = {"fan_in": None, "fan_out": None}
+            return [
+                entry if shape == own else entry | by_shape
+                for entry, shape, own in zip(entries, shapes, known, strict=True)
+            ]
+    warn(
+        f"mnet has {len(candidates[0][0])} parameters, none of its lists as many as there are target_shapes "
+        f"({len(shapes)}): the initialisation goes by these shapes.",
+        stacklevel=5,
     )
+    return None
+
+
+def _learned_ref(mnet: MainNetInterface) -> list[int] | None:
+    try:
+        return mnet.hyper_shapes_learned_ref
+    except NotImplementedError:
+        return None
 
 
 def _check_variances(**variances: float) -> None:
@@ -155,6 +185,18 @@ def _combine(method: str, var_in: float, var_out: float) -> float:
     if method == "out":
         return var_out
     return 2 * var_in * var_out / (var_in + var_out) if var_in > 0 and var_out > 0 else 0.0
+
+
+def _variances_of_inputs(
+    hnet: HMLP | ChunkedHMLP | HDeconv | ChunkedHDeconv, uncond_var: float, cond_var: float
+) -> tuple[float, float]:
+    """Check the variances of those inputs that the hypernetwork has; that of another counts as 0."""
+    if hnet._uncond_in_size == 0:
+        uncond_var = 0.0
+    if hnet._cond_in_size == 0:
+        cond_var = 0.0
+    _check_variances(uncond_var=uncond_var, cond_var=cond_var)
+    return uncond_var, cond_var
 
 
 def _input_variance(hnet: HMLP | ChunkedHMLP, uncond_var: float, cond_var: float) -> float:
@@ -199,7 +241,7 @@ def hyperfan_init(
 ) -> None:
     """See :meth:`hnetfast.hnets.mlp_hnet.HMLP.apply_hyperfan_init`."""
     _check_method(method)
-    _check_variances(uncond_var=uncond_var, cond_var=cond_var)
+    uncond_var, cond_var = _variances_of_inputs(hnet, uncond_var, cond_var)
     if hnet.unconditional_params is None:
         raise InputError("apply_hyperfan_init: the hypernetwork keeps no weights that could be initialised")
     targets = _describe_targets(hnet.target_shapes, mnet)
@@ -210,7 +252,9 @@ def hyperfan_init(
     for name in ("w_var", "b_var"):
         _check_variances(**{f"{name}[{i}]": v for i, v in enumerate(given[name]) if v is not None})
     weights, biases = list(hnet.layer_weight_tensors), list(hnet.layer_bias_vectors)
-    scale = weights[-1].shape[1] * _input_variance(hnet, uncond_var, cond_var)
+    # The hidden layers keep the variance of the input, unless batch normalisation makes it 1.
+    in_var = 1.0 if hnet.batchnorm_layers else _input_variance(hnet, uncond_var, cond_var)
+    scale = weights[-1].shape[1] * in_var
     plans = []
     for i, target in enumerate(targets):
         user = [given[name][i] for name in ("w_val", "w_var", "b_val", "b_var")]
@@ -293,7 +337,8 @@ def chunked_hyperfan_init(
 ) -> None:
     """See :meth:`hnetfast.hnets.chunked_mlp_hnet.ChunkedHMLP.apply_chunked_hyperfan_init`."""
     _check_method(method)
-    _check_variances(uncond_var=uncond_var, cond_var=cond_var, eps=eps)
+    _check_variances(eps=eps)
+    uncond_var, cond_var = _variances_of_inputs(hnet, uncond_var, cond_var)
     if hnet.unconditional_params is None or not hnet._chunk_keys:
         raise InputError(
             "apply_chunked_hyperfan_init: the hypernetwork keeps not all weights to be initialised"
@@ -403,7 +448,7 @@ def deconv_hyperfan_init(
 ) -> None:
     """See :meth:`hnetfast.hnets.deconv_hnet.HDeconv.apply_hyperfan_init`."""
     _check_method(method)
-    _check_variances(uncond_var=uncond_var, cond_var=cond_var)
+    uncond_var, cond_var = _variances_of_inputs(hnet, uncond_var, cond_var)
     if hnet.unconditional_params is None:
         raise InputError("apply_hyperfan_init: the hypernetwork keeps no weights that could be initialised")
     targets, variances = _target_variances(hnet, method, use_xavier, mnet, target_vars)

@@ -198,7 +198,6 @@ class HContainer(nn.Module, HyperNetInterface):
         self._unconditional_param_shapes_ref = unconditional
         indices = [self._param_shapes_meta[i]["index"] for i in unconditional]
         self._unconditional_params_ref = [i for i in indices if i != -1] or None
-        self._num_params = self._num_internal_params = None
         self._set_keys()
 
     def _register(self, shape: Sequence[int], param: nn.Parameter | None, meta: dict[str, Any]) -> None:

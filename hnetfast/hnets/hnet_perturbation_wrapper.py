@@ -104,7 +104,6 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         self._unconditional_params_ref = hnet.unconditional_params_ref
         self._unconditional_param_shapes_ref = hnet.unconditional_param_shapes_ref
         self._num_known_conds = hnet.num_known_conds
-        self._num_params = self._num_internal_params = None
 
     @property
     def internal_hnet(self) -> HyperNetInterface:

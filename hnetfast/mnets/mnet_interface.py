@@ -231,16 +231,15 @@ class MainNetInterface(LayerBuilding, ABC):
     @property
     def num_params(self) -> int:
         """Number of weights in :attr:`param_shapes`."""
-        if self._num_params is None:
-            self._num_params = MainNetInterface.shapes_to_num_weights(self.param_shapes)
+        # Counted each time, as subclasses replace the shapes; stored for those who read the attribute.
+        self._num_params = MainNetInterface.shapes_to_num_weights(self.param_shapes)
         return self._num_params
 
     @property
     def num_internal_params(self) -> int:
         """Number of weights in :attr:`internal_params`."""
-        if self._num_internal_params is None:
-            params = self.internal_params
-            self._num_internal_params = 0 if params is None else sum(p.numel() for p in params)
+        params = self.internal_params
+        self._num_internal_params = 0 if params is None else sum(p.numel() for p in params)
         return self._num_internal_params
 
     @property

@@ -243,16 +243,26 @@ def main_networks(draw):
     return oracle_mnets.MLP(**kwargs), MLP(**kwargs)
 
 
-def their_mnet_shapes(mnet):
-    return mnet.hyper_shapes_learned if mnet.hyper_shapes_learned is not None else mnet.param_shapes
+def target_shapes(draw, mnet):
+    """Those of a main network's parameters, or as many of other sizes, or one less."""
+    if mnet.hyper_shapes_learned is None:  # hypnettorch fails where the number is another one
+        shapes, changes = mnet.param_shapes, ["none", "sizes"]
+    else:
+        shapes, changes = mnet.hyper_shapes_learned, ["none", "sizes", "number"]
+    change = draw(st.sampled_from(changes))
+    if change == "sizes":
+        return [[size + 1 for size in shape] for shape in shapes]
+    return shapes[:-1] if change == "number" and len(shapes) > 1 else shapes
 
 
+@pytest.mark.filterwarnings("ignore:mnet has", "ignore:Target shapes", "ignore:Converting a tensor")
 @given(st.data(), st.sampled_from(["in", "out"]), st.booleans(), st.booleans())
 def test_hyperfan_init(data, method, use_xavier, with_mnet):
     their_mnet, our_mnet = main_networks(data.draw)
-    shapes = their_mnet_shapes(their_mnet)
+    shapes = target_shapes(data.draw, their_mnet)
     kwargs = {"target_shapes": shapes, "cond_in_size": 3, "uncond_in_size": 2, "verbose": False}
     kwargs |= {"layers": data.draw(st.lists(st.integers(1, 5), max_size=2))}
+    kwargs |= {"use_batch_norm": data.draw(st.booleans())}
     theirs, ours = pair("HMLP", kwargs)
     options = {"method": method, "use_xavier": use_xavier, "uncond_var": 0.5, "cond_var": 2.0}
     if data.draw(st.booleans()):
@@ -265,10 +275,11 @@ def test_hyperfan_init(data, method, use_xavier, with_mnet):
     assert_same_network(theirs, ours)
 
 
+@pytest.mark.filterwarnings("ignore:mnet has", "ignore:Target shapes", "ignore:Converting a tensor")
 @given(st.data(), st.sampled_from(["in", "out"]), st.booleans(), st.booleans(), st.booleans(), st.booleans())
 def test_chunked_hyperfan_init(data, method, use_xavier, with_mnet, normal, cond_chunk_embs):
     their_mnet, our_mnet = main_networks(data.draw)
-    shapes = their_mnet_shapes(their_mnet)
+    shapes = target_shapes(data.draw, their_mnet)
     kwargs = {"target_shapes": shapes, "cond_in_size": 3, "uncond_in_size": 2, "verbose": False}
     kwargs |= {"layers": data.draw(st.lists(st.integers(1, 5), max_size=2)), "num_cond_embs": 2}
     kwargs |= {"chunk_size": data.draw(st.integers(1, 9)), "cond_chunk_embs": cond_chunk_embs}
