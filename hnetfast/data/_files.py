@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tarfile
 import tempfile
+import urllib.request
+import zlib
 from pathlib import Path
+
+from hnetfast._errors import InputError
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -29,3 +35,53 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def download(url: str, path: str | Path) -> None:
+    """Fetch a file; it is there as a whole or not at all.
+
+    Args:
+        url: Where it is.
+        path: Where it is to be.
+
+    Raises:
+        OSError: If it can't be fetched or written.
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=60) as source:
+            shutil.copyfileobj(source, file, 1 << 20)
+            expected = source.headers.get("Content-Length")
+            if expected is not None and file.tell() != int(expected):
+                raise OSError(f"{url}: the connection ended after {file.tell()} of {expected} bytes")
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def extract_tar(archive: str | Path, folder: str | Path) -> None:
+    """Extract an archive; each of its files and folders is there as a whole or not at all.
+
+    Args:
+        archive: The archive, compressed or not.
+        folder: Where its contents are to be. What is there already stays as it is.
+
+    Raises:
+        ValueError: If it is broken or has members that would lie outside of the folder.
+    """
+    folder = Path(folder)
+    temporary = Path(tempfile.mkdtemp(prefix=".extracted.", dir=folder))
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(temporary, filter="data")
+        for entry in temporary.iterdir():
+            if not (folder / entry.name).exists():
+                os.replace(entry, folder / entry.name)
+    except tarfile.FilterError as error:
+        raise InputError(f"{archive}: is not extracted, one of its members is not safe: {error}") from error
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise InputError(f"{archive}: is no complete archive ({error}); fetch it again") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
