@@ -20,8 +20,16 @@ namespace {
 constexpr int64_t kBlockRows = 256;         // that go through the hidden layers together,
 constexpr int64_t kTileRows = 96;           // or of narrow ones
 constexpr int64_t kSmallNetwork = 1 << 14;  // multiply-adds of the hidden layers below which calls cost more
+constexpr int64_t kVectors = 64;            // elements: whole vectors, of any type, and what the library unrolls them by
 
 bool is_simple(string_view activation) { return activation == "relu" || activation == "identity"; }
+
+// The library computes the last elements of a tensor, fewer than some vectors, one by one, and rounds them differently:
+// rows that are to be activated end with whole vectors, so that their bits do not depend on how many there are.
+Tensor padded_rows(const Tensor& like, int64_t rows, int64_t width, string_view activation) {
+  return is_simple(activation) ? at::empty({rows, width}, like.options())
+                               : at::zeros({rows, round_up(width, kVectors)}, like.options());
+}
 
 void activate_(Tensor& h, string_view activation) {
   if (activation == "relu") at::relu_(h);
@@ -58,18 +66,8 @@ Tensor first_layer(TensorList inputs, const Tensor& weight, const Tensor& bias, 
   return sum.expand({sizes.conditions, sizes.chunks, weight.size(0)}).reshape({sizes.rows(), weight.size(0)});
 }
 
-template <typename T>
-T dot(const T* a, const T* b, int64_t count) {
-  T sum[4] = {};
-  int64_t i = 0;
-  for (; i + 4 <= count; i += 4) {
-    for (int lane = 0; lane < 4; ++lane) sum[lane] += a[i + lane] * b[i + lane];
-  }
-  for (; i < count; ++i) sum[0] += a[i] * b[i];
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
-}
-
-// All hidden layers of a small network with relu or no activation, without a library call for each.
+// All hidden layers of a small network with relu or no activation, without a library call for each. Terms are added in
+// the order of TiledHidden and hidden_block: how many rows there are does not change the bits of one.
 template <typename T>
 void small_hidden(TensorList inputs, TensorList weights, TensorList biases, bool relu, const Sizes& sizes, T* hidden, int64_t ld) {
   std::vector<Tensor> kept;
@@ -77,15 +75,12 @@ void small_hidden(TensorList inputs, TensorList weights, TensorList biases, bool
     kept.push_back(t.contiguous());
     return kept.back().const_data_ptr<T>();
   };
+  const TileKernels<T>& kernels = tile_kernels<T>();
   int64_t column = 0, width = 0;
   for (size_t layer = 0; layer + 1 < weights.size(); ++layer) {
     const int64_t out = weights[layer].size(0), in = weights[layer].size(1);
     const T* w = data(weights[layer]);
     const T* bias = biases.empty() ? nullptr : data(biases[layer]);
-    for (int64_t r = 0; r < sizes.rows(); ++r) {
-      T* h = hidden + r * ld + column;
-      for (int64_t o = 0; o < out; ++o) h[o] = bias ? bias[o] : T(0);
-    }
     if (layer == 0) {
       int64_t from = 0;
       for (const Tensor& part : inputs) {
@@ -94,14 +89,15 @@ void small_hidden(TensorList inputs, TensorList weights, TensorList biases, bool
         const int64_t of_chunk = part.size(1) == 1 ? 0 : part.size(2);
         for (int64_t r = 0; r < sizes.rows(); ++r) {
           const T* row = x + r / sizes.chunks * of_condition + r % sizes.chunks * of_chunk;
-          for (int64_t o = 0; o < out; ++o) hidden[r * ld + o] += dot(row, w + o * in + from, part.size(2));
+          const bool first = &part == inputs.begin();
+          kernels.dot_rows(out, part.size(2), row, w + from, in, hidden + r * ld, first ? bias : nullptr, !first);
         }
         from += part.size(2);
       }
     } else {
       for (int64_t r = 0; r < sizes.rows(); ++r) {
-        const T* row = hidden + r * ld + column - width;
-        for (int64_t o = 0; o < out; ++o) hidden[r * ld + column + o] += dot(row, w + o * in, in);
+        T* h = hidden + r * ld + column;
+        kernels.dot_rows(out, in, h - width, w, in, h, bias, false);
       }
     }
     if (relu) {
@@ -132,15 +128,18 @@ void hidden_block(TensorList inputs, TensorList weights, TensorList biases, stri
   Tensor below;
   for (size_t i = 0; i + 1 < weights.size(); ++i) {
     const int64_t width = weights[i].size(0);
-    const bool keep = save || i + 2 == weights.size();
-    Tensor h = keep ? target.narrow(1, column, width) : at::empty({sizes.rows(), width}, target.options());
+    const bool keep = save || i + 2 == weights.size(), in_place = keep && is_simple(activation);
+    const Tensor kept = keep ? target.narrow(1, column, width) : Tensor();
+    Tensor padded = in_place ? kept : padded_rows(target, sizes.rows(), width, activation);
+    const Tensor h = padded.narrow(1, 0, width);
     column += save ? width : 0;
     if (i == 0) {
       h.copy_(first_layer(inputs, weights[0], biases.empty() ? Tensor() : biases[0], sizes));
     } else {
       product_out(h, below, weights[i].t(), biases.empty() ? Tensor() : biases[i]);
     }
-    activate_(h, activation);
+    activate_(padded, activation);
+    if (keep && !in_place) kept.copy_(h);
     below = h;
   }
 }
@@ -294,9 +293,13 @@ namespace {
 Tensor activation_grad_of_rows(Tensor& grad, const Tensor& h, string_view activation) {
   if (is_simple(activation)) return activation_grad(grad, h, activation);
   const Tensor result = at::empty_like(grad);
-  for_each_row_block(grad.size(0), grad.size(1), [&](int64_t begin, int64_t end) {
-    Tensor block = grad.narrow(0, begin, end - begin);
-    result.narrow(0, begin, end - begin).copy_(activation_grad(block, h.narrow(0, begin, end - begin), activation));
+  const int64_t width = grad.size(1);
+  for_each_row_block(grad.size(0), width, [&](int64_t begin, int64_t end) {
+    Tensor g = padded_rows(grad, end - begin, width, activation);
+    const Tensor of_rows = padded_rows(grad, end - begin, width, activation);
+    g.narrow(1, 0, width).copy_(grad.narrow(0, begin, end - begin));
+    of_rows.narrow(1, 0, width).copy_(h.narrow(0, begin, end - begin));
+    result.narrow(0, begin, end - begin).copy_(activation_grad(g, of_rows, activation).narrow(1, 0, width));
   });
   return result;
 }

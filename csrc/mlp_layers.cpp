@@ -99,15 +99,20 @@ Tensor last_hidden(const Tensor& hidden, TensorList weights) {
   return hidden.narrow(1, hidden.size(1) - width, width);
 }
 
-bool varies_with_both(const Tensor& part, const Sizes& sizes) {
-  return sizes.conditions != 1 && part.size(0) != 1 && part.size(1) != 1;
+bool varies_with_both(TensorList inputs, const Sizes& sizes) {
+  if (sizes.conditions == 1) return false;
+  return std::any_of(inputs.begin(), inputs.end(), [](const Tensor& part) { return part.size(0) != 1 && part.size(1) != 1; });
+}
+
+// Whether the last layer, without hidden ones, is computed as the sum of a share of the chunk and one of the condition.
+bool is_separable(TensorList inputs, const Sizes& sizes) {
+  int64_t width = 0;
+  for (const Tensor& part : inputs) width += part.size(2);
+  return sizes.chunks != 1 && width <= kWideLayer && has_tile_kernels(inputs[0].scalar_type());
 }
 
 LastInput separate(TensorList inputs, const Sizes& sizes) {
-  int64_t width = 0;
-  for (const Tensor& part : inputs) width += part.size(2);
-  const bool full = std::any_of(inputs.begin(), inputs.end(), [&](const Tensor& p) { return varies_with_both(p, sizes); });
-  if (full || sizes.chunks == 1 || width > kWideLayer || !has_tile_kernels(inputs[0].scalar_type())) {
+  if (varies_with_both(inputs, sizes) || !is_separable(inputs, sizes)) {
     std::vector<Tensor> parts;
     for (const Tensor& part : inputs) parts.push_back(part.expand({sizes.conditions, sizes.chunks, part.size(2)}));
     return dense_input(at::cat(parts, 2).flatten(0, 1));
@@ -331,6 +336,16 @@ void split_input_grads(const LastInput& input, const LastGrads& grads, TensorLis
 
 void output_forward(const Mlp& mlp, const Tensor& hidden, const Sizes& sizes, const Placement& placement, const Tensor& out) {
   if (out.numel() == 0 || sizes.rows() == 0) return;
+  if (mlp.weights.size() == 1 && varies_with_both(mlp.inputs, sizes) && is_separable(mlp.inputs, sizes)) {
+    // Chunks of their own: one condition after the other, with the bits that it has alone.
+    for (int64_t b = 0; b < sizes.conditions; ++b) {
+      std::vector<Tensor> inputs;
+      for (const Tensor& part : mlp.inputs) inputs.push_back(part.size(0) == 1 ? part : part.narrow(0, b, 1));
+      const Mlp alone{mlp.op, inputs, mlp.weights, mlp.biases, mlp.activation};
+      output_forward(alone, hidden, {1, sizes.chunks, sizes.chunk_size, sizes.outputs}, placement, out.narrow(0, b, 1));
+    }
+    return;
+  }
   const Tensor& matrix = mlp.weights.back();
   const LastInput input = mlp.weights.size() > 1 ? dense_input(last_hidden(hidden, mlp.weights)) : separate(mlp.inputs, sizes);
   const Tensor bias = mlp.biases.empty() ? Tensor() : mlp.biases.back().contiguous();

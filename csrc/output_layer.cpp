@@ -59,6 +59,9 @@ int64_t piece_of(const OutputLayer<T>& layer, int64_t j) {
   return std::upper_bound(layer.bounds, layer.bounds + layer.pieces, j) - layer.bounds - 1;
 }
 
+// Where a condition's share is added to that of the chunks, it is added last, be there one condition or several: the
+// bits of a condition's outputs do not depend on what else is computed.
+
 // One condition: the products go straight to their place, a panel of columns at a time. Some neighbouring panels
 // are packed together, so that what is written to a row lies together too.
 template <typename T>
@@ -95,8 +98,8 @@ void forward_panels(const OutputLayer<T>& layer, T* out) {
         for (int64_t p = first; p < last; ++p) {
           const T* w_x = memory + (p - first) * panel_size;
           kernels.gemm_scatter(std::min(block, row_end - r0), layer.k, layer.x + r0 * layer.x_ld, layer.x_ld, w_x,
-                               w_x + inputs * unit, out + p * unit, layer.offset.data() + r0, layer.width.data() + r0,
-                               p * unit);
+                               w_x + inputs * unit, layer.y != nullptr, out + p * unit, layer.offset.data() + r0,
+                               layer.width.data() + r0, p * unit);
         }
       }
     }
@@ -131,7 +134,7 @@ void forward_sums(const OutputLayer<T>& layer, T* out) {
       pack_columns(kernels, layer, layer.x_columns, j0, count, pitch, w_x);
       pack_columns(kernels, layer, layer.y_columns, j0, count, pitch, w_y);
       kernels.gemm(layer.conditions, pitch, layer.l, layer.y, layer.l, 1, w_y, pitch, common, pitch, bias, false);
-      const T* start = layer.conditions == 1 ? common : nullptr;  // where the sums start, instead of adding it later
+      const T* start = layer.y ? nullptr : common;  // where the sums start, instead of adding it later
       for (int64_t r0 = row0; r0 < row_end; r0 += block) {
         const int64_t height = std::min(block, row_end - r0);
         const T* x = layer.x + r0 * layer.x_ld;

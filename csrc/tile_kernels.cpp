@@ -20,6 +20,7 @@
 #define HN_BYTES 64
 #define HN_ROWS 8
 #define HN_VECTORS 3
+#define HN_FUSED true
 #include "tile_kernels_impl.h"
 
 #define HN_ISA avx2
@@ -27,6 +28,7 @@
 #define HN_BYTES 32
 #define HN_ROWS 4
 #define HN_VECTORS 3
+#define HN_FUSED true
 #include "tile_kernels_impl.h"
 #endif
 
@@ -35,6 +37,11 @@
 #define HN_BYTES 16
 #define HN_ROWS 4
 #define HN_VECTORS 2
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define HN_FUSED true
+#else
+#define HN_FUSED false
+#endif
 #include "tile_kernels_impl.h"
 
 namespace hnetfast {

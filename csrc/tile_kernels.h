@@ -21,9 +21,11 @@ struct TileKernels {
   void (*gemm)(int64_t M, int64_t N, int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb, T* C,
                int64_t ldc, const T* bias, bool accumulate);
   // out[offset[m] + n] = bias[n] + Σ_p A[m·lda + p] panel[p·block_columns + n] for n < min(width[m] − start,
-  // block_columns): one panel of columns, every row to its own place.
-  void (*gemm_scatter)(int64_t M, int64_t P, const T* A, int64_t lda, const T* panel, const T* bias, T* out,
-                       const int64_t* offset, const int64_t* width, int64_t start);
+  // block_columns): one panel of columns, every row to its own place. The sum starts with the bias, or ends with it.
+  void (*gemm_scatter)(int64_t M, int64_t P, const T* A, int64_t lda, const T* panel, const T* bias, bool bias_last,
+                       T* out, const int64_t* offset, const int64_t* width, int64_t start);
+  // c[n] = bias[n] (or 0) + Σ_p a[p] B[n·ldb + p] for n < N, or c[n] += that where `add`; terms in the order of `gemm`.
+  void (*dot_rows)(int64_t N, int64_t P, const T* a, const T* B, int64_t ldb, T* c, const T* bias, bool add);
   // tile[to + k, j] = matrix[j·ld + from + k] for j < rows; 0 up to the pitch. `end` bounds what may be read.
   void (*pack_transposed)(T* tile, int64_t pitch, const T* matrix, const T* end, int64_t ld, int64_t rows, Columns columns);
   // matrix[j·ld + from + k] = tile[to + k, j] for all of `count` runs of columns, its inverse.

@@ -3,6 +3,7 @@
 //   HN_TARGET  function attribute that turns the instruction set on
 //   HN_BYTES   bytes of a vector register
 //   HN_ROWS, HN_VECTORS  register block: rows × vectors of accumulators
+//   HN_FUSED   whether compilers contract a product and a sum of vectors to one instruction
 // (Templates need the attribute on each function: a target pragma does not reach instantiations.)
 
 namespace hnetfast::HN_ISA {
@@ -22,9 +23,10 @@ using Vector = typename VectorOf<T>::type;
 template <typename T>
 constexpr int kLanes = HN_BYTES / sizeof(T);
 
+// `last` is added to the sums in the end.
 template <typename T, int MR, int NV>
 HN_TARGET void register_block(int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb,
-                              T* const* C, const T* bias, bool accumulate) {
+                              T* const* C, const T* bias, bool accumulate, const T* last = nullptr) {
   using V = Vector<T>;
   alignas(HN_BYTES) V sum[MR][NV];
 #pragma GCC unroll 16
@@ -48,6 +50,13 @@ HN_TARGET void register_block(int64_t P, const T* A, int64_t am, int64_t ap, con
     A += ap;
     B += ldb;
   }
+  if (last) {
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m) {
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) sum[m][v] += reinterpret_cast<const V*>(last)[v];
+    }
+  }
 #pragma GCC unroll 16
   for (int m = 0; m < MR; ++m) {
 #pragma GCC unroll 4
@@ -57,12 +66,12 @@ HN_TARGET void register_block(int64_t P, const T* A, int64_t am, int64_t ap, con
 
 template <typename T, int NV, int MR = HN_ROWS>
 HN_INLINE void some_rows(int64_t rows, int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb,
-                         T* const* C, const T* bias, bool accumulate) {
+                         T* const* C, const T* bias, bool accumulate, const T* last = nullptr) {
   if constexpr (MR > 0) {
     if (rows == MR) {
-      register_block<T, MR, NV>(P, A, am, ap, B, ldb, C, bias, accumulate);
+      register_block<T, MR, NV>(P, A, am, ap, B, ldb, C, bias, accumulate, last);
     } else {
-      some_rows<T, NV, MR - 1>(rows, P, A, am, ap, B, ldb, C, bias, accumulate);
+      some_rows<T, NV, MR - 1>(rows, P, A, am, ap, B, ldb, C, bias, accumulate, last);
     }
   }
 }
@@ -78,8 +87,8 @@ HN_INLINE void column_block(int64_t M, int64_t P, const T* A, int64_t am, int64_
 }
 
 template <typename T>
-HN_TARGET void gemm_scatter(int64_t M, int64_t P, const T* A, int64_t lda, const T* panel, const T* bias, T* out,
-                            const int64_t* offset, const int64_t* width, int64_t start) {
+HN_TARGET void gemm_scatter(int64_t M, int64_t P, const T* A, int64_t lda, const T* panel, const T* bias, bool bias_last,
+                            T* out, const int64_t* offset, const int64_t* width, int64_t start) {
   constexpr int64_t columns = HN_VECTORS * kLanes<T>;
   alignas(64) T edge[HN_ROWS][columns];
   T* rows[HN_ROWS];
@@ -92,7 +101,8 @@ HN_TARGET void gemm_scatter(int64_t M, int64_t P, const T* A, int64_t lda, const
       rows[i] = valid >= columns ? out + offset[m + i] : edge[i];
     }
     if (widest <= 0) continue;
-    some_rows<T, HN_VECTORS>(count, P, A + m * lda, lda, 1, panel, columns, rows, bias, false);
+    some_rows<T, HN_VECTORS>(count, P, A + m * lda, lda, 1, panel, columns, rows, bias_last ? nullptr : bias, false,
+                              bias_last ? bias : nullptr);
     for (int64_t i = 0; i < count; ++i) {
       if (rows[i] != edge[i]) continue;
       const int64_t valid = std::max<int64_t>(width[m + i] - start, 0);
@@ -128,6 +138,34 @@ HN_TARGET void gemm(int64_t M, int64_t N, int64_t P, const T* A, int64_t am, int
   }
   for (; n < N; n += L) {
     panel<T, 1>(M, P, A, am, ap, B + n, ldb, C + n, ldc, bias ? bias + n : nullptr, accumulate);
+  }
+}
+
+// sum + a·b, rounded as in register_block.
+template <typename T>
+HN_INLINE T add_product(T sum, T a, T b) {
+  if constexpr (!HN_FUSED) return sum + a * b;
+  else if constexpr (sizeof(T) == 4) return __builtin_fmaf(a, b, sum);
+  else return __builtin_fma(a, b, sum);
+}
+
+// Scalars, eight sums at a time: for matrices that are not worth laying out for `gemm`, whose order of terms it keeps.
+template <typename T>
+HN_TARGET void dot_rows(int64_t N, int64_t P, const T* a, const T* B, int64_t ldb, T* c, const T* bias, bool add) {
+  constexpr int U = 8;
+  int64_t n = 0;
+  for (; n + U <= N; n += U) {
+    T sum[U];
+    for (int u = 0; u < U; ++u) sum[u] = bias ? bias[n + u] : T(0);
+    for (int64_t p = 0; p < P; ++p) {
+      for (int u = 0; u < U; ++u) sum[u] = add_product(sum[u], B[(n + u) * ldb + p], a[p]);
+    }
+    for (int u = 0; u < U; ++u) c[n + u] = add ? c[n + u] + sum[u] : sum[u];
+  }
+  for (; n < N; ++n) {
+    T sum = bias ? bias[n] : T(0);
+    for (int64_t p = 0; p < P; ++p) sum = add_product(sum, B[n * ldb + p], a[p]);
+    c[n] = add ? c[n] + sum : sum;
   }
 }
 
@@ -571,7 +609,7 @@ inline void fence() {
 #define HN_NAME(x) HN_STRING(x)
 
 template <typename T>
-const TileKernels<T> kTable = {HN_NAME(HN_ISA), kLanes<T>,  HN_ROWS,  HN_VECTORS* kLanes<T>, gemm<T>, gemm_scatter<T>, pack_transposed<T>,
+const TileKernels<T> kTable = {HN_NAME(HN_ISA), kLanes<T>,  HN_ROWS,  HN_VECTORS* kLanes<T>, gemm<T>, gemm_scatter<T>, dot_rows<T>, pack_transposed<T>,
                                unpack_transposed<T>, add_dots<T>, multiply_rows<T>, multiply_positions<T>, write_sum<T>, add<T>, relu<T>,
                                relu_backward<T>, change_of_relu<T>, fence};
 
@@ -586,3 +624,4 @@ const TileKernels<T> kTable = {HN_NAME(HN_ISA), kLanes<T>,  HN_ROWS,  HN_VECTORS
 #undef HN_BYTES
 #undef HN_ROWS
 #undef HN_VECTORS
+#undef HN_FUSED

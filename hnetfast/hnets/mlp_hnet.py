@@ -16,6 +16,7 @@ from hnetfast.hnets._hyperfan import hyperfan_init
 from hnetfast.hnets._part import Part
 from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops._activations import activate_rows, is_elementwise
 from hnetfast.ops.grouped_mlp import Group
 
 __all__ = ["HMLP"]
@@ -48,14 +49,13 @@ def _op_activation(activation_fn: Callable | None) -> str | None:
         return "tanh"
     else:
         return None
-    # Hooks must see the activations.
-    hooked = (
-        activation_fn._forward_hooks
-        or activation_fn._forward_pre_hooks
-        or activation_fn._backward_hooks
-        or activation_fn._backward_pre_hooks
-    )
-    return None if hooked else name
+    return None if _has_hooks(activation_fn) else name
+
+
+def _has_hooks(activation_fn: Callable) -> bool:
+    """Whether somebody wants to see what the activation function sees."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(activation_fn, name, None) for name in hooks)
 
 
 class HMLP(FullHyperNet):
@@ -227,15 +227,23 @@ class HMLP(FullHyperNet):
         x = torch.cat([part.expand(batch_size, num_chunks, -1) for part in parts], dim=2)
         x = x.flatten(0, 1)  # [B·N, in], in the order that hypnettorch draws random numbers in
         self._check_stats(condition)
+        apart = self._has_independent_rows()  # then the bits of a condition's results depend on it alone
+        elementwise = apart and is_elementwise(self._act_fn) and not _has_hooks(self._act_fn)
         for i in range(len(self._layers)):
-            x = F.linear(x, weights[i], biases[i] if biases else None)
+            bias = biases[i : i + 1]
+            if apart:
+                rows, out = x.view(batch_size, num_chunks, -1), num_chunks * len(weights[i])
+                x = ops.chunked_mlp([rows], weights[i : i + 1], bias, "identity", out)
+                x = x.view(batch_size * num_chunks, -1)
+            else:
+                x = F.linear(x, weights[i], *bias)
             if bn_weights is not None:
                 gain, offset = bn_weights[2 * i : 2 * i + 2]
                 x = self._batchnorm_layers[i](x, weight=gain, bias=offset, stats_id=condition)
             if self._dropout is not None:
                 x = self._dropout(x)
             if self._act_fn is not None:
-                x = self._act_fn(x)
+                x = activate_rows(x, self._act_fn) if elementwise else self._act_fn(x)
         return x.view(batch_size, num_chunks, -1)
 
     def apply_hyperfan_init(

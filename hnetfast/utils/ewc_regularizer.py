@@ -23,20 +23,13 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from hnetfast._errors import InputError, InputIndexError, InputTypeError, UnsupportedError
 from hnetfast.mnets import MLP
+from hnetfast.ops._activations import is_elementwise
 from hnetfast.utils.hnet_regularizer import check_task_id, evaluation_mode
 
 __all__ = ["compute_fisher", "context_mod_forward", "ewc_regularizer"]
 
 _GRADIENTS_AT_ONCE = 1 << 22  # elements of gradients of single samples in memory, also of inputs
 _SAMPLES_AT_ONCE = 512  # where the former are not needed
-
-# Activation functions that treat every element by itself and in the same way, whatever is evaluated with it.
-_ELEMENTWISE_MODULES = {
-    nn.CELU, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Identity, nn.LeakyReLU,
-    nn.LogSigmoid, nn.Mish, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softsign,
-    nn.Tanh,
-}  # fmt: skip
-_ELEMENTWISE_FUNCTIONS = {None, F.elu, F.gelu, F.relu, F.silu, torch.relu, torch.sigmoid, torch.tanh}
 
 # Fisher information without negative values, and the version of the tensor for which that was found: looking
 # again in every step of training would cost a pass over it, and on a GPU a synchronisation.
@@ -228,13 +221,7 @@ def _treats_samples_apart(mnet: nn.Module) -> bool:
     """
     if type(mnet).forward is not MLP.forward or type(mnet)._evaluate is not MLP._evaluate:
         return False
-    activation = mnet._a_fun
-    if isinstance(activation, nn.Module):
-        # What is changed in place would hide the result of the layer before it.
-        known = type(activation) in _ELEMENTWISE_MODULES and not getattr(activation, "inplace", False)
-    else:
-        known = activation in _ELEMENTWISE_FUNCTIONS
-    return known and "forward" not in vars(mnet)
+    return is_elementwise(mnet._a_fun) and "forward" not in vars(mnet)
 
 
 def _squares(params: list[Tensor], samples: Iterator, nll: Callable[..., Tensor]) -> list[Tensor]:
