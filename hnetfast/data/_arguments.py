@@ -68,3 +68,26 @@ def check_finite(name: str, values: np.ndarray) -> None:
     if np.issubdtype(values.dtype, np.inexact) and not np.isfinite(values).all():
         bad = values[~np.isfinite(values)]
         raise InputError(f"{name}: finite numbers are accepted, got {bad.size} others, e.g. {bad.flat[0]}")
+
+
+def random_source(name: str, seed: Any) -> Any:
+    """Return what random numbers are drawn from.
+
+    Args:
+        name: The argument's name.
+        seed: Seed of a generator of its own, or None for numpy's global one.
+
+    Returns:
+        A ``RandomState``, or the module ``numpy.random``, whose functions are those of the global one.
+
+    Raises:
+        TypeError: If the seed is no integer.
+        ValueError: If it is out of range.
+    """
+    if seed is None:
+        return np.random
+    try:
+        return np.random.RandomState(seed)
+    except (TypeError, ValueError) as error:
+        kind = InputTypeError if isinstance(error, TypeError) else InputError
+        raise kind(f"{name}: None or an integer from 0 to 2**32 - 1 is accepted, got {seed!r}") from None

@@ -513,8 +513,8 @@ class Dataset(ABC):
         """Encode class indices one-hot, or decode them.
 
         Args:
-            labels: Class indices ``[n, T]``, or encoded ones ``[n, T * num_classes]`` with ``reverse``, where T
-                is the number of time steps of a sequence, otherwise 1.
+            labels: Class indices ``[n, T]``, or encoded ones ``[n, T * num_classes]`` with ``reverse``;
+                T is the number of time steps of a sequence, otherwise 1.
             reverse: Whether to decode.
 
         Returns:

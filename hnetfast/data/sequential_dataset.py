@@ -18,13 +18,14 @@ import numpy as np
 import torch
 
 from hnetfast._errors import InputError, InputIndexError
+from hnetfast.data._samples import Samples
 from hnetfast.data.dataset import Dataset
 
 __all__ = ["SequentialDataset"]
 
 
 class SequentialDataset(Dataset):
-    """A data set of sequences, of different lengths perhaps. Subclasses fill ``self._data`` (see the module)."""
+    """A data set of sequences, of different lengths. Subclasses fill ``self._data`` (see the module)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +109,7 @@ class SequentialDataset(Dataset):
         """Put all time steps of a sample in a row, or undo that.
 
         Args:
-            arr: Samples ``[N, T, *feature_shape]``, or rows ``[N, T * prod(feature_shape)]`` with ``reverse``;
+            arr: Samples ``[N, T, *feature_shape]``, with ``reverse`` rows ``[N, T * prod(feature_shape)]``;
                 an array or a tensor.
             ts_dim_first: Whether time comes before samples in the unflattened array,
                 ``[T, N, *feature_shape]``.
@@ -143,7 +144,9 @@ class SequentialDataset(Dataset):
         return samples.swapaxes(0, 1) if ts_dim_first else samples
 
     def _num_steps(self, direction: str) -> int:
-        data, step = self._data[f"{direction}_data"], math.prod(self._data[f"{direction}_shape"])
+        samples, step = self._data, math.prod(self._data[f"{direction}_shape"])
+        key = f"{direction}_data"
+        data = samples.lazily(key) if isinstance(samples, Samples) else samples[key]
         if data is None or step == 0:
             raise InputError(f"The number of time steps is known once _data holds {direction}_data.")
         return data.shape[1] // step

@@ -1,0 +1,182 @@
+"""Made sequences against hypnettorch: the copy task, permuted ones, random recurrent teachers."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hnetfast.data.timeseries import copy_data
+from tests.compat.data_comparison import (
+    IGNORE_ORACLE_WARNINGS,
+    assert_same,
+    assert_same_handler,
+    both,
+    oracle,
+)
+
+pytestmark = IGNORE_ORACLE_WARNINGS
+
+their_copy_data = oracle("timeseries.copy_data")
+
+
+def quietly(function, *args, **kwargs):
+    """Result of a function whose printed output is thrown away."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return function(*args, **kwargs)
+
+
+def assert_same_entries(ours, theirs):
+    """Same contents of ``_data`` and same lengths of all samples."""
+    assert set(ours._data) == set(theirs._data)
+    for key, value in theirs._data.items():
+        assert_same(ours._data[key], value, key)
+    ids = np.arange(len(theirs._data["in_data"]))
+    for name in ("get_in_seq_lengths", "get_out_seq_lengths"):
+        assert_same(getattr(ours, name)(ids), getattr(theirs, name)(ids), name)
+    assert (ours.max_num_ts_in, ours.max_num_ts_out) == (theirs.max_num_ts_in, theirs.max_num_ts_out)
+
+
+def assert_same_copy_task(ours, theirs):
+    ids = np.arange(len(theirs._data["in_seq_lengths"]))[::-1]
+    assert_same(ours.get_out_pattern_bounds(ids), theirs.get_out_pattern_bounds(ids))
+    assert_same(ours.get_zeroed_ts(ids), theirs.get_zeroed_ts(ids))
+    assert_same(ours.permutation, theirs.permutation)
+    assert_same(ours.permutation_, theirs.permutation_)
+    reversible = theirs.permutation is None or theirs._data["min_input_len"] == theirs._data["max_input_len"]
+    assert_same_handler(ours, theirs, batch_sizes=(2,), modes=("train",), tensors=reversible)
+    assert_same_entries(ours, theirs)
+
+
+@st.composite
+def copy_arguments(draw):
+    """Arguments of the copy task that hypnettorch accepts."""
+    shortest = draw(st.integers(1, 5))
+    arguments = {
+        "min_input_len": shortest,
+        "max_input_len": shortest + draw(st.sampled_from([0, 0, 1, 3])),
+        "seq_width": draw(st.integers(1, 4)),
+        "num_train": draw(st.integers(1, 5)),
+        "num_test": draw(st.integers(1, 3)),
+        "num_val": draw(st.sampled_from([None, 1, 2])),
+    }
+    for name in ("rseed", "rseed_permute", "rseed_scatter"):
+        arguments[name] = draw(st.sampled_from([None, None, 5]))
+    padding = draw(st.sampled_from(["none", "zeros", "random_pad", "pad_after_stop", "scatter_pattern"]))
+    if padding != "none":
+        arguments["pat_len"] = draw(st.integers(1, shortest))
+        if padding != "zeros":
+            arguments[padding] = True
+    manipulations = ["none", "out_width", "revert_output_seq"]
+    if arguments["max_input_len"] == shortest:
+        manipulations += ["permute_width", "permute_time", "both", "pairwise_permute"] * 2
+    manipulation = draw(st.sampled_from(manipulations))
+    if manipulation in ("both", "permute_width"):
+        arguments["permute_width"] = True
+    elif draw(st.booleans()):
+        arguments["out_width"] = draw(st.integers(1, arguments["seq_width"]))
+    if manipulation in ("both", "permute_time", "pairwise_permute"):
+        arguments["permute_time"] = True
+    if manipulation in ("pairwise_permute", "revert_output_seq"):
+        arguments[manipulation] = True
+    if draw(st.booleans()):
+        arguments |= {"permute_xor": True, "permute_xor_iter": draw(st.integers(1, 3))}
+        arguments["permute_xor_separate"] = manipulation != "revert_output_seq" and draw(st.booleans())
+    return arguments
+
+
+@given(copy_arguments())
+def test_copy_task(arguments):
+    ours, theirs = both(
+        lambda: copy_data.CopyTask(**arguments), lambda: their_copy_data.CopyTask(**arguments), seed=1
+    )
+    assert_same_copy_task(ours, theirs)
+
+
+@pytest.mark.parametrize("length", [4, (3, 5)])
+@pytest.mark.parametrize("padding", ["zeros", "random_pad", "pad_after_stop", "scatter_pattern"])
+def test_targets_of_any_outputs(length, padding):
+    """Also of outputs that are no bits, so that every number tells where it comes from."""
+    shortest, longest = (length, length) if isinstance(length, int) else length
+    arguments = {"min_input_len": shortest, "max_input_len": longest, "seq_width": 3, "pat_len": 2}
+    if padding != "zeros":
+        arguments[padding] = True
+    variants = [{}]
+    if shortest == longest:
+        variants += [{"permute_time": True, "permute_width": True}, {"revert_output_seq": True}]
+        variants += [
+            {
+                "permute_time": True,
+                "permute_xor": True,
+                "permute_xor_iter": 3,
+                "permute_xor_separate": separate,
+            }
+            for separate in (False, True)
+        ]
+    for variant in variants:
+        handlers = [
+            module.CopyTask(**arguments, **variant, rseed=0, rseed_permute=1, rseed_scatter=2)
+            for module in (copy_data, their_copy_data)
+        ]
+        outputs = np.arange(1.0, 1 + 2 * handlers[1]._data["out_data"].shape[1]).reshape(2, -1)
+        outputs[0, 3 * 2 : 3 * 3] = outputs[1, 3 * 3 : 3 * 4] = -1
+        assert_same(*(handler.output_to_torch_tensor(outputs, "cpu") for handler in handlers))
+
+
+@pytest.mark.parametrize("options", [{}, {"pairwise_permute": True}, {"revert_output_seq": True}])
+@pytest.mark.parametrize(("time", "width"), [(True, False), (False, True), (True, True), (False, False)])
+def test_permutations(time, width, options):
+    if width and "pairwise_permute" in options:
+        pytest.skip("hypnettorch refuses it")
+    for length, bits in ((0, 2), (1, 2), (5, 3)):
+        results = [
+            module.CopyTask.create_permutation_matrix(
+                time, width, length, bits, np.random.RandomState(1), **options
+            )
+            for module in (copy_data, their_copy_data)
+        ]
+        assert_same(*results)
+
+
+def test_protected_members_of_the_copy_task():
+    handlers = [module.CopyTask(2, 4, seq_width=2, rseed=3) for module in (copy_data, their_copy_data)]
+    assert_same(*(handler._generate_trial_samples(5) for handler in handlers))
+    names = {name for name in vars(handlers[1]) if name.startswith("_perm") or "pad" in name}
+    for name in {*names, "_rseed_permute", "_pairwise_permute", "_revert_output_seq"}:
+        assert getattr(handlers[0], name) == getattr(handlers[1], name), name
+    for outputs, predictions in ((None, None), (1, None), (1, 1)):
+        assert handlers[0]._plot_config(1, outputs, predictions) == handlers[1]._plot_config(
+            1, outputs, predictions
+        )
+
+
+@pytest.mark.parametrize("options", [{}, {"equalize_size": True}, {"mask_predictions": True}])
+def test_figures_of_the_copy_task(options):
+    from matplotlib import pyplot as plt
+
+    drawn = []
+    for module in (copy_data, their_copy_data):
+        handler = module.CopyTask(2, 4, seq_width=3, out_width=2, pat_len=2, rseed=3)
+        ids = handler.get_train_ids()[4:7]
+        for number in (1, 2, 3):
+            images = {"outputs": handler.get_train_outputs()[4:7], "predictions": None}
+            images["predictions"] = images["outputs"] + 0.5
+            images = dict(list(images.items())[: number - 1])
+            handler.plot_samples(
+                "copies", handler.get_train_inputs()[4:7], show=False, sample_ids=ids, **images, **options
+            )
+            axes = plt.gcf().axes
+            drawn.append(
+                [
+                    (ax.get_ylabel(), ax.get_position().bounds, *(np.array(i.get_array()) for i in ax.images))
+                    for ax in axes
+                ]
+            )
+            plt.close()
+    for ours, theirs in zip(drawn[:3], drawn[3:], strict=True):
+        assert [our[0] for our in ours] == [their[0] for their in theirs]
+        np.testing.assert_allclose([our[1] for our in ours], [their[1] for their in theirs])
+        for our, their in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(our[2], their[2])
