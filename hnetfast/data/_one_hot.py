@@ -63,24 +63,23 @@ class OneHotEncoding:
         encoded[np.arange(len(labels)), labels[:, 0].astype(np.int64)] = 1
         return encoded
 
-    def decode(self, encoded: np.ndarray) -> np.ndarray:
-        """Return the class that each row stands for.
 
-        Args:
-            encoded: One-hot rows ``[n, num_classes]``.
+def decode(encoded: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the class that each row stands for.
 
-        Returns:
-            Integers ``[n, 1]``.
+    Args:
+        encoded: One-hot rows ``[n, num_classes]``.
+        num_classes: Number of classes.
 
-        Raises:
-            ValueError: If the rows have another length.
-        """
-        if self._encoder is not None:
-            return self._encoder.inverse_transform(encoded)
-        encoded = np.asarray(encoded)
-        if encoded.ndim != 2 or encoded.shape[1] != self._num_classes:
-            raise InputError(
-                f"labels: one-hot rows [n, {self._num_classes}] are accepted, "
-                f"got an array {list(encoded.shape)}"
-            )
-        return encoded.argmax(axis=1)[:, None]
+    Returns:
+        Integers ``[n, 1]``.
+
+    Raises:
+        ValueError: If the rows have another length.
+    """
+    encoded = np.asarray(encoded)
+    if encoded.ndim != 2 or encoded.shape[1] != num_classes:
+        raise InputError(
+            f"labels: one-hot rows [n, {num_classes}] are accepted, got an array {list(encoded.shape)}"
+        )
+    return encoded.argmax(axis=1)[:, None]

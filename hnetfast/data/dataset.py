@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from hnetfast._errors import InputError
 from hnetfast.data import _plotting
 from hnetfast.data._arguments import check_count
 from hnetfast.data._batches import IndexStream, take_indices
-from hnetfast.data._one_hot import OneHotEncoding
+from hnetfast.data._one_hot import OneHotEncoding, decode
 from hnetfast.data._samples import Samples
 
 if TYPE_CHECKING:
@@ -525,7 +526,8 @@ class Dataset(ABC):
         """
         if not self._encoding:
             self._encoding = OneHotEncoding(num_classes=self.num_classes)
-        convert = self._encoding.decode if reverse else self._encoding.encode
+        # The encoder may know more classes than there are: those of the data set that this one is part of.
+        convert = partial(decode, num_classes=self.num_classes) if reverse else self._encoding.encode
         if not self.sequence:
             return convert(labels)
         classes, labels = self.num_classes, np.asarray(labels)
