@@ -84,8 +84,8 @@ class SequentialDataset(Dataset):
         Raises:
             ValueError: If rows do not hold a whole number of time steps.
         """
-        steps = self._flatten_array(x, ts_dim_first=True, reverse=True, feature_shape=self.in_shape)
-        return super().input_to_torch_tensor(steps, device, mode, force_no_preprocessing, sample_ids)
+        rows = super().input_to_torch_tensor(x, device, mode, force_no_preprocessing, sample_ids)
+        return self._flatten_array(rows, ts_dim_first=True, reverse=True, feature_shape=self.in_shape)
 
     def output_to_torch_tensor(
         self,
@@ -96,8 +96,8 @@ class SequentialDataset(Dataset):
         sample_ids: np.ndarray | None = None,
     ) -> torch.Tensor:
         """Turn outputs into a tensor, float32 ``[T, B, *out_shape]``; see :meth:`input_to_torch_tensor`."""
-        steps = self._flatten_array(y, ts_dim_first=True, reverse=True, feature_shape=self.out_shape)
-        return super().output_to_torch_tensor(steps, device, mode, force_no_preprocessing, sample_ids)
+        rows = super().output_to_torch_tensor(y, device, mode, force_no_preprocessing, sample_ids)
+        return self._flatten_array(rows, ts_dim_first=True, reverse=True, feature_shape=self.out_shape)
 
     @staticmethod
     def _flatten_array(

@@ -66,7 +66,8 @@ def copy_arguments(draw):
         arguments[name] = draw(st.sampled_from([None, None, 5]))
     padding = draw(st.sampled_from(["none", "zeros", "random_pad", "pad_after_stop", "scatter_pattern"]))
     if padding != "none":
-        arguments["pat_len"] = draw(st.integers(1, shortest))
+        few = padding in ("pad_after_stop", "scatter_pattern")
+        arguments["pat_len"] = draw(st.integers(1, shortest if few else arguments["max_input_len"]))
         if padding != "zeros":
             arguments[padding] = True
     manipulations = ["none", "out_width", "revert_output_seq"]

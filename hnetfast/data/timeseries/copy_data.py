@@ -22,10 +22,28 @@ if TYPE_CHECKING:
 
 __all__ = ["CopyTask"]
 
-# Samples are kept as bytes: 0, 1 and this one, which stands for -1, the outputs at the time of the stop bit.
-_STOP = 255
-_VALUES = np.zeros(256)
-_VALUES[[1, _STOP]] = 1, -1
+# All outputs at the time of the stop bit.
+_STOP = -1
+
+
+class _Integers(Pixels):
+    """Rows of small integers, kept as int8 and read as float64 numbers.
+
+    Args:
+        integers: The numbers, int8 ``[N, D]``, shared and never written to.
+        rows: Which rows are meant, integers ``[n]``; by default all.
+    """
+
+    def __init__(self, integers: np.ndarray, rows: np.ndarray | None = None) -> None:
+        super().__init__(integers, rows=rows)
+
+    def select(self, indices: np.ndarray) -> _Integers:
+        """Return some of the rows without copying them; see :meth:`Pixels.select`."""
+        return _Integers(self.pixels, np.asarray(indices) if self.rows is None else self.rows[indices])
+
+    def at(self, indices: Any) -> np.ndarray:
+        """Return some rows as numbers; see :meth:`Pixels.at`."""
+        return self.bytes_at(indices).astype(np.float64)
 
 
 class CopyTask(SequentialDataset):
@@ -46,6 +64,7 @@ class CopyTask(SequentialDataset):
         num_test: Number of test samples.
         num_val: Number of validation samples, if there is a validation set.
         pat_len: Number of time steps to be copied, at most ``max_input_len``; the others show zeros. -1: all.
+            More than ``min_input_len`` only without ``scatter_pattern`` and ``pad_after_stop``.
         scatter_pattern: Whether the time steps to be copied are not the first ones but random ones, the same
             for all samples, and none shows zeros. Needs ``pat_len``.
         permute_width: Whether outputs are permuted within a time step, in the same way for all. A permutation
@@ -105,10 +124,10 @@ class CopyTask(SequentialDataset):
             check_count("permute_xor_iter", permute_xor_iter, 1)
         if whole and scatter_pattern:
             raise InputError("scatter_pattern: needs the number of time steps to choose as pat_len, got -1")
-        if scatter_pattern and copied_len > shortest:
+        if (scatter_pattern or pad_after_stop) and not whole and copied_len > shortest:
             raise InputError(
-                f"pat_len: at most min_input_len={shortest} time steps can be chosen by scatter_pattern, "
-                f"got {copied_len}"
+                f"pat_len: scatter_pattern and pad_after_stop need at most min_input_len={shortest} "
+                f"time steps, got {copied_len}"
             )
         if whole and pad_after_stop:
             raise InputError("pad_after_stop: needs the length of the pattern as pat_len, got -1")
@@ -178,21 +197,21 @@ class CopyTask(SequentialDataset):
                 revert_output_seq=revert_output_seq,
             )
 
-        if scatter_pattern:
-            steps = scattering.choice(np.arange(shortest), copied_len, replace=False)
-            data["scatter_steps"] = np.sort(steps)
         if permuted and permute_xor and permute_xor_separate:
             self.permutation_ = [new_permutation() for _ in range(permute_xor_iter)]
         else:
             self.permutation_ = new_permutation()
+        if scatter_pattern:
+            steps = scattering.choice(np.arange(shortest), copied_len, replace=False)
+            data["scatter_steps"] = np.sort(steps)
 
         # A subclass that makes samples of its own is asked for them; bytes are only kept of ours.
         ours = type(self)._generate_trial_samples is CopyTask._generate_trial_samples
         generate = self._draw if ours else self._generate_trial_samples
         parts = [generate(count) for count in counts]
         inputs, outputs, seq_lengths, zeroed = map(np.concatenate, zip(*parts, strict=True))
-        data["in_data"] = Pixels(inputs, _VALUES) if ours else inputs
-        data["out_data"] = Pixels(outputs, _VALUES) if ours else outputs
+        data["in_data"] = _Integers(inputs) if ours else inputs
+        data["out_data"] = _Integers(outputs) if ours else outputs
         data["in_seq_lengths"] = seq_lengths
         data["out_seq_lengths"] = seq_lengths.copy()
         data["zeroed_ts"] = zeroed
@@ -251,12 +270,10 @@ class CopyTask(SequentialDataset):
             ValueError: If there is no sample with such an ID.
         """
         seq_lengths, pat_len = self.get_out_seq_lengths(sample_ids), self._data["pat_len"]
-        if pat_len == -1:
-            lengths = (seq_lengths - 1) // 2
-        else:
-            lengths = np.full_like(seq_lengths, pat_len)
-        starts = np.full_like(lengths, pat_len + 1) if self._pad_after_stop else seq_lengths - lengths
-        return starts, lengths
+        if self._pad_after_stop:
+            return np.full_like(seq_lengths, pat_len + 1), np.full_like(seq_lengths, pat_len)
+        lengths = (seq_lengths - 1 - self.get_zeroed_ts(sample_ids)) // 2
+        return seq_lengths - lengths, lengths
 
     def get_zeroed_ts(self, sample_ids: np.ndarray) -> np.ndarray:
         """Return how many time steps before the stop bit are not to be copied.
@@ -291,7 +308,7 @@ class CopyTask(SequentialDataset):
         if data["scatter_pattern"]:
             self._gather_pattern(steps)
         steps = steps[: data["seq_len"]]
-        steps.masked_fill_(steps == -1, 0)
+        steps.masked_fill_(steps == _STOP, 0)
         permutation = self.permutation
         if permutation is None:
             return steps
@@ -370,52 +387,56 @@ class CopyTask(SequentialDataset):
             copied, integers ``[n_samples]``.
         """
         inputs, outputs, seq_lengths, zeroed = self._draw(n_samples)
-        return _VALUES[inputs], _VALUES[outputs], seq_lengths, zeroed
+        return inputs.astype(np.float64), outputs.astype(np.float64), seq_lengths, zeroed
 
     def _draw(self, number: int) -> tuple[np.ndarray, ...]:
         """Draw new samples as bytes; see :meth:`_generate_trial_samples`."""
         data, random = self._data, self._rstate
         shortest, longest, pat_len = data["min_input_len"], data["max_input_len"], data["pat_len"]
         num_steps, width, out_width = data["seq_len"], self.in_shape[0] - 1, self.out_shape[0]
-        bits = random.rand(num_steps, number, width) > 0.5
+        # One step after the other: numbers that are compared at once are still in the cache.
+        bits = np.empty((number, longest, width), dtype=bool)
+        for i in range(num_steps):
+            numbers = random.rand(number, width)
+            if i < longest:
+                np.greater(numbers, 0.5, out=bits[:, i])
         lengths = np.full(number, longest)
         if shortest != longest:
             lengths = random.randint(shortest, longest + 1, size=number)
+        copied = lengths if pat_len == -1 else np.minimum(lengths, pat_len)
+        shown = lengths if data["scatter_pattern"] or self._random_pad else copied
+        stop = copied if self._pad_after_stop else lengths
+        is_shown = np.arange(longest) < np.arange(longest + 1)[:, None]
+        bits.reshape(number, longest * width)[...] &= is_shown.repeat(width, axis=1)[shown]
 
-        shown = lengths  # number of steps that show random bits
-        if pat_len != -1 and not (data["scatter_pattern"] or self._random_pad):
-            shown = np.full(number, pat_len) if self._pad_after_stop else np.minimum(lengths, pat_len)
-        stop = np.full(number, pat_len) if self._pad_after_stop else lengths
-        copied = lengths if pat_len == -1 else pat_len
-        zeroed = np.zeros_like(lengths) if pat_len == -1 or self._pad_after_stop else lengths - pat_len
-
-        rows, steps = np.arange(number), np.arange(2 * longest + 1)
-        is_shown = steps[:num_steps] < shown[:, None]  # [n, T]
-        inputs = np.zeros((number, num_steps, width + 1), dtype=np.uint8)
-        inputs[:, :, :width] = bits.swapaxes(0, 1) & is_shown[:, :, None]
-        outputs = np.zeros((number, len(steps), out_width), dtype=np.uint8)
+        inputs = np.zeros((number, num_steps, width + 1), dtype=np.int8)
+        inputs[:, :longest, :width] = bits
+        inputs[np.arange(number), stop, width] = 1
         # All that is shown appears once more after the steps before the stop bit and the bit.
-        later = steps - lengths[:, None] - 1
-        outputs[(later >= 0) & (later < shown[:, None])] = inputs[is_shown][:, :out_width]
-        inputs[rows, stop, width] = 1
-        outputs[rows, stop] = _STOP
+        outputs = np.zeros((number, (2 * longest + 1) * out_width), dtype=np.int8)
+        again = bits[:, :, :out_width].reshape(number, longest * out_width)
+        for length in range(shortest, longest + 1):
+            rows = slice(None) if shortest == longest else np.flatnonzero(lengths == length)
+            first, last = (length + 1) * out_width, (2 * length + 1) * out_width
+            outputs[rows, first:last] = again[rows, : last - first]
+        outputs.reshape(number, 2 * longest + 1, out_width)[np.arange(number), stop] = _STOP
         return (
             inputs.reshape(number, num_steps * (width + 1)),
-            outputs.reshape(number, len(steps) * out_width),
+            outputs,
             lengths + 1 + copied,
-            zeroed,
+            np.zeros_like(lengths) if self._pad_after_stop else lengths - copied,
         )
 
     def _gather_pattern(self, steps: torch.Tensor) -> None:
         """Move the scattered steps of outputs ``[T, B, out_width]`` to where the pattern begins, in place."""
-        is_stop = steps[:, :, 0] == -1  # [T, B]
+        is_stop = steps[:, :, 0] == _STOP  # [T, B]
         if not is_stop.any(0).all():
             raise InputError(
                 "y: outputs with the mark of the stop bit, -1, are needed to find scattered steps"
             )
         scattered = torch.as_tensor(np.asarray(self._data["scatter_steps"]), device=steps.device)[:, None]
         first = is_stop.int().argmax(0) + 1  # [B]
-        if scattered.numel() and int(first.max() + scattered.max()) >= len(steps):
+        if scattered.numel() and first.numel() and int(first.max() + scattered.max()) >= len(steps):
             raise InputError(
                 f"y: after the stop bit {int(scattered.max()) + 1} steps are needed, got {list(steps.shape)}"
             )
