@@ -84,3 +84,28 @@ def test_a_condition_alone_and_among_others(data, hnet, dtype):
             alone = hnet(cond_id=cond_id, ret_format="squeezed", **inputs)
             assert torch.equal(row, torch.cat([tensor.flatten() for tensor in alone]))
             assert all(map(torch.equal, tensors, alone))
+
+
+@given(st.data(), hypernetworks(), st.sampled_from([torch.float32, torch.float64]))
+def test_gradients_of_a_condition_alone_and_among_others(data, hnet, dtype):
+    hnet = hnet.to(dtype)
+    inputs = {}
+    if hnet._uncond_in_size:
+        inputs["uncond_input"] = torch.randn(1, hnet._uncond_in_size, dtype=dtype)
+    ids = data.draw(
+        st.lists(st.integers(0, NUM_CONDITIONS - 1), min_size=1, max_size=NUM_CONDITIONS, unique=True)
+    )
+    chosen = data.draw(st.integers(0, len(ids) - 1))
+
+    def gradients(ids, row):
+        torch.set_num_threads(data.draw(st.integers(1, 2)))
+        hnet.zero_grad()
+        out = hnet(cond_id=ids, ret_format="flattened", **inputs)[row]
+        (out * torch.linspace(-1, 2, len(out), dtype=dtype)).sum().backward()
+        return [p.grad for p in hnet.parameters()]
+
+    for together, alone in zip(gradients(ids, chosen), gradients([ids[chosen]], 0), strict=True):
+        if alone is None or not alone.any():
+            assert together is None or not together.any()
+        else:
+            assert torch.equal(together, alone)
