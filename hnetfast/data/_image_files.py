@@ -84,7 +84,7 @@ def read_table(path: str | Path) -> tuple[list[str], list[str], np.ndarray]:
     """
     lines = read_lines(path)
     columns = lines[1].split() if len(lines) > 1 else []
-    if not columns or lines[0].strip() != str(len(lines) - 2):
+    if not columns or lines[0] != str(len(lines) - 2):
         raise InputError(
             f"{path}, line 1: the number of the rows that follow line 2 is expected, which is "
             f"{max(len(lines) - 2, 0)}, found {''.join(lines[:1])!r}"
@@ -127,12 +127,12 @@ def read_pairs(path: str | Path) -> dict[str, str]:
             raise InputError(f"{path}, line {number}: a key and a text are expected, found {line!r}")
         if fields[0] in pairs:
             raise InputError(f"{path}, line {number}: {fields[0]!r} comes a second time")
-        pairs[fields[0]] = fields[1].rstrip()
+        pairs[fields[0]] = fields[1]
     return pairs
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """Return the lines of a text file without empty ones at its end.
+    """Return the lines of a text file, stripped, without empty ones at its end.
 
     Args:
         path: The file.
@@ -141,10 +141,10 @@ def read_lines(path: str | Path) -> list[str]:
         ValueError: If it is no text.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is no text file ({error})") from error
-    while lines and not lines[-1].strip():
+    while lines and not lines[-1]:
         lines.pop()
     return lines
 
@@ -208,15 +208,15 @@ def _names_and_numbers(
     """Take lines of a name and integers apart; ``first`` is the number of the first line."""
     if not lines:
         return [], np.empty((0, num_values), dtype=np.int64)
-    parts = [line.split(None, 1) for line in lines]
+    # No list for each line is kept: hundreds of thousands would make Python's garbage collector busy.
+    rests = [line.split(None, 1)[-1] if line else "" for line in lines]
     try:
-        # One call for all numbers, of which there are millions.
-        values = np.loadtxt([rest for _, rest in parts], dtype=np.int64, ndmin=2, comments=None)
+        values = np.loadtxt(rests, dtype=np.int64, ndmin=2, comments=None)
     except ValueError:
         values = None
     if values is None or values.shape != (len(lines), num_values):
         raise _wrong_line(path, lines, num_values, first)
-    names = [name for name, _ in parts]
+    names = [line.split(None, 1)[0] for line in lines]
     if len(set(names)) < len(names):
         seen: set[str] = set()
         for number, name in enumerate(names, first):

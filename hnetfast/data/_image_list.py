@@ -31,6 +31,7 @@ class ImageList(ImageFolder):
         root: The folder that they are in.
         paths: The files, ``n`` of them.
         targets: What belongs to each.
+        classes: Names of the classes, those of their folders.
         class_to_idx: Names of classes and the targets that they stand for.
         transform: What to do with an image that was read.
     """
@@ -40,13 +41,14 @@ class ImageList(ImageFolder):
         root: str,
         paths: Sequence[str],
         targets: Sequence[Any],
+        classes: Sequence[str],
         class_to_idx: dict[str, Any],
         transform: Callable[[Any], Any] | None,
     ) -> None:
         VisionDataset.__init__(self, root, transform=transform)
         self.loader = load_image
         self.extensions = IMG_EXTENSIONS
-        self.classes = sorted(class_to_idx)
+        self.classes = list(classes)
         self.class_to_idx = class_to_idx
         self.samples = self.imgs = list(zip(paths, targets, strict=True))
         self.targets = list(targets)

@@ -104,9 +104,9 @@ class CelebAData(LargeImgDataset):
             )
         partition = partition[rows_of(partition_file, order, names, attribute_file)]
         persons, identities = read_numbers(identity_file)
+        indices = np.argsort(rows_of(identity_file, persons, names, attribute_file))
         columns, points, landmarks = read_table(landmark_file)
         landmarks = landmarks[rows_of(landmark_file, points, persons, identity_file, first=3)]
-        indices = np.argsort(rows_of(identity_file, persons, names, attribute_file))
 
         if self.png_format_used:
             names, persons = ([name.replace("jpg", "png") for name in found] for found in (names, persons))

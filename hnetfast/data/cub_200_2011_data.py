@@ -88,10 +88,11 @@ class CUB2002011(LargeImgDataset):
         held_out = np.zeros(len(paths), dtype=bool)
         held_out[training] = first_of_each_class(labels[training], num_val_per_class)
         train_transform, test_transform = ILSVRC2012Data.torch_input_transforms()
-        class_to_idx = {name: label for label, name in classes.items()}
+        class_to_idx = {name: label for label, name in sorted(classes.items())}
 
         def chosen(mask: np.ndarray, transform: Callable[[Any], Any]) -> ImageList:
-            return ImageList(images_dir, paths[mask].tolist(), labels[mask].tolist(), class_to_idx, transform)
+            chosen_paths, targets = paths[mask].tolist(), labels[mask].tolist()
+            return ImageList(images_dir, chosen_paths, targets, list(class_to_idx), class_to_idx, transform)
 
         self._use_image_lists(
             chosen(training & ~held_out, train_transform),

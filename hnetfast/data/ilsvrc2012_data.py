@@ -196,7 +196,8 @@ class ILSVRC2012Data(LargeImgDataset):
 
         def images(folder: str, paths: np.ndarray, classes: np.ndarray, transform: Any) -> ImageList:
             # Integers of Python: a DataLoader makes int64 of them, as losses want it.
-            return ImageList(folder, paths.tolist(), imids[classes].tolist(), self._wnid_to_imid, transform)
+            targets = imids[classes].tolist()
+            return ImageList(folder, paths.tolist(), targets, wnids, self._wnid_to_imid, transform)
 
         self._use_image_lists(
             images(train_dir, train_paths[~held_out], train_classes[~held_out], train_transform),

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from hnetfast._errors import InputError, UnsupportedError
+from hnetfast.data._arguments import check_choice
 from hnetfast.data._image_files import file_names, load_image
 from hnetfast.data.dataset import Dataset
 
@@ -62,12 +63,12 @@ class LargeImgDataset(Dataset):
         Raises:
             NotImplementedError: If this handler has none.
         """
-        return self._require_torch_dataset(self._torch_ds_train)
+        return self._require_torch_dataset(self._torch_ds_train, "train")
 
     @property
     def torch_test(self) -> torch.utils.data.Dataset:
         """The test samples as a data set of PyTorch; see :attr:`torch_train`."""
-        return self._require_torch_dataset(self._torch_ds_test)
+        return self._require_torch_dataset(self._torch_ds_test, "test")
 
     @property
     def torch_val(self) -> torch.utils.data.Dataset | None:
@@ -154,6 +155,24 @@ class LargeImgDataset(Dataset):
             "torch_val are data sets for PyTorch's DataLoader, and read_images returns arrays"
         )
 
+    def torch_dataset(self, part: str, **options: Any) -> torch.utils.data.Dataset:
+        """Return a part as a data set for PyTorch's ``DataLoader``.
+
+        Args:
+            part: "train", "val" or "test".
+            **options: None are accepted: the data sets do to images what they were made to do.
+
+        Returns:
+            :attr:`torch_train`, :attr:`torch_val` or :attr:`torch_test`.
+
+        Raises:
+            ValueError: If the part is unknown or there is none, or an option is given.
+        """
+        check_choice("part", part, ("train", "val", "test"))
+        if options:
+            raise InputError(f"torch_dataset: this handler has no options, got {', '.join(options)}")
+        return self._require_torch_dataset(getattr(self, f"torch_{part}"), part)
+
     def _use_image_lists(
         self, train: ImageList, test: ImageList, val: ImageList | None, dtype: np.dtype | type
     ) -> None:
@@ -175,9 +194,13 @@ class LargeImgDataset(Dataset):
         self._data["train_inds"], self._data["test_inds"] = indices[0], indices[-1]
         self._data["val_inds"] = None if val is None else indices[1]
 
-    def _require_torch_dataset(self, dataset: torch.utils.data.Dataset | None) -> torch.utils.data.Dataset:
+    def _require_torch_dataset(
+        self, dataset: torch.utils.data.Dataset | None, part: str
+    ) -> torch.utils.data.Dataset:
         if dataset is None:
-            raise UnsupportedError(f"{self.get_identifier()}: this handler has no data sets for PyTorch")
+            raise UnsupportedError(
+                f"{self.get_identifier()}: has no {part} samples as a data set for PyTorch"
+            )
         return dataset
 
     def _draw_image(

@@ -138,11 +138,13 @@ class UdacityCh2Data(LargeImgDataset):
 
         def chosen(rows: Any, transform: Any) -> ImageList:
             paths, angles = [train_paths[i] for i in rows], [float(train_angles[i]) for i in rows]
-            return ImageList(train_img_dir, paths, angles, {_CAMERA: 0}, transform)
+            return ImageList(train_img_dir, paths, angles, [_CAMERA], {_CAMERA: 0}, transform)
 
         self._use_image_lists(
             chosen(order[num_val:], train_transform),
-            ImageList(test_img_dir, test_paths, test_angles.tolist(), {_CAMERA: 0}, test_transform),
+            ImageList(
+                test_img_dir, test_paths, test_angles.tolist(), [_CAMERA], {_CAMERA: 0}, test_transform
+            ),
             chosen(order[:num_val], test_transform) if num_val else None,
             np.float64,
         )
