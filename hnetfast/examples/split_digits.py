@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hnetfast.data import DigitsData, split_by_class
 from hnetfast.examples._speed import format_speed_table, measure_regulariser, measure_resnet32
 from hnetfast.hnets import ChunkedHMLP
 from hnetfast.mnets import MLP
 from hnetfast.regularizers import OutputRegularizer
 
-NUM_TASKS = 5
 HIDDEN_LAYERS = (100, 100)
 BATCH_SIZE = 32
 
@@ -92,21 +92,16 @@ def load_tasks(device: str) -> list[Task]:
     Returns:
         The tasks in the order in which they are learned.
     """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    inputs = torch.as_tensor(digits.data / 16, dtype=torch.float32)
-    labels = torch.as_tensor(digits.target, dtype=torch.int64)
-    train, test = train_test_split(range(len(labels)), test_size=0.3, stratify=labels, random_state=0)
-    tasks = []
-    for task in range(NUM_TASKS):
-        parts: list[Tensor] = []
-        for indices in (torch.tensor(train), torch.tensor(test)):
-            chosen = indices[labels[indices] // 2 == task]
-            parts += [inputs[chosen].to(device), (labels[chosen] % 2).to(device)]
-        tasks.append(Task(f"{2 * task} vs {2 * task + 1}", *parts))
-    return tasks
+    return [
+        Task(
+            f"{2 * task} vs {2 * task + 1}",
+            handler.input_to_torch_tensor(handler.get_train_inputs(), device),
+            torch.as_tensor(handler.get_train_outputs()[:, 0], device=device),
+            handler.input_to_torch_tensor(handler.get_test_inputs(), device),
+            torch.as_tensor(handler.get_test_outputs()[:, 0], device=device),
+        )
+        for task, handler in enumerate(split_by_class(DigitsData(), num_classes_per_task=2))
+    ]
 
 
 @torch.no_grad()

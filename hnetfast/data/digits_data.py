@@ -1,0 +1,55 @@
+"""Handwritten digits of 8 x 8 pixels that come with scikit-learn: nothing needs to be fetched."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hnetfast._errors import InputError
+from hnetfast.data._array_data import ArrayData
+
+__all__ = ["DigitsData"]
+
+
+class DigitsData(ArrayData):
+    """The 1,797 images of ``sklearn.datasets.load_digits``, numbers from 0 to 1.
+
+    The same share of each digit is for testing.
+
+    Args:
+        use_one_hot: Whether outputs are one-hot encoded.
+        validation_size: How many of the training samples, the first ones, are for validation.
+        test_fraction: Which share of the images is for testing, from 0 to 1 without these.
+        seed: Decides which ones and in which order; the same seed gives the same ones.
+
+    Raises:
+        ValueError: If the share leaves no sample of a digit, or there are too few training samples.
+    """
+
+    def __init__(
+        self,
+        use_one_hot: bool = False,
+        validation_size: int = 0,
+        *,
+        test_fraction: float = 0.3,
+        seed: int = 0,
+    ) -> None:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        if not 0 < test_fraction < 1:
+            raise InputError(f"test_fraction: a number between 0 and 1 is accepted, got {test_fraction}")
+        digits = load_digits()
+        train, test = train_test_split(
+            np.arange(len(digits.target)), test_size=test_fraction, stratify=digits.target, random_state=seed
+        )
+        super().__init__(
+            "Digits",
+            digits.images[..., None].astype(np.uint8),
+            digits.target,
+            train,
+            test,
+            validation_size,
+            num_classes=10,
+            use_one_hot=use_one_hot,
+            values=np.arange(256) / 16,
+        )

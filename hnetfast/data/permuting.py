@@ -1,0 +1,189 @@
+"""Data sets whose pixels are in another order: tasks that are equally hard and have nothing in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hnetfast._errors import InputError, InputTypeError, UnsupportedError
+from hnetfast.data._arguments import check_count
+from hnetfast.data._sharing import Variant, variant_of
+from hnetfast.data.dataset import Dataset
+
+__all__ = ["check_permutation", "permute_pixels"]
+
+
+def check_permutation(permutation: Any, *lengths: int) -> None:
+    """Refuse what is no permutation.
+
+    Args:
+        permutation: Integers ``[n]`` from 0 to n - 1, each of them once, or None.
+        *lengths: Accepted values of n.
+
+    Raises:
+        TypeError: If it is no array of integers.
+        ValueError: If it has another length, or is no permutation.
+    """
+    if permutation is None:
+        return
+    array = np.asarray(permutation)
+    accepted = (
+        f"None or the numbers 0 … {' … or 0 … '.join(str(n - 1) for n in sorted({*lengths}))} in any order"
+    )
+    if array.dtype.kind not in "iu":
+        kind = f"{type(permutation).__name__} of {array.dtype}"
+        raise InputTypeError(f"permutation: {accepted} are accepted, got {kind}")
+    if array.ndim != 1 or len(array) not in lengths:
+        raise InputError(f"permutation: {accepted} are accepted, got an array {list(array.shape)}")
+    if not np.array_equal(np.sort(array), np.arange(len(array))):
+        values, counts = np.unique(array, return_counts=True)
+        wrong = values[(values < 0) | (values >= len(array)) | (counts > 1)][:5].tolist()
+        raise InputError(f"permutation: {accepted} are accepted, outside or more than once are {wrong}")
+
+
+class _Permuted(Variant):
+    """A handler whose input tensors are padded and permuted."""
+
+    _prefix = "Permuted"
+    _permutation: np.ndarray | None
+    _padding: int
+
+    def get_identifier(self) -> str:
+        """Return the name of the data set."""
+        return f"Permuted{super().get_identifier()}"
+
+    @property
+    def permutation(self) -> np.ndarray | None:
+        """Where each number of an input tensor comes from, None if it is where it was."""
+        return self._permutation
+
+    @property
+    def torch_in_shape(self) -> list[int]:
+        """Shape of the inputs of tensors, which are padded, unlike :attr:`in_shape`."""
+        return _padded_shape(self.in_shape, self._padding)
+
+    def input_to_torch_tensor(
+        self,
+        x: np.ndarray,
+        device: torch.device | int | str,
+        mode: str = "inference",
+        force_no_preprocessing: bool = False,
+        sample_ids: np.ndarray | None = None,
+    ) -> Tensor:
+        """Turn inputs into a tensor as the handler without permutation does, then pad and permute it.
+
+        Args:
+            x: Inputs as this handler returns them, ``[B, D_in]``.
+            device: Where to put the tensor.
+            mode: "train" or "inference".
+            force_no_preprocessing: Whether to leave the numbers, and their order, as they are.
+            sample_ids: IDs of the samples, integers ``[B]``.
+
+        Returns:
+            New tensor ``[…, prod(torch_in_shape)]``.
+
+        Raises:
+            ValueError: If the handler makes tensors of another shape.
+        """
+        tensor = super().input_to_torch_tensor(x, device, mode, force_no_preprocessing, sample_ids)
+        if force_no_preprocessing:
+            return tensor
+        width = math.prod(self.in_shape)
+        rows = tensor.reshape(*tensor.shape[: 2 if self.sequence else 1], -1)
+        if rows.shape[-1] != width:
+            raise InputError(
+                f"input_to_torch_tensor: {width} numbers of an input can be permuted, "
+                f"the tensor has {list(tensor.shape)}"
+            )
+        return pad_and_permute(rows, self.in_shape, self._padding, self._permutation)
+
+    def tf_input_map(self, mode: str = "inference") -> Callable[[Any], Any]:
+        """Not there: only tensors of PyTorch are permuted.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise UnsupportedError("tf_input_map: only tensors of PyTorch are permuted")
+
+
+def permute_pixels(
+    handler: Dataset, permutations: Sequence[np.ndarray | None], *, padding: int = 0
+) -> list[Dataset]:
+    """Make permuted tasks of any data set of images or vectors.
+
+    The arrays that a task returns are those of ``handler``, whose samples it shares; its input tensors are
+    padded and permuted.
+
+    Args:
+        handler: The data set.
+        permutations: One for each task: where each number of an input tensor comes from, integers
+            ``[prod(shape)]``, where shape is ``in_shape`` with padding; for images also ``[H * W]``, which
+            moves all channels of a pixel together. None changes nothing.
+        padding: How many pixels with zeros are put around images.
+
+    Returns:
+        The tasks: handlers of the same class, with the properties ``permutation`` and ``torch_in_shape``.
+
+    Raises:
+        TypeError: If a permutation is no array of integers.
+        ValueError: If one is no permutation or has another length, or the handler permutes already,
+            or padding is asked for where inputs are no images.
+    """
+    if not isinstance(handler, Dataset):
+        raise InputTypeError(f"handler: a data handler is accepted, got {type(handler).__name__}")
+    if hasattr(handler, "permutation"):
+        raise InputError(f"handler: one that does not permute is accepted, got {handler.get_identifier()}")
+    if hasattr(handler, "torch_train"):
+        raise InputError(
+            f"handler: inputs that are numbers can be permuted, those of {handler.get_identifier()} are files"
+        )
+    padding = check_count("padding", padding)
+    if padding and not handler.is_image_dataset()[0]:
+        raise InputError(f"padding: 0 is accepted for inputs {handler.in_shape}, which are no images")
+    shape = _padded_shape(handler.in_shape, padding)
+    lengths = [math.prod(shape), math.prod(shape[:2]) if handler.is_image_dataset()[0] else math.prod(shape)]
+    for permutation in permutations:
+        check_permutation(permutation, *lengths)
+    tasks = []
+    for permutation in permutations:
+        task = variant_of(handler, _Permuted)
+        task._permutation, task._padding = permutation, padding
+        tasks.append(task)
+    return tasks
+
+
+def pad_and_permute(
+    rows: Tensor, shape: Sequence[int], padding: int = 0, permutation: np.ndarray | None = None
+) -> Tensor:
+    """Pad and permute flat images.
+
+    Args:
+        rows: The images ``[…, H * W * C]``, of any dtype.
+        shape: Their shape ``[H, W, C]``; any without padding.
+        padding: How many pixels with zeros are put around them; less than 0: how many are cut off.
+        permutation: Where each number of a result comes from, or each pixel with all its channels.
+
+    Returns:
+        Tensor ``[…, (H + 2 * padding) * (W + 2 * padding) * C]``.
+    """
+    if padding:
+        images = rows.reshape(-1, *shape)
+        images = F.pad(images, (0, 0, padding, padding, padding, padding))
+        rows = images.reshape(*rows.shape[:-1], -1)
+    if permutation is None:
+        return rows
+    order = torch.as_tensor(np.asarray(permutation, dtype=np.int64), device=rows.device)
+    if len(order) == rows.shape[-1]:
+        return rows.index_select(-1, order)
+    pixels = rows.reshape(*rows.shape[:-1], len(order), -1)
+    return pixels.index_select(-2, order).reshape(rows.shape)
+
+
+def _padded_shape(shape: Sequence[int], padding: int) -> list[int]:
+    return [size + 2 * padding if padding and i < 2 else size for i, size in enumerate(shape)]
