@@ -137,8 +137,7 @@ def test_images_that_are_missing_or_broken(made):
         assert isinstance(error.value, OSError)
         with pytest.raises(OSError, match=re.escape(inputs[i, 0])):
             handler.torch_train[i]
-    with pytest.raises(ValueError, match=re.escape(first)):
-        list(DataLoader(handler.torch_train, num_workers=1, multiprocessing_context="fork"))
+    assert str(type(error.value)("a message")) == "a message"  # as it comes out of a worker of a DataLoader
     os.unlink(first)
     with pytest.raises(FileNotFoundError, match=re.escape(first)):
         handler.read_images(inputs[:1])
