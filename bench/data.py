@@ -129,7 +129,7 @@ SEQUENCES: dict[str, Callable[[str], Any]] = {
     ),
     "cognitive task 0": lambda library: module(
         library, "timeseries.cognitive_tasks.cognitive_data"
-    ).CognitiveTasks(task_id=0, num_train=8000, num_val=1000, num_test=1000, rstate=1),
+    ).CognitiveTasks(task_id=0, num_train=8000, num_val=1000, num_test=1000, rstate=np.random.RandomState(1)),
 }
 # Handlers that share their images, and how many bytes one copy of these takes.
 SHARED = {

@@ -7,13 +7,79 @@ share, convert the rows that a batch asks for, and all only if ``handler._data["
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 
-class Pixels:
+class Rows(ABC):
+    """Rows of numbers that are made when somebody reads them."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of columns."""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @abstractmethod
+    def select(self, indices: np.ndarray) -> Rows:
+        """Return some of the rows without copying them.
+
+        Args:
+            indices: Which, integers ``[m]``.
+        """
+
+    @abstractmethod
+    def at(self, indices: Any) -> np.ndarray:
+        """Return some rows as numbers.
+
+        Args:
+            indices: Which: integers ``[m]`` or a slice.
+
+        Returns:
+            New array ``[m, d]``.
+        """
+
+    def all(self) -> np.ndarray:
+        """Return all rows as numbers ``[n, d]``."""
+        return self.at(slice(None))
+
+
+class Repeated(Rows):
+    """Rows of which many are the same.
+
+    Args:
+        distinct: The different ones ``[k, d]``, never written to.
+        which: Which of them each row is, integers ``[n]``.
+    """
+
+    def __init__(self, distinct: np.ndarray, which: np.ndarray) -> None:
+        self.distinct = distinct
+        self.which = which
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Repeated]) -> Repeated:
+        """Return the rows of several parts, one after the other."""
+        starts = np.cumsum([0] + [len(part.distinct) for part in parts[:-1]])
+        which = [part.which + start for part, start in zip(parts, starts, strict=True)]
+        return cls(np.concatenate([part.distinct for part in parts]), np.concatenate(which))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.which), self.distinct.shape[1]
+
+    def select(self, indices: np.ndarray) -> Repeated:
+        return Repeated(self.distinct, self.which[indices])
+
+    def at(self, indices: Any) -> np.ndarray:
+        return self.distinct[self.which[indices]]
+
+
+class Pixels(Rows):
     """Rows of pixels that are kept as bytes and read as float64 numbers.
 
     Args:
@@ -41,9 +107,6 @@ class Pixels:
         """Number of rows and of columns."""
         num_rows = len(self.pixels) if self.rows is None else len(self.rows)
         return num_rows, self.pixels.shape[1] if self.order is None else len(self.order)
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def select(self, indices: np.ndarray) -> Pixels:
         """Return some of the rows without copying them.
@@ -81,15 +144,11 @@ class Pixels:
         """
         return np.take(self.values, self.bytes_at(indices))
 
-    def all(self) -> np.ndarray:
-        """Return all rows as numbers, float64 ``[n, d]``."""
-        return self.at(slice(None))
-
 
 class Samples(dict):
     """The dictionary ``_data`` of a handler.
 
-    An entry may be set to :class:`Pixels`. Reading it then turns it into an ordinary array for good, so that
+    An entry may be set to :class:`Rows`. Reading it then turns it into an ordinary array for good, so that
     a change made in place lasts. :meth:`rows` reads a few rows without that.
     """
 
@@ -104,10 +163,10 @@ class Samples(dict):
             Array ``[m, d]``.
         """
         value = super().__getitem__(key)
-        return value.at(indices) if isinstance(value, Pixels) else value[indices]
+        return value.at(indices) if isinstance(value, Rows) else value[indices]
 
     def lazily(self, key: str) -> Any:
-        """Return what is kept under a name, :class:`Pixels` as they are.
+        """Return what is kept under a name, :class:`Rows` as they are.
 
         Args:
             key: Name of the entry.
@@ -116,7 +175,7 @@ class Samples(dict):
 
     def __getitem__(self, key: Any) -> Any:
         value = super().__getitem__(key)
-        if isinstance(value, Pixels):
+        if isinstance(value, Rows):
             value = value.all()
             self[key] = value
         return value

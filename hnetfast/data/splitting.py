@@ -10,7 +10,7 @@ import torch
 from hnetfast._errors import InputError, InputTypeError, UnsupportedError
 from hnetfast.data._arguments import check_count
 from hnetfast.data._one_hot import OneHotEncoding
-from hnetfast.data._samples import Pixels
+from hnetfast.data._samples import Rows
 from hnetfast.data._sharing import Variant, variant_of
 from hnetfast.data.dataset import Dataset
 
@@ -131,7 +131,7 @@ def keep_classes(handler: Dataset, labels: Iterable[int], validation_size: int, 
     _check_validation_size(validation_size, len(train))
     rows = np.concatenate([train, test])
     in_data = data.lazily("in_data")
-    data["in_data"] = in_data.select(rows) if isinstance(in_data, Pixels) else in_data[rows]
+    data["in_data"] = in_data.select(rows) if isinstance(in_data, Rows) else in_data[rows]
     out_data = data["out_data"][rows]
     handler._labels, handler._full_out_dim = labels, full_out_dim
     if not full_out_dim:

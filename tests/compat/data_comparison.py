@@ -62,7 +62,9 @@ def assert_same(ours, theirs, what=""):
         assert ours == theirs, what
 
 
-def assert_same_handler(ours, theirs, *, batch_sizes=(1, 3), modes=("train", "inference"), tensors=True):
+def assert_same_handler(
+    ours, theirs, *, batch_sizes=(1, 3), modes=("train", "inference"), tensors=True, encodings=None
+):
     """Same properties, parts, encodings, IDs, batches of several epochs, iterators, tensors in all modes."""
     names = ["classification", "sequence", "num_classes", "is_one_hot", "in_shape", "out_shape"]
     names += [f"num_{part}_samples" for part in PARTS] + ["shuffle_test_samples", "shuffle_val_samples"]
@@ -72,7 +74,8 @@ def assert_same_handler(ours, theirs, *, batch_sizes=(1, 3), modes=("train", "in
     assert str(ours) == str(theirs)
     assert ours.get_identifier() == theirs.get_identifier()
     assert ours.is_image_dataset() == theirs.is_image_dataset()
-    encodings = (None, False, True) if theirs.classification else (None,)
+    if encodings is None:
+        encodings = (None, False, True) if theirs.classification else (None,)
     for part in PARTS:
         for name in (f"get_{part}_inputs", f"get_{part}_ids"):
             assert_same(getattr(ours, name)(), getattr(theirs, name)(), name)
