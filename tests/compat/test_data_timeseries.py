@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnetfast.data.timeseries import copy_data
+from hnetfast.data.timeseries import copy_data, rnd_rec_teacher
+from hnetfast.mnets.simple_rnn import SimpleRNN
 from tests.compat.data_comparison import (
     IGNORE_ORACLE_WARNINGS,
     assert_same,
@@ -20,6 +21,7 @@ from tests.compat.data_comparison import (
 pytestmark = IGNORE_ORACLE_WARNINGS
 
 their_copy_data = oracle("timeseries.copy_data")
+their_teacher = oracle("timeseries.rnd_rec_teacher")
 
 
 def quietly(function, *args, **kwargs):
@@ -181,3 +183,73 @@ def test_figures_of_the_copy_task(options):
         np.testing.assert_allclose([our[1] for our in ours], [their[1] for their in theirs])
         for our, their in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(our[2], their[2])
+
+
+@st.composite
+def teacher_arguments(draw):
+    """Arguments of random recurrent teachers that hypnettorch accepts, but for a sigmoid."""
+    arguments = {
+        "num_train": draw(st.integers(1, 6)),
+        "num_test": draw(st.integers(1, 3)),
+        "num_val": draw(st.sampled_from([None, 0, 2])),
+        "n_in": draw(st.integers(1, 6)),
+        "n_out": draw(st.integers(1, 4)),
+        "sigma": draw(st.sampled_from(["tanh", "linear"])),
+        "no_extra_fc": draw(st.booleans()),
+        "n_ts_in": draw(st.integers(1, 4)),
+        "rseed": draw(st.sampled_from([None, 3])),
+        "input_range": draw(st.sampled_from([(-1, 1), [0.5, 2]])),
+    }
+    n_in, n_out, steps = arguments["n_in"], arguments["n_out"], arguments["n_ts_in"]
+    random = np.random.RandomState(0)
+    for name, shape in (("mat_A", (n_in, n_in)), ("mat_B", (n_in, n_in)), ("mat_C", (n_out, n_in))):
+        if draw(st.sampled_from([False, False, True])):
+            arguments[name] = random.normal(size=shape)
+    if draw(st.booleans()):
+        total = sum(arguments[f"num_{part}"] or 0 for part in ("train", "test", "val"))
+        arguments["inputs"] = random.randint(-3, 3, size=(steps, total, n_in)).astype(
+            draw(st.sampled_from([int, np.float32, float]))
+        )
+    kind = draw(st.sampled_from(["orthogonal", "random"]))
+    if kind == "orthogonal":
+        arguments["orth_A"] = True
+    else:
+        arguments["rank_A"] = draw(st.sampled_from([-1, 1, n_in]))
+        arguments["max_sv_A"] = draw(st.sampled_from([-1.0, 0.7, 1]))
+    if draw(st.booleans()):
+        arguments["n_ts_out"] = steps
+    return arguments
+
+
+@given(teacher_arguments())
+def test_random_recurrent_teachers(arguments):
+    ours, theirs = both(
+        lambda: rnd_rec_teacher.RndRecTeacher(**arguments),
+        lambda: quietly(their_teacher.RndRecTeacher, **arguments),
+        seed=1,
+    )
+    for name in ("mat_A", "mat_B", "mat_C"):
+        assert_same(getattr(ours, name), getattr(theirs, name), name)
+    assert_same_handler(ours, theirs, batch_sizes=(2,), modes=("train",))
+    theirs._data["out_seq_lengths"] = theirs._data["in_seq_lengths"]  # where hypnettorch has n_ts_out, -1
+    assert_same_entries(ours, theirs)
+
+
+def test_the_ideal_student():
+    handlers = [
+        [
+            quietly(
+                module.RndRecTeacher, num_train=5, num_test=3, n_in=3, n_out=n_out, n_ts_in=4, rseed=n_out
+            )
+            for n_out in (2, 1)
+        ]
+        for module in (rnd_rec_teacher, their_teacher)
+    ]
+    networks = [
+        kind(n_in=3, rnn_layers=(8,), fc_layers=(4,), verbose=False)
+        for kind in (SimpleRNN, their_teacher.SimpleRNN)
+    ]
+    rnd_rec_teacher.RndRecTeacher.construct_ideal_student(networks[0], handlers[0])
+    their_teacher.RndRecTeacher.construct_ideal_student(networks[1], handlers[1])
+    for our, their in zip(networks[0].internal_params, networks[1].internal_params, strict=True):
+        assert_same(our.detach(), their.detach())
