@@ -116,19 +116,21 @@ class RndRecTeacher(SequentialDataset):
         )
         if no_extra_fc:
             self._mat_B = None
-        if inputs is None:
-            inputs = self._rstate.uniform(low=input_range[0], high=input_range[1], size=shape)
-        if steps_out > steps_in:
-            later = np.zeros((steps_out - steps_in, *shape[1:]), dtype=inputs.dtype)
-            inputs = np.concatenate([inputs, later])
+        samples = np.zeros((total, steps_out, self._n_in), dtype=None if inputs is None else inputs.dtype)
+        for i in range(steps_in):
+            if inputs is None:
+                step = self._rstate.uniform(low=input_range[0], high=input_range[1], size=shape[1:])
+            else:
+                step = inputs[i]
+            samples[:, i] = step
 
         data = self._data
         data["classification"] = False
         data["is_one_hot"] = False
         data["in_shape"] = [self._n_in]
         data["out_shape"] = [self._n_out]
-        data["in_data"] = self._flatten_array(inputs, ts_dim_first=True)
-        data["out_data"] = self._flatten_array(self._answers(inputs))
+        data["in_data"] = self._flatten_array(samples)
+        data["out_data"] = self._flatten_array(self._answers(samples))
         data["in_seq_lengths"] = np.full(total, float(steps_in))
         data["out_seq_lengths"] = np.full(total, float(steps_out))
         bounds = np.cumsum([0, *counts])
@@ -266,13 +268,13 @@ class RndRecTeacher(SequentialDataset):
         return matrix_a, matrix_b, matrix_c
 
     def _answers(self, inputs: np.ndarray) -> np.ndarray:
-        """Return what the teacher answers to inputs ``[T, N, n_in]``: float64 ``[N, T, n_out]``."""
-        num_steps, total, n_in = inputs.shape
+        """Return what the teacher answers to inputs ``[N, T, n_in]``: float64 ``[N, T, n_out]``."""
+        total, num_steps, n_in = inputs.shape
         answers = np.empty((total, num_steps, self._n_out))
         state = np.zeros((n_in, total))
         for i in range(num_steps):
             # In this order of memory the products have hypnettorch's rounding.
-            state = self._sigma_fct(np.add(self._mat_A @ state, inputs[i].T, order="C"))
+            state = self._sigma_fct(np.add(self._mat_A @ state, inputs[:, i].T, order="C"))
             last = state if self._mat_B is None else self._sigma_fct(self._mat_B @ state)
             answers[:, i] = (self._mat_C @ last).T
         return answers
