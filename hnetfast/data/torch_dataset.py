@@ -27,7 +27,8 @@ class TorchDataset(torch.utils.data.Dataset):
 
     An item is a pair of an input and an output: what ``input_to_torch_tensor`` and ``output_to_torch_tensor``
     of the handler make of them, without the dimension of the batch; a sequence is ``[T, *shape]``. Classes
-    are integers, ``[]`` or one for each time step ``[T]``, as ``torch.nn.CrossEntropyLoss`` takes them.
+    are integers, as ``torch.nn.CrossEntropyLoss`` takes them, ``[T]`` if there is one for each of several
+    time steps.
 
     Random augmentation of a sample depends on the seed, the epoch and the ID of the sample only, not on the
     order of samples, batches or workers, and leaves the global random generators alone. Samples are shared
@@ -42,7 +43,7 @@ class TorchDataset(torch.utils.data.Dataset):
         use_one_hot: Whether classes are one-hot encoded, float32, rather than integers. Ignored unless
             ``handler`` is a classification.
         channels_first: Whether inputs that are images are ``[C, H, W]`` rather than flat.
-        force_no_preprocessing: Whether inputs and outputs are left as they are.
+        force_no_preprocessing: Whether the numbers of inputs and outputs are left as they are.
         seed: Seed of random augmentation, at least 0.
 
     Raises:
@@ -77,7 +78,7 @@ class TorchDataset(torch.utils.data.Dataset):
         self._handler = shared_copy(handler)
         self._part = part
         self._ids = np.array(ids, dtype=None if len(ids) else np.int64)
-        self._use_one_hot = bool(use_one_hot) and bool(handler.classification)
+        self._use_one_hot = bool(use_one_hot)
         self._channels_first = channels_first
         self._options = {"mode": mode, "force_no_preprocessing": force_no_preprocessing}
         self._augments = False
@@ -197,10 +198,14 @@ class TorchDataset(torch.utils.data.Dataset):
     def _outputs(self, ids: np.ndarray) -> Tensor:
         """Return the outputs of samples, one row for each."""
         handler = self._handler
-        if handler.classification and not self._use_one_hot:
-            classes = torch.from_numpy(handler._outputs_at(ids, use_one_hot=False).astype(np.int64))
-            return classes[:, 0] if classes.shape[1] == 1 else classes
-        rows = handler._outputs_at(ids, self._use_one_hot or None)
+        if handler.classification:
+            rows = torch.from_numpy(handler._outputs_at(ids, use_one_hot=self._use_one_hot))
+            if self._use_one_hot:
+                rows = rows.to(torch.float32).reshape(len(ids), -1, handler.num_classes)
+            else:
+                rows = rows.to(torch.int64)
+            return rows[:, 0] if rows.shape[1] == 1 else rows
+        rows = handler._outputs_at(ids, use_one_hot=None)
         with _generators_restored():
             outputs = handler.output_to_torch_tensor(rows, "cpu", sample_ids=ids, **self._options)
         return outputs.transpose(0, 1) if handler.sequence else outputs
