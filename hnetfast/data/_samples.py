@@ -8,7 +8,7 @@ share, convert the rows that a batch asks for, and all only if ``handler._data["
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -60,13 +60,6 @@ class Repeated(Rows):
     def __init__(self, distinct: np.ndarray, which: np.ndarray) -> None:
         self.distinct = distinct
         self.which = which
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Repeated]) -> Repeated:
-        """Return the rows of several parts, one after the other."""
-        starts = np.cumsum([0] + [len(part.distinct) for part in parts[:-1]])
-        which = [part.which + start for part, start in zip(parts, starts, strict=True)]
-        return cls(np.concatenate([part.distinct for part in parts]), np.concatenate(which))
 
     @property
     def shape(self) -> tuple[int, int]:

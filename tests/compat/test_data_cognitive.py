@@ -134,7 +134,7 @@ def test_the_same_trials(task, updates, seed):
     for name, value in vars(theirs).items():
         if name not in ("task_types", "trial_info", "rstate"):
             assert_same(getattr(ours, name), value, name)
-    rows = both(lambda: ours.generate_rows(task), lambda: theirs.generate_trial(task), seed + 1)
+    rows = both(lambda: ours.rows(task, *ours.draw(task)), lambda: theirs.generate_trial(task), seed + 1)
     for repeated, trial in zip(rows[0], rows[1][1:3], strict=True):
         assert_same(repeated.all(), trial.transpose(1, 2, 0).reshape(repeated.shape))
 

@@ -45,6 +45,22 @@ class Trials:
     response: np.ndarray
     dtype: type
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Trials]) -> Trials:
+        """Return the trials of several parts, one after the other; all of the same task."""
+        stimuli = []
+        for same in zip(*(part.stimuli for part in parts), strict=True):
+            begins = np.cumsum([0] + [len(one.patterns) for one in same[:-1]])
+            seen = [one.seen + begin for one, begin in zip(same, begins, strict=True)]
+            times = [np.concatenate([getattr(one, name) for one in same]) for name in ("start", "stop")]
+            patterns = np.concatenate([one.patterns for one in same])
+            stimuli.append(Stimulus(*times, np.concatenate(seen), patterns))
+        columns = [
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("fixate_until", "respond_at", "response")
+        ]
+        return cls(stimuli, *columns, parts[0].dtype)
+
     def distinct(self) -> tuple[Trials, np.ndarray]:
         """Drop repetitions.
 
@@ -61,13 +77,14 @@ class Trials:
         _, first, which = np.unique(number, return_index=True, return_inverse=True)
         return self.at(first), which
 
-    def inputs(self, num_steps: int, num_units: int, height: float) -> np.ndarray:
+    def inputs(self, num_steps: int, num_units: int, num_fix: int, height: float) -> np.ndarray:
         """Return what the input units get, without noise and rule.
 
         Args:
             num_steps: T, the number of time steps.
-            num_units: Number of units that are tuned to motion or active during fixation.
-            height: Activity of the latter.
+            num_units: Number of all units: first those that are tuned to motion.
+            num_fix: Number of the next ones, which are active during fixation.
+            height: Activity of these.
 
         Returns:
             float64 ``[B, num_units, T]``.
@@ -78,7 +95,9 @@ class Trials:
             for start, stop in np.unique(np.stack([stimulus.start, stimulus.stop], 1), axis=0):
                 rows = np.flatnonzero((stimulus.start == start) & (stimulus.stop == stop))
                 found[rows, :num_motion, start:stop] = stimulus.patterns[stimulus.seen[rows], :, None]
-        found[:, num_motion:] = height * self._before(self.fixate_until, num_steps)[:, None]
+        found[:, num_motion : num_motion + num_fix] = (
+            height * self._before(self.fixate_until, num_steps)[:, None]
+        )
         return found
 
     def outputs(self, num_steps: int, num_outputs: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from hnetfast.data._arguments import check_count
 from hnetfast.data._samples import Repeated
 from hnetfast.data.dataset import Dataset, _float_tensor
 from hnetfast.data.timeseries.cognitive_tasks import parameters
+from hnetfast.data.timeseries.cognitive_tasks._trials import Trials
 from hnetfast.data.timeseries.cognitive_tasks.stimulus import MultiStimulus, check_generator
 
 if TYPE_CHECKING:
@@ -59,20 +60,21 @@ class CognitiveTasks(Dataset):
         super().__init__()
         self._generator = rstate
         if type(self)._generate_trial_samples is CognitiveTasks._generate_trial_samples:
-            parts, join = [self._generate(size, task) for size in sizes], Repeated.concatenate
-        else:  # samples of a subclass
-            parts, join = [self._generate_trial_samples(size, task) for size in sizes], np.concatenate
-        units, outputs = parameters.par["n_input"], parameters.par["n_output"]
+            inputs, outputs = self._generate(sizes, task)
+        else:  # those of a subclass
+            parts = [self._generate_trial_samples(size, task) for size in sizes]
+            inputs, outputs = map(np.concatenate, zip(*parts, strict=True))
+        units, classes = parameters.par["n_input"], parameters.par["n_output"]
         ends = np.cumsum(sizes)
         self._data.update(
             classification=True,
             sequence=True,
-            num_classes=outputs,
+            num_classes=classes,
             is_one_hot=True,
-            in_data=join([part[0] for part in parts]),
-            out_data=join([part[1] for part in parts]),
+            in_data=inputs,
+            out_data=outputs,
             in_shape=[units],
-            out_shape=[outputs],
+            out_shape=[classes],
             train_inds=np.arange(ends[0]),
             test_inds=np.arange(ends[0], ends[1]),
             task_id=task,
@@ -144,10 +146,16 @@ class CognitiveTasks(Dataset):
         # Not an attribute: modules can't be pickled.
         return np.random if self._generator is None else self._generator
 
-    def _generate(self, num_samples: int, task_id: int) -> tuple[Repeated, Repeated]:
-        """Make what :meth:`_generate_trial_samples` does, without copying trials that occur repeatedly."""
-        parameters.update_parameters({"batch_size": num_samples})
-        return MultiStimulus(self._rstate).generate_rows(task_id)
+    def _generate(self, sizes: list[int], task_id: int) -> tuple[Repeated, Repeated]:
+        """Make several lots of samples, one after the other, without copying trials that occur repeatedly."""
+        drawn = []
+        for size in sizes:
+            parameters.update_parameters({"batch_size": size})
+            stimulus = MultiStimulus(self._rstate)
+            drawn.append(stimulus.draw(task_id))
+        trials, noise = zip(*drawn, strict=True)
+        all_noise = None if noise[0] is None else np.concatenate(noise, axis=1)
+        return stimulus.rows(task_id, Trials.concatenate(trials), all_noise)
 
     def _generate_trial_samples(self, n_samples: int, task_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Make samples.
@@ -159,7 +167,7 @@ class CognitiveTasks(Dataset):
         Returns:
             Inputs, float64 ``[n_samples, n_input * T]``, and outputs ``[n_samples, n_output * T]``.
         """
-        inputs, outputs = self._generate(n_samples, task_id)
+        inputs, outputs = self._generate([n_samples], task_id)
         return inputs.all(), outputs.all()
 
     def _flatten_tensor(self, in_tensor: np.ndarray) -> np.ndarray:

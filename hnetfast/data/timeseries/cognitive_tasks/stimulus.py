@@ -142,15 +142,14 @@ class MultiStimulus:
         names = ("neural_input", "desired_output", "train_mask", "reward_data")
         return arguments[0], *(info[name] for name in names)
 
-    def generate_rows(self, current_task: int) -> tuple[Repeated, Repeated]:
-        """Generate inputs and desired outputs of trials of a task as rows, each of which is kept once.
+    def draw(self, current_task: int) -> tuple[Trials, np.ndarray | None]:
+        """Draw trials of a task like :meth:`generate_trial`, without making the arrays.
 
         Args:
             current_task: Index of the task.
 
         Returns:
-            Inputs ``[B, n_input * T]`` and outputs ``[B, n_output * T]`` of :meth:`generate_trial`; a row
-            holds all time steps of the first unit, then those of the second, and so on.
+            The trials, and the noise of their inputs ``[T, B, n_input]`` or None.
 
         Raises:
             ValueError: See :meth:`generate_trial`.
@@ -158,17 +157,31 @@ class MultiStimulus:
         task = self._check_task(current_task)
         noise = self._noise()
         method, *arguments = self.get_tasks()[task]
-        trials, which = self._makers[method.__name__](*arguments).distinct()
-        if noise is not None:  # no two are the same
-            trials, which = trials.at(which), np.arange(len(which))
+        return self._makers[method.__name__](*arguments), noise
+
+    def rows(self, task: int, trials: Trials, noise: np.ndarray | None) -> tuple[Repeated, Repeated]:
+        """Make inputs and desired outputs as rows, each of which is kept once.
+
+        Args:
+            task: Index of the task.
+            trials: Trials as :meth:`draw` returns them, any number B.
+            noise: Their noise.
+
+        Returns:
+            Inputs ``[B, n_input * T]`` and outputs ``[B, n_output * T]``; a row holds all time steps of the
+            first unit, then those of the second, and so on.
+        """
+        which = np.arange(len(trials.response))
+        if noise is None:
+            trials, which = trials.distinct()
         steps, _, units = self.input_shape
-        inputs = np.zeros((len(trials.response), units, steps))
-        inputs[:, : -self.rule_shape[2] or None] = trials.inputs(
-            steps, units - self.rule_shape[2], par["tuning_height"]
-        )
+        inputs = trials.inputs(steps, units, self.fixation_shape[2], par["tuning_height"])
         if self.rule_shape[2]:
             inputs[:, self._rule_unit(task)] = par["tuning_height"] * self.rule_signal_factor
-        inputs += par["input_mean"] if noise is None else noise.transpose(1, 2, 0)
+        if noise is not None:
+            inputs += noise.transpose(1, 2, 0)
+        elif par["input_mean"]:
+            inputs += par["input_mean"]
         outputs = trials.outputs(steps, self.output_shape[2])
         rows = [values.reshape(len(values), math.prod(values.shape[1:])) for values in (inputs, outputs)]
         return Repeated(rows[0], which), Repeated(rows[1], which)
@@ -358,7 +371,7 @@ class MultiStimulus:
         steps, _, outputs = self.output_shape
         distinct, which = trials.distinct()
         units = self.stimulus_shape[2] + self.fixation_shape[2]
-        shown = distinct.inputs(steps, units, par["tuning_height"])
+        shown = distinct.inputs(steps, units, self.fixation_shape[2], par["tuning_height"])
         self.trial_info["neural_input"][:, :, :units] += _of_trials(shown, which)
         self.trial_info["desired_output"] = _of_trials(distinct.outputs(steps, outputs), which)
         rewards = [
