@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 
 from hnetfast._errors import InputError
@@ -36,8 +38,8 @@ class DigitsData(ArrayData):
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
-        if not 0 < test_fraction < 1:
-            raise InputError(f"test_fraction: a number between 0 and 1 is accepted, got {test_fraction}")
+        if not isinstance(test_fraction, Real) or not 0 < test_fraction < 1:
+            raise InputError(f"test_fraction: a number between 0 and 1 is accepted, got {test_fraction!r}")
         digits = load_digits()
         train, test = train_test_split(
             np.arange(len(digits.target)), test_size=test_fraction, stratify=digits.target, random_state=seed

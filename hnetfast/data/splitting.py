@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ class _Split(Variant):
     _prefix = "Split"
     _labels: list[int]
     _full_out_dim: bool
+    _root_labels: list[int] | None = None  # which class of the first handler that was split each class is
 
     def get_identifier(self) -> str:
         """Return the name of the data set."""
@@ -34,6 +36,11 @@ class _Split(Variant):
     def transform_outputs(self, outputs: np.ndarray) -> np.ndarray:
         """See :func:`transform_split_outputs`."""
         return transform_split_outputs(self, outputs)
+
+    def _class_title(self, names: dict[int, str], *arguments: Any) -> str | None:
+        if self._root_labels is not None:
+            names = {i: names[label] for i, label in enumerate(self._root_labels)}
+        return super()._class_title(names, *arguments)
 
 
 def split_by_class(
@@ -102,6 +109,8 @@ def split_by_class(
             data[f"{name}_inds"] = rows
         _select_torch_datasets(task, parts, inds, None if full_out_dim else group)
         if not full_out_dim:
+            roots = getattr(handler, "_root_labels", None)
+            task._root_labels = group if roots is None else [roots[label] for label in group]
             task._encoding = OneHotEncoding()
             data["out_data"] = outputs.of(group)
             _set_num_classes(data, len(group))
