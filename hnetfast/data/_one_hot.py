@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hnetfast._errors import InputError
+from hnetfast._errors import InputError, InputTypeError
 
 
 class OneHotEncoding:
@@ -46,6 +46,7 @@ class OneHotEncoding:
 
         Raises:
             ValueError: If the labels have another shape or are no classes.
+            TypeError: If they are no numbers.
         """
         if self._encoder is not None:
             encoded = self._encoder.transform(labels)
@@ -53,6 +54,8 @@ class OneHotEncoding:
         labels = np.asarray(labels)
         if labels.ndim != 2 or labels.shape[1] != 1:
             raise InputError(f"labels: classes [n, 1] are accepted, got an array {list(labels.shape)}")
+        if labels.dtype.kind not in "biuf":
+            raise InputTypeError(f"labels: integers are accepted, got an array of {labels.dtype}")
         known = (labels >= 0) & (labels < self._num_classes) & (labels == np.floor(labels))
         if not known.all():
             raise InputError(

@@ -7,6 +7,7 @@ share, convert the rows that a batch asks for, and all only if ``handler._data["
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -47,6 +48,9 @@ class Rows(ABC):
     def all(self) -> np.ndarray:
         """Return all rows as numbers ``[n, d]``."""
         return self.at(slice(None))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Rows:
+        return self  # never written to
 
 
 class Repeated(Rows):
@@ -138,6 +142,9 @@ class Pixels(Rows):
         return np.take(self.values, self.bytes_at(indices))
 
 
+_CONVERTING = threading.RLock()
+
+
 class Samples(dict):
     """The dictionary ``_data`` of a handler.
 
@@ -169,8 +176,11 @@ class Samples(dict):
     def __getitem__(self, key: Any) -> Any:
         value = super().__getitem__(key)
         if isinstance(value, Rows):
-            value = value.all()
-            self[key] = value
+            with _CONVERTING:  # so that all threads get the same array
+                value = super().__getitem__(key)
+                if isinstance(value, Rows):
+                    value = value.all()
+                    self[key] = value
         return value
 
     def __iter__(self) -> Iterator[Any]:  # with it, `dict(samples)` and `**samples` go through __getitem__
@@ -188,6 +198,11 @@ class Samples(dict):
             self[key]
         return super().pop(key, *default)
 
+    def popitem(self) -> tuple[Any, Any]:
+        for key in reversed(self.keys()):
+            return key, self.pop(key)
+        raise KeyError("There are no entries.")
+
     def items(self) -> list[tuple[Any, Any]]:
         return [(key, self[key]) for key in self]
 
@@ -195,9 +210,15 @@ class Samples(dict):
         return [self[key] for key in self]
 
     def copy(self) -> Samples:
-        return Samples(zip(self.keys(), map(super().__getitem__, self.keys()), strict=True))
+        return type(self)(zip(self.keys(), map(super().__getitem__, self.keys()), strict=True))
 
     __copy__ = copy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Samples, (), None, None, iter([(key, super(Samples, self).__getitem__(key)) for key in self])
+        return (
+            type(self),
+            (),
+            self.__dict__ or None,
+            None,
+            iter([(key, super(Samples, self).__getitem__(key)) for key in self]),
+        )

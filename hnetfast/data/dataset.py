@@ -167,15 +167,15 @@ class Dataset(ABC):
         Returns:
             Integers ``[n]``.
         """
-        return self._data["train_inds"]
+        return self._ids("train_inds")
 
     def get_test_ids(self) -> np.ndarray:
         """Return the IDs of all test samples, integers ``[n]``; see :meth:`get_train_ids`."""
-        return self._data["test_inds"]
+        return self._ids("test_inds")
 
     def get_val_ids(self) -> np.ndarray | None:
         """Return the IDs of all validation samples, integers ``[n]``, or None if there are none."""
-        return self._data["val_inds"]
+        return self._ids("val_inds")
 
     def get_train_inputs(self) -> np.ndarray:
         """Return the inputs of all training samples.
@@ -606,6 +606,11 @@ class Dataset(ABC):
         return places
 
     # Internals
+
+    def _ids(self, key: str) -> Any:
+        """Return indices as they are stored, but not the array itself, which a caller may change."""
+        indices = self._data[key]
+        return indices.copy() if isinstance(indices, np.ndarray) else indices
 
     def _rows(self, key: str, indices: Any) -> np.ndarray:
         """Return rows of ``_data[key]`` as a new array, without converting the others."""
