@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnetfast.data.timeseries import copy_data, rnd_rec_teacher
+from hnetfast.data.timeseries import copy_data, permuted_copy, rnd_rec_teacher
 from hnetfast.mnets.simple_rnn import SimpleRNN
 from tests.compat.data_comparison import (
     IGNORE_ORACLE_WARNINGS,
@@ -21,6 +21,7 @@ from tests.compat.data_comparison import (
 pytestmark = IGNORE_ORACLE_WARNINGS
 
 their_copy_data = oracle("timeseries.copy_data")
+their_permuted_copy = oracle("timeseries.permuted_copy")
 their_teacher = oracle("timeseries.rnd_rec_teacher")
 
 
@@ -128,11 +129,15 @@ def test_targets_of_any_outputs(length, padding):
         assert_same(*(handler.output_to_torch_tensor(outputs, "cpu") for handler in handlers))
 
 
-@pytest.mark.parametrize("options", [{}, {"pairwise_permute": True}, {"revert_output_seq": True}])
-@pytest.mark.parametrize(("time", "width"), [(True, False), (False, True), (True, True), (False, False)])
+@pytest.mark.parametrize(
+    ("time", "width", "options"),
+    [
+        *((time, width, {}) for time in (True, False) for width in (True, False)),
+        *((time, False, {"pairwise_permute": True}) for time in (True, False)),
+        *((time, width, {"revert_output_seq": True}) for time in (True, False) for width in (True, False)),
+    ],
+)
 def test_permutations(time, width, options):
-    if width and "pairwise_permute" in options:
-        pytest.skip("hypnettorch refuses it")
     for length, bits in ((0, 2), (1, 2), (5, 3)):
         results = [
             module.CopyTask.create_permutation_matrix(
@@ -253,3 +258,83 @@ def test_the_ideal_student():
     their_teacher.RndRecTeacher.construct_ideal_student(networks[1], handlers[1])
     for our, their in zip(networks[0].internal_params, networks[1].internal_params, strict=True):
         assert_same(our.detach(), their.detach())
+
+
+PERMUTATIONS = [np.random.RandomState(i).permutation(8) for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("input_len", "arguments"),
+    [
+        (4, {}),
+        (4, {"permutation": PERMUTATIONS[0]}),
+        (4, {"permutation": PERMUTATIONS[0], "permute_xor": True, "permute_xor_iter": 2}),
+        (4, {"permutation": PERMUTATIONS, "permute_xor": True, "permute_xor_separate": True}),
+        (
+            4,
+            {
+                "permutation": PERMUTATIONS,
+                "permute_xor": True,
+                "permute_xor_separate": True,
+                "permute_xor_iter": 3,
+            },
+        ),
+        (6, {"permutation": PERMUTATIONS[1], "pat_len": 4, "random_pad": True, "rseed": 2}),
+        (8, {"permutation": PERMUTATIONS[1], "out_width": 1, "task_id": 2}),
+        (
+            6,
+            {
+                "permutation": PERMUTATIONS[1],
+                "pat_len": 4,
+                "scatter_pattern": True,
+                "scatter_steps": np.array([5, 0, 2, 3]),
+                "rseed_scatter": 4,
+            },
+        ),
+    ],
+)
+def test_permuted_copy(input_len, arguments):
+    options = {"seq_width": 2, "num_train": 4, "num_test": 3, "num_val": 2, **arguments}
+    ours, theirs = both(
+        lambda: permuted_copy.PermutedCopy(input_len, **options),
+        lambda: quietly(their_permuted_copy.PermutedCopy, input_len, **options),
+    )
+    assert_same_copy_task(ours, theirs)
+    assert_same(ours._permutation, theirs._permutation)
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+def test_lists_of_permuted_copies(scattered):
+    """Whatever is done with their elements; hypnettorch's can't be sliced if their time steps differ."""
+    steps = [np.array(steps) for steps in ([0, 1, 2, 5], [1, 2, 4, 5], [0, 1, 2, 3])]
+    options = {"scatter_pattern": True, "scatter_steps_list": steps, "pat_len": 4} if scattered else {}
+    options |= {"seq_width": 2, "num_train": 5, "num_test": 3, "num_val": 2}
+
+    def run(module):
+        tasks = module.PermutedCopyList([*PERMUTATIONS[:2], None], 6 if scattered else 4, **options)
+        found = [len(tasks)]
+        for _ in range(2):
+            for task in (tasks[0], tasks[-1], tasks[1], *tasks):
+                targets = task.output_to_torch_tensor(task.get_test_outputs(), "cpu")
+                found += [task.permutation, task._data["scatter_steps"], targets]
+                found += [task.next_train_batch(3), task.next_test_batch(2), task.next_val_batch(1)]
+        if not scattered:
+            tasks[0]  # hypnettorch fails if a slice is shorter than the place of the element before
+            found += [len(tasks[1:]), tasks[1:][1].permutation]
+        return found
+
+    assert_same(*both(lambda: quietly(run, permuted_copy), lambda: quietly(run, their_permuted_copy)))
+
+
+def test_members_of_lists_of_permuted_copies():
+    lists = [
+        quietly(module.PermutedCopyList, PERMUTATIONS, 4, seq_width=2, show_perm_change_msg=False)
+        for module in (permuted_copy, their_permuted_copy)
+    ]
+    for tasks in lists:
+        _ = tasks[2]
+    for name in ("_permutations", "_scatter_steps", "_show_perm_change_msg", "_active_perm"):
+        assert_same(getattr(lists[0], name), getattr(lists[1], name))
+    for name in ("_batch_gens_train", "_batch_gens_test", "_batch_gens_val"):
+        assert getattr(lists[0], name) == getattr(lists[1], name)
+    assert lists[0]._data is lists[0][0] and lists[1]._data is lists[1][0]

@@ -157,12 +157,6 @@ class CopyTask(SequentialDataset):
                 ("rseed_scatter", rseed_scatter, scatter_pattern),
             )
         )
-        if pad_after_stop and (permuted or revert_output_seq):
-            warnings.warn(
-                "With pad_after_stop, the time steps right after the stop bit are permuted or reversed, "
-                "which are padding, as in hypnettorch; the targets therefore lack the pattern.",
-                stacklevel=2,
-            )
 
         self._permute_width = permute_width
         self._permute_time = permute_time
@@ -312,6 +306,12 @@ class CopyTask(SequentialDataset):
         permutation = self.permutation
         if permutation is None:
             return steps
+        if self._pad_after_stop:
+            warnings.warn(
+                "With pad_after_stop, the time steps right after the stop bit are permuted or reversed, "
+                "which are padding, as in hypnettorch; the targets therefore lack the pattern.",
+                stacklevel=2,
+            )
         if data["min_input_len"] != data["max_input_len"]:
             raise InputError(
                 "revert_output_seq: outputs of one length can be reversed, "
