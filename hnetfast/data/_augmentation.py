@@ -1,0 +1,372 @@
+"""Augmentation of whole batches of images, with the numbers that torchvision's transforms give one by one.
+
+:func:`augment_images` applies a pipeline of transforms to a batch. Pipelines of known steps run on all images
+at once, bit for bit as image by image, with the same random numbers: ``ToPILImage``, then any of
+``RandomHorizontalFlip``, ``RandomCrop`` and ``Pad``, then ``ToTensor``, then any of ``Normalize`` and
+:class:`hnetfast.utils.torch_utils.CutoutTransform`. All others are called with one image after the other.
+
+Handlers use :func:`augmented_inputs` in ``input_to_torch_tensor``, and :func:`image_bytes` if they only need
+the bytes that images become on the way.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hnetfast._errors import InputError, InputTypeError
+from hnetfast.data._arguments import check_choice
+from hnetfast.utils.torch_utils import CutoutTransform
+
+# Numbers that are converted at a time: they stay in the cache of a core.
+_BLOCK = 2**16
+
+
+def augmented_inputs(
+    handler: Any, x: np.ndarray, device: torch.device | int | str, mode: str, img_shape: Sequence[int]
+) -> Tensor:
+    """Apply the transforms of a handler, ``_train_transform`` or ``_test_transform``, to a batch.
+
+    Args:
+        handler: The handler.
+        x: Images, numbers from 0 to 1 ``[B, H * W * C]``.
+        device: Where to put the tensor.
+        mode: "train" or "inference": which transform.
+        img_shape: ``[H, W, C]``.
+
+    Returns:
+        New tensor, float32 ``[B, H * W * C]``.
+
+    Raises:
+        ValueError: If the mode is unknown, or as :func:`augment_images` does.
+    """
+    check_choice("mode", mode, ("train", "inference"))
+    transform = handler._train_transform if mode == "train" else handler._test_transform
+    return augment_images(x, device, transform, img_shape)
+
+
+def augment_images(
+    x: np.ndarray,
+    device: torch.device | int | str,
+    transform: Callable[[Any], Tensor],
+    img_shape: Sequence[int] = (32, 32, 3),
+) -> Tensor:
+    """Apply a transform to each image of a batch.
+
+    Args:
+        x: Images, numbers from 0 to 1 ``[B, H * W * C]``.
+        device: Where to put the tensor.
+        transform: From one image, bytes ``[H, W, C]``, to a tensor ``[C, H, W]``.
+        img_shape: ``[H, W, C]``.
+
+    Returns:
+        New tensor ``[B, H * W * C]`` of what the transform returns, float32 if it ends in ``ToTensor``.
+
+    Raises:
+        ValueError: If the images have another shape, or hold numbers that are not from 0 to 1.
+    """
+    shape = tuple(img_shape)
+    pixels = image_bytes(x, math.prod(shape))
+    program = _compile(transform, shape)
+    if program is not None:
+        return program.run(pixels, torch.device(device))
+    images = [transform(image) for image in pixels.reshape(len(pixels), *shape)]
+    if not images:
+        return torch.empty(0, pixels.shape[1], device=device)
+    images = torch.stack(images).to(device).permute(0, 2, 3, 1)  # [B, H, W, C]
+    return images.reshape(-1, pixels.shape[1])
+
+
+def image_bytes(x: np.ndarray, size: int) -> np.ndarray:
+    """Turn images of numbers into images of bytes: what is left of the decimal point of ``255 * x``.
+
+    Args:
+        x: Images, numbers from 0 to 1 ``[B, size]``.
+        size: Numbers of an image.
+
+    Returns:
+        New array of bytes ``[B, size]``.
+
+    Raises:
+        ValueError: If the images have another shape, or hold numbers that are not from 0 to 1.
+    """
+    numbers = np.asarray(x)
+    if numbers.ndim != 2 or numbers.shape[1] != size:
+        raise InputError(f"x: images [B, {size}] are accepted, got an array {list(numbers.shape)}")
+    if numbers.dtype.kind not in "biuf":
+        raise InputTypeError(f"x: numbers from 0 to 1 are accepted, got an array of {numbers.dtype}")
+    pixels = np.empty(numbers.shape, dtype=np.uint8)
+    rows = max(1, _BLOCK // max(1, size))
+    for start in range(0, len(numbers), rows):
+        scaled = numbers[start : start + rows] * 255.0
+        if scaled.size == 0:
+            break
+        low, high = scaled.min(), scaled.max()
+        if not (low > -1 and high < 256):  # also if one of them is NaN
+            outside = scaled[~((scaled > -1) & (scaled < 256))] / 255
+            raise InputError(f"x: numbers from 0 to 1 are accepted, got {outside[0]}")
+        pixels[start : start + rows] = scaled
+    return pixels
+
+
+# Random numbers
+
+
+def _draw(kinds: Sequence[int | None], number: int) -> list[np.ndarray]:
+    """Draw from torch's global generator, for one image after the other.
+
+    Args:
+        kinds: What is drawn for an image: None for ``torch.rand(1)``, k for ``torch.randint(k, (1,))``.
+        number: Number of images.
+
+    Returns:
+        For each kind float32 or integer numbers ``[number]``.
+    """
+    total = len(kinds) * number
+    at_once = total // 2 * 2 if _words_are_known() else 0  # words come in pairs
+    words = np.zeros(total, dtype=np.uint32)
+    words[:at_once] = _draw_words(at_once // 2)
+    columns = words.reshape(number, len(kinds)).T
+    found = [
+        _uniform(column) if kind is None else (column % kind).astype(np.int64)
+        for kind, column in zip(kinds, columns, strict=True)
+    ]
+    for i in range(at_once, total):
+        image, i_kind = divmod(i, len(kinds))
+        found[i_kind][image] = _draw_one(kinds[i_kind])
+    return found
+
+
+def _draw_one(kind: int | None) -> float:
+    return (torch.rand(1) if kind is None else torch.randint(kind, (1,))).item()
+
+
+def _draw_words(pairs: int, generator: torch.Generator | None = None) -> np.ndarray:
+    # An integer of 64 bits takes two words of the Mersenne twister, the upper half first.
+    numbers = torch.empty(pairs, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return numbers.numpy().view(np.uint32).reshape(-1, 2)[:, ::-1].ravel()
+
+
+def _uniform(words: np.ndarray) -> np.ndarray:
+    return (words & 0xFFFFFF).astype(np.float32) * np.float32(2.0**-24)
+
+
+@functools.cache
+def _words_are_known() -> bool:
+    """Whether ``torch.rand`` and ``torch.randint`` take one word each and use it as :func:`_draw` does."""
+    singly, at_once = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    floats, integers = [], []
+    for _ in range(16):
+        floats.append(torch.rand(1, dtype=torch.float32, generator=singly).item())
+        integers.append(torch.randint(9, (1,), generator=singly).item())
+    words = _draw_words(16, at_once)
+    same = floats == _uniform(words[::2]).tolist() and integers == (words[1::2] % 9).tolist()
+    return same and torch.equal(singly.get_state(), at_once.get_state())
+
+
+# Programs
+
+
+@dataclass(frozen=True)
+class _Flip:
+    """Columns run backwards with a probability, in images of a width."""
+
+    probability: float
+    width: int
+
+
+@dataclass(frozen=True)
+class _Shift:
+    """A frame is put around images, then a part of them is cut out at a place, drawn if there are choices."""
+
+    padding: int
+    choices: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class _Normalisation:
+    """Numbers of a channel lose their mean and are divided by their deviation, each ``[C]``."""
+
+    mean: Tensor
+    std: Tensor
+
+
+@dataclass(frozen=True)
+class _Holes:
+    """Squares that reach ``half`` to both sides of their places are set to zero."""
+
+    number: int
+    half: int
+
+
+@dataclass(frozen=True)
+class _Program:
+    """What a pipeline does to images of a shape.
+
+    Attributes:
+        shape: Height, width, channels.
+        moves: Where pixels go.
+        size: Height and width afterwards.
+        steps: What is done to their numbers.
+    """
+
+    shape: tuple[int, int, int]
+    moves: tuple[_Flip | _Shift, ...]
+    size: tuple[int, int]
+    steps: tuple[_Normalisation | _Holes, ...]
+
+    def run(self, pixels: np.ndarray, device: torch.device) -> Tensor:
+        (height, width), channels = self.size, self.shape[2]
+        places = self._draw_places(len(pixels))
+        if not self.moves:
+            moved = torch.from_numpy(pixels).to(device)
+        elif device.type == "cpu":
+            moved = torch.from_numpy(self._move(pixels, *places))
+        else:
+            moved = self._move_tensor(torch.from_numpy(pixels).to(device), *places)
+        # 255 is a tensor: a GPU multiplies by the inverse of a plain number, which is off in the last bit.
+        out = moved.to(torch.float32).div_(torch.tensor(255.0, device=device))  # [B, H * W * C]
+        for step in self.steps:
+            if isinstance(step, _Normalisation):
+                # A row of all pixels: operations along the three channels of a pixel would be slow.
+                mean, std = torch.stack([step.mean, step.std]).repeat(1, height * width).to(device)
+                out.sub_(mean).div_(std)
+            else:
+                bounds = np.tile(self.size, step.number)
+                centres = np.random.randint(np.tile(bounds, len(out))).reshape(len(out), step.number, 2)
+                for rows, columns in torch.from_numpy(centres).to(device).permute(1, 2, 0)[..., None]:
+                    keep_rows = _outside(height, rows, step.half)[:, :, None]
+                    keep_columns = _outside(width, columns, step.half).repeat_interleave(channels, 1)
+                    out.view(len(out), height, width * channels).mul_(torch.maximum(keep_rows, keep_columns[:, None]))
+        return out
+
+    def _draw_places(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw the row and the column of each result's first pixel, and 1 or -1 for where columns run to."""
+        kinds: list[int | None] = []
+        for move in self.moves:
+            kinds += [None] if isinstance(move, _Flip) else move.choices or []
+        drawn = iter(_draw(kinds, number))
+        row, column, direction = np.zeros((3, number), dtype=np.int64)
+        direction += 1
+        for move in self.moves:
+            if isinstance(move, _Flip):
+                flipped = (torch.from_numpy(next(drawn)) < move.probability).numpy()
+                column += direction * (move.width - 1) * flipped
+                direction[flipped] *= -1
+            else:
+                down, right = (next(drawn), next(drawn)) if move.choices else (0, 0)
+                row += down - move.padding
+                column += direction * (right - move.padding)
+        return row, column, direction
+
+    def _move(
+        self, pixels: np.ndarray, row: np.ndarray, column: np.ndarray, direction: np.ndarray
+    ) -> np.ndarray:
+        number, (height, width, channels) = len(pixels), self.shape
+        margin = sum(move.padding for move in self.moves if isinstance(move, _Shift))
+        # Images lie in frames of zeros, those whose columns run backwards mirrored, so that a row of a result
+        # is a run of bytes.
+        frame_height, frame_width = height + 2 * margin, width + 2 * margin
+        frames = np.zeros((number, frame_height, frame_width * channels), dtype=np.uint8)
+        inner = frames[:, margin : margin + height, margin * channels : (margin + width) * channels]
+        inner[...] = pixels.reshape(inner.shape)
+        mirrored = np.flatnonzero(direction < 0)
+        if len(mirrored):
+            backwards = np.arange(width * channels).reshape(width, channels)[::-1].ravel()
+            inner[mirrored] = pixels.reshape(inner.shape)[mirrored].take(backwards, axis=2)
+            column = np.where(direction < 0, width - 1 - column, column)
+        rows = np.arange(number)[:, None] * frame_height + (margin + row)[:, None] + np.arange(self.size[0])
+        starts = (rows * frame_width + (margin + column)[:, None]) * channels  # [B, H]
+        length = self.size[1] * channels
+        # All runs of that length, overlapping, each as one element.
+        runs = np.ndarray(max(0, frames.size - length + 1), f"V{length}", buffer=frames, strides=(1,))
+        return runs[starts].view(np.uint8)
+
+    def _move_tensor(
+        self, pixels: Tensor, row: np.ndarray, column: np.ndarray, direction: np.ndarray
+    ) -> Tensor:
+        height, width, channels = self.shape
+        first_row, first_column, step = torch.from_numpy(np.stack([row, column, direction])).to(pixels.device)
+        rows = first_row[:, None] + torch.arange(self.size[0], device=pixels.device)
+        columns = first_column[:, None] + step[:, None] * torch.arange(self.size[1], device=pixels.device)
+        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
+        rows = rows.clamp(0, height - 1) + height * torch.arange(len(pixels), device=pixels.device)[:, None]
+        places = rows[:, :, None] * width + columns.clamp(0, width - 1)[:, None]  # [B, H, W]
+        return (pixels.view(-1, channels)[places] * inside[..., None]).flatten(1)
+
+
+def _outside(size: int, centres: Tensor, half: int) -> Tensor:
+    # float32 [B, size]: 0 where it is at most `half` before a centre or less than that behind it, else 1
+    positions = torch.arange(size, device=centres.device)
+    return ((positions < centres - half) | (positions >= centres + half)).to(torch.float32)
+
+
+def _compile(transform: Any, shape: tuple[int, ...]) -> _Program | None:
+    """Return what a pipeline does, or None if it has steps or settings that are not known."""
+    height, width, channels = shape if len(shape) == 3 else (0, 0, 0)
+    # Other defaults change the dtype of ToTensor, and where RandomHorizontalFlip draws from.
+    usual = torch.get_default_dtype() is torch.float32 and torch.get_default_device().type == "cpu"
+    if channels not in (1, 3) or not usual or not _is_plain(transform):
+        return None
+    from torchvision import transforms
+
+    steps = list(transform.transforms) if type(transform) is transforms.Compose else []
+    kinds = [type(step) for step in steps]
+    if kinds[:1] != [transforms.ToPILImage] or kinds.count(transforms.ToTensor) != 1:
+        return None
+    if steps[0].mode not in (None, "L" if channels == 1 else "RGB") or not all(map(_is_plain, steps)):
+        return None
+    split = kinds.index(transforms.ToTensor)
+    moves, numbers, cropped = [], [], False
+    for step in steps[1:split]:
+        if type(step) is transforms.RandomHorizontalFlip:
+            moves.append(_Flip(step.p, width))
+            continue
+        if type(step) not in (transforms.RandomCrop, transforms.Pad):
+            return None
+        padding = 0 if step.padding is None else step.padding
+        # What was cropped does not come back: it would, if the place in the image were all that is kept.
+        if type(padding) is not int or padding < 0 or (padding and cropped):
+            return None
+        if padding and (type(step.fill), step.fill, step.padding_mode) != (int, 0, "constant"):
+            return None
+        height, width, choices = height + 2 * padding, width + 2 * padding, None
+        if type(step) is transforms.RandomCrop:
+            cropped = True
+            rows, columns = step.size
+            if step.pad_if_needed or not (0 < rows <= height and 0 < columns <= width):
+                return None
+            if (rows, columns) != (height, width):
+                choices = height - rows + 1, width - columns + 1
+            height, width = rows, columns
+        moves.append(_Shift(padding, choices))
+    for i, step in enumerate(steps[split + 1 :], split + 1):
+        if type(step) is transforms.Normalize:
+            mean, std = (torch.as_tensor(value, dtype=torch.float32) for value in (step.mean, step.std))
+            if any(value.ndim > 1 or value.numel() not in (1, channels) for value in (mean, std)):
+                return None
+            if not std.all():
+                return None
+            numbers.append(_Normalisation(mean.expand(channels), std.expand(channels)))
+        elif type(step) is CutoutTransform and CutoutTransform not in kinds[split + 1 : i]:
+            numbers.append(_Holes(step.n_holes, step.length // 2))
+        else:
+            return None
+    if height * width != shape[0] * shape[1]:
+        return None
+    return _Program(shape, tuple(moves), (height, width), tuple(numbers))
+
+
+def _is_plain(step: Any) -> bool:
+    # Neither a hook nor a method of its own changes what a step of a known class does.
+    own = vars(step) if hasattr(step, "__dict__") else {}
+    if any(callable(value) for value in own.values()):
+        return False
+    return not any(own.get(name) for name in ("_forward_hooks", "_forward_pre_hooks"))
