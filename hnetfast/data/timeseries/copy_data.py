@@ -6,6 +6,7 @@ From Graves, Wayne, Danihelka, "Neural Turing Machines", 2014, https://arxiv.org
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -199,18 +200,20 @@ class CopyTask(SequentialDataset):
             steps = scattering.choice(np.arange(shortest), copied_len, replace=False)
             data["scatter_steps"] = np.sort(steps)
 
-        # A subclass that makes samples of its own is asked for them; bytes are only kept of ours.
-        ours = type(self)._generate_trial_samples is CopyTask._generate_trial_samples
-        generate = self._draw if ours else self._generate_trial_samples
-        parts = [generate(count) for count in counts]
-        inputs, outputs, seq_lengths, zeroed = map(np.concatenate, zip(*parts, strict=True))
-        data["in_data"] = _Integers(inputs) if ours else inputs
-        data["out_data"] = _Integers(outputs) if ours else outputs
+        bounds = np.cumsum([0, *counts])
+        if type(self)._generate_trial_samples is CopyTask._generate_trial_samples:
+            inputs, outputs = self._room(bounds[-1])
+            parts = [self._draw(inputs[first:last], outputs[first:last]) for first, last in pairwise(bounds)]
+            seq_lengths, zeroed = map(np.concatenate, zip(*parts, strict=True))
+            data["in_data"], data["out_data"] = _Integers(inputs), _Integers(outputs)
+        else:  # a subclass makes samples of its own
+            parts = [self._generate_trial_samples(count) for count in counts]
+            inputs, outputs, seq_lengths, zeroed = map(np.concatenate, zip(*parts, strict=True))
+            data["in_data"], data["out_data"] = inputs, outputs
         data["in_seq_lengths"] = seq_lengths
         data["out_seq_lengths"] = seq_lengths.copy()
         data["zeroed_ts"] = zeroed
-        bounds = np.cumsum([0, *counts])
-        for name, first, last in zip(("train", "test", "val"), bounds, bounds[1:], strict=False):
+        for name, (first, last) in zip(("train", "test", "val"), pairwise(bounds), strict=False):
             data[f"{name}_inds"] = np.arange(first, last)
         average = (shortest + longest) / 2
         data["avg_input_length"] = pat_len if pad_after_stop else average
@@ -386,12 +389,28 @@ class CopyTask(SequentialDataset):
             Inputs and outputs, float64 ``[n_samples, …]``; their lengths and those of what is not to be
             copied, integers ``[n_samples]``.
         """
-        inputs, outputs, seq_lengths, zeroed = self._draw(n_samples)
+        inputs, outputs = self._room(n_samples)
+        seq_lengths, zeroed = self._draw(inputs, outputs)
         return inputs.astype(np.float64), outputs.astype(np.float64), seq_lengths, zeroed
 
-    def _draw(self, number: int) -> tuple[np.ndarray, ...]:
-        """Draw new samples as bytes; see :meth:`_generate_trial_samples`."""
-        data, random = self._data, self._rstate
+    def _room(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return inputs and outputs of samples that are all zeros, int8 ``[number, …]``."""
+        data = self._data
+        num_in, num_out = data["seq_len"] * self.in_shape[0], 2 * data["max_input_len"] + 1
+        shapes = (number, num_in), (number, num_out * self.out_shape[0])
+        return np.zeros(shapes[0], dtype=np.int8), np.zeros(shapes[1], dtype=np.int8)
+
+    def _draw(self, inputs: np.ndarray, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Draw new samples into what :meth:`_room` returns; see :meth:`_generate_trial_samples`.
+
+        Args:
+            inputs: Room for inputs.
+            outputs: Room for outputs.
+
+        Returns:
+            Their lengths and those of what is not to be copied, integers ``[number]``.
+        """
+        data, random, number = self._data, self._rstate, len(inputs)
         shortest, longest, pat_len = data["min_input_len"], data["max_input_len"], data["pat_len"]
         num_steps, width, out_width = data["seq_len"], self.in_shape[0] - 1, self.out_shape[0]
         # One step after the other: numbers that are compared at once are still in the cache.
@@ -406,26 +425,23 @@ class CopyTask(SequentialDataset):
         copied = lengths if pat_len == -1 else np.minimum(lengths, pat_len)
         shown = lengths if data["scatter_pattern"] or self._random_pad else copied
         stop = copied if self._pad_after_stop else lengths
-        is_shown = np.arange(longest) < np.arange(longest + 1)[:, None]
-        bits.reshape(number, longest * width)[...] &= is_shown.repeat(width, axis=1)[shown]
+        if np.any(shown < longest):
+            is_shown = np.arange(longest) < np.arange(longest + 1)[:, None]
+            bits.reshape(number, longest * width)[...] &= is_shown.repeat(width, axis=1)[shown]
 
-        inputs = np.zeros((number, num_steps, width + 1), dtype=np.int8)
-        inputs[:, :longest, :width] = bits
-        inputs[np.arange(number), stop, width] = 1
+        rows = np.arange(number)
+        by_step = inputs.reshape(number, num_steps, width + 1)
+        by_step[:, :longest, :width] = bits
+        by_step[rows, stop, width] = 1
+        outputs.reshape(number, 2 * longest + 1, out_width)[rows, stop] = _STOP
         # All that is shown appears once more after the steps before the stop bit and the bit.
-        outputs = np.zeros((number, (2 * longest + 1) * out_width), dtype=np.int8)
         again = bits[:, :, :out_width].reshape(number, longest * out_width)
         for length in range(shortest, longest + 1):
-            rows = slice(None) if shortest == longest else np.flatnonzero(lengths == length)
+            chosen = slice(None) if shortest == longest else np.flatnonzero(lengths == length)
             first, last = (length + 1) * out_width, (2 * length + 1) * out_width
-            outputs[rows, first:last] = again[rows, : last - first]
-        outputs.reshape(number, 2 * longest + 1, out_width)[np.arange(number), stop] = _STOP
-        return (
-            inputs.reshape(number, num_steps * (width + 1)),
-            outputs,
-            lengths + 1 + copied,
-            np.zeros_like(lengths) if self._pad_after_stop else lengths - copied,
-        )
+            outputs[chosen, first:last] = again[chosen, : last - first]
+        zeroed = np.zeros_like(lengths) if self._pad_after_stop else lengths - copied
+        return lengths + 1 + copied, zeroed
 
     def _gather_pattern(self, steps: torch.Tensor) -> None:
         """Move the scattered steps of outputs ``[T, B, out_width]`` to where the pattern begins, in place."""

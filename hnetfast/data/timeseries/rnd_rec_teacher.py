@@ -273,7 +273,7 @@ class RndRecTeacher(SequentialDataset):
         answers = np.empty((total, num_steps, self._n_out))
         state = np.zeros((n_in, total))
         for i in range(num_steps):
-            # In this order of memory the products have hypnettorch's rounding.
+            # In this order of memory, and of all samples at once, products have hypnettorch's rounding.
             state = self._sigma_fct(np.add(self._mat_A @ state, inputs[:, i].T, order="C"))
             last = state if self._mat_B is None else self._sigma_fct(self._mat_B @ state)
             answers[:, i] = (self._mat_C @ last).T
