@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,6 @@ from torch import Tensor
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.data._arguments import check_choice
 from hnetfast.utils.torch_utils import CutoutTransform
-
-# Numbers that are converted at a time: they stay in the cache of a core.
-_BLOCK = 2**16
 
 
 def augmented_inputs(
@@ -103,17 +100,19 @@ def image_bytes(x: np.ndarray, size: int) -> np.ndarray:
     if numbers.dtype.kind not in "biuf":
         raise InputTypeError(f"x: numbers from 0 to 1 are accepted, got an array of {numbers.dtype}")
     pixels = np.empty(numbers.shape, dtype=np.uint8)
-    rows = max(1, _BLOCK // max(1, size))
-    for start in range(0, len(numbers), rows):
-        scaled = numbers[start : start + rows] * 255.0
-        if scaled.size == 0:
-            break
-        low, high = scaled.min(), scaled.max()
-        if not (low > -1 and high < 256):  # also if one of them is NaN
-            outside = scaled[~((scaled > -1) & (scaled < 256))] / 255
-            raise InputError(f"x: numbers from 0 to 1 are accepted, got {outside[0]}")
-        pixels[start : start + rows] = scaled
+    for block in _blocks(numbers.shape):
+        scaled = numbers[block] * 255.0
+        if not (scaled.min() > -1 and scaled.max() < 256):  # also if one of them is NaN
+            outside = numbers[block][~((scaled > -1) & (scaled < 256))]
+            raise InputError(f"x: numbers from 0 to 1 are accepted, got {outside[0]!s}")
+        pixels[block] = scaled
     return pixels
+
+
+def _blocks(shape: tuple[int, int]) -> Iterator[slice]:
+    # Blocks of rows that stay in the cache of a core until all is done with them.
+    number = max(1, 2**16 // max(1, shape[1]))
+    return (slice(start, start + number) for start in range(0, shape[0] if shape[1] else 0, number))
 
 
 # Random numbers
@@ -192,15 +191,15 @@ class _Shift:
 
 @dataclass(frozen=True)
 class _Normalisation:
-    """Numbers of a channel lose their mean and are divided by their deviation, each ``[C]``."""
+    """Numbers of a channel lose their mean and are divided by their deviation, each float32 ``[C]``."""
 
-    mean: Tensor
-    std: Tensor
+    mean: np.ndarray
+    std: np.ndarray
 
 
 @dataclass(frozen=True)
 class _Holes:
-    """Squares that reach ``half`` to both sides of their places are set to zero."""
+    """Squares that reach ``half`` to both sides of their centres are set to zero."""
 
     number: int
     half: int
@@ -214,7 +213,7 @@ class _Program:
         shape: Height, width, channels.
         moves: Where pixels go.
         size: Height and width afterwards.
-        steps: What is done to their numbers.
+        steps: What is done to their numbers; holes at most once.
     """
 
     shape: tuple[int, int, int]
@@ -223,52 +222,89 @@ class _Program:
     steps: tuple[_Normalisation | _Holes, ...]
 
     def run(self, pixels: np.ndarray, device: torch.device) -> Tensor:
-        (height, width), channels = self.size, self.shape[2]
-        places = self._draw_places(len(pixels))
-        if not self.moves:
-            moved = torch.from_numpy(pixels).to(device)
-        elif device.type == "cpu":
-            moved = torch.from_numpy(self._move(pixels, *places))
-        else:
-            moved = self._move_tensor(torch.from_numpy(pixels).to(device), *places)
-        # 255 is a tensor: a GPU multiplies by the inverse of a plain number, which is off in the last bit.
-        out = moved.to(torch.float32).div_(torch.tensor(255.0, device=device))  # [B, H * W * C]
-        for step in self.steps:
-            if isinstance(step, _Normalisation):
-                # A row of all pixels: operations along the three channels of a pixel would be slow.
-                mean, std = torch.stack([step.mean, step.std]).repeat(1, height * width).to(device)
-                out.sub_(mean).div_(std)
-            else:
-                bounds = np.tile(self.size, step.number)
-                centres = np.random.randint(np.tile(bounds, len(out))).reshape(len(out), step.number, 2)
-                for rows, columns in torch.from_numpy(centres).to(device).permute(1, 2, 0)[..., None]:
-                    keep_rows = _outside(height, rows, step.half)[:, :, None]
-                    keep_columns = _outside(width, columns, step.half).repeat_interleave(channels, 1)
-                    out.view(len(out), height, width * channels).mul_(torch.maximum(keep_rows, keep_columns[:, None]))
+        """Apply the program.
+
+        Args:
+            pixels: Images ``[B, H * W * C]``, bytes.
+            device: Where to put the result, and to make it.
+
+        Returns:
+            New tensor, float32 ``[B, H * W * C]``.
+        """
+        places, holes = self._draw_places(len(pixels)), self._draw_holes(len(pixels))
+        # Numbers for whole rows: operations along the three channels of a pixel would be slow.
+        num_pixels = math.prod(self.size)
+        constants = [
+            np.tile([s.mean, s.std], num_pixels) for s in self.steps if isinstance(s, _Normalisation)
+        ]
+        if device.type != "cpu":
+            arrays = (pixels, places, *holes, *constants)
+            return self._run_on_device(*(torch.from_numpy(array).to(device) for array in arrays))
+        out = torch.empty(pixels.shape)
+        numbers = out.numpy()
+        for block in _blocks(pixels.shape):
+            numbers[block] = self._move(pixels[block], *places[:, block])
+            self._compute(numbers[block], np.float32(255), constants, *(mask[block] for mask in holes))
         return out
 
-    def _draw_places(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _run_on_device(
+        self, pixels: Tensor, places: Tensor, rows: Tensor, columns: Tensor, *constants: Tensor
+    ) -> Tensor:
+        out = self._move_tensor(pixels, *places).to(torch.float32)
+        # 255 is a tensor: a GPU multiplies by the inverse of a plain number, which is off in the last bit.
+        self._compute(out, torch.tensor(255.0, device=out.device), constants, rows, columns)
+        return out
+
+    def _draw_places(self, number: int) -> np.ndarray:
         """Draw the row and the column of each result's first pixel, and 1 or -1 for where columns run to."""
         kinds: list[int | None] = []
         for move in self.moves:
             kinds += [None] if isinstance(move, _Flip) else move.choices or []
         drawn = iter(_draw(kinds, number))
-        row, column, direction = np.zeros((3, number), dtype=np.int64)
+        places = np.zeros((3, number), dtype=np.int64)
+        row, column, direction = places
         direction += 1
         for move in self.moves:
             if isinstance(move, _Flip):
-                flipped = (torch.from_numpy(next(drawn)) < move.probability).numpy()
+                flipped = next(drawn) < np.float32(move.probability)
                 column += direction * (move.width - 1) * flipped
                 direction[flipped] *= -1
             else:
                 down, right = (next(drawn), next(drawn)) if move.choices else (0, 0)
                 row += down - move.padding
                 column += direction * (right - move.padding)
-        return row, column, direction
+        return places
+
+    def _draw_holes(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw holes: 1 in the rows and the columns of each, float32 ``[B, holes, H]`` and ``[…, W * C]``."""
+        num_holes, half = next(((s.number, s.half) for s in self.steps if isinstance(s, _Holes)), (0, 0))
+        centres = np.random.randint(np.tile(self.size, number * num_holes)).reshape(number, num_holes, 2)
+        positions = np.arange(self.size[0]), np.arange(self.size[1]).repeat(self.shape[2])
+        rows, columns = (
+            ((positions[i] >= centre - half) & (positions[i] < centre + half)).astype(np.float32)
+            for i, centre in enumerate((centres[..., :1], centres[..., 1:]))
+        )
+        return rows, columns
+
+    def _compute(self, out: Any, scale: Any, constants: Sequence[Any], rows: Any, columns: Any) -> None:
+        """Turn bytes into the numbers of the result, in place; all of them arrays, or all tensors."""
+        out /= scale
+        constants = iter(constants)
+        for step in self.steps:
+            if isinstance(step, _Normalisation):
+                mean, std = next(constants)
+                out -= mean
+                out /= std
+            else:
+                images = out.reshape(len(out), self.size[0], columns.shape[2])
+                for i in range(step.number):
+                    images *= 1 - rows[:, i, :, None] * columns[:, i, None]
 
     def _move(
         self, pixels: np.ndarray, row: np.ndarray, column: np.ndarray, direction: np.ndarray
     ) -> np.ndarray:
+        if not self.moves:
+            return pixels
         number, (height, width, channels) = len(pixels), self.shape
         margin = sum(move.padding for move in self.moves if isinstance(move, _Shift))
         # Images lie in frames of zeros, those whose columns run backwards mirrored, so that a row of a result
@@ -287,25 +323,19 @@ class _Program:
         length = self.size[1] * channels
         # All runs of that length, overlapping, each as one element.
         runs = np.ndarray(max(0, frames.size - length + 1), f"V{length}", buffer=frames, strides=(1,))
-        return runs[starts].view(np.uint8)
+        return runs[starts].view(np.uint8).reshape(number, -1)
 
-    def _move_tensor(
-        self, pixels: Tensor, row: np.ndarray, column: np.ndarray, direction: np.ndarray
-    ) -> Tensor:
+    def _move_tensor(self, pixels: Tensor, row: Tensor, column: Tensor, direction: Tensor) -> Tensor:
+        if not self.moves:
+            return pixels
         height, width, channels = self.shape
-        first_row, first_column, step = torch.from_numpy(np.stack([row, column, direction])).to(pixels.device)
-        rows = first_row[:, None] + torch.arange(self.size[0], device=pixels.device)
-        columns = first_column[:, None] + step[:, None] * torch.arange(self.size[1], device=pixels.device)
+        numbers = [torch.arange(number, device=pixels.device) for number in (len(pixels), *self.size)]
+        rows = row[:, None] + numbers[1]
+        columns = column[:, None] + direction[:, None] * numbers[2]
         inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
-        rows = rows.clamp(0, height - 1) + height * torch.arange(len(pixels), device=pixels.device)[:, None]
+        rows = rows.clamp(0, height - 1) + height * numbers[0][:, None]
         places = rows[:, :, None] * width + columns.clamp(0, width - 1)[:, None]  # [B, H, W]
         return (pixels.view(-1, channels)[places] * inside[..., None]).flatten(1)
-
-
-def _outside(size: int, centres: Tensor, half: int) -> Tensor:
-    # float32 [B, size]: 0 where it is at most `half` before a centre or less than that behind it, else 1
-    positions = torch.arange(size, device=centres.device)
-    return ((positions < centres - half) | (positions >= centres + half)).to(torch.float32)
 
 
 def _compile(transform: Any, shape: tuple[int, ...]) -> _Program | None:
@@ -349,13 +379,16 @@ def _compile(transform: Any, shape: tuple[int, ...]) -> _Program | None:
         moves.append(_Shift(padding, choices))
     for i, step in enumerate(steps[split + 1 :], split + 1):
         if type(step) is transforms.Normalize:
-            mean, std = (torch.as_tensor(value, dtype=torch.float32) for value in (step.mean, step.std))
-            if any(value.ndim > 1 or value.numel() not in (1, channels) for value in (mean, std)):
+            values = [step.mean, step.std]
+            if not all(isinstance(value, (list, tuple)) and len(value) in (1, channels) for value in values):
                 return None
+            mean, std = (np.broadcast_to(np.asarray(value, np.float32), channels) for value in values)
             if not std.all():
                 return None
-            numbers.append(_Normalisation(mean.expand(channels), std.expand(channels)))
+            numbers.append(_Normalisation(mean, std))
         elif type(step) is CutoutTransform and CutoutTransform not in kinds[split + 1 : i]:
+            if any(type(value) is not int or value < 0 for value in (step.n_holes, step.length)):
+                return None
             numbers.append(_Holes(step.n_holes, step.length // 2))
         else:
             return None
