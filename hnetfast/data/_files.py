@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tarfile
 import tempfile
 import urllib.request
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from hnetfast._errors import InputError
@@ -37,15 +39,41 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         raise
 
 
-def download(url: str, path: str | Path) -> None:
+def fetch(urls: Sequence[str], path: Path, md5: str | None, source: str) -> None:
+    """Fetch a file that is missing from the first place that has it.
+
+    Args:
+        urls: Where it may be.
+        path: Where it is to be; folders are made.
+        md5: Its check sum, if that is known.
+        source: Where a person finds it, for the message.
+
+    Raises:
+        FileNotFoundError: If it is not to be had.
+    """
+    reasons = []
+    for url in urls:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return download(url, path, md5)
+        except OSError as error:
+            reasons.append(f"{url}: {error}")
+    raise FileNotFoundError(
+        f"{path}: not found, and the download failed ({'; '.join(reasons)}). "
+        f"Put the file there by hand: {source}"
+    )
+
+
+def download(url: str, path: str | Path, md5: str | None = None) -> None:
     """Fetch a file; it is there as a whole or not at all.
 
     Args:
         url: Where it is.
         path: Where it is to be.
+        md5: Its check sum, if that is known.
 
     Raises:
-        OSError: If it can't be fetched or written.
+        OSError: If it can't be fetched or written, or has another check sum.
     """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -55,10 +83,20 @@ def download(url: str, path: str | Path) -> None:
             expected = source.headers.get("Content-Length")
             if expected is not None and file.tell() != int(expected):
                 raise OSError(f"{url}: the connection ended after {file.tell()} of {expected} bytes")
+        if md5 is not None and _md5(temporary) != md5:
+            raise OSError(f"{url}: the file has not the check sum {md5}")
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _md5(path: str | Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def extract_tar(archive: str | Path, folder: str | Path) -> None:
