@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.data._arguments import check_choice
+from hnetfast.data._sample_streams import streams_for
 from hnetfast.utils.torch_utils import CutoutTransform
 
 
@@ -119,7 +120,7 @@ def _blocks(shape: tuple[int, int]) -> Iterator[slice]:
 
 
 def _draw(kinds: Sequence[int | None], number: int) -> list[np.ndarray]:
-    """Draw from torch's global generator, for one image after the other.
+    """Draw for one image after the other, from torch's global generator unless images have streams.
 
     Args:
         kinds: What is drawn for an image: None for ``torch.rand(1)``, k for ``torch.randint(k, (1,))``.
@@ -129,9 +130,13 @@ def _draw(kinds: Sequence[int | None], number: int) -> list[np.ndarray]:
         For each kind float32 or integer numbers ``[number]``.
     """
     total = len(kinds) * number
-    at_once = total // 2 * 2 if _words_are_known() else 0  # words come in pairs
-    words = np.zeros(total, dtype=np.uint32)
-    words[:at_once] = _draw_words(at_once // 2)
+    streams = streams_for(number)
+    if streams is not None:
+        words, at_once = streams.words(len(kinds)), total
+    else:
+        at_once = total // 2 * 2 if _words_are_known() else 0  # words come in pairs
+        words = np.zeros(total, dtype=np.uint32)
+        words[:at_once] = _draw_words(at_once // 2)
     columns = words.reshape(number, len(kinds)).T
     found = [
         _uniform(column) if kind is None else (column % kind).astype(np.int64)
@@ -278,7 +283,12 @@ class _Program:
     def _draw_holes(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw holes: 1 in the rows and the columns of each, float32 ``[B, holes, H]`` and ``[…, W * C]``."""
         num_holes, half = next(((s.number, s.half) for s in self.steps if isinstance(s, _Holes)), (0, 0))
-        centres = np.random.randint(np.tile(self.size, number * num_holes)).reshape(number, num_holes, 2)
+        sizes, streams = np.tile(self.size, number * num_holes), streams_for(number)
+        if streams is None:
+            centres = np.random.randint(sizes)
+        else:
+            centres = streams.words(2 * num_holes).ravel().astype(np.int64) % sizes
+        centres = centres.reshape(number, num_holes, 2)
         positions = np.arange(self.size[0]), np.arange(self.size[1]).repeat(self.shape[2])
         rows, columns = (
             ((positions[i] >= centre - half) & (positions[i] < centre + half)).astype(np.float32)

@@ -172,17 +172,25 @@ def pad_and_permute(
     Returns:
         Tensor ``[…, (H + 2 * padding) * (W + 2 * padding) * C]``.
     """
-    if padding:
-        images = rows.reshape(-1, *shape)
-        images = F.pad(images, (0, 0, padding, padding, padding, padding))
-        rows = images.reshape(*rows.shape[:-1], -1)
-    if permutation is None:
+    if not padding and permutation is None:
         return rows
-    order = torch.as_tensor(np.asarray(permutation, dtype=np.int64), device=rows.device)
-    if len(order) == rows.shape[-1]:
-        return rows.index_select(-1, order)
-    pixels = rows.reshape(*rows.shape[:-1], len(order), -1)
-    return pixels.index_select(-2, order).reshape(rows.shape)
+    size = rows.shape[-1]
+    places = np.arange(size).reshape(shape)
+    if padding > 0:
+        # Where a pixel of the padding comes from is a zero after the end of the row.
+        rows = F.pad(rows, (0, 1))
+        framed = np.full(_padded_shape(shape, padding), size)
+        framed[padding:-padding, padding:-padding] = places
+        places = framed
+    elif padding:
+        places = places[-padding:padding, -padding:padding]
+    places = places.ravel()
+    if permutation is not None:
+        order = np.asarray(permutation)
+        places = places.reshape(len(order), -1)[
+            order
+        ].ravel()  # an element of the order is a number or a pixel
+    return rows.index_select(-1, torch.from_numpy(places).to(rows.device))
 
 
 def _padded_shape(shape: Sequence[int], padding: int) -> list[int]:

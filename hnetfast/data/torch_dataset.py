@@ -16,6 +16,7 @@ from torch import Tensor
 from hnetfast._errors import InputError, InputIndexError, InputTypeError
 from hnetfast.data._arguments import check_choice, check_count
 from hnetfast.data._array_data import ArrayData
+from hnetfast.data._sample_streams import SampleStreams, drawn_from
 from hnetfast.data._sharing import shared_copy
 from hnetfast.data.dataset import Dataset
 
@@ -81,7 +82,6 @@ class TorchDataset(torch.utils.data.Dataset):
         self._use_one_hot = bool(use_one_hot)
         self._channels_first = channels_first
         self._options = {"mode": mode, "force_no_preprocessing": force_no_preprocessing}
-        self._augments = False
         # Shared with workers, which may outlive an epoch.
         self._epoch = multiprocessing.RawValue("q", 0)
 
@@ -166,14 +166,11 @@ class TorchDataset(torch.utils.data.Dataset):
         handler = self._handler
         rows = handler._rows("in_data", ids)
         with _generators_restored():
-            if self._augments:
-                inputs = self._augmented(rows, ids)
-            else:
-                before = _generator_states()
+            before = _generator_states()
+            with drawn_from(SampleStreams(self._seed, self.epoch, ids)):
                 inputs = self._to_tensor(rows, ids)
-                if _generator_states() != before:
-                    self._augments = True
-                    inputs = self._augmented(rows, ids)
+            if _generator_states() != before:
+                inputs = self._one_by_one(rows, ids)
         if handler.sequence:
             inputs = inputs.transpose(0, 1)
         if self._channels_first:
@@ -184,15 +181,17 @@ class TorchDataset(torch.utils.data.Dataset):
     def _to_tensor(self, rows: np.ndarray, ids: np.ndarray) -> Tensor:
         return self._handler.input_to_torch_tensor(rows, "cpu", sample_ids=ids, **self._options)
 
-    def _augmented(self, rows: np.ndarray, ids: np.ndarray) -> Tensor:
-        """Convert samples one by one, each with generators that depend on nothing but the sample."""
+    def _one_by_one(self, rows: np.ndarray, ids: np.ndarray) -> Tensor:
+        """Convert samples that need the global generators, each with those seeded by what the sample is."""
         tensors = []
-        for i, sample_id in enumerate(ids.tolist()):
-            words = np.random.SeedSequence((self._seed, self.epoch, sample_id)).generate_state(3)
-            np.random.seed(words[0])
-            random.seed(int(words[1]))
-            torch.default_generator.manual_seed(int(words[2]))  # torch.manual_seed would seed GPUs as well
-            tensors.append(self._to_tensor(rows[i : i + 1], ids[i : i + 1]))
+        seeds = SampleStreams(~self._seed, self.epoch, ids).words(3).tolist()
+        for i, (first, second, third) in enumerate(seeds):
+            np.random.seed(first)
+            random.seed(second)
+            torch.default_generator.manual_seed(third)  # torch.manual_seed would seed GPUs as well
+            one = slice(i, i + 1)
+            with drawn_from(SampleStreams(self._seed, self.epoch, ids[one])):
+                tensors.append(self._to_tensor(rows[one], ids[one]))
         return torch.cat(tensors, dim=1 if self._handler.sequence else 0)
 
     def _outputs(self, ids: np.ndarray) -> Tensor:
