@@ -20,9 +20,17 @@ class IndexStream(Iterator[int]):
     """
 
     def __init__(self, indices: np.ndarray, shuffle: bool = True) -> None:
-        self._order = np.array(indices)
+        self._indices = np.array(indices)
+        number = len(self._indices)
+        # Many tasks may be at their own place in an epoch: the order takes as few bytes as possible, and
+        # indices that are consecutive are not kept.
+        self._order = np.arange(number, dtype=np.min_scalar_type(max(number - 1, 0)))
+        if number and self._indices.dtype.kind in "iu":
+            first = self._indices[0]
+            if np.array_equal(self._indices, np.arange(first, first + number)):
+                self._indices = self._indices[:1].copy()
         self._shuffle = shuffle
-        self._position = len(self._order)
+        self._position = number
 
     def take(self, number: int) -> np.ndarray:
         """Return the next indices.
@@ -44,16 +52,21 @@ class IndexStream(Iterator[int]):
                 if self._shuffle:
                     np.random.shuffle(self._order)
                 self._position = 0
-            part = self._order[self._position : self._position + missing].copy()
+            part = self._at(self._order[self._position : self._position + missing])
             parts.append(part)
             self._position += len(part)
             missing -= len(part)
         if not parts:
-            return self._order[:0].copy()
+            return self._indices[:0].copy()
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def __next__(self) -> int:
         return self.take(1)[0]
+
+    def _at(self, positions: np.ndarray) -> np.ndarray:
+        if len(self._indices) == len(self._order):
+            return self._indices[positions]
+        return self._indices[0] + positions.astype(self._indices.dtype)
 
 
 def take_indices(source: Iterator[int], number: int) -> np.ndarray:
