@@ -9,6 +9,7 @@ import numpy as np
 
 from hnetfast._errors import InputError
 from hnetfast.data._arguments import check_count, check_finite
+from hnetfast.data._labelled_images import check_validation_size
 from hnetfast.data._samples import Pixels
 from hnetfast.data.dataset import Dataset
 
@@ -52,12 +53,7 @@ class ArrayData(Dataset):
         values: np.ndarray | None = None,
     ) -> None:
         super().__init__()
-        validation_size = check_count("validation_size", validation_size)
-        if 0 < validation_size >= len(train_inds):
-            raise InputError(
-                f"validation_size: less than the {len(train_inds)} training samples is accepted, "
-                f"got {validation_size}"
-            )
+        validation_size = check_validation_size(validation_size, len(train_inds))
         check_finite("inputs", inputs)
         check_finite("outputs", outputs)
         self._name = name

@@ -10,6 +10,7 @@ import torch
 
 from hnetfast._errors import InputError, InputTypeError, UnsupportedError
 from hnetfast.data._arguments import check_count
+from hnetfast.data._labelled_images import check_validation_size
 from hnetfast.data._one_hot import OneHotEncoding
 from hnetfast.data._samples import Rows
 from hnetfast.data._sharing import Variant, variant_of
@@ -34,8 +35,11 @@ class _Split(Variant):
         return f"Split{super().get_identifier()}"
 
     def transform_outputs(self, outputs: np.ndarray) -> np.ndarray:
-        """See :func:`transform_split_outputs`."""
-        return transform_split_outputs(self, outputs)
+        """Turn outputs for all classes into outputs for those of this task, in the order of its labels.
+
+        See :func:`transform_split_outputs`.
+        """
+        return _outputs_of_labels(self, outputs, self._labels)
 
     def _class_title(self, names: dict[int, str], *arguments: Any) -> str | None:
         if self._root_labels is not None:
@@ -79,13 +83,11 @@ def split_by_class(
         raise InputTypeError(f"handler: a data handler is accepted, got {type(handler).__name__}")
     known = classes_of(handler)
     groups = _check_groups(labels, num_classes_per_task, num_tasks, handler.num_classes)
-    if validation_size is not None:
-        validation_size = check_count("validation_size", validation_size)
-        if handler._data["val_inds"] is not None:
-            raise InputError(
-                f"validation_size: None is accepted, {handler.get_identifier()} has "
-                f"{handler.num_val_samples} validation samples already, got {validation_size}"
-            )
+    if validation_size is not None and handler._data["val_inds"] is not None:
+        raise InputError(
+            f"validation_size: None is accepted, {handler.get_identifier()} has "
+            f"{handler.num_val_samples} validation samples already, got {validation_size}"
+        )
     parts = {
         name: np.asarray(handler._data[f"{name}_inds"])
         for name in ("train", "test", "val")
@@ -95,10 +97,11 @@ def split_by_class(
         {name: inds[np.isin(known[inds], group)] if len(inds) else inds for name, inds in parts.items()}
         for group in groups
     ]
-    if validation_size:
+    if validation_size is not None:
         for inds in chosen:
-            _check_validation_size(validation_size, len(inds["train"]))
-            inds["val"], inds["train"] = np.split(inds["train"], [validation_size])
+            size = check_validation_size(validation_size, len(inds["train"]))
+            if size:
+                inds["val"], inds["train"] = np.split(inds["train"], [size])
     outputs = _TaskOutputs(known, groups, handler.num_classes, handler.is_one_hot)
     tasks = []
     for group, inds in zip(groups, chosen, strict=True):
@@ -127,17 +130,16 @@ def keep_classes(handler: Dataset, labels: Iterable[int], validation_size: int, 
         labels: The classes.
         validation_size: How many training samples, the first ones, are for validation instead.
         full_out_dim: Whether outputs stay what they are; otherwise they count the classes from 0, in the
-            order of ``labels``.
+            order of ``labels``, but as in hypnettorch in ascending order if they are one-hot encoded.
 
     Raises:
         ValueError: If labels are none of the classes or come twice, or there are too few training samples.
     """
     labels = check_labels(labels, handler.num_classes)
-    validation_size = check_count("validation_size", validation_size)
     data, known = handler._data, classes_of(handler)
     parts = map(np.asarray, (data["train_inds"], data["test_inds"]))
     train, test = (inds[np.isin(known[inds], labels)] for inds in parts)
-    _check_validation_size(validation_size, len(train))
+    validation_size = check_validation_size(validation_size, len(train))
     rows = np.concatenate([train, test])
     in_data = data.lazily("in_data")
     data["in_data"] = in_data.select(rows) if isinstance(in_data, Rows) else in_data[rows]
@@ -145,9 +147,10 @@ def keep_classes(handler: Dataset, labels: Iterable[int], validation_size: int, 
     handler._labels, handler._full_out_dim = labels, full_out_dim
     if not full_out_dim:
         one_hot = handler.is_one_hot
-        out_data = out_data[:, labels] if one_hot else _positions(out_data, labels, handler.num_classes)
-        _set_num_classes(data, len(labels))
-        _name_classes(data, labels)
+        order = _class_order(labels, one_hot)
+        out_data = out_data[:, order] if one_hot else _positions(out_data, order, handler.num_classes)
+        _set_num_classes(data, len(order))
+        _name_classes(data, order)
     data["out_data"] = out_data
     data["val_inds"] = np.arange(validation_size) if validation_size else None
     data["train_inds"] = np.arange(validation_size, len(train))
@@ -180,23 +183,14 @@ def transform_split_outputs(data: Dataset, outputs: np.ndarray) -> np.ndarray:
         outputs: Classes ``[n, 1]``, or rows of numbers ``[n, num_classes]`` if the task is one-hot encoded.
 
     Returns:
-        New array ``[n, 1]`` of positions in the task's labels, or ``[n, number of labels]``.
+        New array ``[n, 1]`` of positions in the task's labels, or ``[n, number of labels]``, whose columns
+        belong to the labels in ascending order, see :func:`keep_classes`.
 
     Raises:
         NotImplementedError: If the task was made without ``full_out_dim``.
         ValueError: If the outputs have another shape, or a class is none of the task's.
     """
-    if not data._full_out_dim:
-        raise UnsupportedError(
-            "transform_outputs: outputs for all classes are known to a task made with full_out_dim=True, "
-            f"got one with full_out_dim={data._full_out_dim!r}"
-        )
-    outputs = np.asarray(outputs)
-    num_classes = data._data["num_classes"]
-    width = num_classes if data.is_one_hot else 1
-    if outputs.ndim != 2 or outputs.shape[1] != width:
-        raise InputError(f"outputs: an array [n, {width}] is accepted, got {list(outputs.shape)}")
-    return outputs[:, data._labels] if data.is_one_hot else _positions(outputs, data._labels, num_classes)
+    return _outputs_of_labels(data, outputs, _class_order(data._labels, data.is_one_hot))
 
 
 def check_labels(labels: Iterable[int], num_classes: int) -> list[int]:
@@ -281,6 +275,26 @@ class _TaskOutputs:
         return np.eye(width)[positions] if self._one_hot else positions[:, None]
 
 
+def _class_order(labels: list[int], one_hot: bool) -> list[int]:
+    """Return the labels in the order in which hypnettorch counts them."""
+    return sorted(labels) if one_hot else labels
+
+
+def _outputs_of_labels(task: Any, outputs: np.ndarray, labels: list[int]) -> np.ndarray:
+    """Do what :func:`transform_split_outputs` does, for labels in a given order."""
+    if not task._full_out_dim:
+        raise UnsupportedError(
+            "transform_outputs: outputs for all classes are known to a task made with full_out_dim=True, "
+            f"got one with full_out_dim={task._full_out_dim!r}"
+        )
+    outputs = np.asarray(outputs)
+    num_classes = task._data["num_classes"]
+    width = num_classes if task.is_one_hot else 1
+    if outputs.ndim != 2 or outputs.shape[1] != width:
+        raise InputError(f"outputs: an array [n, {width}] is accepted, got {list(outputs.shape)}")
+    return outputs[:, labels] if task.is_one_hot else _positions(outputs, labels, num_classes)
+
+
 def _check_groups(
     labels: Sequence[Sequence[int]] | None, per_task: int, num_tasks: int | None, num_classes: int
 ) -> list[list[int]]:
@@ -290,13 +304,6 @@ def _check_groups(
     possible = num_classes // per_task
     num_tasks = possible if num_tasks is None else check_count("num_tasks", num_tasks, 1, possible)
     return [list(range(i * per_task, (i + 1) * per_task)) for i in range(num_tasks)]
-
-
-def _check_validation_size(validation_size: int, num_train: int) -> None:
-    if 0 < validation_size >= num_train:
-        raise InputError(
-            f"validation_size: less than the {num_train} training samples is accepted, got {validation_size}"
-        )
 
 
 def _positions(classes: np.ndarray, labels: list[int], num_classes: int) -> np.ndarray:
