@@ -101,7 +101,7 @@ def image_bytes(x: np.ndarray, size: int) -> np.ndarray:
     if numbers.dtype.kind not in "biuf":
         raise InputTypeError(f"x: numbers from 0 to 1 are accepted, got an array of {numbers.dtype}")
     pixels = np.empty(numbers.shape, dtype=np.uint8)
-    for block in _blocks(numbers.shape):
+    for block in _blocks(numbers.shape, 2**16):
         scaled = numbers[block] * 255.0
         if not (scaled.min() > -1 and scaled.max() < 256):  # also if one of them is NaN
             outside = numbers[block][~((scaled > -1) & (scaled < 256))]
@@ -110,9 +110,9 @@ def image_bytes(x: np.ndarray, size: int) -> np.ndarray:
     return pixels
 
 
-def _blocks(shape: tuple[int, int]) -> Iterator[slice]:
-    # Blocks of rows that stay in the cache of a core until all is done with them.
-    number = max(1, 2**16 // max(1, shape[1]))
+def _blocks(shape: tuple[int, int], size: int) -> Iterator[slice]:
+    # Blocks of rows of about `size` numbers, which stay in a cache until all is done with them.
+    number = max(1, size // max(1, shape[1]))
     return (slice(start, start + number) for start in range(0, shape[0] if shape[1] else 0, number))
 
 
@@ -247,7 +247,7 @@ class _Program:
             return self._run_on_device(*(torch.from_numpy(array).to(device) for array in arrays))
         out = torch.empty(pixels.shape)
         numbers = out.numpy()
-        for block in _blocks(pixels.shape):
+        for block in _blocks(pixels.shape, 2**19):
             numbers[block] = self._move(pixels[block], *places[:, block])
             self._compute(numbers[block], np.float32(255), constants, *(mask[block] for mask in holes))
         return out
@@ -281,8 +281,10 @@ class _Program:
         return places
 
     def _draw_holes(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw holes: 1 in the rows and the columns of each, float32 ``[B, holes, H]`` and ``[…, W * C]``."""
+        """Draw holes: whether rows and columns are outside each, ``[B, holes, H]`` and ``[…, W * C]``."""
         num_holes, half = next(((s.number, s.half) for s in self.steps if isinstance(s, _Holes)), (0, 0))
+        if num_holes == 0:
+            return np.empty((number, 0, 0), dtype=bool), np.empty((number, 0, 0), dtype=bool)
         sizes, streams = np.tile(self.size, number * num_holes), streams_for(number)
         if streams is None:
             centres = np.random.randint(sizes)
@@ -291,7 +293,7 @@ class _Program:
         centres = centres.reshape(number, num_holes, 2)
         positions = np.arange(self.size[0]), np.arange(self.size[1]).repeat(self.shape[2])
         rows, columns = (
-            ((positions[i] >= centre - half) & (positions[i] < centre + half)).astype(np.float32)
+            (positions[i] < centre - half) | (positions[i] >= centre + half)
             for i, centre in enumerate((centres[..., :1], centres[..., 1:]))
         )
         return rows, columns
@@ -306,9 +308,9 @@ class _Program:
                 out -= mean
                 out /= std
             else:
-                images = out.reshape(len(out), self.size[0], columns.shape[2])
+                images = out.reshape(len(out), self.size[0], self.size[1] * self.shape[2])
                 for i in range(step.number):
-                    images *= 1 - rows[:, i, :, None] * columns[:, i, None]
+                    images *= rows[:, i, :, None] | columns[:, i, None]
 
     def _move(
         self, pixels: np.ndarray, row: np.ndarray, column: np.ndarray, direction: np.ndarray
