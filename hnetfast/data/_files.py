@@ -99,6 +99,12 @@ def _md5(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def _refuse_outside(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
+    if member.name.startswith(("/", os.sep)):  # which the filter would take for a name inside
+        raise tarfile.AbsolutePathError(member)
+    return tarfile.data_filter(member, path)
+
+
 def extract_tar(archive: str | Path, folder: str | Path) -> None:
     """Extract an archive; each of its files and folders is there as a whole or not at all.
 
@@ -113,7 +119,7 @@ def extract_tar(archive: str | Path, folder: str | Path) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=".extracted.", dir=folder))
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(temporary, filter="data")
+            tar.extractall(temporary, filter=_refuse_outside)
         for entry in temporary.iterdir():
             if not (folder / entry.name).exists():
                 os.replace(entry, folder / entry.name)

@@ -45,6 +45,7 @@ class SVHNData(LabelledImages):
     """
 
     _SUBFOLDER = "SVHN"
+    _augmented_shape = _cifar.SHAPE
     _title = "SVHN"
 
     def __init__(
@@ -110,7 +111,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     try:
         content = loadmat(path, variable_names=["X", "y"])
-    except (MatReadError, ValueError, TypeError, EOFError, NotImplementedError, zlib.error) as error:
+    except (MatReadError, OSError, ValueError, TypeError, NotImplementedError, zlib.error) as error:
         raise InputError(f"{path}: is no complete file of MATLAB ({error}); fetch it again") from error
     pixels, labels = content.get("X"), content.get("y")
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[:-1] != (32, 32, 3):
