@@ -30,6 +30,7 @@ class CIFARData(LabelledImages):
     _DOWNLOAD_FILE: str
     _EXTRACTED_FOLDER: str
     _META_DATA_FN: str
+    _augmented_shape = SHAPE
     _dataset: str  # name of the data set in torchvision
     _key: str  # of the entry of _data that tells more of the data set,
     _described_by: tuple[str, ...]  # and what it holds, named as in the file

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.gridspec import SubplotSpec
 
-_VALUES = np.arange(256) / 255
-
 
 class Images:
     """Images and their classes, which several handlers may share.
@@ -74,6 +72,7 @@ class LabelledImages(Dataset):
 
     _title = ""  # of figures of a sample
     _augment_inputs = False
+    _augmented_shape: Sequence[int] | None = None  # what transforms take images for; None: ``in_shape``
 
     def _take(self, images: Images, num_classes: int, use_one_hot: bool, validation_size: int) -> None:
         """Fill ``_data``.
@@ -94,7 +93,7 @@ class LabelledImages(Dataset):
         data["sequence"] = False
         data["num_classes"] = num_classes
         data["is_one_hot"] = use_one_hot
-        data["in_data"] = Pixels(images.pixels, _VALUES)
+        data["in_data"] = Pixels(images.pixels)
         data["in_shape"] = images.shape
         data["out_data"] = self._to_one_hot(images.labels) if use_one_hot else images.labels.copy()
         data["out_shape"] = [num_classes if use_one_hot else 1]
@@ -131,7 +130,7 @@ class LabelledImages(Dataset):
             return super().input_to_torch_tensor(x, device, mode=mode)
         from hnetfast.data._augmentation import augmented_inputs
 
-        return augmented_inputs(self, x, device, mode, self.in_shape)
+        return augmented_inputs(self, x, device, mode, self._augmented_shape or self.in_shape)
 
     def _class_name(self, label: int) -> str:
         """Return how figures name a class."""

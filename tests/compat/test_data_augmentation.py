@@ -1,6 +1,8 @@
 """Augmented batches of images against those that hypnettorch makes image by image."""
 
+import importlib
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -195,3 +197,39 @@ def test_other_defaults_of_torch():
     finally:
         torch.set_default_dtype(torch.float32)
     assert_same_bits(*found)
+
+
+HANDLERS = [
+    ("mnist_data", "MNISTData", [28, 28, 1]),
+    ("fashion_mnist", "FashionMNISTData", [28, 28, 1]),
+    ("cifar10_data", "CIFAR10Data", [32, 32, 3]),
+    ("cifar100_data", "CIFAR100Data", [32, 32, 3]),
+    ("svhn_data", "SVHNData", [32, 32, 3]),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "shape"), HANDLERS)
+def test_tensors_of_handlers(module, name, shape):
+    def handler(cls, in_shape, pipelines):  # one that has read no files
+        made = cls.__new__(cls)
+        made._data, made._augment_inputs = {"in_shape": in_shape}, True
+        made._train_transform, made._test_transform = pipelines
+        return made
+
+    x = np.random.RandomState(0).rand(5, math.prod(shape))
+    theirs = (CIFAR if shape[2] == 3 else MNIST).torch_input_transforms()
+    ours = [with_our_cutout(transform) for transform in theirs]
+    our_class = getattr(importlib.import_module(f"hnetfast.data.{module}"), name)
+    their_class = getattr(oracle(module), name)
+    both_modes = ("train", "inference")
+    # A subclass may call its inputs vectors; another shape of MNIST is too small for its shifts.
+    others = ([math.prod(shape)], both_modes) if shape[2] == 3 else ([14, 56, 1], both_modes[1:])
+    for in_shape, modes in [(shape, both_modes), others]:
+        handlers = handler(our_class, in_shape, ours), handler(their_class, in_shape, theirs)
+        for mode in modes:
+            for plain in (False, True):
+                calls = [partial(each.input_to_torch_tensor, x, "cpu", mode, plain) for each in handlers]
+                assert_same_bits(*both(*calls, seed=3))
+        for each in handlers:
+            with pytest.raises(ValueError, match="mode"):
+                each.input_to_torch_tensor(x, "cpu", mode="test")
