@@ -16,7 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-from hnetfast.data import CIFAR10Data, CIFAR100Data, FashionMNISTData, MNISTData, SVHNData, _files, _idx
+from hnetfast.data import (
+    CIFAR10Data,
+    CIFAR100Data,
+    FashionMNISTData,
+    MNISTData,
+    SVHNData,
+    _files,
+    _idx,
+    split_by_class,
+)
 from hnetfast.data._cache import content_key, kept_arrays
 from hnetfast.data._plain_pickle import read_plain_pickle
 from tests.made_data import blobs, write_cifar, write_idx, write_mnist, write_svhn
@@ -139,6 +148,20 @@ def test_files_of_cifar_that_hold_something_else(cifar):
         CIFAR10Data(cifar, validation_size=1)
 
 
+@pytest.mark.parametrize("wrong", [11, 3.5, -1])
+def test_classes_that_svhn_does_not_have(tmp_path, wrong):
+    from scipy.io import loadmat, savemat
+
+    write_svhn(tmp_path / "SVHN", {"train": 30, "test": 20})
+    path = tmp_path / "SVHN" / "test_32x32.mat"
+    matrices = loadmat(path)
+    labels = matrices["y"].astype(type(wrong))
+    labels[4] = wrong
+    savemat(path, {"X": matrices["X"], "y": labels})
+    with pytest.raises(ValueError, match=rf"test_32x32\.mat: classes y from 1 to 10 .*found {wrong}"):
+        SVHNData(tmp_path)
+
+
 def test_broken_files_of_svhn(tmp_path):
     write_svhn(tmp_path / "SVHN", {"train": 30, "test": 20})
     path = tmp_path / "SVHN" / "test_32x32.mat"
@@ -199,6 +222,33 @@ def test_plain_values_of_any_protocol(tmp_path, protocol):
     found = read_plain_pickle(path)
     assert np.array_equal(found.pop("key"), content[b"key"])
     assert found == {"names": ["é", "b"], "n": 3, "x": 1.5}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7fbytes.",  # more bytes than there can be
+        b"\x80\x02]r\xff\xff\xff\x7f.",  # a list with a name for which there is no memory
+        # numpy.ndarray(shape=(2**45,))
+        b"\x80\x02}X\x04\0\0\0datacnumpy\nndarray\n\x8a\x06\0\0\0\0\0\x20\x85\x85Rs.",
+        b"\x80\x02}X\x04\0\0\0datacnumpy\ndtype\nX\x01\0\0\0O\x85Rs.",
+    ],
+    ids=["bytes", "memo", "ndarray", "objects"],
+)
+def test_a_pickle_that_asks_for_too_much(cifar, content):
+    (cifar / "cifar-10-batches-py" / "data_batch_1").write_bytes(content)
+    with pytest.raises(ValueError, match="data_batch_1: a file of arrays"):
+        CIFAR10Data(cifar, validation_size=1)
+
+
+def test_arrays_do_not_reach_beyond_their_memory(tmp_path):
+    # A type of eight bytes whose only field begins after two gigabytes, which numpy believes.
+    dtype = np.dtype({"names": ["a"], "formats": ["f8"], "offsets": [0], "itemsize": 8})
+    content = pickle.dumps({"data": np.zeros(4, dtype)}, protocol=2)
+    end = content.index(b"f8") + content[content.index(b"f8") :].index(b"K\x00\x86")
+    (tmp_path / "file").write_bytes(content[:end] + b"J\xff\xff\xff\x7f" + content[end + 2 :])
+    with pytest.raises(ValueError, match="nothing else is read"):
+        read_plain_pickle(tmp_path / "file")
 
 
 def test_a_cache_that_is_a_pickle_is_not_read(mnist):
@@ -315,6 +365,24 @@ def test_handlers_share_their_images(mnist):
     assert small(mnist).num_train_samples == 30
 
 
+def test_what_a_handler_shows_of_shared_images_is_its_own(mnist):
+    first, second = small(mnist), small(mnist)
+    first.in_shape.append(5)
+    first.get_train_inputs()[:] = 2
+    first.get_train_ids()[:] = 0
+    assert second.in_shape == small(mnist).in_shape == [28, 28, 1]
+    assert first.get_train_inputs().max() <= 1 and first.get_train_ids()[0] == 10
+
+
+def test_files_that_are_replaced_are_read_again(tmp_path):
+    write_mnist(tmp_path / "MNIST", suffix="")
+    path = tmp_path / "MNIST" / "train-images-idx3-ubyte"
+    before, state = small(tmp_path), path.stat()
+    _files.write_atomically(path, path.read_bytes()[:16] + bytes(60 * 784))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert before.get_train_inputs().any() and not inputs(tmp_path).any()
+
+
 def test_threads_load_images_once(mnist):
     handlers = []
     threads = [threading.Thread(target=lambda: handlers.append(small(mnist))) for _ in range(8)]
@@ -338,6 +406,8 @@ def test_layouts_of_torchvision(tmp_path, suffix):
     fashion = FashionMNISTData(tmp_path, validation_size=10)
     assert np.array_equal(fashion.get_train_inputs(), expected)
     assert fashion.num_val_samples == 10 and fashion._data["fmnist"]["classes"][9] == "Ankle boot"
+    (task,) = split_by_class(fashion, [[9, 4]])
+    assert task._data["fmnist"]["classes"] == ["Ankle boot", "Coat"]
 
 
 def test_svhn(tmp_path):
@@ -437,6 +507,11 @@ def test_cifar_is_downloaded_and_extracted(cifar, monkeypatch):
     serve(monkeypatch, {"cifar-10-python.tar.gz": whole})
     monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", None)
     assert np.array_equal(CIFAR10Data(cifar, validation_size=1).get_train_inputs(), expected)
+    (folder / "data_batch_3").unlink()
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["own"], "num_cases_per_batch": 1}))
+    again = CIFAR10Data(cifar, validation_size=1)  # only what is missing comes from the archive
+    assert np.array_equal(again.get_train_inputs(), expected)
+    assert again._data["cifar10"]["label_names"] == ["own"]
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside-of-hnetfast", "a/../../outside"])

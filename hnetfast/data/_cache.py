@@ -34,14 +34,14 @@ def shared(sources: Sequence[Path], load: partial[Shared]) -> Shared:
     """Return what was loaded from files and is still in use, or load it.
 
     Args:
-        sources: The files; another size or time of change counts as another file.
+        sources: The files; one that was replaced, or has another size or time of change, counts as another.
         load: A call that loads an object that holds their content, which nobody may change.
 
     Returns:
         The object.
     """
     states = [(os.path.realpath(path), os.stat(path)) for path in sources]
-    key = (load.func, *((path, state.st_size, state.st_mtime_ns) for path, state in states))
+    key = (load.func, *((path, s.st_ino, s.st_size, s.st_mtime_ns) for path, s in states))
     with _lock:  # so that threads load it once
         found = _alive.get(key)
         if found is None:

@@ -106,7 +106,7 @@ def _refuse_outside(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
 
 
 def extract_tar(archive: str | Path, folder: str | Path) -> None:
-    """Extract an archive; each of its files and folders is there as a whole or not at all.
+    """Extract an archive; each of its files is there as a whole or not at all.
 
     Args:
         archive: The archive, compressed or not.
@@ -121,11 +121,25 @@ def extract_tar(archive: str | Path, folder: str | Path) -> None:
         with tarfile.open(archive) as tar:
             tar.extractall(temporary, filter=_refuse_outside)
         for entry in temporary.iterdir():
-            if not (folder / entry.name).exists():
-                os.replace(entry, folder / entry.name)
+            _move_missing(entry, folder / entry.name)
     except tarfile.FilterError as error:
         raise InputError(f"{archive}: is not extracted, one of its members is not safe: {error}") from error
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise InputError(f"{archive}: is no complete archive ({error}); fetch it again") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move_missing(source: Path, target: Path) -> None:
+    """Move a file or folder; of a folder that is there already, what that lacks."""
+    try:
+        if not target.exists():
+            os.replace(source, target)
+            return
+    except OSError:
+        if not target.exists():
+            raise
+        # Another process has extracted the same archive at the same time.
+    if source.is_dir() and target.is_dir():
+        for entry in source.iterdir():
+            _move_missing(entry, target / entry.name)

@@ -94,7 +94,7 @@ class LabelledImages(Dataset):
         data["num_classes"] = num_classes
         data["is_one_hot"] = use_one_hot
         data["in_data"] = Pixels(images.pixels)
-        data["in_shape"] = images.shape
+        data["in_shape"] = list(images.shape)
         data["out_data"] = self._to_one_hot(images.labels) if use_one_hot else images.labels.copy()
         data["out_shape"] = [num_classes if use_one_hot else 1]
         data["train_inds"] = np.arange(size, num_train)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -10,67 +11,105 @@ import numpy as np
 
 from hnetfast._errors import InputError
 
-_RECONSTRUCT = np.zeros(0).__reduce__()[0]  # of arrays; numpy has moved it from module to module
+
+class _Dtype:
+    """Stands for numpy's type of a number while a pickle is read."""
+
+    def __init__(self, name: str | bytes, align: int = 0, copy: int = 1) -> None:
+        self.dtype = np.dtype(name.decode("ascii") if isinstance(name, bytes) else name)
+        if self.dtype.kind not in "biufc":
+            raise pickle.UnpicklingError(f"it holds an array of {self.dtype.kind!r}, which are no numbers")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array:
+    """Stands for an array of numpy while a pickle is read.
+
+    Numpy's own classes trust what a pickle says of the memory of an array, so they are not called.
+    """
+
+    array: np.ndarray
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, by_columns, content = state
+        self.array = np.frombuffer(content, kind.dtype).reshape(shape, order="F" if by_columns else "C")
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds arrays of numpy, bytes, text, numbers, lists and dictionaries; refuses everything else."""
+    """Builds arrays of numbers, bytes, text, numbers, lists and dictionaries; refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
+            return _Array
         if (module, name) == ("numpy", "dtype"):
-            return _numeric_dtype
+            return _Dtype
+        # Pickles may set attributes of what they get: of a function that is thrown away.
         if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return _empty_array
+            return lambda *arguments: _new_array(*arguments)
         if (module, name) == ("_codecs", "encode"):
-            return _encode_bytes
+            return lambda *arguments: _encode_bytes(*arguments)
         raise pickle.UnpicklingError(f"it refers to {module}.{name}")
 
 
-def read_plain_pickle(path: Path) -> dict[str, Any]:
+# What a pickle that is broken makes Python raise.
+_BROKEN = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def read_plain_pickle(path: Path, names: Container[str] | None = None) -> dict[str, Any]:
     """Read a dictionary of plain values.
 
     Args:
         path: The file. Text that Python 2 wrote is read as UTF-8.
+        names: Which entries to return, by default all.
 
     Returns:
-        The dictionary, whose keys and lists of names are text.
+        The dictionary, whose keys and lists of names are text. Arrays are not to be written to.
 
     Raises:
         ValueError: If the file is broken, refers to anything else, or holds something else.
     """
-    try:
-        with open(path, "rb") as file:
+    with open(path, "rb") as file:
+        try:
             content = _PlainUnpickler(file, encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{path}: a file of arrays, lists and text is expected, and nothing else is read from it; found "
-            f"another or a broken one ({error}). Fetch it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: a dictionary is expected, found {type(content).__name__}")
-    return {
-        _text(key): [_text(entry) for entry in value] if isinstance(value, list) else value
-        for key, value in content.items()
-    }
+            if isinstance(content, dict):
+                entries = ((_text(key), value) for key, value in content.items())
+                return {key: _value(value) for key, value in entries if names is None or key in names}
+        except _BROKEN as error:
+            reason = str(error) or type(error).__name__
+            raise InputError(
+                f"{path}: a file of arrays, lists and text is expected, and nothing else is read from it; "
+                f"found another or a broken one ({reason}). Fetch it again"
+            ) from error
+    raise InputError(f"{path}: a dictionary is expected, found {type(content).__name__}")
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_text(entry) for entry in value]
+    return value.array if isinstance(value, _Array) else value
 
 
 def _text(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def _numeric_dtype(*arguments: Any) -> np.dtype:
-    dtype = np.dtype(*arguments)
-    if dtype.hasobject:
-        raise pickle.UnpicklingError("it holds an array of objects")
-    return dtype
-
-
-def _empty_array(kind: type, shape: tuple[int, ...], typecode: bytes) -> np.ndarray:
-    if kind is not np.ndarray or shape != (0,):
+def _new_array(kind: type, shape: tuple[int, ...], typecode: bytes) -> _Array:
+    if kind is not _Array:
         raise pickle.UnpicklingError("it holds an array of another kind")
-    return _RECONSTRUCT(np.ndarray, (0,), b"b")
+    return _Array()
 
 
 def _encode_bytes(text: str, encoding: str) -> bytes:

@@ -19,7 +19,7 @@ from hnetfast.data.dataset import Dataset
 __all__ = ["check_labels", "keep_classes", "pad_targets", "split_by_class", "transform_split_outputs"]
 
 # Where handlers keep names of classes, in which their figures look them up.
-_CLASS_NAMES = {"cifar10": "label_names", "cifar100": "fine_label_names"}
+_CLASS_NAMES = {"cifar10": "label_names", "cifar100": "fine_label_names", "fmnist": "classes"}
 
 
 class _Split(Variant):

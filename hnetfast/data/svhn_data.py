@@ -120,6 +120,9 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(
             f"{path}: classes y [{pixels.shape[-1]}, 1] are expected, found {_kind(labels)}; fetch it again"
         )
+    known = np.isin(labels, np.arange(11))
+    if not known.all():
+        raise InputError(f"{path}: classes y from 1 to 10 are expected, found {labels[~known][0]}")
     return np.ascontiguousarray(pixels.transpose(3, 0, 1, 2)), labels[:, 0].astype(np.int64) % 10
 
 
