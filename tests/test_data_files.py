@@ -413,7 +413,7 @@ def test_layouts_of_torchvision(tmp_path, suffix):
 def test_svhn(tmp_path):
     write_svhn(tmp_path / "SVHN", {"train": 30, "test": 20, "extra": 25})
     plain, more = SVHNData(tmp_path, validation_size=4), SVHNData(tmp_path, include_train_extra=True)
-    assert str(plain) == "SVHN Dataset with 26 training, 4 validation and 20 test samples."
+    assert str(plain) == "SVHN Dataset with 26 training, 4 validation and 20 test samples"
     assert more.num_train_samples == 55 and plain.get_identifier() == "SVHN"
     images, labels = blobs(30, 10, seed=0)
     assert np.array_equal(np.rint(plain._data["in_data"][:30] * 255), images.reshape(30, -1))

@@ -83,7 +83,7 @@ class SVHNData(LabelledImages):
     def __str__(self) -> str:
         return (
             f"SVHN Dataset with {self.num_train_samples} training, {self.num_val_samples} validation and "
-            f"{self.num_test_samples} test samples."
+            f"{self.num_test_samples} test samples"
         )
 
 

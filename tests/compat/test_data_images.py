@@ -17,7 +17,7 @@ from tests.compat.data_comparison import (
     both,
     oracle,
 )
-from tests.made_data import blobs, write_cifar, write_mnist
+from tests.made_data import blobs, write_cifar, write_mnist, write_svhn
 
 pytestmark = IGNORE_ORACLE_WARNINGS
 
@@ -164,3 +164,46 @@ def test_fashion(tmp_path, their_fashion):
     for mode in ("train", "inference"):
         tensors = [lambda h=h: h.input_to_torch_tensor(images, "cpu", mode=mode) for h in (ours, theirs)]
         assert_same(*both(*tensors), mode)
+
+
+class _AllShapesAreEqual:
+    """In place of numpy where hypnettorch insists on the shape of all images of SVHN."""
+
+    def __getattr__(self, name):
+        return (lambda *shapes: True) if name == "equal" else getattr(np, name)
+
+
+@pytest.fixture(scope="module")
+def svhn(tmp_path_factory):
+    from torchvision import datasets
+
+    root = tmp_path_factory.mktemp("svhn")
+    write_svhn(root / "SVHN", {"train": 30, "test": 20, "extra": 25})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(oracle("svhn_data"), "np", _AllShapesAreEqual())
+        patch.setattr(datasets.SVHN, "_check_integrity", lambda self: True)
+        patch.setattr(datasets.SVHN, "download", lambda self: None)
+        yield root
+
+
+@pytest.mark.parametrize("extra", [False, True])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"validation_size": 29, "use_one_hot": True},
+        {"validation_size": 7, "use_torch_augmentation": True},
+        {"use_torch_augmentation": True, "use_cutout": True},
+    ],
+    ids=["plain", "one-hot", "augmented", "cutout"],
+)
+def test_svhn(svhn, extra, more):
+    options = {"include_train_extra": extra, **more}
+    ours, theirs = SVHNData(svhn, **options), oracle_handler("svhn_data", svhn, **options)
+    assert_same_handler(ours, theirs, batch_sizes=(7,))
+    assert set(ours._data) == set(theirs._data)
+    for key, value in theirs._data.items():
+        if key != "svhn":
+            assert_same(ours._data[key], value, key)
+    assert_same(ours._data["svhn"]["type"], theirs._data["svhn"]["type"])
+    assert ours._data["svhn"].keys() == theirs._data["svhn"].keys()
