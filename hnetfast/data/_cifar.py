@@ -22,6 +22,10 @@ from hnetfast.data._plain_pickle import read_plain_pickle
 
 SHAPE = (32, 32, 3)
 _SIZE = math.prod(SHAPE)
+CLASS_TITLES = (
+    "Label of shown sample:\n{label}",
+    "Label of shown sample:\n{label}\nPrediction: {prediction}",
+)
 
 
 class CIFARData(LabelledImages):

@@ -70,7 +70,8 @@ class LabelledImages(Dataset):
     if ``_augment_inputs``.
     """
 
-    _title = ""  # of figures of a sample
+    # Titles of figures of a sample: without its class, with it, with a prediction too.
+    _titles = ("Sample", "Label: {label}", "Label: {label}, prediction: {prediction}")
     _augment_inputs = False
     _augmented_shape: Sequence[int] | None = None  # what transforms take images for; None: ``in_shape``
 
@@ -158,11 +159,12 @@ class LabelledImages(Dataset):
         predictions: np.ndarray | None = None,
         **kwargs: Any,
     ) -> None:
-        title = f"{self._title} sample"
+        title = self._titles[0]
         if outputs is not None:
-            title += f"\nlabel: {self._class_name(_label(outputs))}"
+            names = {"label": self._class_name(_label(outputs))}
             if predictions is not None:
-                title += f"\nprediction: {self._class_name(_label(predictions))}"
+                names["prediction"] = self._class_name(_label(predictions))
+            title = self._titles[len(names)].format(**names)
         axes = fig.add_subplot(inner_grid[0])
         axes.set_axis_off()
         axes.set_title(title)

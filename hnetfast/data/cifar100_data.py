@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hnetfast.data._cifar import CIFARData
+from hnetfast.data._cifar import CLASS_TITLES, CIFARData
 
 __all__ = ["CIFAR100Data"]
 
@@ -34,7 +34,7 @@ class CIFAR100Data(CIFARData):
     _TRAIN_BATCH_FN = "train"
     _TEST_BATCH_FN = "test"
     _META_DATA_FN = "meta"
-    _title = "CIFAR-100"
+    _titles = ("CIFAR-100 Sample", *CLASS_TITLES)
     _dataset = "CIFAR100"
     _key = "cifar100"
     _described_by = ("fine_label_names", "coarse_label_names")

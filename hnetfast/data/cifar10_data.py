@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hnetfast.data import _cifar
-from hnetfast.data._cifar import CIFARData
+from hnetfast.data._cifar import CLASS_TITLES, CIFARData
 from hnetfast.data._labelled_images import plot_image
 
 __all__ = ["CIFAR10Data"]
@@ -42,7 +42,7 @@ class CIFAR10Data(CIFARData):
     _TRAIN_BATCH_FNS = ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"]
     _TEST_BATCH_FN = "test_batch"
     _META_DATA_FN = "batches.meta"
-    _title = "CIFAR-10"
+    _titles = ("CIFAR-10 Sample", *CLASS_TITLES)
     _dataset = "CIFAR10"
     _key = "cifar10"
     _described_by = ("label_names", "num_cases_per_batch")
@@ -127,7 +127,9 @@ class CIFAR10Data(CIFARData):
             interactive: Whether the program goes on while it is shown.
             file_name: Where to store the figure instead of showing it.
         """
-        title = "CIFAR-10 sample" if label is None else f"label: {self._class_name(int(label))}"
+        title = "CIFAR-10 Sample"
+        if label is not None:
+            title = f"Label of shown sample: {self._class_name(int(label))}"
         plot_image(image, _cifar.SHAPE, title, (figsize, figsize), interactive, file_name)
 
     def _get_batch_identifier(self, index: int) -> int:

@@ -45,7 +45,11 @@ class FashionMNISTData(LabelledImages):
         ValueError: If a file is broken, or there are not more training samples than ``validation_size``.
     """
 
-    _title = "Fashion-MNIST"
+    _titles = (
+        "Fashion-MNIST Sample",
+        "Sample with label:\n{label}",
+        "Label: {label}\nPrediction: {prediction}",
+    )
 
     def __init__(
         self,

@@ -44,7 +44,11 @@ class MNISTData(LabelledImages):
     _TEST_IMGS_FN = "t10k-images-idx3-ubyte.gz"
     _TEST_LBLS_FN = "t10k-labels-idx1-ubyte.gz"
     _SUBFOLDER = "MNIST"
-    _title = "MNIST"
+    _titles = (
+        "MNIST Sample",
+        "MNIST sample with\nlabel: {label}",
+        "MNIST sample with\nlabel: {label} (prediction: {prediction})",
+    )
 
     def __init__(
         self,
@@ -100,7 +104,7 @@ class MNISTData(LabelledImages):
             interactive: Whether the program goes on while it is shown.
             file_name: Where to store the figure instead of showing it.
         """
-        title = "MNIST sample" if label is None else f"MNIST sample, label: {label}"
+        title = "MNIST Sample" if label is None else f"Label of shown sample: {label}"
         plot_image(image, (28, 28, 1), title, None, interactive, file_name)
 
     @staticmethod

@@ -46,7 +46,11 @@ class SVHNData(LabelledImages):
 
     _SUBFOLDER = "SVHN"
     _augmented_shape = _cifar.SHAPE
-    _title = "SVHN"
+    _titles = (
+        "SVHN sample",
+        "SVHN sample\nLabel: {label}",
+        "SVHN sample\nLabel: {label}, Prediction: {prediction}",
+    )
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnetfast.data import CIFAR10Data, CIFAR100Data, FashionMNISTData, MNISTData, SVHNData
@@ -56,6 +56,7 @@ def options(draw):
     return module, found
 
 
+@settings(max_examples=25)
 @given(options())
 def test_the_same_samples_batches_and_tensors(root, chosen):
     module, arguments = chosen
@@ -84,30 +85,53 @@ def test_files_of_mnist(root):
         assert_same(getattr(MNISTData, name)(path), expected, name)
 
 
+def figure_of(handler, with_labels, predictions):
+    """What a figure of two samples shows."""
+    from matplotlib import pyplot as plt
+
+    scores = np.linspace(0, 1, 2 * handler.num_classes).reshape(2, -1)
+    predictions = {None: None, "scores": scores, "classes": np.array([[1], [3]])}[predictions]
+    outputs = handler.get_train_outputs()[:2] if with_labels else None
+    handler.plot_samples(
+        "title", handler.get_train_inputs()[:2], outputs=outputs, predictions=predictions, show=False
+    )
+    figure = plt.gcf()
+    found = [
+        [axes.get_title(), axes.get_position().bounds, axes.axison, *axes.get_xticks().tolist()]
+        + [np.asarray(image.get_array()) for image in axes.get_images()]
+        + [bar.get_height() for bar in axes.patches]
+        for axes in figure.axes
+    ]
+    plt.close(figure)
+    return found
+
+
 @pytest.mark.parametrize("predictions", [None, "scores", "classes"])
 @pytest.mark.parametrize("module", ["mnist_data", "cifar10_data", "cifar100_data"])
 def test_figures(root, module, predictions):
+    options = {"validation_size": 10, "use_one_hot": predictions == "scores"}
+    handlers = OURS[module](root, **options), oracle_handler(module, root, **options)
+    for with_labels in (True, False):
+        assert_same(*[figure_of(handler, with_labels, predictions) for handler in handlers])
+
+
+@pytest.mark.parametrize("label", [None, 3])
+@pytest.mark.parametrize("module", ["mnist_data", "cifar10_data"])
+def test_figures_of_single_samples(root, tmp_path, module, label):
     from matplotlib import pyplot as plt
 
-    drawn = []
+    found = []
     for handler in (OURS[module](root, validation_size=10), oracle_handler(module, root, validation_size=10)):
-        scores = np.linspace(0, 1, 3 * handler.num_classes).reshape(3, -1)
-        given_ones = {None: None, "scores": scores, "classes": np.array([[1], [2], [3]])}[predictions]
-        inputs, outputs = handler.get_train_inputs()[:3], handler.get_train_outputs()[:3]
-        handler.plot_samples("title", inputs, outputs=outputs, predictions=given_ones, show=False)
-        figure = plt.gcf()
-        drawn.append(
-            [
-                [axes.get_position().bounds, axes.axison]
-                + [np.asarray(image.get_array()) for image in axes.get_images()]
-                + [bar.get_height() for bar in axes.patches]
-                for axes in figure.axes
-            ]
-        )
-        for axes, label in zip(figure.axes[:: 1 + (predictions == "scores")], outputs, strict=True):
-            assert str(label[0]) in axes.get_title()
-        plt.close(figure)
-    assert_same(*drawn)
+        path = tmp_path / f"{len(found)}.png"
+        image = handler.get_train_inputs()[0]
+        handler.plot_sample(image, label=label, interactive=True, file_name=str(path))
+        (axes,) = plt.gcf().axes
+        shown = [np.asarray(image.get_array()) for image in axes.get_images()]
+        size = tuple(plt.gcf().get_size_inches())
+        found.append([axes.get_title(), axes.axison, axes.get_position().bounds, size, *shown])
+        assert path.read_bytes()[1:4] == b"PNG"
+        plt.close("all")
+    assert_same(*found)
 
 
 @given(st.booleans(), st.booleans(), st.integers(1, 40), st.integers(0, 1000))
@@ -160,6 +184,8 @@ def test_fashion(tmp_path, their_fashion):
     for name in ("in_data", "out_data"):
         assert_same(ours._data[name][:60], theirs._data[name][:60], name)
         assert_same(ours._data[name][60:], theirs._data[name][60000:60030], name)
+    for predictions in (None, "classes"):
+        assert_same(*[figure_of(handler, True, predictions) for handler in (ours, theirs)])
     images = ours.get_train_inputs()[:20]
     for mode in ("train", "inference"):
         tensors = [lambda h=h: h.input_to_torch_tensor(images, "cpu", mode=mode) for h in (ours, theirs)]
@@ -186,19 +212,17 @@ def svhn(tmp_path_factory):
         yield root
 
 
-@pytest.mark.parametrize("extra", [False, True])
 @pytest.mark.parametrize(
-    "more",
+    "options",
     [
-        {},
         {"validation_size": 29, "use_one_hot": True},
-        {"validation_size": 7, "use_torch_augmentation": True},
+        {"validation_size": 7, "use_torch_augmentation": True, "include_train_extra": True},
+        {"validation_size": 32, "include_train_extra": True},
         {"use_torch_augmentation": True, "use_cutout": True},
     ],
-    ids=["plain", "one-hot", "augmented", "cutout"],
+    ids=["one-hot", "augmented", "extra", "cutout"],
 )
-def test_svhn(svhn, extra, more):
-    options = {"include_train_extra": extra, **more}
+def test_svhn(svhn, options):
     ours, theirs = SVHNData(svhn, **options), oracle_handler("svhn_data", svhn, **options)
     assert_same_handler(ours, theirs, batch_sizes=(7,))
     assert set(ours._data) == set(theirs._data)
@@ -207,3 +231,5 @@ def test_svhn(svhn, extra, more):
             assert_same(ours._data[key], value, key)
     assert_same(ours._data["svhn"]["type"], theirs._data["svhn"]["type"])
     assert ours._data["svhn"].keys() == theirs._data["svhn"].keys()
+    for predictions in (None, "classes"):
+        assert_same(*[figure_of(handler, True, predictions) for handler in (ours, theirs)])
