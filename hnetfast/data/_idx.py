@@ -49,18 +49,19 @@ def _download(dataset: str, name: str, path: Path) -> None:
     fetch(urls, path, check_sums.get(name), f"{dataset} is published at {urls[0].rsplit('/', 1)[0]}/")
 
 
-def read_idx_dataset(files: Sequence[Path]) -> dict[str, np.ndarray]:
+def read_idx_dataset(files: Sequence[Path], num_classes: int) -> dict[str, np.ndarray]:
     """Read images and classes, for training and for testing.
 
     Args:
         files: Images and classes for training, then for testing.
+        num_classes: Number of classes.
 
     Returns:
         ``images``, bytes ``[N, H, W, 1]``; ``labels``, bytes ``[N]``; ``num_train``, how many of them are for
         training, the first ones.
 
     Raises:
-        ValueError: If a file is broken, or files don't belong together.
+        ValueError: If a file is broken or has other classes, or files don't belong together.
     """
     images, labels = [read_idx(path, 3) for path in files[::2]], [read_idx(path, 1) for path in files[1::2]]
     for i, found in enumerate(images):
@@ -68,6 +69,11 @@ def read_idx_dataset(files: Sequence[Path]) -> dict[str, np.ndarray]:
             raise InputError(
                 f"{files[2 * i]}: {len(labels[i])} images of {list(images[0].shape[1:])} pixels are "
                 f"expected, found {list(found.shape)}"
+            )
+        largest = labels[i].max(initial=0)
+        if largest >= num_classes:
+            raise InputError(
+                f"{files[2 * i + 1]}: classes from 0 to {num_classes - 1} are expected, found {largest}"
             )
     return {
         "images": np.concatenate(images)[..., None],

@@ -84,4 +84,4 @@ class FashionMNISTData(LabelledImages):
 
 
 def _load(files: list[Path]) -> Images:
-    return Images.from_arrays(files[0].parent, read_idx_dataset(files), len(_CLASSES))
+    return Images.from_arrays(files[0].parent, read_idx_dataset(files, len(_CLASSES)), len(_CLASSES))

@@ -121,6 +121,6 @@ class MNISTData(LabelledImages):
 
 def _load(files: list[Path], folder: Path) -> Images:
     cached = all(path.suffix == ".gz" for path in files)
-    read = partial(read_idx_dataset, files)
+    read = partial(read_idx_dataset, files, NUM_CLASSES)
     arrays = kept_arrays(folder / "mnist_hnetfast.npz", content_key(files), read) if cached else read()
     return Images.from_arrays(folder, arrays, NUM_CLASSES)
