@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from hnetfast._errors import InputError
 from hnetfast.data._files import write_atomically
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.gridspec import GridSpecFromSubplotSpec
 
@@ -21,7 +25,7 @@ def figure(
     show: bool,
     filename: str | None,
     interactive: bool,
-    figsize: tuple[float, float],
+    figsize: tuple[float, float] | None,
 ) -> Iterator[Figure]:
     """Open a figure, which is stored and shown when the block ends.
 
@@ -30,7 +34,7 @@ def figure(
         show: Whether to show it.
         filename: Where to store it, if anywhere.
         interactive: Whether the program goes on while it is shown.
-        figsize: Width and height in inches.
+        figsize: Width and height in inches, by default matplotlib's.
 
     Yields:
         The figure, pyplot's current one.
@@ -51,6 +55,82 @@ def figure(
         save(drawn, filename)
     if show:
         plt.show()
+
+
+@contextmanager
+def single_axes(
+    title: str,
+    labels: tuple[str, str],
+    show: bool,
+    filename: str | None = None,
+    interactive: bool = False,
+    figsize: tuple[float, float] | None = None,
+    **font: Any,
+) -> Iterator[Axes]:
+    """Open a figure with one pair of axes; see :func:`figure`.
+
+    Args:
+        title: Title of the axes.
+        labels: Their labels.
+        show: Whether to show the figure.
+        filename: Where to store it, if anywhere.
+        interactive: Whether the program goes on while it is shown.
+        figsize: Width and height in inches, by default matplotlib's.
+        **font: Properties of the title's text.
+
+    Yields:
+        The axes, pyplot's current ones.
+    """
+    with figure(None, show, filename, interactive, figsize) as drawn:
+        axes = drawn.add_subplot()
+        axes.set_title(title, **font)
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        yield axes
+
+
+def check_tasks(data_handlers: Sequence[Any], **lists: Sequence[Any] | None) -> int:
+    """Check what is drawn for each of several data sets.
+
+    Args:
+        data_handlers: The data sets.
+        **lists: Arguments that are None or hold an entry for each of them, ``inputs`` and ``predictions``
+            among them, which belong together.
+
+    Returns:
+        The number of data sets.
+
+    Raises:
+        ValueError: If there are none, a list has another length or one of both is missing.
+    """
+    number = len(data_handlers)
+    if number == 0:
+        raise InputError("data_handlers: at least one is accepted, got none")
+    if (lists["inputs"] is None) != (lists["predictions"] is None):
+        missing = "inputs" if lists["inputs"] is None else "predictions"
+        raise InputError(f"inputs, predictions: both or none of them are accepted, got no {missing}")
+    for name, values in lists.items():
+        if values is not None and len(values) != number:
+            raise InputError(f"{name}: one for each of {number} data handlers is accepted, got {len(values)}")
+    return number
+
+
+def class_colors(number: int) -> np.ndarray:
+    """Return a colour for each of several classes.
+
+    Args:
+        number: How many classes there are.
+
+    Returns:
+        Colours in the first dimension: hexadecimal strings for up to eight classes, otherwise
+        RGBA values of a rainbow ``[number, 4]``.
+    """
+    from matplotlib import colormaps
+
+    from hnetfast.utils.misc import get_colorbrewer2_colors
+
+    palette = np.array(get_colorbrewer2_colors("Dark2"))
+    return palette if number <= len(palette) else colormaps["rainbow"](np.linspace(0, 1, number))
 
 
 def save(drawn: Figure, filename: str) -> None:
