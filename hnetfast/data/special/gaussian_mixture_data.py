@@ -341,7 +341,7 @@ def _checked_cov(cov: Any) -> np.ndarray:
     if copy.shape != (2, 2) or copy.dtype.kind not in "iuf":
         raise InputError(f"cov: a matrix [2, 2] is accepted, got {cov!r}")
     check_finite("cov", copy)
-    if not np.allclose(copy, copy.T, rtol=1e-8, atol=0):
+    if abs(copy[0, 1] - copy[1, 0]) > 1e-8 * abs(copy[0, 1]):
         raise InputError(f"cov: a symmetric matrix is accepted, got {copy.tolist()}")
     small, large = np.linalg.eigvalsh(copy)
     if small <= 1e6 * np.finfo(np.float64).eps * abs(large):  # where scipy finds it singular
