@@ -1,0 +1,721 @@
+"""Recordings of strokes, sounds and sentences: files, what makes them, what is refused, what tasks share."""
+
+import copy
+import json
+import pickle
+import struct
+
+import numpy as np
+import pytest
+
+from hnetfast.data.timeseries import (
+    audioset_data,
+    mud_data,
+    preprocess_audioset,
+    preprocess_mud,
+    preprocess_smnist,
+    seq_smnist,
+    smnist_data,
+    split_audioset,
+    split_smnist,
+)
+from hnetfast.data.timeseries._recordings import recordings_path, write_recordings
+from hnetfast.data.timeseries._tfrecord import masked_crc32c, parse_sequence_example, read_records
+from tests import recordings
+
+STROKES, SOUNDS, SENTENCES = smnist_data.SMNISTData, audioset_data.AudiosetData, mud_data.get_mud_handlers
+FILES = {
+    STROKES: "smnist/ss_mnist_data",
+    SOUNDS: "audioset/audioset_data_balanced",
+    SENTENCES: "mud/mud_data_2_6",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recordings")
+    recordings.write_strokes(folder, *recordings.made_strokes(40, 20), 40)
+    recordings.write_sounds(folder, *recordings.made_sounds())
+    recordings.write_sentences(folder, *recordings.made_sentences())
+    return str(folder)
+
+
+# Files
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_missing_file_is_named_with_the_command_that_makes_it(kind, tmp_path):
+    script = {STROKES: "smnist", SOUNDS: "audioset", SENTENCES: "mud"}[kind]
+    name = FILES[kind].split("/")[1]
+    expected = (
+        rf"{name}\.npz: not found\. .*python -m hnetfast\.data\.timeseries\.preprocess_{script}.* https://"
+    )
+    with pytest.raises(FileNotFoundError, match=expected):
+        kind(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_pickle_is_never_read(kind, tmp_path):
+    path = recordings_path(tmp_path, f"{FILES[kind]}.pickle")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(_bomb(tmp_path / "ran"))
+    with pytest.raises(FileNotFoundError, match=r"\.pickle is there, but pickles are not read"):
+        kind(str(tmp_path))
+    path.rename(path.with_suffix(".npz"))
+    with pytest.raises(ValueError, match=r"\.npz: no complete file of arrays"):
+        kind(str(tmp_path))
+    np.savez(
+        path.with_suffix(".npz"), **{name: np.array([{}]) for name in ("lengths", "labels", "languages")}
+    )
+    with pytest.raises(ValueError, match=r"\.npz: "):
+        kind(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def _bomb(path):
+    class Bomb:
+        def __reduce__(self):
+            return open, (str(path), "w")
+
+    return pickle.dumps(Bomb())
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_truncated_file_is_refused(kind, folder, tmp_path):
+    content = recordings_path(folder, f"{FILES[kind]}.npz").read_bytes()
+    path = recordings_path(tmp_path, f"{FILES[kind]}.npz")
+    path.parent.mkdir(parents=True)
+    for size in (0, 10, len(content) // 2, len(content) - 30):
+        path.write_bytes(content[:size])
+        with pytest.raises(ValueError, match=f"{path.name}: no complete file of arrays"):
+            kind(str(tmp_path))
+
+
+def _changed(name, change, folder, tmp_path):
+    with np.load(recordings_path(folder, name)) as file:
+        arrays = {key: file[key] for key in file.files}
+    change(arrays)
+    write_recordings(recordings_path(tmp_path, name), arrays)
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.pop("labels"), "an array labels"),
+        (
+            lambda a: a.update(labels=a["labels"] / 2),
+            "an array labels of type i or u is expected, has one of float",
+        ),
+        (lambda a: a.update(labels=a["labels"] + 1), "a digit from 0 to 9"),
+        (lambda a: a.update(labels=a["labels"][1:]), "a digit from 0 to 9"),
+        (lambda a: a.update(lengths=a["lengths"] + 1), "lengths of at least 1"),
+        (lambda a: a.update(lengths=np.roll(a["lengths"], 1)), "the last time step of each digit"),
+        (lambda a: a.update(steps=a["steps"][:, :3]), r"time steps \[S, 4\]"),
+        (lambda a: a.update(steps=a["steps"] * np.nan), "finite"),
+        (lambda a: a.update(num_train=np.array(61)), "training digits up to 60"),
+        (
+            lambda a: a.update(
+                steps=np.tile([[0, 0, 0, 0]], (118, 1)), lengths=np.array([118]), labels=np.array([1])
+            ),
+            "at most 117 time steps",
+        ),
+    ],
+)
+def test_strokes_that_are_none_are_refused(change, message, folder, tmp_path):
+    with pytest.raises(ValueError, match=rf"ss_mnist_data\.npz: .*{message}"):
+        STROKES(_changed("smnist/ss_mnist_data.npz", change, folder, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.update(labels=a["labels"] + 100), "a label from 0 to 99"),
+        (lambda a: a.update(num_steps=np.array(7)), r"inputs \[N, T \* D\]"),
+        (lambda a: a.update(train_inds=a["test_inds"]), "different samples"),
+        (lambda a: a.update(train_inds=np.array([60])), "different samples"),
+        (lambda a: a.update(inputs=np.full((60, 20), np.nan)), "finite"),
+    ],
+)
+def test_sounds_that_are_none_are_refused(change, message, folder, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        SOUNDS(_changed("audioset/audioset_data_balanced.npz", change, folder, tmp_path))
+
+
+def test_sentences_that_are_none_are_refused(folder, tmp_path):
+    def change(arrays):
+        arrays["l1/test_lengths"] = arrays["l1/test_lengths"] + 1
+
+    broken = _changed("mud/mud_data_2_6.npz", change, folder, tmp_path)
+    assert len(SENTENCES(broken, num_tasks=1)) == 1  # other languages are not looked at
+    with pytest.raises(ValueError, match="sum up to"):
+        SENTENCES(broken, num_tasks=2)
+    with pytest.raises(RuntimeError, match="num_tasks: at most 3"):
+        SENTENCES(folder, num_tasks=4)
+    with pytest.raises(ValueError, match="num_tasks"):
+        SENTENCES(folder, num_tasks=-1)
+
+
+# Arguments
+
+
+@pytest.mark.parametrize("value", [-1, 40, 2.5, "a", None])
+def test_validation_sizes(folder, value):
+    for kind in (STROKES, SOUNDS, split_smnist.SplitSMNIST, split_audioset.SplitAudioset):
+        with pytest.raises((ValueError, TypeError), match="validation_size"):
+            kind(folder, validation_size=value)
+
+
+@pytest.mark.parametrize("labels", [[], [3, 3], [3, 100], [-1], 3, [1.5]])
+def test_labels(folder, labels):
+    for kind in (split_smnist.SplitSMNIST, split_audioset.SplitAudioset):
+        with pytest.raises((ValueError, TypeError), match="labels"):
+            kind(folder, validation_size=0, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes_per_task": 0}, "num_classes_per_task"),
+        ({"num_classes_per_task": 101}, "num_classes_per_task"),
+        ({"num_tasks": 0}, "num_tasks"),
+        ({"num_tasks": 101, "num_classes_per_task": 1}, "num_tasks"),
+    ],
+)
+def test_tasks(folder, arguments, message):
+    for make in (split_smnist.get_split_smnist_handlers, split_audioset.get_split_audioset_handlers):
+        with pytest.raises(ValueError, match=message):
+            make(folder, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"digits": (0, 0)}, "digits: two different"),
+        ({"digits": (0, 1, 2)}, "digits: two different"),
+        ({"digits": (0, 10)}, "digits"),
+        ({"digits": "01"}, "digits"),
+        ({"digits": 3}, "digits"),
+        ({"sequence_length": 0}, "sequence_length"),
+        ({"sequence_length": 2.0}, "sequence_length"),
+        ({"num_train": -1}, "num_train"),
+        ({"num_test": "2"}, "num_test"),
+        ({"num_val": -1}, "num_val"),
+        ({"upsample_control": True}, "upsample_control"),
+        ({"rseed": "a"}, "rseed"),
+        ({"rseed": -1}, "rseed"),
+    ],
+)
+def test_sequences_of_digits(folder, arguments, message):
+    before = np.random.get_state()[1].copy()
+    with pytest.raises((ValueError, TypeError), match=message):
+        seq_smnist.SeqSMNIST(folder, **arguments)
+    assert (np.random.get_state()[1] == before).all()
+
+
+def test_digits_that_are_not_there(tmp_path):
+    strokes, labels = recordings.made_strokes(8, 5)
+    recordings.write_strokes(tmp_path, strokes, [label % 2 for label in labels], 8)
+    with pytest.raises(ValueError, match=r"digits: .* num_train .* got \[7\]"):
+        seq_smnist.SeqSMNIST(str(tmp_path), digits=(0, 7))
+    assert seq_smnist.SeqSMNIST(str(tmp_path), num_val=3, num_train=5, num_test=0).num_val_samples == 3
+
+
+def test_upsampling_a_digit_of_one_step(tmp_path):
+    steps = np.array([[3, 4, 1, 1]])
+    recordings.write_strokes(tmp_path, [steps] * 4, [0, 1, 0, 1], 2)
+    handler = seq_smnist.SeqSMNIST(
+        str(tmp_path), num_train=2, num_test=2, sequence_length=3, two_class=True, upsample_control=True
+    )
+    assert handler.get_in_seq_lengths([0]).tolist() == [1]
+    assert handler.get_train_inputs()[0, :5].tolist() == [9, 12, 3, 3, 0]
+
+
+@pytest.mark.parametrize(
+    "task_data",
+    [
+        None,
+        [],
+        [(np.zeros((2, 3)), np.zeros((2, 3)))] * 3,
+        [(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(2))] * 2,
+        [(np.zeros((2, 3)), np.zeros((2, 4)), np.zeros(2))] * 3,
+        [(np.zeros((2, 3)), np.zeros((2, 3)), np.full(2, 4))] * 3,
+        [(np.zeros((2, 3)), np.full((2, 3), 17), np.zeros(2))] * 3,
+        [(np.full((2, 3), np.nan), np.zeros((2, 3)), np.zeros(2))] * 3,
+        [(np.full((2, 3), -1), np.zeros((2, 3)), np.zeros(2))] * 3,
+        [(np.full((2, 3), 0.5), np.zeros((2, 3)), np.zeros(2))] * 3,
+    ],
+)
+def test_data_of_sentences(task_data):
+    with pytest.raises((ValueError, TypeError), match="task_data"):
+        mud_data.MUDData(task_data)
+
+
+# What hypnettorch gets wrong
+
+
+def test_split_tasks_encode_and_count_in_the_order_of_their_labels(folder):
+    for kind in (split_smnist.SplitSMNIST, split_audioset.SplitAudioset):
+        for labels in ([1, 0], (4, 1, 3)):
+            plain = kind(
+                folder, use_one_hot=False, validation_size=0, labels=labels, target_per_timestep=False
+            )
+            full = kind(folder, use_one_hot=False, validation_size=0, labels=labels, full_out_dim=True)
+            steps = full.get_train_outputs()
+            positions = plain.get_train_outputs()
+            np.testing.assert_array_equal(np.array(labels)[positions[:, 0]], steps[:, 0])
+            np.testing.assert_array_equal(full.transform_outputs(steps)[:, :1], positions)
+            np.testing.assert_array_equal(
+                plain.get_train_outputs(use_one_hot=True), np.eye(len(labels))[positions[:, 0]]
+            )
+            one_hot = kind(folder, use_one_hot=True, validation_size=0, labels=labels, full_out_dim=True)
+            outputs = one_hot.transform_outputs(one_hot.get_test_outputs())
+            short = kind(folder, use_one_hot=True, validation_size=0, labels=labels)
+            np.testing.assert_array_equal(outputs, short.get_test_outputs())
+            for wrong in (steps[0], steps[:, :0], 1 - 2 * steps):
+                with pytest.raises(ValueError, match="outputs"):
+                    full.transform_outputs(wrong)
+
+
+def test_validation_sounds_are_drawn_from_the_global_generator_without_a_seed(folder):
+    np.random.seed(3)
+    handler = SOUNDS(folder, validation_size=12)
+    assert (
+        np.bincount(
+            handler._data["out_data"][handler.get_val_ids()].reshape(12, 10, 100).argmax(2)[:, 0]
+        ).tolist()
+        == [2] * 6
+    )
+    np.random.seed(3)
+    np.testing.assert_array_equal(SOUNDS(folder, validation_size=12).get_val_ids(), handler.get_val_ids())
+    with pytest.raises(ValueError, match="validation_size: samples of every class"):
+        SOUNDS(folder, validation_size=3)
+
+
+def test_words_are_found_in_rows_as_in_tensors():
+    tasks, tags = recordings.made_sentences()
+    handler = mud_data.MUDData(*tasks[0], tags)
+    inputs, outputs, ids = handler.next_train_batch(3, return_ids=True)
+    tensors = handler.input_to_torch_tensor(inputs, "cpu"), handler.output_to_torch_tensor(outputs, "cpu")
+    assert handler.decode_batch(inputs, outputs, ids) == handler.decode_batch(*tensors, sample_ids=ids)
+    assert handler.decode_batch(inputs[:0], outputs[:0]) == ([], [])
+    for wrong in (inputs + 100, inputs - 1, inputs + 0.5):
+        with pytest.raises(ValueError, match="inputs: indices from 0 to 8"):
+            handler.decode_batch(wrong, outputs)
+    for wrong in ((inputs[0], outputs), (inputs, outputs[:, 1:])):
+        with pytest.raises(ValueError, match="is accepted"):
+            handler.decode_batch(*wrong)
+    with pytest.raises(RuntimeError, match="vocabulary and tagset"):
+        mud_data.MUDData(tasks[0][0]).decode_batch(inputs, outputs)
+    assert handler.input_to_torch_tensor(inputs[:0], "cpu", sample_ids=[]).shape == (0, 0, 1)
+
+
+@pytest.mark.parametrize("one_hot", [True, False])
+def test_figures(folder, one_hot, tmp_path):
+    handlers = [
+        seq_smnist.SeqSMNIST(folder, use_one_hot=one_hot, num_train=4, num_test=1, sequence_length=2),
+        SOUNDS(folder, use_one_hot=one_hot),
+        SENTENCES(folder, num_tasks=1)[0],
+        mud_data.MUDData(recordings.made_sentences()[0][0][0]),
+    ]
+    for i, handler in enumerate(handlers):
+        inputs, outputs, ids = handler.next_train_batch(2, return_ids=True)
+        path = tmp_path / f"{i}.png"
+        options = {"sample_ids": ids} if i == 0 else {}
+        handler.plot_samples(
+            "samples", inputs, outputs, predictions=outputs, show=False, filename=str(path), **options
+        )
+        assert path.read_bytes()[1:4] == b"PNG"
+    with pytest.raises(ValueError, match="sample_ids"):
+        STROKES(folder).plot_samples("", inputs[:1], predictions=np.zeros((1, 117)), show=False)
+
+
+# Handlers
+
+
+def test_tasks_share_their_recordings(folder):
+    tasks = split_smnist.get_split_smnist_handlers(folder)
+    steps = {id(task._data.lazily("in_data").steps) for task in [*tasks, seq_smnist.SeqSMNIST(folder)]}
+    assert len(steps) == 1
+    tasks = split_audioset.get_split_audioset_handlers(folder)
+    assert len({id(task._data.lazily("in_data").distinct) for task in tasks}) == 1
+
+
+def _handlers(folder):
+    return [
+        STROKES(folder, validation_size=3),
+        SOUNDS(folder),
+        SENTENCES(folder, num_tasks=1)[0],
+        seq_smnist.SeqSMNIST(folder, num_train=5, num_test=2),
+        split_smnist.SplitSMNIST(folder, validation_size=1, labels=(2, 3)),
+        split_audioset.SplitAudioset(folder, validation_size=2),
+    ]
+
+
+def test_copies_and_changes(folder):
+    for handler in _handlers(folder):
+        expected = handler.get_train_inputs(), handler.get_train_outputs(), handler.get_train_ids().copy()
+        for array in (handler.get_train_inputs(), handler.get_train_outputs(), handler.get_train_ids()):
+            array[...] = 7
+        for twin in (handler, copy.deepcopy(handler), pickle.loads(pickle.dumps(handler))):
+            found = twin.get_train_inputs(), twin.get_train_outputs(), twin.get_train_ids()
+            for array, other in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(array, other)
+        handler._data["in_data"][...] = 0  # a user's own change counts, for this handler only
+        assert not handler.get_train_inputs().any()
+    assert all(handler.get_train_inputs().any() for handler in _handlers(folder))
+
+
+def test_a_subclass_that_changes_the_samples(folder):
+    class Shifted(smnist_data.SMNISTData):
+        def __init__(self, data_path):
+            super().__init__(data_path, use_one_hot=True)
+            self._data["in_data"] = self._data["in_data"][:, : 20 * 4] + 1
+            self._data["in_seq_lengths"] = np.minimum(self._data["in_seq_lengths"], 20)
+
+        def get_identifier(self):
+            return "shifted"
+
+    handler = Shifted(folder)
+    inputs, outputs = handler.next_test_batch(2)
+    assert handler.input_to_torch_tensor(inputs, "cpu").shape == (20, 2, 4)
+    assert handler.output_to_torch_tensor(outputs, "cpu").shape == (117, 2, 10)
+    assert handler.max_num_ts_in == 20
+
+
+# What makes the files
+
+
+def _write_digit(folder, part, number, steps, label):
+    rows = [" ".join(map(str, row)) for row in steps]
+    one_hot = " ".join(str(int(i == label)) for i in range(10))
+    (folder / f"{part}img-{number}-inputdata.txt").write_text("\n".join(rows) + "\n")
+    targets = "\n".join(f"{one_hot} {row}" for row in rows)
+    (folder / f"{part}img-{number}-targetdata.txt").write_text(targets + "\n")
+
+
+@pytest.fixture
+def stroke_texts(tmp_path):
+    source = tmp_path / "source" / "sequences"
+    source.mkdir(parents=True)
+    strokes, labels = recordings.made_strokes(4, 3)
+    for i in range(7):
+        _write_digit(source, "train" if i < 4 else "test", i % 4, strokes[i], labels[i])
+    return source, strokes, labels
+
+
+def test_strokes_out_of_text_files(stroke_texts, tmp_path, capsys):
+    source, strokes, labels = stroke_texts
+    preprocess_smnist.main(["--source", str(source.parent), "--data_path", str(tmp_path)])
+    assert "4 training and 3 test digits" in capsys.readouterr().out
+    recordings.write_strokes(tmp_path / "expected", strokes, labels, 4)
+    made, expected = STROKES(str(tmp_path)), STROKES(str(tmp_path / "expected"))
+    for name in ("get_train_inputs", "get_test_inputs", "get_train_outputs", "get_test_outputs"):
+        np.testing.assert_array_equal(getattr(made, name)(), getattr(expected, name)())
+
+
+def test_broken_text_files_of_strokes(stroke_texts, tmp_path):
+    source, *_ = stroke_texts
+    arguments = ["--source", str(source), "--data_path", str(tmp_path)]
+    for name, text in {
+        "trainimg-1-inputdata.txt": ["1 2 0", "1 2 a 1", "", "1 2 0 0", "1 2 0 1\n1 2 0 1", "99999 1 1 1"],
+        "testimg-2-targetdata.txt": ["1 0 0", "", f"{'1 ' * 10}1 2 1 1", f"{'0 ' * 10}1 2 1 1"],
+    }.items():
+        path = source / name
+        content = path.read_text()
+        for wrong in text:
+            path.write_text(wrong)
+            with pytest.raises(ValueError, match=f"{name}: .* expected|{name}: the last time step"):
+                preprocess_smnist.main(arguments)
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match=f"{name}: not found. Download https://"):
+            preprocess_smnist.main(arguments)
+        path.write_text(content)
+    with pytest.raises(FileNotFoundError, match=r"trainimg-0-inputdata\.txt: not found"):
+        preprocess_smnist.main(["--source", str(tmp_path / "none"), "--data_path", str(tmp_path)])
+    assert not (tmp_path / "sequential").exists()
+
+
+def _write_treebank(path, sentences):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        for sentence in sentences:
+            for i, (word, tag) in enumerate(sentence, 1):
+                file.write(f"{i}\t{word}\t{word}\t{tag}\t_\t_\t0\t_\t_\t_\n")
+            file.write("\n")
+
+
+@pytest.fixture
+def treebanks(tmp_path):
+    source = tmp_path / "source"
+    texts = {
+        "train": [
+            [("Hello", "INTJ"), ("World", "NOUN")],
+            [("odd", "ADJ")],
+            [("World", "X"), ("12", "NUM"), ("!", "PUNCT")],
+        ],
+        "test": [[("hello", "INTJ")]],
+        "dev": [[("don't", "_"), ("hello", "X"), ("world", "X")], [("a", "X"), ("world", "X")]],
+    }
+    for language in ("en", "de"):
+        for split, sentences in texts.items():
+            name = f"{preprocess_mud.TREEBANKS[language]}{split}.conllu"
+            _write_treebank(source / "universal_dependencies" / name, sentences)
+    words = ["<UNK>", "hello", "World", "##", "!"]
+    (source / "word_embeddings").mkdir()
+    np.savez(source / "word_embeddings/polyglot-en.npz", words=np.array(words), embeddings=np.eye(5))
+    lines = [f"{word} {i} -1.5" for i, word in enumerate(words)]
+    (source / "word_embeddings/polyglot-de.vec").write_text("5 2\n" + "\n".join(lines) + "\n")
+    return source
+
+
+def test_sentences_out_of_treebanks(treebanks, tmp_path, capsys):
+    arguments = ["--source", str(treebanks), "--data_path", str(tmp_path)]
+    preprocess_mud.main([*arguments, "--languages", "de", "en"])
+    assert "de: 2 training, 1 test and 1 validation sentences" in capsys.readouterr().out
+    for handler in SENTENCES(str(tmp_path), num_tasks=2):
+        assert handler.max_num_ts_in == 3
+        assert handler.get_train_inputs().tolist() == [[1, 2, 0], [2, 3, 4]]
+        tensors = [
+            handler.input_to_torch_tensor(handler.get_train_inputs(), "cpu"),
+            handler.output_to_torch_tensor(handler.get_train_outputs(), "cpu"),
+        ]
+        words, tags = handler.decode_batch(*tensors, sample_ids=handler.get_train_ids())
+        assert words == [["hello", "World"], ["World", "##", "!"]]
+        assert tags == [["INTJ", "NOUN"], ["X", "NUM", "PUNCT"]]
+        assert handler.get_val_inputs().tolist() == [[1, 2, 0]]  # a word without a tag is left out
+        assert handler._vocab == ["<UNK>", "hello", "World", "##", "!"]
+    with np.load(recordings_path(tmp_path, "mud/embeddings.npz")) as file:
+        np.testing.assert_array_equal(file["de"], np.stack([np.arange(5), np.full(5, -1.5)], axis=1))
+        assert file["en"].dtype == np.float32
+    with pytest.raises(SystemExit):
+        preprocess_mud.main([*arguments, "--languages", "tlh"])
+
+
+def test_broken_treebanks_and_embeddings(treebanks, tmp_path):
+    arguments = ["--source", str(treebanks), "--data_path", str(tmp_path), "--languages", "de"]
+    path = treebanks / "universal_dependencies" / f"{preprocess_mud.TREEBANKS['de']}test.conllu"
+    for wrong in ("1\ta\n\n", "foo bar\n", "x\ta\ta\tX\t_\n"):
+        path.write_text(f"# comment\n{wrong}")
+        with pytest.raises(ValueError, match=r"test\.conllu, line 2: .* expected"):
+            preprocess_mud.main(arguments)
+    path.write_text("1\thello\thello\tWORD\t_\n")
+    with pytest.raises(ValueError, match="got 'WORD' too"):
+        preprocess_mud.main(arguments)
+    path.write_bytes(b"1\t\xff\xfe\t_\tX\n")
+    with pytest.raises(ValueError, match=r"test\.conllu: text in UTF-8"):
+        preprocess_mud.main(arguments)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"test\.conllu: not found.* https://universaldependencies"):
+        preprocess_mud.main(arguments)
+    path = treebanks / "word_embeddings/polyglot-de.vec"
+    for wrong in ("a b\n", "a 1\nb x\n", "a 1\nb 1 2\n", "", "a 1\n"):
+        path.write_text(wrong)
+        with pytest.raises(ValueError, match=r"polyglot-de\.vec"):
+            preprocess_mud.main(arguments)
+    path.rename(path.with_suffix(".pkl"))
+    with pytest.raises(FileNotFoundError, match=r"polyglot-de\.npz: not found"):
+        preprocess_mud.main(arguments)
+    path.with_suffix(".npz").write_bytes(_bomb(tmp_path / "ran"))
+    with pytest.raises(ValueError, match=r"polyglot-de\.npz: arrays words and embeddings"):
+        preprocess_mud.main(arguments)
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "sequential").exists()
+
+
+def test_sentences_that_do_not_fit():
+    data = [{"words": ["a", "b"], "udtag": ["X", "X"]}]
+    words, tags = ["<UNK>", "a", "b"], ["X"]
+    assert preprocess_mud.preprocess_language(data, words, tags)[0].tolist() == [[1, 2]]
+    for changes in (
+        {"max_sentence_len": 1},
+        {"max_num_tokens": -2},
+        {"words": ["<UNK>", "a"]},
+        {"tagset": ["Y"]},
+    ):
+        with pytest.raises(ValueError, match="accepted"):
+            preprocess_mud.preprocess_language(**{"data": data, "words": words, "tagset": tags, **changes})
+    with pytest.raises(ValueError, match="data: a tag for each word"):
+        preprocess_mud.preprocess_language([{"words": ["a"], "udtag": []}], words, tags)
+
+
+# Records of AudioSet
+
+
+def _varint(value):
+    value &= (1 << 64) - 1
+    parts = bytearray()
+    while value >= 0x80:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*parts, value])
+
+
+def _field(number, content):
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _entry(name, value):
+    return _field(1, _field(1, name.encode()) + _field(2, value))
+
+
+def _example(embedding, labels, packed=True):
+    if packed:
+        integers = _field(1, b"".join(map(_varint, labels)))
+    else:
+        integers = b"".join(_varint(1 << 3) + _varint(label) for label in labels)
+    start = _field(2, _field(1, struct.pack("<f", 30.0)))
+    context = _entry("labels", _field(3, integers)) + _entry("start_time_seconds", start)
+    steps = b"".join(_field(1, _field(1, _field(1, bytes(step)))) for step in embedding)
+    return _field(1, context) + _field(2, _entry("audio_embedding", steps))
+
+
+def _records(messages):
+    content = b""
+    for message in messages:
+        header = struct.pack("<Q", len(message))
+        sums = masked_crc32c([header, message]).astype("<u4")
+        content += header + sums[:1].tobytes() + message + sums[1:].tobytes()
+    return content
+
+
+def test_check_sums():
+    known = {
+        b"123456789": 0xE3069283,
+        bytes(32): 0x8A9136AA,
+        b"\xff" * 32: 0x62A8AB43,
+        b"": 0,
+        b"a": 0xC1D04330,
+    }
+    masked = [((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF for crc in known.values()]
+    assert masked_crc32c(list(known)).tolist() == masked
+    assert masked_crc32c([]).shape == (0,)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_sequence_examples(packed):
+    embedding = np.arange(256, dtype=np.uint8).reshape(2, 128)
+    context, steps = parse_sequence_example(_example(embedding, [526, 0, -1], packed))
+    assert context == {"labels": [526, 0, -1], "start_time_seconds": [30.0]}
+    assert steps == {"audio_embedding": [[bytes(step)] for step in embedding]}
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    """Records of 2 * 30 clips of 4 classes, and some that have two labels or fewer time steps."""
+    source = tmp_path / "source"
+    random = np.random.RandomState(0)
+    clips = []
+    for part in ("bal_train", "eval"):
+        (source / part).mkdir(parents=True)
+        here = [(random.randint(256, size=(10, 128), dtype=np.uint8), [5 + 10 * (i % 4)]) for i in range(30)]
+        ignored = [(here[0][0], [5, 15]), (here[0][0][:9], [5]), (here[0][0], [])]
+        clips += [(steps, label[0]) for steps, label in here]
+        content = _records([_example(steps, labels) for steps, labels in [*here[:3], *ignored, *here[3:]]])
+        (source / part / "00.tfrecord").write_bytes(content)
+    return source, clips
+
+
+def test_sounds_out_of_records(sounds, tmp_path, capsys):
+    source, clips = sounds
+    arguments = ["--source", str(source), "--data_path", str(tmp_path)]
+    sizes = ["--num_classes", "3", "--train_per_class", "8", "--test_per_class", "6"]
+    preprocess_audioset.main([*arguments, *sizes])
+    assert "24 training and 18 test clips of 3 classes" in capsys.readouterr().out
+    handler = SOUNDS(str(tmp_path), use_one_hot=False, target_per_timestep=False)
+    assert handler.get_train_inputs().dtype == np.uint8
+    known = {clip.tobytes(): label for clip, label in clips}
+    for part, size in (("train", 8), ("test", 6)):
+        inputs, outputs = (getattr(handler, f"get_{part}_{kind}")() for kind in ("inputs", "outputs"))
+        assert np.bincount(outputs[:, 0]).tolist() == [size] * 3
+        assert [known[row.tobytes()] for row in inputs] == (5 + 10 * outputs[:, 0]).tolist()
+    again = preprocess_audioset.choose_clips(np.arange(50) % 5, 2, 3, 20, seed=1)
+    assert [len(part) for part in again] == [6, 14, 2]
+
+
+def test_classes_of_sounds_are_left_out(sounds, tmp_path):
+    source, _ = sounds
+    names = [f"Sound {i}, loud" for i in range(40)]
+    rows = "".join(f'{i},/m/{i},"{name}"\n' for i, name in enumerate(names))
+    (tmp_path / "labels.csv").write_text(f"index,mid,display_name\n{rows}")
+    ontology = [
+        {"name": name, "child_ids": ["x"] if i == 5 else [], "restrictions": ["abstract"] if i == 15 else []}
+        for i, name in enumerate(names)
+    ]
+    (tmp_path / "ontology.json").write_text(json.dumps(ontology))
+    (tmp_path / "quality.txt").write_text(
+        "".join(f"{name} {69 + (i != 35)}%\n" for i, name in enumerate(names))
+    )
+    arguments = ["--source", str(source), "--data_path", str(tmp_path), "--num_classes", "1"]
+    files = {
+        name: str(tmp_path / file)
+        for name, file in (
+            ("labels", "labels.csv"),
+            ("ontology", "ontology.json"),
+            ("quality", "quality.txt"),
+        )
+    }
+    options = [part for name, path in files.items() for part in (f"--{name}", path)]
+    preprocess_audioset.main([*arguments, *options])
+    with np.load(recordings_path(tmp_path, "audioset/audioset_data_balanced.npz")) as file:
+        assert file["source_labels"].tolist() == [25]
+    with pytest.raises(ValueError, match="num_classes: at most 1"):
+        preprocess_audioset.main([*arguments[:-1], "2", *options])
+    with pytest.raises(ValueError, match="is needed with --ontology"):
+        preprocess_audioset.main([*arguments, *options[2:]])
+    for name, wrong in (("labels", "a,b\n1,2\n"), ("ontology", "{"), ("quality", "Sound\n")):
+        path = tmp_path / files[name]
+        content = path.read_text()
+        path.write_text(wrong)
+        with pytest.raises(ValueError, match=path.name):
+            preprocess_audioset.main([*arguments, *options])
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match=f"{path.name}: not found"):
+            preprocess_audioset.main([*arguments, *options])
+        path.write_text(content)
+
+
+def test_broken_records(sounds, tmp_path):
+    source, clips = sounds
+    path = source / "eval" / "00.tfrecord"
+    content = path.read_bytes()
+    arguments = ["--source", str(source), "--data_path", str(tmp_path), "--num_classes", "2"]
+    for size in (5, 13, 1000, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(ValueError, match=r"00\.tfrecord: record \d+ is truncated"):
+            preprocess_audioset.main(arguments)
+    for position in (2, 9, 500, len(content) - 2):
+        broken = bytearray(content)
+        broken[position] ^= 4
+        path.write_bytes(broken)
+        with pytest.raises(
+            ValueError, match=r"00\.tfrecord: (record \d+ is truncated|the check sum of record)"
+        ):
+            preprocess_audioset.main(arguments)
+    example = _example(clips[0][0], [1])
+    for wrong in (
+        example[:-3],
+        b"\x80" * 11,
+        _field(1, b"\x08\x01"),
+        _field(1, _field(1, _field(1, b"\xff") + _field(2, b""))),
+        b"\x0b",
+        b"",
+        _example(clips[0][0][:, 1:], [1]),
+    ):
+        path.write_bytes(_records([example, wrong]))
+        with pytest.raises(ValueError, match=r"00\.tfrecord: .*record 1"):
+            preprocess_audioset.main(arguments)
+    path.write_bytes(b"")
+    assert read_records(path) == []
+    with pytest.raises(FileNotFoundError, match=r"no files \*\.tfrecord"):
+        preprocess_audioset.main(["--source", str(tmp_path / "none"), "--data_path", str(tmp_path)])
+    assert not (tmp_path / "sequential").exists()
+
+
+@pytest.mark.parametrize("module", [preprocess_smnist, preprocess_mud, preprocess_audioset])
+def test_command_lines(module, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        module.main(["--help"])
+    assert stopped.value.code == 0 and "--data_path" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        module.main([])
