@@ -46,6 +46,8 @@ struct TileKernels {
   void (*write_sum)(T* out, const T* a, const T* b, int64_t count, bool stream);
   // sum[i] += a[i]
   void (*add)(T* sum, const T* a, int64_t count);
+  // to[i] = from[i] / 255, correctly rounded.
+  void (*bytes_to_unit)(T* to, const uint8_t* from, int64_t count);
   // to[i] = max(from[i], 0), and NaN where that is.
   void (*relu)(T* to, const T* from, int64_t count);
   // grad[i] = 0 where h[i], a result of relu, is 0.

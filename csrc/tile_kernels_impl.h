@@ -149,6 +149,20 @@ HN_INLINE T add_product(T sum, T a, T b) {
   else return __builtin_fma(a, b, sum);
 }
 
+// The quotient by way of the reciprocal, and what that lacks: an eighth of the time of a division.
+template <typename T>
+HN_TARGET void bytes_to_unit(T* to, const uint8_t* from, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const T byte = from[i];
+    if constexpr (HN_FUSED) {
+      const T quotient = byte * T(1.0 / 255);
+      to[i] = add_product(quotient, add_product(byte, quotient, T(-255)), T(1.0 / 255));
+    } else {
+      to[i] = byte / T(255);
+    }
+  }
+}
+
 // Scalars, eight sums at a time: for matrices that are not worth laying out for `gemm`, whose order of terms it keeps.
 template <typename T>
 HN_TARGET void dot_rows(int64_t N, int64_t P, const T* a, const T* B, int64_t ldb, T* c, const T* bias, bool add) {
@@ -610,7 +624,7 @@ inline void fence() {
 
 template <typename T>
 const TileKernels<T> kTable = {HN_NAME(HN_ISA), kLanes<T>,  HN_ROWS,  HN_VECTORS* kLanes<T>, gemm<T>, gemm_scatter<T>, dot_rows<T>, pack_transposed<T>,
-                               unpack_transposed<T>, add_dots<T>, multiply_rows<T>, multiply_positions<T>, write_sum<T>, add<T>, relu<T>,
+                               unpack_transposed<T>, add_dots<T>, multiply_rows<T>, multiply_positions<T>, write_sum<T>, add<T>, bytes_to_unit<T>, relu<T>,
                                relu_backward<T>, change_of_relu<T>, fence};
 
 #undef HN_NAME

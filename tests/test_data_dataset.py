@@ -36,7 +36,7 @@ class Images(Dataset):
 
 ROWS = {
     "pixels": lambda: Pixels(BYTES),
-    "some of them": lambda: Pixels(BYTES, rows=np.array([3, 1, 1]), order=np.array([2, 0])),
+    "some of them": lambda: Pixels(BYTES, rows=np.array([3, 1, 1])),
     "repeated": lambda: Repeated(np.eye(3), np.array([2, 0, 0, 1])),
 }
 READ = {

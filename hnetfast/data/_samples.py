@@ -8,11 +8,15 @@ share, convert the rows that a batch asks for, and all only if ``handler._data["
 from __future__ import annotations
 
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
+
+from hnetfast.ops.pixel_rows import pixel_rows
 
 
 class Rows(ABC):
@@ -83,8 +87,6 @@ class Pixels(Rows):
         pixels: Bytes ``[N, D]``, shared and never written to.
         values: The number that each byte stands for, float64 ``[256]``; None, the default: ``byte / 255``.
         rows: Which rows of ``pixels`` are meant, in which order, integers ``[n]``; by default all.
-        order: Where each column of a result is found in ``pixels``, integers ``[d]``, e.g. to read planes of
-            colours as pixels; by default where it is.
     """
 
     def __init__(
@@ -92,18 +94,17 @@ class Pixels(Rows):
         pixels: np.ndarray,
         values: np.ndarray | None = None,
         rows: np.ndarray | None = None,
-        order: np.ndarray | None = None,
     ) -> None:
         self.pixels = pixels
         self.values = None if values is None or np.array_equal(values, np.arange(256) / 255) else values
         self.rows = rows
-        self.order = order
+        self._tensor: torch.Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """Number of rows and of columns."""
         num_rows = len(self.pixels) if self.rows is None else len(self.rows)
-        return num_rows, self.pixels.shape[1] if self.order is None else len(self.order)
+        return num_rows, self.pixels.shape[1]
 
     def select(self, indices: np.ndarray) -> Pixels:
         """Return some of the rows without copying them.
@@ -115,7 +116,7 @@ class Pixels(Rows):
             Rows over the same bytes.
         """
         rows = np.asarray(indices) if self.rows is None else self.rows[indices]
-        return Pixels(self.pixels, self.values, rows, self.order)
+        return Pixels(self.pixels, self.values, rows)
 
     def bytes_at(self, indices: Any) -> np.ndarray:
         """Return the bytes of some rows.
@@ -128,8 +129,7 @@ class Pixels(Rows):
         """
         rows = indices if self.rows is None else self.rows[indices]
         some = isinstance(rows, np.ndarray) and rows.dtype.kind in "iu"
-        found = self.pixels.take(rows, axis=0) if some else self.pixels[rows]  # take: half of the time
-        return found if self.order is None else found[:, self.order]
+        return self.pixels.take(rows, axis=0) if some else self.pixels[rows]  # take: half of the time
 
     def at(self, indices: Any) -> np.ndarray:
         """Return some rows as numbers.
@@ -140,9 +140,25 @@ class Pixels(Rows):
         Returns:
             New array, float64 ``[m, d]``.
         """
-        pixels = self.bytes_at(indices)
-        # Dividing takes less time than looking numbers up, with the same results.
-        return np.divide(pixels, 255, dtype=np.float64) if self.values is None else self.values.take(pixels)
+        if self.values is not None:
+            return self.values.take(self.bytes_at(indices))
+        rows = indices if self.rows is None else self.rows[indices]
+        some = isinstance(rows, np.ndarray) and rows.ndim == 1 and rows.dtype.kind in "iu"
+        if not some:
+            return np.divide(self.bytes_at(indices), 255, dtype=np.float64)
+        rows = torch.from_numpy(np.array(rows, dtype=np.int64))
+        return pixel_rows(self._as_tensor(), rows).numpy()
+
+    def _as_tensor(self) -> torch.Tensor:
+        """Return the bytes as a tensor, which nobody writes to either."""
+        if self._tensor is None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+                self._tensor = torch.from_numpy(np.ascontiguousarray(self.pixels))
+        return self._tensor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tensor": None}
 
 
 _CONVERTING = threading.RLock()

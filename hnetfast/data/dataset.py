@@ -650,8 +650,8 @@ def _is_image(shape: list[int]) -> bool:
 
 
 def _float_tensor(values: np.ndarray, device: torch.device | int | str) -> torch.Tensor:
-    # Copied, so that the tensor never shares memory with an array of float32 that the caller goes on using;
-    # by numpy, as its copies of batches take half of the time of torch's.
-    with np.errstate(over="ignore"):
-        numbers = np.asarray(values).astype(np.float32, order="C")
-    return torch.from_numpy(numbers).to(device)
+    numbers = np.asarray(values)
+    if not numbers.flags.writeable or min(numbers.strides, default=0) < 0 or not numbers.dtype.isnative:
+        numbers = numbers.astype(numbers.dtype.newbyteorder("="))  # what torch does not take as it is
+    # A copy, so that the tensor never shares memory with an array that the caller goes on using.
+    return torch.from_numpy(numbers).to(device, torch.float32, copy=True).contiguous()

@@ -11,6 +11,7 @@ from hnetfast.ops.elman_states import elman_states
 from hnetfast.ops.grouped_mlp import grouped_mlp
 from hnetfast.ops.local_conv2d import local_conv2d
 from hnetfast.ops.output_reg import output_reg
+from hnetfast.ops.pixel_rows import pixel_rows
 from hnetfast.ops.split_targets import split_stacked, split_targets
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "grouped_mlp",
     "local_conv2d",
     "output_reg",
+    "pixel_rows",
     "split_stacked",
     "split_targets",
 ]

@@ -1,0 +1,45 @@
+"""Some rows of bytes as numbers from 0 to 1: the batches of handlers of images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hnetfast.ops._library import LIBRARY
+
+LIBRARY.define("pixel_rows(Tensor pixels, Tensor rows) -> Tensor")
+
+
+def pixel_rows(pixels: Tensor, rows: Tensor) -> Tensor:
+    """Return ``pixels[rows] / 255``.
+
+    Args:
+        pixels: Bytes, uint8 ``[N, D]``, contiguous.
+        rows: Which rows, int64 ``[n]``; negative ones count from the end.
+
+    Returns:
+        New tensor, float64 ``[n, D]``, correctly rounded.
+
+    Raises:
+        ValueError: If shapes or dtypes are others.
+        IndexError: If a row is not there.
+    """
+    return torch.ops.hnetfast.pixel_rows(pixels, rows)
+
+
+def pixel_rows_reference(pixels: Tensor, rows: Tensor) -> Tensor:
+    """The same in plain PyTorch."""
+    if pixels.dim() != 2 or pixels.dtype != torch.uint8:
+        raise ValueError(f"pixel_rows: pixels is {pixels.dtype} {list(pixels.shape)}, expected uint8 [N, D]")
+    if rows.dim() != 1 or rows.dtype != torch.int64:
+        raise ValueError(f"pixel_rows: rows is {rows.dtype} {list(rows.shape)}, expected int64 [n]")
+    # A tensor as divisor: a GPU would multiply by the reciprocal of a number.
+    return pixels[rows].to(torch.float64) / torch.tensor(255.0, dtype=torch.float64, device=pixels.device)
+
+
+LIBRARY.impl("pixel_rows", pixel_rows_reference, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("hnetfast::pixel_rows")
+def _(pixels, rows):
+    return pixels.new_empty((rows.shape[0], pixels.shape[1]), dtype=torch.float64)
