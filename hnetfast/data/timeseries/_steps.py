@@ -21,7 +21,7 @@ class PaddedSteps(Rows):
     """
 
     def __init__(self, steps: np.ndarray, starts: np.ndarray, lengths: np.ndarray, num_steps: int) -> None:
-        self.steps = steps
+        self.steps = np.ascontiguousarray(steps)
         self.starts = starts
         self.lengths = lengths
         self.num_steps = num_steps
@@ -35,11 +35,12 @@ class PaddedSteps(Rows):
 
     def at(self, indices: Any) -> np.ndarray:
         starts, lengths = self.starts[indices], self.lengths[indices]
-        rows = np.zeros((len(starts) * self.num_steps, self.steps.shape[1]))
-        # Where a recording begins in the row is where the ones before it end.
-        begins = np.cumsum(lengths, axis=1) - lengths + self.num_steps * np.arange(len(starts))[:, None]
-        rows[_ranges(begins, lengths)] = self.steps[_ranges(starts, lengths)]
-        return rows.reshape(len(starts), self.num_steps * self.steps.shape[1])
+        rows = np.zeros((len(starts), self.num_steps, self.steps.shape[1]), dtype=self.steps.dtype)
+        # numpy is several times faster at moving single items, of any size, than at moving rows of them.
+        step = np.dtype((np.void, self.steps.dtype.itemsize * self.steps.shape[1]))
+        inside = np.arange(self.num_steps) < lengths.sum(axis=1, keepdims=True)
+        rows.view(step)[..., 0][inside] = self.steps.view(step)[:, 0].take(_ranges(starts, lengths))
+        return rows.reshape(len(starts), self.num_steps * self.steps.shape[1]).astype(np.float64)
 
 
 class StepTargets(Rows):
@@ -66,13 +67,13 @@ class StepTargets(Rows):
         return StepTargets(self.classes[indices], self.num_steps, self.num_classes, self.dtype)
 
     def at(self, indices: Any) -> np.ndarray:
-        chosen = self.classes[indices]
-        classes = np.broadcast_to(chosen, (len(chosen), self.num_steps))
-        if self.num_classes is None:
-            return classes.astype(self.dtype)
-        targets = np.zeros((classes.size, self.num_classes), dtype=self.dtype)
-        targets[np.arange(classes.size), classes.reshape(-1)] = 1
-        return targets.reshape(len(classes), self.num_steps * self.num_classes)
+        classes = self.classes[indices]
+        targets = classes.astype(self.dtype)
+        if self.num_classes is not None:
+            targets = np.zeros((classes.size, self.num_classes), dtype=self.dtype)
+            targets[np.arange(classes.size), classes.reshape(-1)] = 1
+            targets = targets.reshape(len(classes), classes.shape[1] * self.num_classes)
+        return targets if classes.shape[1] == self.num_steps else np.tile(targets, (1, self.num_steps))
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
