@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from hnetfast._files import write_atomically
 from hnetfast.data import (
     CIFAR10Data,
     CIFAR100Data,
@@ -378,7 +379,7 @@ def test_files_that_are_replaced_are_read_again(tmp_path):
     write_mnist(tmp_path / "MNIST", suffix="")
     path = tmp_path / "MNIST" / "train-images-idx3-ubyte"
     before, state = small(tmp_path), path.stat()
-    _files.write_atomically(path, path.read_bytes()[:16] + bytes(60 * 784))
+    write_atomically(path, path.read_bytes()[:16] + bytes(60 * 784))
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert before.get_train_inputs().any() and not inputs(tmp_path).any()
 

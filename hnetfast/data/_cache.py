@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from hnetfast.data._files import write_atomically
+from hnetfast._files import write_atomically
 
 _FORMAT = "hnetfast 1"
 _KEY = "key"

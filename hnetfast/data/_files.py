@@ -1,4 +1,4 @@
-"""Reading and writing of files."""
+"""Fetching and unpacking of files."""
 
 from __future__ import annotations
 
@@ -13,30 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hnetfast._errors import InputError
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it: it is there as a whole or not at all.
-
-    Args:
-        path: Where it is to be.
-        content: What it is to hold.
-
-    Raises:
-        OSError: If the folder can't be written.
-    """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def fetch(urls: Sequence[str], path: Path, md5: str | None, source: str) -> None:

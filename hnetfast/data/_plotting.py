@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hnetfast._errors import InputError
-from hnetfast.data._files import write_atomically
+from hnetfast._files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from hnetfast._errors import InputError
+from hnetfast._files import write_atomically
 from hnetfast.data._cache import shared
-from hnetfast.data._files import write_atomically
 
 _SCRIPTS = "python -m hnetfast.data.timeseries."
 
