@@ -19,6 +19,7 @@ from bench.results import (
     REGULARISER_COLUMNS,
     RESULTS,
     RNN_COLUMNS,
+    SAMPLER_COLUMNS,
     STRUCTURED_COLUMNS,
     SUMMARY_COLUMNS,
     Results,
@@ -34,6 +35,7 @@ from bench.results import (
     regulariser_cells,
     regulariser_facts,
     rnn_cells,
+    sampler_cells,
     speed_up,
     structured_cells,
     structured_facts,
@@ -131,6 +133,10 @@ _REGULARISERS = (
     "and its gradients, in single precision against double precision."
 )
 _FISHERS = "`compute_fisher` of elastic weight consolidation, in milliseconds for all samples."
+_SAMPLERS = (
+    "Four chains of `MultiChainHMC` over the weights of an MLP 1-10-10-1, 20 samples, in milliseconds for "
+    "all states. *parallel* is `num_parallel=4`: a batch in hnetfast, threads in hypnettorch."
+)
 _DATA = (
     "Data handlers, in milliseconds: *building* reads made files of the published sizes from a warm disk, "
     "hypnettorch and hnetfast with what they left beside the files before; *first time* without. Memory is "
@@ -182,6 +188,9 @@ def docs_page(all_results: Sequence[tuple[str, Results]]) -> str:
         if results.fishers:
             parts.append("### Fisher information\n\n" + _FISHERS)
             parts.append(_markdown_table([FISHER_COLUMNS, *fisher_cells(results.fishers)]))
+        if results.samplers:
+            parts.append("### Markov chains\n\n" + _SAMPLERS)
+            parts.append(_markdown_table([SAMPLER_COLUMNS, *sampler_cells(results.samplers)]))
         if results.data:
             parts.append("### Data handlers\n\n" + _DATA)
             parts.append("\n".join(f"- {line}" for line in data_facts(results.data)))

@@ -88,6 +88,7 @@ class Results:
         regularisers: Times of the output regulariser: ``case``, ``tasks`` and ``ms`` by contender; some have
             ``peak_bytes``, ``errors`` by contender, and ``growth``, their time over that of 5 tasks.
         fishers: Times of EWC's Fisher information: ``network``, ``samples`` and ``ms`` by contender.
+        samplers: Times of Markov chains: ``sampler``, ``states`` and ``ms`` by contender.
         data: Times of data handlers: ``what``, ``case`` and ``ms`` by contender; or their memory: ``bytes``
             by contender and ``image_bytes``, those of one copy of the images.
     """
@@ -102,13 +103,14 @@ class Results:
         self.local_convs: list[dict] = []
         self.regularisers: list[dict] = []
         self.fishers: list[dict] = []
+        self.samplers: list[dict] = []
         self.data: list[dict] = []
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing has been measured."""
         lists = (self.rows, self.calls, self.ensembles, self.rnns, self.structured)
-        lists += (self.local_convs, self.regularisers, self.fishers, self.data)
+        lists += (self.local_convs, self.regularisers, self.fishers, self.samplers, self.data)
         return not any(lists)
 
     def save(self, path: Path) -> None:
@@ -123,6 +125,7 @@ class Results:
             "local_convs": self.local_convs,
             "regularisers": self.regularisers,
             "fishers": self.fishers,
+            "samplers": self.samplers,
             "data": self.data,
             "rows": self.rows,
         }
@@ -148,6 +151,7 @@ class Results:
         results.local_convs = content.get("local_convs", [])
         results.regularisers = content.get("regularisers", [])
         results.fishers = content.get("fishers", [])
+        results.samplers = content.get("samplers", [])
         results.data = content.get("data", [])
         return results
 
@@ -500,18 +504,28 @@ def regulariser_facts(rows: Sequence[dict]) -> list[str]:
 
 
 FISHER_COLUMNS = ("network", "samples", "hnetfast", "hypnettorch", "× hypnettorch")
+SAMPLER_COLUMNS = ("sampler", "states", "hnetfast", "hypnettorch", "× hypnettorch")
 
 
 def fisher_cells(rows: Sequence[dict]) -> list[list[str]]:
     """Texts of a table with the columns ``FISHER_COLUMNS``; times in ms."""
+    return _timed_cells(rows, FISHER_COLUMNS)
+
+
+def sampler_cells(rows: Sequence[dict]) -> list[list[str]]:
+    """Texts of a table with the columns ``SAMPLER_COLUMNS``; times in ms."""
+    return _timed_cells(rows, SAMPLER_COLUMNS)
+
+
+def _timed_cells(rows: Sequence[dict], columns: Sequence[str]) -> list[list[str]]:
     lines = []
     for row in rows:
-        times = [row["ms"].get(name) for name in FISHER_COLUMNS[2:4]]
+        times = [row["ms"].get(name) for name in columns[2:4]]
         ratio = speed_up(row)
         lines.append(
             [
-                row["network"],
-                str(row["samples"]),
+                row[columns[0]],
+                str(row[columns[1]]),
                 *("–" if v is None else f"{v:.1f}" for v in times),
                 "–" if ratio is None else f"{ratio:.2f}",
             ]
@@ -608,6 +622,9 @@ def format_text(results: Results) -> str:
     if results.fishers:
         lines += ["", "Fisher information for EWC; times in ms"]
         lines += _align([FISHER_COLUMNS, *fisher_cells(results.fishers)], left=(0,))
+    if results.samplers:
+        lines += ["", "Markov chains; times in ms"]
+        lines += _align([SAMPLER_COLUMNS, *sampler_cells(results.samplers)], left=(0,))
     if results.data:
         lines += ["", "Data handlers; times in ms"]
         lines += _align([DATA_COLUMNS, *data_cells(results.data)], left=(0, 1))

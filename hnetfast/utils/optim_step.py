@@ -113,7 +113,7 @@ def _change(optimizer: Optimizer, accepted: Any, detach: bool) -> list[Tensor]:
     trial.defaults = dict(optimizer.defaults)
     trial.param_groups, trial.state = [], defaultdict(dict)
     if not detach:
-        if "differentiable" not in trial.defaults:
+        if not all("differentiable" in group for group in optimizer.param_groups):
             raise InputError(f"optimizer: {type(optimizer).__name__} is accepted with detach=True only")
         trial.defaults["differentiable"] = True
     starts, trial_params = [], []

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hnetfast.utils import gan_helpers
 
 pytest.importorskip("hypnettorch")
-from hypnettorch.utils import gan_helpers as oracle  # noqa: E402
+from hypnettorch.utils import gan_helpers as oracle
 
 sizes = st.integers(1, 6)
 

@@ -11,15 +11,17 @@ from torch import optim
 from hnetfast.utils import optim_step
 
 pytest.importorskip("hypnettorch")
-from hypnettorch.utils import optim_step as oracle  # noqa: E402
+from hypnettorch.utils import optim_step as oracle
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using backward", "ignore:This overload")
 seeds = st.integers(0, 10_000)
 SAME_IN_BOTH = [
     (optim.SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
     (optim.SGD, {"momentum": 0.5, "dampening": 0.2}),
     (optim.SGD, {}),
-    (optim.Adam, {"betas": (0.5, 0.9)}),
-    (optim.Adam, {"amsgrad": True}),
+    # Where gradients are tiny, hypnettorch gives eps another weight than PyTorch does by now.
+    (optim.Adam, {"betas": (0.5, 0.9), "eps": 1e-13}),
+    (optim.Adam, {"amsgrad": True, "eps": 1e-13}),
     (optim.RMSprop, {"weight_decay": 0.1}),
     (optim.RMSprop, {"centered": True, "momentum": 0.5}),
 ]
@@ -38,6 +40,16 @@ STEPS = [
 ]
 
 
+class Halving(optim.Optimizer):
+    def __init__(self, params, factor):
+        super().__init__(params, {})
+        self.factor = factor
+
+    def step(self):
+        for param in self.param_groups[0]["params"]:
+            param.data.mul_(self.factor)
+
+
 def prepared(kind, options, steps, seed):
     """An optimiser with a history, two groups and a parameter without gradient, before its next step."""
     torch.manual_seed(seed)
@@ -46,7 +58,7 @@ def prepared(kind, options, steps, seed):
     optimizer = kind([{"params": params[:2]}, {"params": params[2:], "lr": 0.02}], lr=0.1, **options)
     for i in range(steps + 1):
         optimizer.zero_grad()
-        loss = (params[0] + params[2].sum() ** 2).pow(3).sum()
+        loss = (params[0] + params[2].sum()).sin().sum() + (params[0].sum() * params[2]).cos().sum()
         loss.backward(create_graph=i == steps)
         if i < steps:
             optimizer.step()
@@ -54,16 +66,16 @@ def prepared(kind, options, steps, seed):
 
 
 @given(st.sampled_from(SAME_IN_BOTH), st.integers(0, 3), seeds)
-@pytest.mark.filterwarnings("ignore:Using backward")
 def test_changes_and_their_gradients_are_the_same(case, steps, seed):
     optimizer, params = prepared(*case, steps, seed)
-    for use_sgd, detach in ((False, True), (False, False)):
-        ours = optim_step.calc_delta_theta(optimizer, use_sgd, lr=0.3, detach_dt=detach)
-        theirs = oracle.calc_delta_theta(optimizer, use_sgd, lr=0.3, detach_dt=detach)
+    # hypnettorch's amsgrad cannot be differentiated.
+    for detach in (True,) if case[1].get("amsgrad") else (True, False):
+        ours = optim_step.calc_delta_theta(optimizer, False, detach_dt=detach)
+        theirs = oracle.calc_delta_theta(optimizer, False, detach_dt=detach)
         assert [x.requires_grad for x in ours] == [x.requires_grad for x in theirs]
         torch.testing.assert_close(ours, theirs, rtol=3e-5, atol=1e-8)
-    # hypnettorch's amsgrad cannot be differentiated, and the first momentum is a constant in both.
-    if not case[1].get("amsgrad") and ours[0].requires_grad:
+    # The first momentum is a constant in both, and so are first steps of Adam and RMSprop but for rounding.
+    if not detach and steps > 0:
         grads = [
             torch.autograd.grad(sum(x.square().sum() for x in changes), params, retain_graph=True)
             for changes in (ours, theirs)
@@ -85,7 +97,6 @@ def test_changes_of_gradient_descent_are_the_same():
         assert [x.requires_grad for x in ours] == [x.requires_grad for x in theirs]
 
 
-@pytest.mark.filterwarnings("ignore:Using backward")
 @pytest.mark.parametrize(("kind", "options"), STEPS)
 def test_changes_are_those_of_the_step(kind, options):
     optimizer, params = prepared(kind, options, 3, 0)
@@ -111,15 +122,6 @@ def test_small_changes_keep_their_digits():
 
 
 def test_steps_from_a_scheduler_and_own_optimisers_are_understood():
-    class Halving(optim.Optimizer):
-        def __init__(self, params, factor):
-            super().__init__(params, {})
-            self.factor = factor
-
-        def step(self):
-            for param in self.param_groups[0]["params"]:
-                param.data.mul_(self.factor)
-
     param = torch.nn.Parameter(torch.ones(2))
     param.grad = torch.ones(2)
     assert optim_step.calc_delta_theta(Halving([param], 0.5), False)[0].tolist() == [-0.5, -0.5]
@@ -144,7 +146,5 @@ def test_what_is_not_accepted():
         optim_step.calc_delta_theta(optim.Adam([param]), True)
     with pytest.raises(ValueError, match="LBFGS"):
         optim_step.calc_delta_theta(optim.LBFGS([param]), False)
-    optimizer = optim.SGD([param], lr=0.1)
-    del optimizer.defaults["differentiable"]
-    with pytest.raises(ValueError, match="SGD is accepted with detach=True only"):
-        optim_step.calc_delta_theta(optimizer, False, detach_dt=False)
+    with pytest.raises(ValueError, match="Halving is accepted with detach=True only"):
+        optim_step.calc_delta_theta(Halving([param], 0.5), False, detach_dt=False)

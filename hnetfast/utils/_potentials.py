@@ -1,0 +1,233 @@
+"""Potential energies of networks' weights, and how chains have potential energies evaluated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hnetfast._errors import InputError, InputTypeError
+
+Potential = Callable[[Tensor], Tensor]
+# What is sent to a chain that asks for a position: the potential energy there and its gradient.
+Evaluation = tuple[float, Tensor | None]
+Requests = Generator[Tensor, Evaluation, None]
+
+
+def evaluate(potential: Potential, position: Tensor, gradient: bool = True) -> Evaluation:
+    """Evaluate a potential energy, and its gradient, at one position."""
+    position = position.detach().requires_grad_()
+    with torch.enable_grad():
+        energy = potential(position)
+        if not isinstance(energy, Tensor) or energy.numel() != 1:
+            got = f"shape {list(energy.shape)}" if isinstance(energy, Tensor) else type(energy).__name__
+            raise InputTypeError(
+                f"pot_energy_func: a function that returns a scalar tensor is accepted, got {got}"
+            )
+        if not gradient:
+            return energy.item(), None
+        if energy.grad_fn is None:
+            raise InputError(
+                "pot_energy_func: its result has no gradient, since it does not depend on the position"
+            )
+        (grad,) = torch.autograd.grad(energy, position)
+    return energy.item(), grad
+
+
+def evaluate_all(potential: Potential, positions: Tensor) -> list[Evaluation]:
+    """Evaluate a potential energy and its gradient at positions ``[K, n]`` at once."""
+    positions = positions.detach().requires_grad_()
+    with torch.enable_grad():
+        energies = getattr(potential, "batched", torch.vmap(potential))(positions).reshape(len(positions))
+        (grads,) = torch.autograd.grad(energies.sum(), positions)
+    return list(zip(energies.tolist(), grads.unbind(), strict=True))
+
+
+def run(requests: Requests, potential: Potential, gradient: bool = True) -> None:
+    """Run one chain to its end."""
+    position = next(requests)
+    try:
+        while True:
+            position = requests.send(evaluate(potential, position, gradient))
+    except StopIteration:
+        return
+
+
+def run_together(chains: Sequence[Requests], potentials: Sequence[Potential]) -> None:
+    """Run several chains: as a batch if they share a potential that takes one, else a thread for each."""
+    positions = [next(chain) for chain in chains]
+    evaluations = None
+    if all(potential is potentials[0] for potential in potentials):
+        try:
+            evaluations = evaluate_all(potentials[0], torch.stack(positions))
+        except Exception:  # whatever keeps it from being batched; a real fault appears again in the threads
+            evaluations = None
+    if evaluations is None:
+        with ThreadPoolExecutor(len(chains)) as pool:
+            for done in [
+                pool.submit(_go_on, *each) for each in zip(chains, positions, potentials, strict=True)
+            ]:
+                done.result()
+        return
+    waiting = list(chains)
+    while waiting:
+        still_waiting, positions = [], []
+        for chain, evaluation in zip(waiting, evaluations, strict=True):
+            try:
+                positions.append(chain.send(evaluation))
+                still_waiting.append(chain)
+            except StopIteration:
+                pass
+        waiting = still_waiting
+        evaluations = evaluate_all(potentials[0], torch.stack(positions)) if waiting else []
+
+
+def _go_on(chain: Requests, position: Tensor, potential: Potential) -> None:
+    try:
+        while True:
+            position = chain.send(evaluate(potential, position))
+    except StopIteration:
+        return
+
+
+def log_prob_standard_normal_prior(
+    position: Tensor, mean: float | Tensor = 0.0, std: float | Tensor = 1.0
+) -> Tensor:
+    """Compute the logarithm of the density of independent normal variables.
+
+    Args:
+        position: Where, ``[n]``.
+        mean: Their mean, or means ``[n]``.
+        std: Their standard deviation, or deviations ``[n]``; above 0.
+
+    Returns:
+        Scalar tensor.
+
+    Raises:
+        ValueError: If ``std`` is not positive.
+    """
+    if not torch.as_tensor(std > 0).all():
+        raise InputError(f"std: positive numbers are accepted, got {std!r}")
+    log_std = (
+        (std.log() + torch.zeros_like(position)).sum()
+        if isinstance(std, Tensor)
+        else math.log(std) * position.numel()
+    )
+    centred = position if isinstance(mean, (int, float)) and mean == 0 else position - mean
+    squares = (centred**2 / (2 * std**2)).sum()
+    return (-position.numel() * math.log(math.sqrt(2 * math.pi)) - log_std) - squares
+
+
+class NetworkPotential:
+    """The negative logarithm of the posterior density of a network's weights, up to a constant.
+
+    A function of a position ``[n]``; :meth:`batched` is the same for positions ``[K, n]``.
+    """
+
+    def __init__(
+        self, net: Any, inputs: Tensor, targets: Tensor, prior: Potential, scale: float, classification: bool
+    ) -> None:
+        self._net, self._inputs, self._targets = net, inputs, targets
+        self._prior, self._scale, self._classification = prior, scale, classification
+        self._shapes = [tuple(shape) for shape in net.param_shapes]
+        self._sizes = [math.prod(shape) for shape in self._shapes]
+
+    def __call__(self, position: Tensor) -> Tensor:
+        self._check(position)
+        parts = position.split(self._sizes)
+        weights = [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        outputs = self._net.forward(self._inputs, weights=weights)
+        return self._loss(outputs, self._targets) - self._prior(position)
+
+    def batched(self, positions: Tensor) -> Tensor:
+        """Evaluate several positions.
+
+        Args:
+            positions: ``[K, n]``.
+
+        Returns:
+            Energies ``[K]``.
+        """
+        if not hasattr(self._net, "forward_batched"):
+            return torch.vmap(self)(positions)
+        self._check(positions)
+        outputs = self._net.forward_batched(self._inputs, positions, x_per_set=False)
+        losses = self._loss(outputs, self._targets.expand(len(positions), *self._targets.shape))
+        return losses - torch.vmap(self._prior)(positions).reshape(len(positions))
+
+    def _check(self, position: Tensor) -> None:
+        if position.shape[-1] != sum(self._sizes):
+            raise InputError(
+                f"position: {sum(self._sizes)} weights of the network are accepted, got {position.shape[-1]}"
+            )
+
+    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Of one set of weights ``[N, ...]`` a scalar; of several ``[K, N, ...]`` one for each."""
+        several = targets.dim() > self._targets.dim()
+        if self._classification:
+            if not several:
+                return F.cross_entropy(outputs, targets, reduction="sum")
+            losses = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(0, 1), reduction="none")
+            return losses.view(len(outputs), -1).sum(1)
+        if outputs.shape != targets.shape:
+            raise InputError(
+                f"targets: the shape {list(outputs.shape[several:])} of the network's outputs is accepted, "
+                f"got {list(self._targets.shape)}"
+            )
+        if not several:
+            return self._scale * F.mse_loss(outputs, targets, reduction="sum")
+        return self._scale * F.mse_loss(outputs, targets, reduction="none").flatten(1).sum(1)
+
+
+def nn_pot_energy(
+    net: Any,
+    inputs: Tensor,
+    targets: Tensor,
+    prior_log_prob_func: Potential,
+    tau_pred: float = 1.0,
+    nll_type: str = "regression",
+) -> NetworkPotential:
+    """Make the potential energy whose samples are weights from a network's posterior.
+
+    Args:
+        net: A main network, with ``param_shapes`` and ``forward(inputs, weights=…)``.
+        inputs: All inputs of the data set.
+        targets: All targets: of the shape of the outputs for a regression; labels ``[N]`` (or probabilities
+            of the shape of the outputs) for a classification.
+        prior_log_prob_func: Computes the logarithm of the prior density of weights ``[n]``, such as
+            :func:`log_prob_standard_normal_prior`.
+        tau_pred: Inverse variance of the likelihood of a regression.
+        nll_type: "regression", a normal likelihood of fixed variance, or "classification", where the outputs
+            are logits.
+
+    Returns:
+        A function of weights ``[n]`` that returns a scalar tensor.
+
+    Raises:
+        TypeError: If ``net`` is no main network, targets are no tensor, or the prior no function.
+        ValueError: If an option is none of the accepted ones, or the targets do not fit.
+    """
+    if not hasattr(net, "param_shapes"):
+        raise InputTypeError(f"net: a main network is accepted, got {type(net).__name__}")
+    if not callable(prior_log_prob_func):
+        raise InputTypeError(
+            f"prior_log_prob_func: a function is accepted, got {type(prior_log_prob_func).__name__}"
+        )
+    if nll_type not in ("regression", "classification"):
+        raise InputError(f"nll_type: 'regression' and 'classification' are accepted, got {nll_type!r}")
+    if not tau_pred > 0 or (nll_type == "classification" and tau_pred != 1):
+        accepted = "1 is" if nll_type == "classification" else "positive numbers are"
+        raise InputError(f"tau_pred: {accepted} accepted for a {nll_type}, got {tau_pred!r}")
+    if not isinstance(targets, Tensor):
+        raise InputTypeError(f"targets: a tensor is accepted, got {type(targets).__name__}")
+    if nll_type == "classification" and not targets.is_floating_point():
+        if targets.dim() != 1:
+            raise InputError(f"targets: labels of the shape [N] are accepted, got {list(targets.shape)}")
+        targets = targets.long()
+    scale = 0.5 * tau_pred
+    return NetworkPotential(net, inputs, targets, prior_log_prob_func, scale, nll_type == "classification")
