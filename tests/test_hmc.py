@@ -126,6 +126,8 @@ def test_positions_without_an_energy_are_never_accepted():
         chain.simulate_chain(3)
         assert chain.acceptance_probability == 0
         assert not torch.stack(chain.position_trajectory).any()
+        chain.position_trajectory[1].fill_(5)
+        assert not chain.position_trajectory[2].any()
 
 
 def test_trajectories_hold_no_graph_and_no_memory_of_the_caller():
@@ -195,6 +197,16 @@ def test_own_loggers_write_to_standard_output(capsys):
     chains.simulate_chains(1)
     lines = capsys.readouterr().out.splitlines()
     assert ["chain 0" in lines[0], "chain 1" in lines[1], len(lines)] == [True, True, 2]
+
+
+def test_writers_without_titles_are_accepted():
+    class Writer:
+        def add_scalar(self, tag, scalar_value, global_step=None, walltime=None):
+            tags.append(tag)
+
+    tags = []
+    hmc.MCMC(torch.zeros(2), square, writer=Writer()).simulate_chain(1)
+    assert tags == ["mh/potential", "mh/accept"]
 
 
 def test_a_folder_is_written_to(tmp_path):

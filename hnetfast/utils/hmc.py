@@ -11,6 +11,7 @@ U must be a function of the position alone: it is evaluated once at every positi
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import operator
@@ -48,6 +49,13 @@ __all__ = [
     "nn_pot_energy",
 ]
 
+_TITLES = {
+    "kinetic": "Kinetic Energy",
+    "potential": "Potential Energy",
+    "hamiltonian": "Hamiltonian",
+    "accept": "Acceptance Probability",
+    "tree_depth": "Tree Depth",
+}
 Momenta = Normal | MultivariateNormal
 
 
@@ -236,7 +244,8 @@ class _Chain:
         point = _Point(self._position, *evaluation)
         for _ in range(n):
             point, accepted, quantities = yield from self._next_state(point, random)
-            self._position = point.position
+            # A copy, so that who changes one position in place does not change two.
+            self._position = point.position if accepted else point.position.clone()
             self._positions.append(self._position)
             self._num_states += 1
             self._accumulated_accept += accepted
@@ -258,7 +267,9 @@ class _Chain:
             depth = quantities.pop("tree_depth", None)
             quantities |= {"accept": acceptance} | ({} if depth is None else {"tree_depth": depth})
             for name, value in quantities.items():
-                self._writer.add_scalar(f"{self._writer_tag}{self._tag}/{name}", value, self._num_states)
+                tag = f"{self._writer_tag}{self._tag}/{name}"
+                title = {"display_name": _TITLES[name]} if _takes_titles(self._writer) else {}
+                self._writer.add_scalar(tag, value, self._num_states, **title)
 
 
 class HMC(_Chain):
@@ -663,6 +674,12 @@ def _metropolis(log_ratio: float, random: _Random) -> bool:
     return (
         random.uniform() < math.exp(min(log_ratio, 0.0)) if log_ratio == log_ratio else random.uniform() < 0
     )
+
+
+def _takes_titles(writer: Any) -> bool:
+    """Whether tags may have titles, as in tensorboardX."""
+    parameters = inspect.signature(writer.add_scalar).parameters.values()
+    return any(p.name == "display_name" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _num_states(chain: HMC) -> int:

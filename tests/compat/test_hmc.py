@@ -34,8 +34,8 @@ class Writer:
     def __init__(self):
         self.scalars = []
 
-    def add_scalar(self, tag, value, global_step=None, **_):
-        self.scalars.append((tag, np.asarray(value).item(), global_step))
+    def add_scalar(self, tag, value, global_step=None, **title):
+        self.scalars.append(((tag, title), np.asarray(value).item(), global_step))
 
 
 def inverse_masses(n, dtype):
