@@ -20,3 +20,9 @@ class UnsupportedError(NotImplementedError, InputError):
 
 class InputIndexError(IndexError, InputError):
     """An argument has too few entries."""
+
+
+class InputKeyError(KeyError, InputError):
+    """An argument lacks an entry."""
+
+    __str__ = Exception.__str__  # KeyError shows its message as a literal

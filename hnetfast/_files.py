@@ -18,15 +18,16 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         path: Where it is to be.
 
     Yields:
-        The file, open for writing bytes.
+        The file, open for writing bytes; ``name`` is its temporary name.
 
     Raises:
         OSError: If the folder can't be written.
     """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             yield file
         mask = os.umask(0)
         os.umask(mask)
