@@ -134,7 +134,8 @@ def _versions() -> dict[str, str]:
         "triton": triton,
         "cuda": torch.version.cuda or "none",
         "gpu": gpu,
-        "cpu": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        "cpu": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, "
+        f"which wait {_env.wait_policy()}ly",
         "HNETFAST_BACKEND": _env.backend(),
     }
     if info.get("extension"):

@@ -5,6 +5,11 @@ import os
 BACKENDS = ("auto", "reference")
 
 
+def wait_policy() -> str:
+    """Returns OMP_WAIT_POLICY, what OpenMP's threads do while they wait: "active" unless it is set."""
+    return os.environ.get("OMP_WAIT_POLICY", "").lower() or "active"
+
+
 def backend() -> str:
     """Returns HNETFAST_BACKEND: "auto" (the default: compiled kernels where there are any) or "reference".
 

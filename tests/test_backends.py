@@ -133,3 +133,11 @@ def test_process_has_one_openmp_runtime():
         print(*[name for name in libraries if "omp" in name.rsplit("/")[-1]])
     """).stdout.split()
     assert len(out) <= 1, out
+
+
+def test_how_threads_wait_is_shown(monkeypatch):
+    for value, shown in ((None, "actively"), ("PASSIVE", "passively")):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if value:
+            monkeypatch.setenv("OMP_WAIT_POLICY", value)
+        assert hnetfast.backends().versions["cpu"].endswith(f"threads, which wait {shown}")
