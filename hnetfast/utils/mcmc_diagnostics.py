@@ -56,13 +56,15 @@ def bulk_ess(chains: Chains) -> Tensor:
     covariances = _autocovariances(scores)  # [m, n, ...]
     within = covariances[:, 0].mean(0) * n / (n - 1)
     variance = within * (n - 1) / n + scores.mean(1).var(0)
-    correlations = 1 - (within - covariances.mean(0) * n / (n - 1)) / variance  # [n, ...]
+    correlations = 1 - (within - covariances.mean(0)) / variance  # [n, ...]
     correlations[0] = 1
     # Geyer: sums of neighbours are positive and fall; from where they do not, there is but noise.
     pairs = correlations[: n - n % 2].unflatten(0, (-1, 2)).sum(1)  # [n // 2, ...]
     positive = (pairs > 0).cumprod(0)
     falling = pairs.cummin(0).values * positive
-    time = 2 * falling.sum(0) - 1
+    evens = torch.cat([correlations[: n - n % 2 : 2], correlations.new_zeros(1, *correlations.shape[1:])])
+    next_even = evens.gather(0, positive.sum(0, keepdim=True))[0]  # counts half, as in Stan
+    time = 2 * falling.sum(0) - 1 + next_even.clamp(min=0)
     ess = m * n / time.clamp(min=1 / np.log10(m * n))
     return ess.where(variance > 0, torch.nan)
 
