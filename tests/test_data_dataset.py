@@ -204,10 +204,41 @@ def test_parts_without_samples():
     assert handler.get_train_outputs(use_one_hot=True).shape == (0, 3)
     assert handler.train_ids_to_indices([]).shape == (0,)
     assert list(handler.train_iterator(2)) == []
-    with pytest.raises(ValueError, match="no samples"):
+    with pytest.raises(IndexError, match="no samples"):
         handler.next_train_batch(1)
     empty = handler.input_to_torch_tensor(handler.get_train_inputs(), "cpu")
     assert empty.shape == (0, 3) and empty.dtype == torch.float32
+
+
+class Unshuffled(Images):
+    """Decides on the order of batches before it has samples."""
+
+    def __init__(self):
+        super().__init__()
+        inds = {name: self._data.pop(name) for name in ("test_inds", "val_inds")}
+        self._data.update(test_inds=[], val_inds=[])
+        self.shuffle_test_samples = self.shuffle_val_samples = False
+        self._data.update(inds)
+
+
+def test_the_order_may_be_chosen_before_there_are_samples():
+    handler = Unshuffled()
+    for part, row in (("test", 2), ("val", 3)):
+        assert getattr(handler, f"next_{part}_batch")(1, return_ids=True)[2].tolist() == [row]
+
+
+def test_iterators_take_the_samples_there_are_when_they_begin():
+    handler = Images()
+    batches = handler.test_iterator(2, return_ids=True)
+    handler._data["test_inds"] = np.arange(3)
+    assert sorted(i for *_, ids in batches for i in ids) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("inds", [[2, 0], (1, 2), range(3), np.array([0, 3], dtype=np.uint8), [1.0, 2.0]])
+def test_ids_of_batches_are_integers(inds):
+    stream = IndexStream(inds)
+    assert stream.take(3).dtype == np.int64 and set(stream.take(7).tolist()) <= {*map(int, inds)}
+    assert IndexStream(np.zeros(300, dtype=np.uint8)).take(2).tolist() == [0, 0]
 
 
 def test_ids():

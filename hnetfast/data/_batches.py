@@ -7,6 +7,8 @@ from itertools import islice
 
 import numpy as np
 
+from hnetfast._errors import InputIndexError
+
 
 class IndexStream(Iterator[int]):
     """Runs through a set of indices over and over, in a new order every time if asked to.
@@ -15,20 +17,18 @@ class IndexStream(Iterator[int]):
     order before.
 
     Args:
-        indices: The indices ``[n]``; copied.
+        indices: The indices, integers ``[n]``; copied.
         shuffle: Whether to shuffle them.
     """
 
     def __init__(self, indices: np.ndarray, shuffle: bool = True) -> None:
-        self._indices = np.array(indices)
+        self._indices = np.array(indices, dtype=np.int64)
         number = len(self._indices)
         # Many tasks may be at their own place in an epoch: the order takes as few bytes as possible, and
         # indices that are consecutive are not kept.
         self._order = np.arange(number, dtype=np.min_scalar_type(max(number - 1, 0)))
-        if number and self._indices.dtype.kind in "iu":
-            first = self._indices[0]
-            if np.array_equal(self._indices, np.arange(first, first + number)):
-                self._indices = self._indices[:1].copy()
+        if number and np.array_equal(self._indices, np.arange(number) + self._indices[0]):
+            self._indices = self._indices[:1].copy()
         self._shuffle = shuffle
         self._position = number
 
@@ -39,13 +39,13 @@ class IndexStream(Iterator[int]):
             number: How many; may be more than there are, which then come several times.
 
         Returns:
-            New array ``[number]``.
+            New array, int64 ``[number]``.
 
         Raises:
-            ValueError: If there are none at all.
+            IndexError: If there are none at all.
         """
         if number > 0 and len(self._order) == 0:
-            raise ValueError("There are no samples to take a batch from.")
+            raise InputIndexError("There are no samples to take a batch from.")
         parts, missing = [], number
         while missing > 0:
             if self._position == len(self._order):
@@ -66,7 +66,7 @@ class IndexStream(Iterator[int]):
     def _at(self, positions: np.ndarray) -> np.ndarray:
         if len(self._indices) == len(self._order):
             return self._indices[positions]
-        return self._indices[0] + positions.astype(self._indices.dtype)
+        return self._indices[0] + positions.astype(np.int64)
 
 
 def take_indices(source: Iterator[int], number: int) -> np.ndarray:

@@ -127,7 +127,7 @@ class Dataset(ABC):
     @shuffle_test_samples.setter
     def shuffle_test_samples(self, value: bool) -> None:
         self._shuffle_test_samples = value
-        self.reset_batch_generator(train=False, test=True, val=False)
+        self._batch_gen_test = None  # not a new one: constructors set this before there are samples
 
     @property
     def shuffle_val_samples(self) -> bool:
@@ -137,7 +137,7 @@ class Dataset(ABC):
     @shuffle_val_samples.setter
     def shuffle_val_samples(self, value: bool) -> None:
         self._shuffle_val_samples = value
-        self.reset_batch_generator(train=False, test=False, val=True)
+        self._batch_gen_val = None  # not a new one: constructors set this before there are samples
 
     def is_image_dataset(self) -> tuple[bool, bool]:
         """Tell whether inputs and outputs are images: of three dimensions, the last 1, 3 or 4 channels.
@@ -320,14 +320,14 @@ class Dataset(ABC):
             ValueError: If ``batch_size`` is less than 1.
         """
         size = check_count("batch_size", batch_size, 1)
-        return self._epoch("_batch_gen_train", size, self.num_train_samples, return_remainder, kwargs)
+        return self._epoch("train", size, return_remainder, kwargs)
 
     def test_iterator(
         self, batch_size: int, return_remainder: bool = True, **kwargs: Any
     ) -> Iterator[list[Any]]:
         """Run once through the test set; see :meth:`train_iterator`."""
         size = check_count("batch_size", batch_size, 1)
-        return self._epoch("_batch_gen_test", size, self.num_test_samples, return_remainder, kwargs)
+        return self._epoch("test", size, return_remainder, kwargs)
 
     def val_iterator(
         self, batch_size: int, return_remainder: bool = True, **kwargs: Any
@@ -335,7 +335,7 @@ class Dataset(ABC):
         """Run once through the validation set, which must exist; see :meth:`train_iterator`."""
         size = check_count("batch_size", batch_size, 1)
         self._validation_indices()
-        return self._epoch("_batch_gen_val", size, self.num_val_samples, return_remainder, kwargs)
+        return self._epoch("val", size, return_remainder, kwargs)
 
     # Tensors
 
@@ -630,13 +630,13 @@ class Dataset(ABC):
         return [*batch, rows] if return_ids else batch
 
     def _epoch(
-        self, generator: str, size: int, num_samples: int, return_remainder: bool, kwargs: dict[str, Any]
+        self, part: str, size: int, return_remainder: bool, kwargs: dict[str, Any]
     ) -> Iterator[list[Any]]:
-        part = generator.removeprefix("_batch_gen_")
+        generator = f"_batch_gen_{part}"
         earlier = getattr(self, generator)
         self.reset_batch_generator(**{name: name == part for name in ("train", "test", "val")})
-        next_batch = getattr(self, f"next_{part}_batch")
-        yield from self._split_iterator(size, num_samples, next_batch, return_remainder, **kwargs)
+        number, next_batch = getattr(self, f"num_{part}_samples"), getattr(self, f"next_{part}_batch")
+        yield from self._split_iterator(size, number, next_batch, return_remainder, **kwargs)
         setattr(self, generator, earlier)
 
     def _validation_indices(self) -> np.ndarray:
