@@ -10,6 +10,8 @@ import shutil
 import stat
 import tarfile
 import threading
+import tracemalloc
+from http.client import BadStatusLine, IncompleteRead
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +101,17 @@ def test_broken_files_of_mnist(mnist):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"train-images.*{message}"):
             small(mnist)
+
+
+def test_no_more_is_decompressed_than_a_file_says_it_holds(tmp_path):
+    path = tmp_path / "bomb.gz"
+    head = bytes([0, 0, 8, 1, 0, 0, 0, 3])
+    path.write_bytes(gzip.compress(head + bytes(50_000_000)))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"3 bytes of the shape \[3\] are expected, found 4"):
+        _idx.read_idx(path, 1)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
 
 
 def test_labels_that_do_not_fit(mnist):
@@ -292,6 +305,16 @@ def test_the_cache_is_read_and_made_anew_where_it_does_not_fit(mnist, monkeypatc
     assert small(mnist).num_train_samples == 60
 
 
+def test_any_damage_to_a_cache_makes_it_anew(mnist):
+    expected = inputs(mnist)
+    cache = mnist / "MNIST" / CACHE
+    whole = cache.read_bytes()
+    flags = whole.rindex(b"PK\x01\x02") + 8  # of the last entry, which then counts as encrypted
+    for damage in (whole[:flags] + b"\x01" + whole[flags + 1 :], whole[:-40], whole[: len(whole) // 2]):
+        cache.write_bytes(damage)
+        assert np.array_equal(inputs(mnist), expected) and cache.read_bytes() == whole
+
+
 def test_a_folder_that_can_not_be_written_needs_no_cache(mnist, monkeypatch):
     def refuse(path, content):
         raise PermissionError(path)
@@ -373,6 +396,18 @@ def test_what_a_handler_shows_of_shared_images_is_its_own(mnist):
     first.get_train_ids()[:] = 0
     assert second.in_shape == small(mnist).in_shape == [28, 28, 1]
     assert first.get_train_inputs().max() <= 1 and first.get_train_ids()[0] == 10
+
+
+def test_other_labels_of_the_same_files_are_read_anew(tmp_path):
+    class Coarse(CIFAR100Data):
+        _label_entry = "coarse_labels"
+
+    write_cifar(tmp_path, 100)
+    for path in (tmp_path / "cifar-100-python" / name for name in ("train", "test")):
+        content = pickle.loads(path.read_bytes())
+        path.write_bytes(pickle.dumps({**content, b"coarse_labels": [7] * len(content[b"data"])}, 2))
+    fine, coarse = CIFAR100Data(tmp_path, validation_size=1), Coarse(tmp_path, validation_size=1)
+    assert set(coarse.get_train_outputs()[:, 0]) == {7} < set(fine.get_train_outputs()[:, 0])
 
 
 def test_files_that_are_replaced_are_read_again(tmp_path):
@@ -485,6 +520,23 @@ def test_a_download_that_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="ended after 4 of 8 bytes"):
         _files.download("http://there/file", tmp_path / "file")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("broken", [IncompleteRead(b"half"), BadStatusLine("?")])
+def test_answers_that_are_no_http_are_errors_of_the_download(tmp_path, monkeypatch, broken):
+    def open_url(url, timeout=None):
+        if url.endswith("file"):
+            raise broken
+        return Response(b"whole")
+
+    monkeypatch.setattr("urllib.request.urlopen", open_url)
+    with pytest.raises(OSError, match=type(broken).__name__):
+        _files.download("http://there/file", tmp_path / "file")
+    assert not list(tmp_path.iterdir())
+    _files.fetch(["http://there/file", "http://there/other"], tmp_path / "file", None, "there")
+    assert (tmp_path / "file").read_bytes() == b"whole"
+    (tmp_path / "own").touch()  # others may read what was fetched as they may read any new file
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "own").stat().st_mode
 
 
 def archive(folder, names):

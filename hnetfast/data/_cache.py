@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import threading
-import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,13 +34,18 @@ def shared(sources: Sequence[Path], load: partial[Shared]) -> Shared:
 
     Args:
         sources: The files; one that was replaced, or has another size or time of change, counts as another.
-        load: A call that loads an object that holds their content, which nobody may change.
+        load: A call that loads an object that holds their content, which nobody may change; with other
+            keyword arguments, of plain values, it counts as another.
 
     Returns:
         The object.
     """
     states = [(os.path.realpath(path), os.stat(path)) for path in sources]
-    key = (load.func, *((path, s.st_ino, s.st_size, s.st_mtime_ns) for path, s in states))
+    key = (
+        load.func,
+        *load.keywords.items(),
+        *((path, s.st_ino, s.st_size, s.st_mtime_ns) for path, s in states),
+    )
     with _lock:  # so that threads load it once
         found = _alive.get(key)
         if found is None:
@@ -93,9 +97,9 @@ def kept_arrays(path: Path, key: str, make: Callable[[], dict[str, np.ndarray]])
 def _read(path: Path, key: str) -> dict[str, np.ndarray] | None:
     """Return the arrays in a file, None if there are none of this key."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
             if _KEY not in file.files or file[_KEY].dtype.kind != "U" or str(file[_KEY]) != key:
                 return None
             return {name: file[name] for name in file.files if name != _KEY}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError):
+    except Exception:  # zipfile and numpy raise a dozen kinds, depending on which byte is wrong
         return None

@@ -69,7 +69,9 @@ class CIFARData(LabelledImages):
         for name in self._described_by:
             if name not in described:
                 raise InputError(f"{meta}: an entry {name!r} is expected, found {sorted(described)}")
-        images = shared(files, partial(_load, folder, files, self._label_entry, num_classes))
+        images = shared(
+            files, partial(_load, folder, files, labels=self._label_entry, num_classes=num_classes)
+        )
         self._take(images, num_classes, use_one_hot, validation_size)
         self._data[self._key] = {name: described[name] for name in self._described_by}
 

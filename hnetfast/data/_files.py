@@ -10,9 +10,11 @@ import tempfile
 import urllib.request
 import zlib
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
 
 from hnetfast._errors import InputError
+from hnetfast._files import replacing
 
 
 def fetch(urls: Sequence[str], path: Path, md5: str | None, source: str) -> None:
@@ -51,28 +53,19 @@ def download(url: str, path: str | Path, md5: str | None = None) -> None:
     Raises:
         OSError: If it can't be fetched or written, or has another check sum.
     """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    digest = hashlib.md5(usedforsecurity=False)
     try:
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=60) as source:
-            shutil.copyfileobj(source, file, 1 << 20)
+        with replacing(path) as file, urllib.request.urlopen(url, timeout=60) as source:
+            while block := source.read(1 << 20):
+                file.write(block)
+                digest.update(block)
             expected = source.headers.get("Content-Length")
             if expected is not None and file.tell() != int(expected):
                 raise OSError(f"{url}: the connection ended after {file.tell()} of {expected} bytes")
-        if md5 is not None and _md5(temporary) != md5:
-            raise OSError(f"{url}: the file has not the check sum {md5}")
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _md5(path: str | Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+            if md5 is not None and digest.hexdigest() != md5:
+                raise OSError(f"{url}: the file has not the check sum {md5}")
+    except HTTPException as error:  # no answer of HTTP, or one that breaks off
+        raise OSError(f"{url}: {error!r}") from error
 
 
 def _refuse_outside(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import zlib
 from collections.abc import Sequence
@@ -95,23 +96,34 @@ def read_idx(path: Path, num_dims: int) -> np.ndarray:
     Raises:
         ValueError: If it is broken or something else.
     """
+    head, content = 4 * (1 + num_dims), path.read_bytes()
     try:
-        content = path.read_bytes()
         if path.suffix == ".gz":
-            content = gzip.decompress(content)
+            content = _decompress(content, head)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}: is no complete file of gzip ({error}); fetch it again") from error
-    head = 4 * (1 + num_dims)
     expected = bytes([0, 0, _BYTES, num_dims])
     if len(content) < head or content[:4] != expected:
         raise InputError(
             f"{path}: a file of IDX that begins with {expected.hex()} is expected, "
             f"found {content[:4].hex() or 'nothing'}; fetch it again"
         )
-    shape = [int(size) for size in np.frombuffer(content, ">u4", num_dims, 4)]
+    shape = _shape(content[:head])
     if len(content) != head + math.prod(shape):
         raise InputError(
             f"{path}: {math.prod(shape)} bytes of the shape {shape} are expected, "
             f"found {len(content) - head}; fetch it again"
         )
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
+
+
+def _shape(head: bytes) -> list[int]:
+    return [int(size) for size in np.frombuffer(head, ">u4", offset=4)]
+
+
+def _decompress(content: bytes, head: int) -> bytes:
+    """Decompress a file, but not much more than it says it holds: a small one may become a huge one."""
+    with gzip.open(io.BytesIO(content)) as file:
+        start = file.read(head)
+        most = 1032 * len(content)  # there is no better compression
+        return start + file.read(min(math.prod(_shape(start)), most) + 1 if len(start) == head else 0)
