@@ -209,13 +209,22 @@ def test_tensors_are_permuted_and_arrays_are_not(digits):
         task.input_to_torch_tensor(x, "cpu", force_no_preprocessing=True),
     ):
         np.testing.assert_array_equal(unchanged, x.astype(np.float32))
-    assert task.permutation is permutation and same.permutation is None and task.torch_in_shape == [8, 8, 1]
+    np.testing.assert_array_equal(task.permutation, permutation)
+    assert same.permutation is None and task.torch_in_shape == [8, 8, 1]
     assert task._data.lazily("in_data").pixels is digits._data.lazily("in_data").pixels
     twin = pickle.loads(pickle.dumps(task))
     assert torch.equal(twin.input_to_torch_tensor(x, "cpu"), task.input_to_torch_tensor(x, "cpu"))
     assert torch.equal(task.torch_dataset("test")[3][0], task.input_to_torch_tensor(x, "cpu")[3])
     with pytest.raises(NotImplementedError, match="only tensors of PyTorch"):
         task.tf_input_map()
+
+
+def test_a_permutation_that_changes_later_changes_no_task(digits):
+    order = np.arange(64)
+    task, same = permute_pixels(digits, [order, np.arange(64)])
+    order[:] = 0
+    rows = digits.get_test_inputs()
+    assert torch.equal(task.input_to_torch_tensor(rows, "cpu"), same.input_to_torch_tensor(rows, "cpu"))
 
 
 @pytest.mark.parametrize("padding", [0, 2])

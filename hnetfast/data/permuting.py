@@ -153,7 +153,8 @@ def permute_pixels(
     tasks = []
     for permutation in permutations:
         task = variant_of(handler, _Permuted)
-        task._permutation, task._padding = permutation, padding
+        task._permutation = None if permutation is None else np.array(permutation)
+        task._padding = padding
         tasks.append(task)
     return tasks
 
