@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from hnetfast._files import write_atomically
+from hnetfast.data._locks import ProcessLock
 
 _FORMAT = "hnetfast 1"
 _KEY = "key"
@@ -26,7 +26,7 @@ _KEY = "key"
 Shared = TypeVar("Shared")
 
 _alive: WeakValueDictionary[tuple, object] = WeakValueDictionary()
-_lock = threading.Lock()
+_lock = ProcessLock()
 
 
 def shared(sources: Sequence[Path], load: partial[Shared]) -> Shared:

@@ -7,7 +7,6 @@ share, convert the rows that a batch asks for, and all only if ``handler._data["
 
 from __future__ import annotations
 
-import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hnetfast.data._locks import ProcessLock
 from hnetfast.ops.pixel_rows import pixel_rows
 
 
@@ -161,7 +161,7 @@ class Pixels(Rows):
         return {**self.__dict__, "_tensor": None}
 
 
-_CONVERTING = threading.RLock()
+_CONVERTING = ProcessLock()
 
 
 class Samples(dict):
