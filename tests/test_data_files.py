@@ -177,10 +177,16 @@ def test_classes_that_svhn_does_not_have(tmp_path, wrong):
 
 
 def test_broken_files_of_svhn(tmp_path):
+    from scipy.io import loadmat, savemat
+
     write_svhn(tmp_path / "SVHN", {"train": 30, "test": 20})
     path = tmp_path / "SVHN" / "test_32x32.mat"
     whole = path.read_bytes()
-    for content in (whole[:200], b"", b"no matrix" * 100):
+    compressed = io.BytesIO()
+    matrices = loadmat(path)
+    savemat(compressed, {"X": matrices["X"], "y": matrices["y"]}, do_compression=True)
+    compressed = compressed.getvalue()
+    for content in (whole[:200], b"", b"no matrix" * 100, compressed[:-90], compressed[:127] + b"X"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"test_32x32\.mat"):
             SVHNData(tmp_path)

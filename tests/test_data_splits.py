@@ -333,6 +333,12 @@ def test_outputs_that_no_task_has(folder):
         task.transform_outputs(np.array([[0]]))
 
 
+def test_labels_may_be_read_once(folder):
+    tasks = split_mnist.SplitMNIST, split_cifar.SplitCIFAR10Data, split_cifar.SplitCIFAR100Data
+    for kind in tasks:
+        assert kind(folder, validation_size=0, labels=iter([2, 5]))._labels == [2, 5]
+
+
 def test_labels_of_a_caller_are_the_callers(folder):
     labels = [1, 2]
     task = split_mnist.SplitMNIST(folder, validation_size=0, labels=labels)

@@ -43,7 +43,7 @@ class SplitCIFAR100Data(CIFAR100Data):
         labels: Sequence[int] = range(10),
         full_out_dim: bool = False,
     ) -> None:
-        check_labels(labels, 100)
+        labels = check_labels(labels, 100)
         super().__init__(
             data_path,
             use_one_hot=use_one_hot,
@@ -89,7 +89,7 @@ class SplitCIFAR10Data(CIFAR10Data):
         labels: Sequence[int] = range(2),
         full_out_dim: bool = False,
     ) -> None:
-        check_labels(labels, 10)
+        labels = check_labels(labels, 10)
         super().__init__(
             data_path,
             use_one_hot=use_one_hot,
