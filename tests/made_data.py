@@ -38,7 +38,8 @@ def write_cifar(root, classes, sizes=(50, 20), protocol=2):
     ten = classes == 10
     folder = Path(root) / ("cifar-10-batches-py" if ten else "cifar-100-python")
     folder.mkdir(parents=True)
-    images, labels = blobs(sum(sizes), classes, seed=3)
+    parts = [blobs(size, classes, seed=seed) for size, seed in zip(sizes, (3, 4), strict=True)]
+    images, labels = map(np.concatenate, zip(*parts, strict=True))
     planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
     names = [f"data_batch_{i + 1}" for i in range(5)] if ten else ["train"]
     rows = [*np.split(np.arange(sizes[0]), len(names)), np.arange(sizes[0], sum(sizes))]

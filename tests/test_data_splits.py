@@ -14,7 +14,7 @@ from hnetfast.data.cub_200_2011_data import CUB2002011
 from hnetfast.data.sequential_dataset import SequentialDataset
 from hnetfast.data.special import split_cifar, split_mnist
 from hnetfast.data.special.permuted_mnist import PermutedMNIST, PermutedMNISTList
-from tests import image_folders, small_image_files
+from tests import image_folders, made_data
 
 
 @pytest.fixture(scope="module")
@@ -292,9 +292,9 @@ PERMUTATIONS = [np.random.RandomState(i).permutation(784) for i in range(4)]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    small_image_files.write_mnist(folder / "MNIST")
-    small_image_files.write_cifar(folder / "cifar-10-batches-py", 10, 100, 30)
-    small_image_files.write_cifar(folder / "cifar-100-python", 100, 300, 200)
+    made_data.write_mnist(folder / "MNIST", (100, 40))
+    made_data.write_cifar(folder, 10, (100, 30))
+    made_data.write_cifar(folder, 100, (300, 200))
     return str(folder)
 
 
@@ -314,7 +314,7 @@ def test_classes_in_any_order(folder, labels):
 
 
 def test_names_belong_to_their_classes(folder):
-    for one_hot, names in ((False, ["class 7", "class 2"]), (True, ["class 2", "class 7"])):
+    for one_hot, names in ((False, ["thing 7", "thing 2"]), (True, ["thing 2", "thing 7"])):
         task = split_cifar.SplitCIFAR10Data(folder, one_hot, 0, labels=[7, 2])
         assert task._data["cifar10"]["label_names"] == names
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnetfast.data.special import permuted_mnist, split_cifar, split_mnist
-from tests import small_image_files
+from tests import made_data
 from tests.compat.data_comparison import (
     IGNORE_ORACLE_WARNINGS,
     assert_same,
@@ -33,9 +33,9 @@ SIZES = st.integers(0, 5)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    small_image_files.write_mnist(folder / "MNIST")
-    small_image_files.write_cifar(folder / "cifar-10-batches-py", 10, 100, 30)
-    small_image_files.write_cifar(folder / "cifar-100-python", 100, 300, 200)
+    made_data.write_mnist(folder / "MNIST", (100, 40))
+    made_data.write_cifar(folder, 10, (100, 30))
+    made_data.write_cifar(folder, 100, (300, 200))
     return str(folder)
 
 
