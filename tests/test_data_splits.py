@@ -333,6 +333,15 @@ def test_outputs_that_no_task_has(folder):
         task.transform_outputs(np.array([[0]]))
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_encodings_do_not_depend_on_who_read_the_files_first(tmp_path, first):
+    made_data.write_mnist(tmp_path / "MNIST")
+    split_mnist.MNISTData(tmp_path, use_one_hot=first, validation_size=0)
+    for one_hot in (False, True):
+        task = split_mnist.SplitMNIST(tmp_path, one_hot, 0, labels=[3, 5])
+        assert task.get_test_outputs(use_one_hot=True).shape[1] == 2
+
+
 def test_labels_may_be_read_once(folder):
     tasks = split_mnist.SplitMNIST, split_cifar.SplitCIFAR10Data, split_cifar.SplitCIFAR100Data
     for kind in tasks:
