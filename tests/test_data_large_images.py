@@ -1,10 +1,12 @@
 """Handlers of images in files: bad files, data sets for PyTorch, what they do otherwise than hypnettorch."""
 
 import copy
+import csv
 import io
 import os
 import pickle
 import re
+import struct
 import tarfile
 import urllib.error
 import warnings
@@ -128,7 +130,9 @@ def test_images_that_are_missing_or_broken(made):
     inputs = handler.get_train_inputs()
     first, second, third = inputs[:3, 0]
     content = Path(second).read_bytes()
-    for path, broken in ((first, b"no image"), (second, content[: len(content) // 2]), (third, b"")):
+    # A DDS file with an unknown kind of pixels: PIL raises a NotImplementedError.
+    unknown = b"DDS " + struct.pack("<31I", 124, 0, 4, 4, *[0] * 14, 32, 1 << 30, *[0] * 11)
+    for path, broken in ((first, unknown), (second, content[: len(content) // 2]), (third, b"")):
         os.unlink(path)  # other names of the same file stay as they are
         Path(path).write_bytes(broken)
     for i in range(3):
@@ -284,6 +288,8 @@ def test_an_image_of_celeba_that_is_missing(made):
         ("train_test_split.txt", lambda x: [x[0][:-1] + "2", *x[1:]], ValueError, "split.txt, line 1"),
         ("classes.txt", lambda x: x[1:], ValueError, "classes.txt: numbers from 1"),
         ("classes.txt", lambda x: [], ValueError, "classes.txt: numbers from 1"),
+        ("classes.txt", lambda x: [*x[:-1], x[-1].split()[0] + " .."], ValueError, "names of folders"),
+        ("classes.txt", lambda x: [*x[:-1], x[-1].split()[0] + " ../a"], ValueError, "names of folders"),
     ],
 )
 def test_broken_annotations_of_cub(made, file, change, error, message):
@@ -349,7 +355,9 @@ def replaced(line, column, value):
     [
         (lambda x: [*x[:2], x[2] + ",1", *x[3:]], ValueError, "line 3: 12 columns are expected, found 13"),
         (lambda x: [*x[:2], replaced(x[2], ANGLE, "left"), *x[3:]], ValueError, "line 3: the angle is no"),
+        (lambda x: [*x[:2], replaced(x[2], ANGLE, "-inf"), *x[3:]], ValueError, "line 3: the angle is no"),
         (lambda x: [*x[:2], replaced(x[2], ANGLE, ""), *x[3:]], ValueError, "has no angle for"),
+        (lambda x: [*x[:2], "x" * (csv.field_size_limit() + 1)], ValueError, "line 3: a table is expected"),
         (lambda x: [*x[:2], *x[3:]], ValueError, "has no line for the image"),
         (lambda x: [*x, x[2]], ValueError, "line 29: center/1479424215930976321.jpg comes a second time"),
         (
@@ -366,6 +374,15 @@ def test_broken_tables_of_udacity(made, change, error, message):
     folder = made("udacity")
     edit(folder / "Ch2_002/interpolated.csv", change)
     refused("udacity", folder, error, "Ch2_002/interpolated.csv", message)
+
+
+def test_tables_that_are_no_text(made):
+    files = {"udacity": "Ch2_002/interpolated.csv", "cub": "cub_200_2011/CUB_200_2011/images.txt"}
+    for name, file in files.items():
+        folder = made(name)
+        os.unlink(folder / file)
+        (folder / file).write_bytes(b"\xff\xfe")
+        refused(name, folder, ValueError, file, "text in UTF-8")
 
 
 def test_numbers_of_validation_samples_of_udacity(made):

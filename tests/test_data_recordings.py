@@ -1,9 +1,14 @@
 """Recordings of strokes, sounds and sentences: files, what makes them, what is refused, what tasks share."""
 
 import copy
+import csv
+import io
 import json
 import pickle
+import re
 import struct
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -86,8 +91,18 @@ def test_a_truncated_file_is_refused(kind, folder, tmp_path):
     content = recordings_path(folder, f"{FILES[kind]}.npz").read_bytes()
     path = recordings_path(tmp_path, f"{FILES[kind]}.npz")
     path.parent.mkdir(parents=True)
-    for size in (0, 10, len(content) // 2, len(content) - 30):
-        path.write_bytes(content[:size])
+    with np.load(io.BytesIO(content)) as file, io.BytesIO() as written:
+        np.savez_compressed(written, **file)
+        packed = bytearray(written.getvalue())
+    for name in zipfile.ZipFile(io.BytesIO(packed)).namelist():
+        start = packed.index(name.encode()) + len(name)
+        packed[start : start + 30] = b"\xff" * 30
+    locked = bytearray(content)
+    for found in re.finditer(rb"PK\x01\x02", content):
+        locked[found.start() + 8] |= 1  # encrypted
+    truncated = [content[:size] for size in (0, 10, len(content) // 2, len(content) - 30)]
+    for broken in (*truncated, packed, locked):
+        path.write_bytes(broken)
         with pytest.raises(ValueError, match=f"{path.name}: no complete file of arrays"):
             kind(str(tmp_path))
 
@@ -510,6 +525,9 @@ def test_broken_treebanks_and_embeddings(treebanks, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"test\.conllu: not found.* https://universaldependencies"):
         preprocess_mud.main(arguments)
     path = treebanks / "word_embeddings/polyglot-de.vec"
+    path.write_bytes(b"a 1\n\xff 2\n")
+    with pytest.raises(ValueError, match=r"polyglot-de\.vec: text in UTF-8"):
+        preprocess_mud.main(arguments)
     for wrong in ("a b\n", "a 1\nb x\n", "a 1\nb 1 2\n", "", "a 1\n"):
         path.write_text(wrong)
         with pytest.raises(ValueError, match=r"polyglot-de\.vec"):
@@ -518,7 +536,7 @@ def test_broken_treebanks_and_embeddings(treebanks, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"polyglot-de\.npz: not found"):
         preprocess_mud.main(arguments)
     path.with_suffix(".npz").write_bytes(_bomb(tmp_path / "ran"))
-    with pytest.raises(ValueError, match=r"polyglot-de\.npz: arrays words and embeddings"):
+    with pytest.raises(ValueError, match=r"polyglot-de\.npz: .* Arrays words and embeddings"):
         preprocess_mud.main(arguments)
     assert not (tmp_path / "ran").exists() and not (tmp_path / "sequential").exists()
 
@@ -571,12 +589,9 @@ def _example(embedding, labels, packed=True):
 
 
 def _records(messages):
-    content = b""
-    for message in messages:
-        header = struct.pack("<Q", len(message))
-        sums = masked_crc32c([header, message]).astype("<u4")
-        content += header + sums[:1].tobytes() + message + sums[1:].tobytes()
-    return content
+    parts = [part for message in messages for part in (struct.pack("<Q", len(message)), message)]
+    sums = masked_crc32c(parts).astype("<u4")
+    return b"".join(part + sums[i : i + 1].tobytes() for i, part in enumerate(parts))
 
 
 def test_check_sums():
@@ -590,6 +605,11 @@ def test_check_sums():
     masked = [((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF for crc in known.values()]
     assert masked_crc32c(list(known)).tolist() == masked
     assert masked_crc32c([]).shape == (0,)
+    tracemalloc.start()  # padded to one length, these take twenty megabytes
+    sums = masked_crc32c([b"a", *[b""] * 10**4, b"a" * 2000])
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+    assert sums[0] == masked[-1] and len(set(sums.tolist())) == 3
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -597,6 +617,9 @@ def test_sequence_examples(packed):
     embedding = np.arange(256, dtype=np.uint8).reshape(2, 128)
     context, steps = parse_sequence_example(_example(embedding, [526, 0, -1], packed))
     assert context == {"labels": [526, 0, -1], "start_time_seconds": [30.0]}
+    # Bits beyond 64 do not count, as in protocol buffers.
+    feature = _field(3, _field(1, b"\x83" + b"\x80" * 8 + b"\x7e"))
+    assert parse_sequence_example(_field(1, _entry("labels", feature)))[0] == {"labels": [3]}
     assert steps == {"audio_embedding": [[bytes(step)] for step in embedding]}
 
 
@@ -663,10 +686,20 @@ def test_classes_of_sounds_are_left_out(sounds, tmp_path):
         preprocess_audioset.main([*arguments[:-1], "2", *options])
     with pytest.raises(ValueError, match="is needed with --ontology"):
         preprocess_audioset.main([*arguments, *options[2:]])
-    for name, wrong in (("labels", "a,b\n1,2\n"), ("ontology", "{"), ("quality", "Sound\n")):
+    for name, wrong in (
+        ("labels", b"a,b\n1,2\n"),
+        ("labels", b"index,display_name\n1,\xff\n"),
+        ("labels", b"index,display_name\n1," + b"x" * (csv.field_size_limit() + 1)),
+        ("ontology", b"{"),
+        ("ontology", b"[" * 200_000),
+        ("ontology", b"\xff"),
+        ("quality", b"Sound\n"),
+        ("quality", b"Sound \xc2\xb2%\n"),
+        ("quality", b"\xff 70%\n"),
+    ):
         path = tmp_path / files[name]
         content = path.read_text()
-        path.write_text(wrong)
+        path.write_bytes(wrong)
         with pytest.raises(ValueError, match=path.name):
             preprocess_audioset.main([*arguments, *options])
         path.unlink()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hnetfast._errors import InputError
+from hnetfast.data._text import read_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +40,7 @@ def load_image(path: str) -> Image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: there is no such image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # PIL raises whatever a broken file leads it to
         raise BrokenImageError(f"{path}: is no image, or an incomplete one ({error})") from error
 
 
@@ -140,10 +141,7 @@ def read_lines(path: str | Path) -> list[str]:
     Raises:
         ValueError: If it is no text.
     """
-    try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no text file ({error})") from error
+    lines = [line.strip() for line in read_text(path).splitlines()]
     while lines and not lines[-1]:
         lines.pop()
     return lines

@@ -159,6 +159,9 @@ def _read_annotations(
     if not numbered or sorted(numbered) != sorted(str(i + 1) for i in range(len(numbered))):
         raise InputError(f"{classes_file}: numbers from 1 on are expected, found {list(numbered)[:10]}")
     classes = {int(number) - 1: name for number, name in numbered.items()}
+    for name in classes.values():
+        if name in (".", "..") or os.path.basename(name) != name:
+            raise InputError(f"{classes_file}: names of folders in {images_dir} are expected, found {name}")
     images = read_pairs(images_file)
     labels = _numbers_of(labels_file, list(images), images_file, range(1, len(classes) + 1)) - 1
     training = _numbers_of(split_file, list(images), images_file, range(2)) == 1

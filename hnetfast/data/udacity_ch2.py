@@ -10,6 +10,7 @@ and unpacked with https://github.com/rwightman/udacity-driving-reader, so that t
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import warnings
@@ -22,6 +23,7 @@ import torch
 from hnetfast._errors import InputError, UnsupportedError
 from hnetfast.data._arguments import check_count
 from hnetfast.data._image_files import require_paths
+from hnetfast.data._text import read_text
 from hnetfast.data.large_img_dataset import LargeImgDataset
 
 if TYPE_CHECKING:
@@ -225,8 +227,8 @@ def _images_and_angles(folder: str, meta_file: str) -> tuple[list[str], np.ndarr
 def _read_angles(meta_file: str, folder: str) -> dict[str, tuple[int, float]]:
     """Return line and angle of each image of the middle camera in a table, nothing if it has no angles."""
     angles: dict[str, tuple[int, float]] = {}
-    with open(meta_file, newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
+    rows = csv.reader(io.StringIO(read_text(meta_file)))
+    try:
         header = next(rows, [])
         if "filename" not in header:
             raise InputError(f"{meta_file}, line 1: a column named filename is expected, found {header}")
@@ -242,8 +244,18 @@ def _read_angles(meta_file: str, folder: str) -> dict[str, tuple[int, float]]:
             path = os.path.join(folder, row[i_name])
             if path in angles:
                 raise InputError(f"{where}: {row[i_name]} comes a second time")
-            try:
-                angles[path] = rows.line_num, float(row[i_angle] or "nan")
-            except ValueError:
-                raise InputError(f"{where}: the angle is no number: {row[i_angle]!r}") from None
+            angles[path] = rows.line_num, _angle(row[i_angle], where)
+    except csv.Error as error:
+        raise InputError(f"{meta_file}, line {rows.line_num}: a table is expected ({error})") from None
     return angles
+
+
+def _angle(text: str, where: str) -> float:
+    """Return an angle, NaN if it is not known."""
+    try:
+        angle = float(text or "nan")
+    except ValueError:
+        angle = math.inf
+    if math.isinf(angle):
+        raise InputError(f"{where}: the angle is no finite number: {text!r}")
+    return angle

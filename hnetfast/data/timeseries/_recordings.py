@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -52,11 +51,7 @@ def read_recordings(path: Path, kinds: Mapping[str, str], script: str, page: str
         pickled = path.with_suffix(".pickle")
         reason = f"; {pickled.name} is there, but pickles are not read" if pickled.exists() else ""
         raise MissingRecordingsError(f"{path}: not found{reason}. {make}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in kinds if name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise InputError(f"{path}: no complete file of arrays ({error}). {make}") from error
+    found = load_arrays(path, kinds, make)
     for name, kind in kinds.items():
         if name not in found or found[name].dtype.kind not in kind:
             has = f"one of {found[name].dtype}" if name in found else "none"
@@ -64,6 +59,24 @@ def read_recordings(path: Path, kinds: Mapping[str, str], script: str, page: str
                 f"{path}: an array {name} of type {' or '.join(kind)} is expected, has {has}. {make}"
             )
     return found
+
+
+def load_arrays(path: Path, names: Iterable[str], advice: str) -> dict[str, np.ndarray]:
+    """Read those arrays of a file that are there; nothing is unpickled.
+
+    Args:
+        path: The file.
+        names: Names of the arrays.
+        advice: What to do where the file is broken, a sentence that ends the message.
+
+    Raises:
+        ValueError: If it is broken.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in names if name in file.files}
+    except Exception as error:  # numpy, zipfile and zlib raise whatever a broken file leads them to
+        raise InputError(f"{path}: no complete file of arrays ({error}). {advice}") from error
 
 
 def shared_array(path: Path, name: str, kind: str, script: str, page: str) -> np.ndarray:

@@ -84,6 +84,15 @@ def masked_crc32c(parts: Sequence[bytes]) -> np.ndarray:
     Returns:
         uint32 ``[n]``: CRC-32C, rotated and shifted as records have it.
     """
+    crc = np.empty(len(parts), dtype=np.uint32)
+    sizes = np.array([len(part).bit_length() for part in parts], dtype=np.int64)
+    for size in np.unique(sizes):  # similar lengths together, so that padding is never longer than they are
+        chosen = np.flatnonzero(sizes == size)
+        crc[chosen] = _crc32c([parts[i] for i in chosen])
+    return (crc >> np.uint32(15) | crc << np.uint32(17)) + np.uint32(0xA282EAD8)
+
+
+def _crc32c(parts: Sequence[bytes]) -> np.ndarray:
     lengths = np.array([len(part) for part in parts], dtype=np.int64)
     width = int(lengths.max(initial=0))
     # All at once, column by column, aligned at the right end: a sum begins where its bytes do.
@@ -95,8 +104,7 @@ def masked_crc32c(parts: Sequence[bytes]) -> np.ndarray:
         crc[lengths == left] = 0xFFFFFFFF
         crc = _crc32c_table()[(crc ^ column) & 0xFF] ^ (crc >> np.uint32(8))
     crc[lengths == 0] = 0xFFFFFFFF
-    crc = ~crc
-    return (crc >> np.uint32(15) | crc << np.uint32(17)) + np.uint32(0xA282EAD8)
+    return ~crc
 
 
 @cache
@@ -167,4 +175,5 @@ def _feature(message: bytes) -> list:
 
 
 def _signed(value: int) -> int:
+    value &= (1 << 64) - 1  # as protocol buffers do with more bits
     return value - (1 << 64) if value >= 1 << 63 else value

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 
 from hnetfast._errors import InputError
 from hnetfast.data._arguments import check_count
+from hnetfast.data._text import read_text
 from hnetfast.data.timeseries._recordings import MissingRecordingsError, recordings_path, write_recordings
 from hnetfast.data.timeseries._tfrecord import parse_sequence_example, read_records
 from hnetfast.data.timeseries.audioset_data import FILE, NUM_CLASSES, PAGE
@@ -161,22 +163,21 @@ def _allowed_labels(arguments: Any) -> list[int] | None:
         return None
     if arguments.labels is None:
         raise InputError("labels: class_labels_indices.csv is needed with --ontology and --quality, got none")
-    with _opened(arguments.labels) as file:
-        rows = list(csv.DictReader(file))
+    text = _text(arguments.labels)
     try:
+        rows = list(csv.DictReader(io.StringIO(text)))
         index_of = {row["display_name"]: int(row["index"]) for row in rows}
-    except (KeyError, TypeError, ValueError) as error:
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{arguments.labels}: columns index and display_name are expected ({error})"
         ) from error
     names = set(index_of)
     if arguments.ontology is not None:
-        with _opened(arguments.ontology) as file:
-            text = file.read()
+        text = _text(arguments.ontology)
         try:
             entries = json.loads(text)
             names -= {entry["name"] for entry in entries if entry["child_ids"] or entry["restrictions"]}
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
             raise InputError(f"{arguments.ontology}: AudioSet's ontology is expected ({error})") from error
     if arguments.quality is not None:
         names &= _good_names(arguments.quality, arguments.min_quality)
@@ -185,21 +186,20 @@ def _allowed_labels(arguments: Any) -> list[int] | None:
 
 def _good_names(path: str, min_quality: int) -> set[str]:
     names = set()
-    with _opened(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            name, _, quality = line.strip().rpartition(" ")
-            if not quality.endswith("%") or not quality[:-1].isdigit():
-                raise InputError(f"{path}, line {number}: a class and a percentage are expected")
-            if int(quality[:-1]) >= min_quality:
-                names.add(name.strip())
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        name, _, quality = line.strip().rpartition(" ")
+        if not quality.endswith("%") or not quality[:-1].isdecimal():
+            raise InputError(f"{path}, line {number}: a class and a percentage are expected")
+        if int(quality[:-1]) >= min_quality:
+            names.add(name.strip())
     return names
 
 
-def _opened(path: str) -> Any:
+def _text(path: str) -> str:
     try:
-        return open(path, encoding="utf-8", newline="")
+        return read_text(path)
     except FileNotFoundError:
         raise MissingRecordingsError(f"{path}: not found. Download it from {PAGE}") from None
 

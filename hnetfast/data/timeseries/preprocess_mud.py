@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -28,7 +27,13 @@ import numpy as np
 
 from hnetfast._errors import InputError
 from hnetfast.data._arguments import check_count
-from hnetfast.data.timeseries._recordings import MissingRecordingsError, recordings_path, write_recordings
+from hnetfast.data._text import read_text
+from hnetfast.data.timeseries._recordings import (
+    MissingRecordingsError,
+    load_arrays,
+    recordings_path,
+    write_recordings,
+)
 from hnetfast.data.timeseries.mud_data import EMBEDDINGS_FILE, FILE, PAGE, PARTS, pack_words
 
 __all__ = [
@@ -291,15 +296,12 @@ def _sentences(
 def _blocks(file: Path) -> Iterator[list[tuple[int, str]]]:
     """Yield the lines of each sentence, with their numbers, without comments."""
     block = []
-    try:
-        for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
-            if line.strip() and not line.startswith("#"):
-                block.append((number, line))
-            elif not line.strip() and block:
-                yield block
-                block = []
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: text in UTF-8 is expected ({error})") from None
+    for number, line in enumerate(read_text(file).split("\n"), 1):
+        if line.strip() and not line.startswith("#"):
+            block.append((number, line))
+        elif not line.strip() and block:
+            yield block
+            block = []
     if block:
         yield block
 
@@ -318,11 +320,11 @@ def _read_embeddings(folder: Path, language: str) -> tuple[list[str], np.ndarray
     """Return all words of a language and their vectors, float32 ``[n, D]``."""
     arrays, text = (folder / f"polyglot-{language}.{suffix}" for suffix in ("npz", "vec"))
     if arrays.is_file():
-        try:
-            with np.load(arrays, allow_pickle=False) as file:
-                words, vectors, path = file["words"].tolist(), file["embeddings"], arrays
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            raise InputError(f"{arrays}: arrays words and embeddings are expected ({error})") from error
+        advice = "Arrays words and embeddings are expected"
+        found = load_arrays(arrays, ("words", "embeddings"), advice)
+        if len(found) < 2:
+            raise InputError(f"{arrays}: lacks an array. {advice}")
+        words, vectors, path = found["words"].tolist(), found["embeddings"], arrays
     elif text.is_file():
         words, vectors, path = *_read_vectors(text), text
     else:
@@ -342,7 +344,7 @@ def _read_embeddings(folder: Path, language: str) -> tuple[list[str], np.ndarray
 
 def _read_vectors(path: Path) -> tuple[list[str], np.ndarray]:
     words, vectors = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
+    for number, line in enumerate(read_text(path).rstrip("\n").split("\n"), 1):
         word, *numbers = line.rstrip().split(" ")
         if number == 1 and len(numbers) == 1:
             continue  # how many words there are, and how many numbers each has

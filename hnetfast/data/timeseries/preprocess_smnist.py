@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from hnetfast._errors import InputError
+from hnetfast.data._text import read_text
 from hnetfast.data.timeseries._recordings import MissingRecordingsError, recordings_path, write_recordings
 from hnetfast.data.timeseries._strokes import FILE, NUM_DIGITS, PAGE, check_strokes
 
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _read_rows(path: Path, num_columns: int) -> np.ndarray:
     try:
-        numbers = np.array(path.read_text().split(), dtype=np.int16)
+        numbers = np.array(read_text(path).split(), dtype=np.int16)
         return numbers.reshape(-1, num_columns)
     except FileNotFoundError:
         raise _missing(path) from None
