@@ -116,6 +116,12 @@ def test_refused_trials_draw_nothing():
         MultiStimulus(None)
 
 
+@pytest.mark.parametrize(("updates", "task_id"), [({"num_rule_tuned": 2}, 2), ({"num_motion_dirs": 1}, 16)])
+def test_tasks_that_parameters_exclude_change_nothing(updates, task_id):
+    parameters.update_parameters(updates)
+    test_refused_arguments_change_nothing({"task_id": task_id}, ValueError, "current_task")
+
+
 def test_subnetworks_take_turns():
     parameters.update_parameters({"gating_type": "split", "n_subnetworks": 2, "n_tasks": 3})
     assert [gate.tolist() for gate in parameters.par["gating"]] == [

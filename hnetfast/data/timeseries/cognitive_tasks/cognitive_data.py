@@ -148,6 +148,7 @@ class CognitiveTasks(Dataset):
 
     def _generate(self, sizes: list[int], task_id: int) -> tuple[Repeated, Repeated]:
         """Make several lots of samples, one after the other, without copying trials that occur repeatedly."""
+        MultiStimulus(self._rstate).check_task(task_id)  # before parameters are changed, and numbers drawn
         drawn = []
         for size in sizes:
             parameters.update_parameters({"batch_size": size})

@@ -128,9 +128,9 @@ class MultiStimulus:
 
         Raises:
             TypeError: If ``current_task`` is no integer.
-            ValueError: If there is no such task, or no rule-tuned unit for it.
+            ValueError: If there is no such task, no rule-tuned unit or too few directions for it.
         """
-        task = self._check_task(current_task)
+        task = self.check_task(current_task)
         inputs = self._noise()
         if inputs is None:
             inputs = np.full(self.input_shape, float(par["input_mean"]))
@@ -154,10 +154,33 @@ class MultiStimulus:
         Raises:
             ValueError: See :meth:`generate_trial`.
         """
-        task = self._check_task(current_task)
+        task = self.check_task(current_task)
         noise = self._noise()
         method, *arguments = self.get_tasks()[task]
         return self._makers[method.__name__](*arguments), noise
+
+    def check_task(self, task: Any) -> int:
+        """Check the index of a task; draws nothing.
+
+        Args:
+            task: The index.
+
+        Returns:
+            It, as a plain integer.
+
+        Raises:
+            TypeError: If it is no integer.
+            ValueError: If there is no such task, no rule-tuned unit or too few directions for it.
+        """
+        task = check_count("current_task", task, 0, len(self.task_types) - 1)
+        rules = self.rule_shape[2]
+        if 0 < rules <= task:
+            raise InputError(
+                f"current_task: with num_rule_tuned={rules}, tasks below are accepted, got {task}"
+            )
+        if self.task_types[task][1:2] in (["dms"], ["dnms"]) and self.response_shape[2] < 2:
+            raise InputError(f"current_task: task {task} needs two directions, num_motion_dirs is 1")
+        return task
 
     def rows(self, task: int, trials: Trials, noise: np.ndarray | None) -> tuple[Repeated, Repeated]:
         """Make inputs and desired outputs as rows, each of which is kept once.
@@ -353,16 +376,6 @@ class MultiStimulus:
 
     def _steps(self, time: int) -> int:
         return time // par["dt"]
-
-    def _check_task(self, task: Any) -> int:
-        """Check the index of a task, before anything is drawn."""
-        task = check_count("current_task", task, 0, len(self.task_types) - 1)
-        rules = self.rule_shape[2]
-        if 0 < rules <= task:
-            raise InputError(
-                f"current_task: with num_rule_tuned={rules}, tasks below are accepted, got {task}"
-            )
-        return task
 
     def _rule_unit(self, task: int) -> int:
         return self.stimulus_shape[2] + self.fixation_shape[2] + task
