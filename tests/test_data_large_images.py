@@ -75,18 +75,20 @@ def test_small_parts_of_the_data_sets(made):
 def test_loaders_with_workers(made):
     handler = ILSVRC2012Data(str(made("ilsvrc")), num_val_per_class=1)
 
-    def epoch(start):
+    def epoch(dataset, start, num_workers):
         torch.manual_seed(3)
-        loader = DataLoader(
-            handler.torch_train, batch_size=4, shuffle=True, num_workers=2, multiprocessing_context=start
-        )
-        return list(loader)
+        options = {"num_workers": num_workers, "multiprocessing_context": start}
+        return list(DataLoader(dataset, batch_size=4, shuffle=True, **options))
 
-    forked, spawned = epoch("fork"), epoch("spawn")
-    for (our, our_targets), (their, their_targets) in zip(forked, spawned, strict=True):
+    forked = epoch(handler.torch_train, "fork", 2)
+    copied = epoch(pickle.loads(pickle.dumps(handler.torch_train)), "fork", 2)
+    for (our, our_targets), (their, their_targets) in zip(forked, copied, strict=True):
         assert torch.equal(our, their) and torch.equal(our_targets, their_targets)
         assert our_targets.dtype == torch.int64
     assert not torch.equal(forked[0][0][0], forked[0][0][1])
+    # Each worker that is started afresh imports everything. The first one draws the same, however many.
+    (spawned, *_) = epoch(handler.torch_train, "spawn", 1)
+    assert all(map(torch.equal, spawned, forked[0]))
     assert handler.torch_dataset("val") is handler.torch_val
     with pytest.raises(ValueError, match="part"):
         handler.torch_dataset("validation")
