@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import io
 import shutil
 import statistics
@@ -39,6 +40,12 @@ def folder(tmp_path_factory):
     write_files(path)
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_shared():
+    """Handlers of earlier measurements are gone: those that are built later would share their images."""
+    gc.collect()
 
 
 def _measure(
