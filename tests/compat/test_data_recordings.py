@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hnetfast.data.timeseries import (
@@ -272,6 +272,7 @@ SPELLINGS = ["ab", "Ab", "AB", "aB", "x1", "X1", "x#", "X#", "12", "##", "ß", "
 
 
 @given(st.lists(st.sampled_from(SPELLINGS), unique=True), st.lists(st.sampled_from(SPELLINGS), max_size=6))
+@example(["#"], ["٣", "²", "3"])
 def test_spellings(vocabulary, sentence):
     their = theirs("preprocess_mud")
     index = {word: i for i, word in enumerate(vocabulary)}

@@ -72,7 +72,7 @@ TREEBANKS = {
 TAGS = ["ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN"]
 TAGS += ["PUNCT", "SCONJ", "SYM", "VERB", "X"]
 _SPLITS = dict(zip(PARTS, ("train", "test", "dev"), strict=True))
-_DIGIT = re.compile(r"\d")
+_DIGIT = re.compile("[0-9]")
 _NO_TAG = "_"  # of several words that are written as one, whose own lines follow
 
 
@@ -99,7 +99,7 @@ def normalize(word: str, dictionary: Iterable[str]) -> str | None:
         dictionary: The known words, frequent ones first.
 
     Returns:
-        The word as it is, else with ``#`` for each digit, else in another case; None if none is known.
+        The word as it is, else with ``#`` for each digit from 0 to 9, else in another case; None if none is known.
     """
     return _normalize(word, _index_of(dictionary))
 
