@@ -24,7 +24,10 @@ def oracle(module):
 def seeded(function, seed):
     """What a function returns after all generators were seeded."""
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    # torch.manual_seed notes where it was called from, three times, for devices that there may be later.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
     random.seed(seed)
     return function()
 
@@ -39,7 +42,8 @@ def both(ours, theirs, seed=0):
 
 def generator_states():
     kind, keys, *rest = np.random.get_state()
-    return [kind, keys, *rest, torch.get_rng_state(), random.getstate()]
+    _, more_keys, next_normal = random.getstate()
+    return [kind, keys, *rest, torch.get_rng_state(), np.array(more_keys), next_normal]
 
 
 def assert_same(ours, theirs, what=""):
