@@ -16,14 +16,13 @@ import numpy as np
 from hnetfast._errors import InputError
 from hnetfast.data import _plotting
 from hnetfast.data._arguments import check_count, check_finite, random_source
-from hnetfast.data.dataset import Dataset
 from hnetfast.data.special._functions import check_callable, function_values
+from hnetfast.data.special._regression import FunctionRegression
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.contour import QuadContourSet
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
 
 __all__ = ["GaussianData", "get_gmm_tasks"]
 
@@ -41,7 +40,7 @@ CHE_VARIANCES = [0.1**2 * np.eye(2) for _ in CHE_MEANS]
 _AXES = ("x1", "x2")
 
 
-class GaussianData(Dataset):
+class GaussianData(FunctionRegression):
     """Regression of a function at points that are drawn from a Gaussian distribution.
 
     Args:
@@ -55,6 +54,8 @@ class GaussianData(Dataset):
     Raises:
         ValueError: If mean or covariance are none or the function returns something else.
     """
+
+    _axes_labels = _AXES
 
     def __init__(
         self,
@@ -102,52 +103,6 @@ class GaussianData(Dataset):
         return "GaussianInputData"
 
     # Figures
-
-    def plot_samples(
-        self,
-        title: str,
-        inputs: np.ndarray,
-        outputs: np.ndarray | None = None,
-        predictions: np.ndarray | None = None,
-        num_samples_per_row: int = 4,
-        show: bool = True,
-        filename: str | None = None,
-        interactive: bool = False,
-        figsize: tuple[float, float] = (10, 6),
-    ) -> None:
-        """Draw samples, all in the same axes, over contours of the function.
-
-        Args:
-            title: Title of the axes.
-            inputs: Inputs ``[B, 2]``.
-            outputs: Outputs ``[B, 1]``; these or predictions must be given.
-            predictions: Outputs of a network ``[B, 1]``.
-            num_samples_per_row: Has no meaning here.
-            show: Whether to show the figure.
-            filename: Where to store it, if anywhere.
-            interactive: Whether the program goes on while the figure is shown.
-            figsize: Width and height in inches.
-
-        Raises:
-            ValueError: If there are neither outputs nor predictions.
-        """
-        if outputs is None and predictions is None:
-            raise InputError("outputs, predictions: at least one of them is needed, got None for both")
-        with _plotting.single_axes(title, _AXES, show, filename, interactive, figsize, size=20) as axes:
-            self._draw_points(axes, inputs, outputs, predictions)
-            axes.legend()
-
-    def _plot_sample(
-        self,
-        fig: Figure,
-        inner_grid: SubplotSpec,
-        num_inner_plots: int,
-        ind: int,
-        inputs: np.ndarray,
-        outputs: np.ndarray | None = None,
-        predictions: np.ndarray | None = None,
-    ) -> None:
-        self._draw_points(fig.add_subplot(inner_grid[0]), inputs, outputs, predictions)
 
     def plot_dataset(self, show: bool = True) -> Figure:
         """Draw all samples over contours of the function.

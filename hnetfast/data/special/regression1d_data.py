@@ -11,13 +11,11 @@ import numpy as np
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.data import _plotting
 from hnetfast.data._arguments import check_count, check_finite, random_source
-from hnetfast.data.dataset import Dataset
 from hnetfast.data.special._functions import check_callable, function_values
+from hnetfast.data.special._regression import FunctionRegression
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
 
 __all__ = ["ToyRegression"]
 
@@ -32,7 +30,7 @@ def _identity(x: np.ndarray) -> np.ndarray:
     return x
 
 
-class ToyRegression(Dataset):
+class ToyRegression(FunctionRegression):
     """Values of a function at points of the real line.
 
     Training inputs are drawn uniformly, those for testing and validation have equal distances.
@@ -55,6 +53,8 @@ class ToyRegression(Dataset):
         ValueError: If an interval is empty, ``std`` negative, only one of ``val_inter`` and ``num_val``
             given, or a function returns something else.
     """
+
+    _axes_labels = _AXES
 
     def __init__(
         self,
@@ -240,52 +240,6 @@ class ToyRegression(Dataset):
         axes.legend()
         axes.set(title=_TITLE, xlabel=_AXES[0], ylabel=_AXES[1])
         plt.show()
-
-    def plot_samples(
-        self,
-        title: str,
-        inputs: np.ndarray,
-        outputs: np.ndarray | None = None,
-        predictions: np.ndarray | None = None,
-        num_samples_per_row: int = 4,
-        show: bool = True,
-        filename: str | None = None,
-        interactive: bool = False,
-        figsize: tuple[float, float] = (10, 6),
-    ) -> None:
-        """Draw samples, all in the same axes, and the function.
-
-        Args:
-            title: Title of the axes.
-            inputs: Inputs ``[B, 1]``.
-            outputs: Outputs ``[B, 1]``; these or predictions must be given.
-            predictions: Outputs of a network ``[B, 1]``.
-            num_samples_per_row: Has no meaning here.
-            show: Whether to show the figure.
-            filename: Where to store it, if anywhere.
-            interactive: Whether the program goes on while the figure is shown.
-            figsize: Width and height in inches.
-
-        Raises:
-            ValueError: If there are neither outputs nor predictions.
-        """
-        if outputs is None and predictions is None:
-            raise InputError("outputs, predictions: at least one of them is needed, got None for both")
-        with _plotting.single_axes(title, _AXES, show, filename, interactive, figsize, size=20) as axes:
-            self._draw_points(axes, inputs, outputs, predictions)
-            axes.legend()
-
-    def _plot_sample(
-        self,
-        fig: Figure,
-        inner_grid: SubplotSpec,
-        num_inner_plots: int,
-        ind: int,
-        inputs: np.ndarray,
-        outputs: np.ndarray | None = None,
-        predictions: np.ndarray | None = None,
-    ) -> None:
-        self._draw_points(fig.add_subplot(inner_grid[0]), inputs, outputs, predictions)
 
     def _draw_points(
         self, axes: Axes, inputs: np.ndarray, outputs: np.ndarray | None, predictions: np.ndarray | None

@@ -47,38 +47,44 @@ def keep_sequences(handler: SequentialDataset, labels: list[int], full_out_dim: 
     return known[rows]
 
 
-def transform_sequences(handler: SequentialDataset, outputs: np.ndarray) -> np.ndarray:
-    """Turn outputs for all classes of a data set into outputs for the classes of a task.
+class ClassesTask(SequentialDataset):
+    """A task that holds the sequences of some classes: ``_labels``. Comes before its data set's handler."""
 
-    Args:
-        handler: A task that was made with ``full_out_dim``.
-        outputs: Classes ``[n, T]``, or numbers ``[n, T * num_classes]`` if the task is one-hot encoded.
+    _labels: list[int]
+    _full_out_dim: bool
 
-    Returns:
-        New array ``[n, T]`` of positions in the task's labels, or ``[n, T * number of labels]``.
+    def transform_outputs(self, outputs: np.ndarray) -> np.ndarray:
+        """Turn outputs for all classes of the data set into outputs for the classes of this task.
 
-    Raises:
-        NotImplementedError: If the task was made without ``full_out_dim``.
-        ValueError: If the outputs have another shape, or a class is none of the task's.
-    """
-    if not handler._full_out_dim:
-        raise UnsupportedError(
-            "transform_outputs: outputs for all classes are known to a task made with full_out_dim=True, "
-            f"got one with full_out_dim={handler._full_out_dim!r}"
-        )
-    outputs, labels = np.asarray(outputs), handler._labels
-    width = handler.num_classes if handler.is_one_hot else 1
-    if outputs.ndim != 2 or outputs.shape[1] % width or not outputs.shape[1]:
-        raise InputError(
-            f"outputs: rows of time steps [n, T * {width}] are accepted, got an array {list(outputs.shape)}"
-        )
-    if handler.is_one_hot:
-        steps = outputs.reshape(len(outputs), outputs.shape[1] // width, width)[..., labels]
-        return steps.reshape(len(outputs), steps.shape[1] * len(labels))
-    known = np.isin(outputs, labels)
-    if not known.all():
-        raise InputError(f"outputs: the classes {labels} are accepted, got {outputs[~known].flat[0]} too")
-    return _places(labels, handler.num_classes)[outputs.astype(np.int64)].astype(outputs.dtype)
+        Args:
+            outputs: Classes ``[n, T]``, or numbers ``[n, T * num_classes]`` if outputs are one-hot encoded.
+
+        Returns:
+            New array ``[n, T]`` of positions in ``labels``, or ``[n, T * len(labels)]``.
+
+        Raises:
+            NotImplementedError: If this task was made without ``full_out_dim``.
+            ValueError: If the outputs have another shape, or a class is none of this task.
+        """
+        if not self._full_out_dim:
+            raise UnsupportedError(
+                "transform_outputs: outputs for all classes are known to a task made with full_out_dim=True, "
+                f"got one with full_out_dim={self._full_out_dim!r}"
+            )
+        outputs, labels = np.asarray(outputs), self._labels
+        width = self.num_classes if self.is_one_hot else 1
+        if outputs.ndim != 2 or outputs.shape[1] % width or not outputs.shape[1]:
+            raise InputError(
+                f"outputs: rows of time steps [n, T * {width}] are accepted, "
+                f"got an array {list(outputs.shape)}"
+            )
+        if self.is_one_hot:
+            steps = outputs.reshape(len(outputs), outputs.shape[1] // width, width)[..., labels]
+            return steps.reshape(len(outputs), steps.shape[1] * len(labels))
+        known = np.isin(outputs, labels)
+        if not known.all():
+            raise InputError(f"outputs: the classes {labels} are accepted, got {outputs[~known].flat[0]} too")
+        return _places(labels, self.num_classes)[outputs.astype(np.int64)].astype(outputs.dtype)
 
 
 def _places(labels: list[int], num_classes: int) -> np.ndarray:

@@ -99,7 +99,8 @@ def normalize(word: str, dictionary: Iterable[str]) -> str | None:
         dictionary: The known words, frequent ones first.
 
     Returns:
-        The word as it is, else with ``#`` for each digit from 0 to 9, else in another case; None if none is known.
+        The word as it is, else with ``#`` for each of the digits 0 to 9, else in another case; None if
+            none is known.
     """
     return _normalize(word, _index_of(dictionary))
 

@@ -8,13 +8,13 @@ import numpy as np
 
 from hnetfast.data._arguments import check_count, random_source
 from hnetfast.data.splitting import check_labels
-from hnetfast.data.timeseries._split import keep_sequences, transform_sequences
+from hnetfast.data.timeseries._split import ClassesTask, keep_sequences
 from hnetfast.data.timeseries.audioset_data import NUM_CLASSES, AudiosetData, draw_validation
 
 __all__ = ["SplitAudioset", "get_split_audioset_handlers"]
 
 
-class SplitAudioset(AudiosetData):
+class SplitAudioset(ClassesTask, AudiosetData):
     """The sounds of some classes.
 
     Args:
@@ -50,21 +50,6 @@ class SplitAudioset(AudiosetData):
         )
         classes = keep_sequences(self, self._labels, full_out_dim)
         draw_validation(self, classes, validation_size, rseed)
-
-    def transform_outputs(self, outputs: np.ndarray) -> np.ndarray:
-        """Turn outputs for all 100 classes into outputs for the classes of this task.
-
-        Args:
-            outputs: Classes ``[n, T]``, or numbers for each ``[n, T * 100]`` if outputs are one-hot encoded.
-
-        Returns:
-            New array ``[n, T]`` of positions in ``labels``, or ``[n, T * len(labels)]``.
-
-        Raises:
-            NotImplementedError: If this task was made without ``full_out_dim``.
-            ValueError: If the outputs have another shape, or a class is none of this task.
-        """
-        return transform_sequences(self, outputs)
 
     def get_identifier(self) -> str:
         """Return the name of the data set."""

@@ -8,14 +8,14 @@ import numpy as np
 
 from hnetfast.data._arguments import check_count
 from hnetfast.data.splitting import check_labels
-from hnetfast.data.timeseries._split import keep_sequences, transform_sequences
+from hnetfast.data.timeseries._split import ClassesTask, keep_sequences
 from hnetfast.data.timeseries._strokes import NUM_DIGITS
 from hnetfast.data.timeseries.smnist_data import SMNISTData
 
 __all__ = ["SplitSMNIST", "get_split_smnist_handlers"]
 
 
-class SplitSMNIST(SMNISTData):
+class SplitSMNIST(ClassesTask, SMNISTData):
     """The strokes of some digits.
 
     Args:
@@ -51,21 +51,6 @@ class SplitSMNIST(SMNISTData):
         validation_size = check_count("validation_size", validation_size, 0, max(num_train - 1, 0))
         if validation_size:
             data["val_inds"], data["train_inds"] = np.split(data["train_inds"], [validation_size])
-
-    def transform_outputs(self, outputs: np.ndarray) -> np.ndarray:
-        """Turn outputs for all ten digits into outputs for the digits of this task.
-
-        Args:
-            outputs: Digits ``[n, T]``, or numbers for each ``[n, T * 10]`` if outputs are one-hot encoded.
-
-        Returns:
-            New array ``[n, T]`` of positions in ``labels``, or ``[n, T * len(labels)]``.
-
-        Raises:
-            NotImplementedError: If this task was made without ``full_out_dim``.
-            ValueError: If the outputs have another shape, or a digit is none of this task.
-        """
-        return transform_sequences(self, outputs)
 
     def get_identifier(self) -> str:
         """Return the name of the data set."""
