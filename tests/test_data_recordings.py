@@ -159,13 +159,23 @@ def test_sounds_that_are_none_are_refused(change, message, folder, tmp_path):
 
 
 def test_sentences_that_are_none_are_refused(folder, tmp_path):
-    def change(arrays):
-        arrays["l1/test_lengths"] = arrays["l1/test_lengths"] + 1
+    def add_one(lengths):
+        return lengths + 1
 
-    broken = _changed("mud/mud_data_2_6.npz", change, folder, tmp_path)
-    assert len(SENTENCES(broken, num_tasks=1)) == 1  # other languages are not looked at
-    with pytest.raises(ValueError, match="sum up to"):
-        SENTENCES(broken, num_tasks=2)
+    def overflow(lengths):
+        lengths = lengths.astype(np.uint64)
+        lengths[:2] += np.uint64(1 << 63)  # the sum stays what it was
+        return lengths
+
+    for change in (add_one, overflow):
+
+        def change_lengths(arrays, change=change):
+            arrays["l1/test_lengths"] = change(arrays["l1/test_lengths"])
+
+        broken = _changed("mud/mud_data_2_6.npz", change_lengths, folder, tmp_path)
+        assert len(SENTENCES(broken, num_tasks=1)) == 1  # other languages are not looked at
+        with pytest.raises(ValueError, match="sum up to"):
+            SENTENCES(broken, num_tasks=2)
     with pytest.raises(RuntimeError, match="num_tasks: at most 3"):
         SENTENCES(folder, num_tasks=4)
     with pytest.raises(ValueError, match="num_tasks"):
@@ -260,6 +270,8 @@ def test_upsampling_a_digit_of_one_step(tmp_path):
         [(np.full((2, 3), np.nan), np.zeros((2, 3)), np.zeros(2))] * 3,
         [(np.full((2, 3), -1), np.zeros((2, 3)), np.zeros(2))] * 3,
         [(np.full((2, 3), 0.5), np.zeros((2, 3)), np.zeros(2))] * 3,
+        [(np.full((2, 3), "a"), np.zeros((2, 3)), np.zeros(2))] * 3,
+        [(np.zeros((2, 3)), np.full((2, 3), None), np.zeros(2))] * 3,
     ],
 )
 def test_data_of_sentences(task_data):

@@ -128,7 +128,9 @@ def check_parts(path: Path, num_steps: int, lengths: np.ndarray, at_least: int =
     Raises:
         ValueError: If not.
     """
-    if lengths.ndim != 1 or lengths.min(initial=at_least) < at_least or lengths.sum() != num_steps:
+    # None longer than all together, so that the sum can't overflow.
+    out_of_range = np.any((lengths < at_least) | (lengths > num_steps))
+    if lengths.ndim != 1 or out_of_range or lengths.sum() != num_steps:
         raise InputError(
             f"{path}: lengths of at least {at_least} that sum up to {num_steps} steps are expected, "
             f"found {len(lengths)} lengths with the sum {lengths.sum()}"

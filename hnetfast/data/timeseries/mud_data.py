@@ -236,6 +236,10 @@ def _check_parts(task_data: Sequence[Part]) -> list[Part]:
             )
         limits = {"words": (words, np.inf), "tags": (tags, NUM_TAGS - 1), "lengths": (lengths, num_steps)}
         for kind, (values, largest) in limits.items():
+            if values.dtype.kind not in "buif":
+                raise InputTypeError(
+                    f"task_data: numbers are accepted as {kind}, got {values.dtype} for {name}"
+                )
             good = (values >= 0) & (values <= largest) & (values == np.floor(values)) & (values < np.inf)
             if not good.all():
                 raise InputError(
