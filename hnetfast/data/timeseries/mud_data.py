@@ -254,16 +254,17 @@ def _read_language(path: Path, language: str) -> tuple[list[Part], list[str]]:
     names = {f"{language}/{part}_{kind}": "iu" for part in PARTS for kind in ("words", "tags", "lengths")}
     arrays = read_recordings(path, {**names, f"{language}/vocabulary": "u"}, _SCRIPT, PAGE)
     lengths = {part: arrays[f"{language}/{part}_lengths"] for part in PARTS}
+    steps = {part: [arrays[f"{language}/{part}_{kind}"] for kind in ("words", "tags")] for part in PARTS}
+    for part in PARTS:
+        for values in steps[part]:
+            check_parts(path, len(values), lengths[part], at_least=0)
     num_steps = max(int(found.max(initial=0)) for found in lengths.values())
     parts = []
     for part in PARTS:
-        words, tags = (arrays[f"{language}/{part}_{kind}"] for kind in ("words", "tags"))
-        check_parts(path, len(words), lengths[part], at_least=0)
-        check_parts(path, len(tags), lengths[part], at_least=0)
         starts = np.cumsum(lengths[part]) - lengths[part]
         padded = [
             PaddedSteps(values[:, None], starts[:, None], lengths[part][:, None], num_steps).all()
-            for values in (words, tags)
+            for values in steps[part]
         ]
         parts.append((*padded, lengths[part]))
     return parts, unpack_words(arrays[f"{language}/vocabulary"])
