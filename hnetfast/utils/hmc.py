@@ -653,8 +653,9 @@ def _momenta(inv_mass: float | Tensor, position: Tensor) -> Momenta:
     if given.dim() == 2:
         if given.shape != (n, n):
             raise InputError(f"inv_mass: the shape [{n}, {n}] is accepted, got {list(given.shape)}")
-        try:
-            return MultivariateNormal(torch.zeros_like(position), precision_matrix=given)
+        zeros = torch.zeros_like(position)
+        try:  # validated even where a program has turned that off for all distributions
+            return MultivariateNormal(zeros, precision_matrix=given, validate_args=True)
         except ValueError:
             raise InputError(
                 "inv_mass: a symmetric, positive definite matrix is accepted, got another"
