@@ -18,13 +18,14 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         path: Where it is to be.
 
     Yields:
-        The file, open for writing bytes; ``name`` is its temporary name.
+        The file, open for writing bytes. ``name`` is its temporary name, ".<name>.<8 characters>.part", which
+        stays if the process is killed.
 
     Raises:
         OSError: If the folder can't be written.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     try:
         with open(temporary, "wb") as file:

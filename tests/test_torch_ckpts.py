@@ -57,6 +57,22 @@ def test_an_interrupted_save_leaves_the_older_ones(path, net, monkeypatch, error
     assert before == {name: Path(f"{path}_{name}").read_bytes() for name in "12"}
 
 
+def test_what_killed_processes_have_left_is_removed_an_hour_later(path, net):
+    save(path, net, 1, 1)
+    folder = Path(path).parent
+    left, fresh, others = (
+        folder / ".net_2.abc_1234.part",
+        folder / ".net.abcd1235.part",
+        folder / ".net.settings",
+    )
+    for file in (left, fresh, others):
+        file.write_bytes(b"half")
+    for file in (left, others):
+        os.utime(file, (0, 0))
+    save(path, net, 1, 2)
+    assert not left.exists() and fresh.exists() and others.exists()
+
+
 def test_rotation_reads_no_tensors(path, net, monkeypatch):
     read, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda path, **kwargs: read.append(kwargs) or load(path, **kwargs))

@@ -16,6 +16,7 @@ import re
 import time
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -33,6 +34,9 @@ __all__ = ["get_best_ckpt_path", "load_checkpoint", "make_ckpt_list", "save_chec
 
 # Entry of a checkpoint with what is known about itself.
 _INTERNAL_KEY = "_ckpt_internal"
+
+# No save takes longer than this.
+_SECONDS_TO_WRITE = 3600
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,7 @@ def save_checkpoint(
     if keep_cktp_every is not None:
         keep = _best_of_window([*older, new], timestamp - first, first, 3600 * keep_cktp_every)
 
+    _remove_abandoned(folder, name)
     _write(path, ckpt_dict, score, timestamp, permanent=keep is new)
     if keep is new:
         print(f"This checkpoint is kept permanently: {path}")
@@ -371,6 +376,17 @@ def _write(path: str, content: Mapping[str, Any], score: Any, timestamp: float, 
                 "ckpt_dict: expected tensors, numbers, text, lists and dictionaries (arrays of numpy may be "
                 f"converted by torch.from_numpy), got {foreign}"
             ) from error
+
+
+def _remove_abandoned(folder: str, name: str) -> None:
+    """Removes what processes that were killed have left; younger files may be written at this moment."""
+    temporary = re.compile(rf"\.{re.escape(name)}(_-?\d+)?\.\w{{8}}\.part")
+    for entry in os.scandir(folder or "."):
+        if not temporary.fullmatch(entry.name):
+            continue
+        with suppress(FileNotFoundError):  # another process may finish or remove it
+            if time.time() - entry.stat().st_mtime > _SECONDS_TO_WRITE:
+                os.remove(entry.path)
 
 
 def _newest_other(path: str | os.PathLike[str]) -> str:
