@@ -88,18 +88,20 @@ def _describe_targets(shapes: Sequence[Sequence[int]], mnet: MainNetInterface | 
 
     # Where the metadata tells nothing, shapes are read as those of linear maps and convolutions.
     weight_fans = {}
-    for layer, name, shape, entry in zip(layers, names, shapes, meta, strict=True):
+    for i, (name, shape, entry) in enumerate(zip(names, shapes, meta, strict=True)):
         if name == "weight":
             by_shape = calc_fan_in_and_out(shape)
-            weight_fans[layer] = (entry.get("fan_in") or by_shape[0], entry.get("fan_out") or by_shape[1])
+            weight_fans[i] = (entry.get("fan_in") or by_shape[0], entry.get("fan_out") or by_shape[1])
+    # Of the several weights of a recurrent layer, the last one counts for its biases, as in hypnettorch.
+    layer_fan_in = {layers[i]: fan_in for i, (fan_in, _) in weight_fans.items()}
     bias_layers = {layer for layer, name in zip(layers, names, strict=True) if name == "bias"}
     targets = []
-    for name, shape, layer, entry in zip(names, shapes, layers, meta, strict=True):
+    for i, (name, shape, layer, entry) in enumerate(zip(names, shapes, layers, meta, strict=True)):
         fan_in = fan_out = math.prod(shape)
         if name == "weight":
-            fan_in, fan_out = weight_fans[layer]
+            fan_in, fan_out = weight_fans[i]
         elif name == "bias":
-            fan_in = entry.get("fan_in") or weight_fans.get(layer, (fan_in,))[0]
+            fan_in = entry.get("fan_in") or layer_fan_in.get(layer, fan_in)
         targets.append(_Target(name, shape, fan_in, fan_out, layer in bias_layers, _initial_moments(entry)))
     return targets
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import hnetfast.hnets as hnets
+import hnetfast.mnets as mnets
 from hnetfast.mnets import MLP
 from tests.compat.hnet_comparison import (
     assert_same_network,
@@ -293,3 +294,22 @@ def test_chunked_hyperfan_init(data, method, use_xavier, with_mnet, normal, cond
         torch.manual_seed(11)
         hnet.apply_chunked_hyperfan_init(**options, mnet=mnet if with_mnet else None)
     assert_same_network(theirs, ours)
+
+
+@pytest.mark.filterwarnings("ignore:Target shapes", "ignore:Converting a tensor")
+@pytest.mark.parametrize("network", ["SimpleRNN", "BiRNN"])
+@pytest.mark.parametrize("method", ["in", "out"])
+@given(st.booleans(), st.booleans(), st.booleans(), st.lists(st.integers(1, 5), min_size=1, max_size=2))
+def test_hyperfan_init_of_layers_with_several_weights(network, method, use_lstm, use_bias, use_xavier, sizes):
+    rnn_args = {"n_in": 4, "rnn_layers": sizes, "fc_layers": [3], "use_lstm": use_lstm, "use_bias": use_bias}
+    kwargs = rnn_args if network == "SimpleRNN" else {"rnn_args": rnn_args}
+    kwargs = kwargs | {"no_weights": True, "verbose": False}
+    networks = [getattr(module, network)(**kwargs) for module in (oracle_mnets, mnets)]
+    options = {"target_shapes": networks[0].param_shapes, "cond_in_size": 3, "layers": [4], "verbose": False}
+    for name, more in (("HMLP", {}), ("ChunkedHMLP", {"chunk_size": 7})):
+        both = pair(name, options | more)
+        init = "apply_hyperfan_init" if name == "HMLP" else "apply_chunked_hyperfan_init"
+        for hnet, mnet in zip(both, networks, strict=True):
+            torch.manual_seed(11)
+            getattr(hnet, init)(method=method, use_xavier=use_xavier, cond_var=0.01, mnet=mnet)
+        assert_same_network(*both)
