@@ -203,19 +203,16 @@ VALIDATION = st.one_of(
     SEEDS,
 )
 def test_regression(train, test, validation, num_train, num_test, map_function, std, perturb, rseed):
-    ours, theirs = pair(
-        REGRESSION,
-        "ToyRegression",
-        train_inter=train,
-        num_train=num_train,
-        test_inter=test,
-        num_test=num_test,
-        map_function=map_function,
-        std=std,
-        perturb_test_val=perturb,
-        rseed=rseed,
-        **validation,
-    )
+    arguments = {"train_inter": train, "num_train": num_train, "test_inter": test, "num_test": num_test}
+    arguments |= {"map_function": map_function, "std": std, "perturb_test_val": perturb, "rseed": rseed}
+    try:
+        ours, theirs = pair(REGRESSION, "ToyRegression", **arguments, **validation)
+    except ValueError as error:  # of hypnettorch, whose shares of few samples may add up to more
+        if "negative dimensions" not in str(error):
+            raise
+        ours = REGRESSION[0].ToyRegression(**arguments, **validation)
+        assert ours.num_train_samples == len(ours.get_train_inputs()) == num_train
+        return
     assert_same_toy(ours, theirs)
     for name in ("_train_inter", "_test_inter", "_val_inter", "train_x_range", "test_x_range", "val_x_range"):
         assert_same(getattr(ours, name), getattr(theirs, name), name)
