@@ -415,3 +415,10 @@ def test_bad_arguments_of_figures():
     with pytest.raises(ValueError, match="fun_xranges"):
         ToyRegression.plot_datasets([ToyRegression()], fun_xranges=[])
     assert not plt.get_fignums()
+
+
+def test_shares_that_are_almost_halves_are_rounded_as_in_hypnettorch():
+    # 15 / 44 * 22 is less than 7.5, 15 * 22 / 44 is not.
+    intervals = [(100 * i, 100 * i + length) for i, length in enumerate([1, 8, 15, 20])]
+    x = ToyRegression(train_inter=intervals, num_train=22, rseed=1).get_train_inputs()
+    assert np.bincount((x[:, 0] // 100).astype(int)).tolist() == [1, 4, 7, 10]

@@ -371,7 +371,7 @@ def _intervals(name: str, value: Any) -> list[Interval]:
 def _shares(intervals: list[Interval], number: int) -> list[int]:
     """Distribute samples over intervals in proportion to their lengths."""
     lengths = np.array([end - start for start, end in intervals], dtype=np.float64)
-    shares = np.round(number * lengths / lengths.sum()).astype(int)
+    shares = np.round(lengths / lengths.sum() * number).astype(int)  # in this order, as in hypnettorch
     missing = number - shares.sum()
     if missing > 0:
         shares[:missing] += 1
