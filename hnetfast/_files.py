@@ -25,6 +25,8 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         OSError: If the folder can't be written.
     """
     path = Path(path)
+    if not path.parent.exists():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     try:

@@ -85,6 +85,12 @@ def test_missing_files_are_named_with_where_they_are_from(tmp_path, kind, name, 
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_a_missing_file_of_cifar_is_named_though_others_are_there(cifar):
+    (cifar / "cifar-10-batches-py" / "data_batch_3").unlink()
+    with pytest.raises(FileNotFoundError, match=r"so that there is \S*/data_batch_3\.$"):
+        CIFAR10Data(cifar, validation_size=1)
+
+
 def broken_idx(path):
     whole = gzip.decompress(path.read_bytes())
     yield path.read_bytes()[:-20], "no complete file of gzip"
@@ -120,7 +126,7 @@ def test_labels_that_do_not_fit(mnist):
     with pytest.raises(ValueError, match=r"t10k-labels.*: classes from 0 to 9 are expected, found 10"):
         small(mnist)
     write_idx(path, np.zeros(29))
-    with pytest.raises(ValueError, match=r"29 images of .* are expected, found \[30, 28, 28\]"):
+    with pytest.raises(ValueError, match=r"29 images .* in t10k-labels.*, found \[30, 28, 28\]"):
         small(mnist)
 
 

@@ -263,6 +263,7 @@ def test_permuted_tasks_of_split_tasks(digits):
         (np.arange(64).reshape(8, 8), ValueError, r"got an array \[8, 8\]"),
         (np.arange(64.0), TypeError, "permutation: .* got ndarray of float64"),
         ("text", TypeError, "permutation: .* got str"),
+        (7, ValueError, "permutation: .* got the number 7, no array"),
     ],
 )
 def test_bad_permutations_are_refused(digits, permutation, error, message):

@@ -241,6 +241,16 @@ def picture(mode, size=(4, 3)):
     return Image.fromarray(values).convert(mode)
 
 
+def test_a_list_of_pairs_is_a_data_set():
+    pairs = [(torch.full((3, 4, 4), float(i)), i % 2) for i in range(5)]
+    handler = from_torch(pairs, pairs[:2])
+    assert handler.in_shape == [4, 4, 3] and handler.num_classes == 2 and handler.num_test_samples == 2
+    np.testing.assert_array_equal(handler.get_train_inputs()[:, 0], np.arange(5))
+    np.testing.assert_array_equal(handler.get_train_outputs()[:, 0], [0, 1, 0, 1, 0])
+    with pytest.raises(TypeError, match=r"train\[0\]: a pair of input and output is accepted, got int"):
+        from_torch([1, 2])
+
+
 @pytest.mark.parametrize(
     ("inputs", "expected"),
     [
@@ -318,6 +328,18 @@ def test_the_handler_keeps_its_numbers():
     expected = handler.get_train_inputs()
     inputs += 1
     np.testing.assert_array_equal(handler.get_train_inputs(), expected)
+
+
+def test_figures_that_cannot_be_drawn(tmp_path):
+    handler = from_torch(TensorDataset(torch.rand(3, 2), torch.arange(3)))
+    x, y = handler.next_train_batch(3)
+    with pytest.raises(ValueError, match="outputs: one for each of 3 inputs is accepted, got 2"):
+        handler.plot_samples("", x, outputs=y[:2], show=False)
+    with pytest.raises(ValueError, match="predictions: one for each of 3 inputs"):
+        handler.plot_samples("", x, predictions=y[:1], show=False)
+    path = tmp_path / "nowhere" / "figure.png"
+    with pytest.raises(FileNotFoundError, match=r"figure\.png: there is no folder .*nowhere$"):
+        handler.plot_samples("", x, show=False, filename=str(path))
 
 
 def test_figures(tmp_path):

@@ -86,7 +86,7 @@ class CIFARData(LabelledImages):
                 archive,
                 source.tgz_md5,
                 f"{self._DOWNLOAD_FILE} of https://www.cs.toronto.edu/~kriz/cifar.html; or extract it, so "
-                f"that there is {data_path / self._EXTRACTED_FOLDER}.",
+                f"that there is {' and '.join(str(path) for path in files if not path.is_file())}.",
             )
         extract_tar(archive, data_path)
         missing = [str(path) for path in files if not path.is_file()]

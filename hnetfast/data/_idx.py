@@ -69,7 +69,7 @@ def read_idx_dataset(files: Sequence[Path], num_classes: int) -> dict[str, np.nd
         if len(found) != len(labels[i]) or found.shape[1:] != images[0].shape[1:]:
             raise InputError(
                 f"{files[2 * i]}: {len(labels[i])} images of {list(images[0].shape[1:])} pixels are "
-                f"expected, found {list(found.shape)}"
+                f"expected, as many as classes in {Path(files[2 * i + 1]).name}, found {list(found.shape)}"
             )
         largest = labels[i].max(initial=0)
         if largest >= num_classes:

@@ -40,7 +40,8 @@ def check_permutation(permutation: Any, *lengths: int) -> None:
         kind = f"{type(permutation).__name__} of {array.dtype}"
         raise InputTypeError(f"permutation: {accepted} are accepted, got {kind}")
     if array.ndim != 1 or len(array) not in lengths:
-        raise InputError(f"permutation: {accepted} are accepted, got an array {list(array.shape)}")
+        got = f"an array {list(array.shape)}" if array.ndim else f"the number {array}, no array"
+        raise InputError(f"permutation: {accepted} are accepted, got {got}")
     if not np.array_equal(np.sort(array), np.arange(len(array))):
         values, counts = np.unique(array, return_counts=True)
         wrong = values[(values < 0) | (values >= len(array)) | (counts > 1)][:5].tolist()

@@ -319,7 +319,8 @@ def _stored(dataset: Any) -> tuple[np.ndarray, np.ndarray] | None:
         inputs, outputs = dataset.tensors[:2]
         images = inputs.movedim(1, -1) if _is_channels_first(inputs[0]) else inputs
         return _array("tensors[0]", images), _array("tensors[1]", outputs)
-    if not type(dataset).__getitem__.__module__.startswith("torchvision.datasets.") or any(
+    origin = getattr(type(dataset).__getitem__, "__module__", None) or ""  # a list's has none
+    if not origin.startswith("torchvision.datasets.") or any(
         getattr(dataset, name, None) is not None for name in ("transform", "target_transform", "transforms")
     ):
         return None
