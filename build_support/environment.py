@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 MARKER = ".made-by-hnetfast"
 BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)  # not .venv's own, which may be replaced here
-EXTRAS = ("data", "examples", "test", "dev")
+EXTRAS = ("data", "examples", "hpsearch", "test", "dev")
 
 
 def main() -> None:

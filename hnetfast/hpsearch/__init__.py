@@ -1,0 +1,1 @@
+"""Searches for good hyperparameters of any script with an ``--out_dir``."""
