@@ -328,10 +328,10 @@ def test_any_damage_to_a_cache_makes_it_anew(mnist):
 
 
 def test_a_folder_that_can_not_be_written_needs_no_cache(mnist, monkeypatch):
-    def refuse(path, content):
+    def refuse(path):
         raise PermissionError(path)
 
-    monkeypatch.setattr("hnetfast.data._cache.write_atomically", refuse)
+    monkeypatch.setattr("hnetfast.data._cache.replacing", refuse)
     assert small(mnist).num_train_samples == 50
     assert not (mnist / "MNIST" / CACHE).exists()
 

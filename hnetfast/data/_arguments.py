@@ -40,6 +40,27 @@ def check_count(name: str, value: Any, minimum: int = 0, maximum: int | None = N
     return count
 
 
+def check_validation_size(validation_size: int, num_train: int) -> int:
+    """Check how many of the training samples are to be for validation.
+
+    Args:
+        validation_size: How many.
+        num_train: Number of training samples.
+
+    Returns:
+        How many, as a plain integer.
+
+    Raises:
+        ValueError: If none would be left.
+    """
+    size = check_count("validation_size", validation_size)
+    if size > 0 and size >= num_train:
+        raise InputError(
+            f"validation_size: less than the {num_train} training samples is accepted, got {validation_size}"
+        )
+    return size
+
+
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Refuse a value that is none of the accepted ones.
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hnetfast._errors import InputError
-from hnetfast.data._arguments import check_count, check_finite
-from hnetfast.data._labelled_images import check_validation_size
+from hnetfast.data._arguments import check_count, check_finite, check_validation_size
 from hnetfast.data._samples import Pixels
 from hnetfast.data.dataset import Dataset
 

@@ -7,7 +7,6 @@ is truncated, has another key or is of another format is replaced. Where it can'
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +16,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from hnetfast._files import write_atomically
+from hnetfast._files import replacing
 from hnetfast.data._locks import ProcessLock
 
 _FORMAT = "hnetfast 1"
@@ -86,9 +85,8 @@ def kept_arrays(path: Path, key: str, make: Callable[[], dict[str, np.ndarray]])
     if found is None:
         found = make()
         try:
-            content = io.BytesIO()
-            np.savez(content, **{_KEY: np.array(key)}, **found)
-            write_atomically(path, content.getbuffer())
+            with replacing(path) as file:
+                np.savez(file, **{_KEY: np.array(key)}, **found)
         except OSError:
             pass  # a folder that can't be written, or a full disk
     return found

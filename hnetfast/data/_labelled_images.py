@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hnetfast._errors import InputError
-from hnetfast.data._arguments import check_count
+from hnetfast.data._arguments import check_validation_size
 from hnetfast.data._samples import Pixels
 from hnetfast.data.dataset import Dataset
 
@@ -175,27 +175,6 @@ class LabelledImages(Dataset):
             classes = range(self.num_classes)
             axes.bar(classes, np.ravel(predictions))
             axes.set_xticks(classes)
-
-
-def check_validation_size(validation_size: int, num_train: int) -> int:
-    """Check how many of the training samples are to be for validation.
-
-    Args:
-        validation_size: How many.
-        num_train: Number of training samples.
-
-    Returns:
-        How many, as a plain integer.
-
-    Raises:
-        ValueError: If none would be left.
-    """
-    size = check_count("validation_size", validation_size)
-    if size > 0 and size >= num_train:
-        raise InputError(
-            f"validation_size: less than the {num_train} training samples is accepted, got {validation_size}"
-        )
-    return size
 
 
 def plot_image(

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from hnetfast._errors import InputError, InputTypeError, UnsupportedError
-from hnetfast.data._arguments import check_count
-from hnetfast.data._labelled_images import check_validation_size
+from hnetfast.data._arguments import check_count, check_validation_size
 from hnetfast.data._one_hot import OneHotEncoding
 from hnetfast.data._samples import Rows
 from hnetfast.data._sharing import Variant, variant_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hnetfast._errors import InputError
-from hnetfast._files import write_atomically
+from hnetfast._files import replacing
 from hnetfast.data._cache import shared
 
 _SCRIPTS = "python -m hnetfast.data.timeseries."
@@ -111,9 +110,8 @@ def write_recordings(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         OSError: If it can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    np.savez(content, **arrays)
-    write_atomically(path, content.getbuffer())
+    with replacing(path) as file:
+        np.savez(file, **arrays)
 
 
 def check_parts(path: Path, num_steps: int, lengths: np.ndarray, at_least: int = 1) -> None:
