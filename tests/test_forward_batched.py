@@ -440,3 +440,48 @@ def test_one_sample_is_too_few_for_batch_normalisation(track):
     network.eval()
     if track:
         assert network.forward_batched(x, flat).shape == (SETS, 1, N_OUT)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        pytest.param(nn.PReLU, id="parameters"),
+        pytest.param(lambda: nn.PReLU(6, init=0.3), id="a parameter a unit"),
+        pytest.param(lambda: nn.Softmax(dim=1), id="dimensions counted from the first"),
+        pytest.param(lambda: lambda h: h - h.mean(0), id="rows mixed"),
+        pytest.param(lambda: nn.ReLU(inplace=True), id="in place"),
+    ],
+)
+def test_activation_functions_see_one_set_at_a_time(activation):
+    network = MLP(N_IN, N_OUT, (6, 6), activation_fn=activation(), no_weights=True, verbose=False)
+    assert_equals_loop(network, torch.randn(BATCH, N_IN), flat_weights(network), network.param_shapes)
+
+
+@pytest.mark.parametrize("module", ["_a_fun", "_dropout", "_out_fn"])
+def test_modules_are_called_only_with_what_a_user_passes(module):
+    network = MLP(
+        N_IN, N_OUT, (6,), activation_fn=nn.Tanh(), dropout_rate=0.5, out_fn=nn.Sigmoid(), verbose=False
+    )
+    seen = []
+    getattr(network, module).register_forward_hook(lambda m, args, out: seen.append(out))
+    network.forward_batched(torch.randn(BATCH, N_IN), flat_weights(network))
+    assert [(h.shape[0], h.device.type, h.ndim) for h in seen] == SETS * [(BATCH, "cpu", 2)]
+
+
+class Fussy(nn.Module):
+    """Works on real values alone."""
+
+    def forward(self, h):
+        return h * h.max().item()
+
+
+def test_a_network_whose_work_can_not_be_counted_is_evaluated_all_the_same():
+    class Scaled(MLP):
+        def _evaluate(self, *arguments):
+            return super()._evaluate(*arguments) * Fussy()(self.gain)
+
+    network = Scaled(N_IN, N_OUT, (6,), no_weights=True, verbose=False)
+    network.gain = torch.ones(1)
+    x, flat = torch.randn(BATCH, N_IN), flat_weights(network)
+    for _ in range(2):
+        assert_equals_loop(network, x, flat, network.param_shapes)

@@ -152,6 +152,32 @@ def test_own_modulation_and_stored_one(use_lstm):
     torch.testing.assert_close(network(x, weights=per_sample), before)
 
 
+@pytest.mark.parametrize("use_lstm", [False, True])
+@pytest.mark.parametrize("watch", ["hook", "forward", "global hook"])
+def test_a_watched_activation_function_is_called(use_lstm, watch):
+    activation, seen = nn.Tanh(), []
+    network = build(use_lstm=use_lstm, activation=activation)
+    x = torch.randn(6, 2, network._n_in)
+    expected = network.forward(x)
+
+    def note(*arguments):
+        seen.append(arguments)
+
+    handles = []
+    if watch == "hook":
+        handles = [activation.register_forward_hook(note)]
+    elif watch == "global hook":
+        handles = [nn.modules.module.register_module_forward_hook(note)]
+    else:
+        activation.forward = lambda h: (note(h), torch.tanh(h))[1]
+    try:
+        torch.testing.assert_close(network.forward(x), expected)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert len(seen) >= len(x)
+
+
 def test_a_subclass_that_overrides_a_step():
     class Frozen(SimpleRNN):
         def basic_rnn_step(self, d, t, x_t, h_t, int_weights, cm_weights, ckpt_id, is_last_step):

@@ -16,7 +16,7 @@ from hnetfast.hnets._hyperfan import hyperfan_init
 from hnetfast.hnets._part import Part
 from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets.mnet_interface import MainNetInterface
-from hnetfast.ops._activations import activate_rows, is_elementwise
+from hnetfast.ops._activations import activate_rows, is_elementwise, is_watched
 from hnetfast.ops.grouped_mlp import Group
 
 __all__ = ["HMLP"]
@@ -49,13 +49,7 @@ def _op_activation(activation_fn: Callable | None) -> str | None:
         return "tanh"
     else:
         return None
-    return None if _has_hooks(activation_fn) else name
-
-
-def _has_hooks(activation_fn: Callable) -> bool:
-    """Whether somebody wants to see what the activation function sees."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(activation_fn, name, None) for name in hooks)
+    return None if is_watched(activation_fn) else name
 
 
 class HMLP(FullHyperNet):
@@ -207,6 +201,11 @@ class HMLP(FullHyperNet):
         return self._has_forward_of(HMLP) and self._has_independent_rows()
 
     def _has_independent_rows(self) -> bool:
+        """Whether a condition's results surely are the same alone and among others, and in every call."""
+        known = not self._layers or is_elementwise(self._act_fn)
+        return known and self._has_independent_layers()
+
+    def _has_independent_layers(self) -> bool:
         random = self._dropout is not None and self._dropout.training
         return not (random or self._use_batch_norm or self._use_spectral_norm)
 
@@ -227,8 +226,8 @@ class HMLP(FullHyperNet):
         x = torch.cat([part.expand(batch_size, num_chunks, -1) for part in parts], dim=2)
         x = x.flatten(0, 1)  # [B·N, in], in the order that hypnettorch draws random numbers in
         self._check_stats(condition)
-        apart = self._has_independent_rows()  # then the bits of a condition's results depend on it alone
-        elementwise = apart and is_elementwise(self._act_fn) and not _has_hooks(self._act_fn)
+        apart = self._has_independent_layers()  # then the bits of a condition's results depend on it alone
+        elementwise = apart and is_elementwise(self._act_fn) and not is_watched(self._act_fn)
         for i in range(len(self._layers)):
             bias = biases[i : i + 1]
             if apart:

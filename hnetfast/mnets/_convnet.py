@@ -170,7 +170,7 @@ class ConvNet(ImageClassifier):
         if post:
             h = self._modulate(layers, h, given.mod, len(self._convs))
         if self._fc_dropout is not None:
-            h = getattr(self, self._fc_dropout)(h)
+            h = layers.elementwise(getattr(self, self._fc_dropout), h)
         out = layers.linear(h, internal[-2], internal[-1])
         collected.append(out)
         if not self._no_last_layer_context_mod:

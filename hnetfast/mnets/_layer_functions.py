@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hnetfast.ops._activations import is_elementwise, is_watched
 from hnetfast.ops.batched_linear import batched_linear
 from hnetfast.utils.batchnorm_layer import EPS, BatchNormLayer
 from hnetfast.utils.context_mod_layer import ContextModLayer
@@ -20,8 +21,9 @@ class LayerFunctions:
 
     Networks are written once against these methods, and evaluated for many sets of weights by
     :class:`ManySets`, whose activations have the number of sets as an additional first dimension. What needs
-    no method because it does not care (activation functions, dropout, sums) must count dimensions from the
-    end.
+    no method because it does not care (sums, padding) must count dimensions from the end. Modules and
+    functions that a user may have given or hooked are called by a method in any case, since not every
+    evaluation may call them.
     """
 
     num_sets: int | None = None
@@ -59,6 +61,10 @@ class LayerFunctions:
     def local_conv2d(self, layer: LocalConv2dLayer, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Convolution of ``h`` ``[batch, C, H, W]`` without weight sharing."""
         return layer.convolve(h, weight, bias)
+
+    def elementwise(self, function: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
+        """Apply an activation function or another module that keeps the shape, such as dropout."""
+        return function(h)
 
     def dropout2d(self, layer: nn.Module, h: Tensor) -> Tensor:
         """Drop whole feature maps of ``h`` ``[batch, C, H, W]``."""
@@ -130,6 +136,13 @@ class ManySets(LayerFunctions):
 
     def thin_out(self, h: Tensor, stride: int) -> Tensor:
         return h[..., ::stride, ::stride]
+
+    def elementwise(self, function: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
+        known = is_elementwise(function) or type(function) is nn.Dropout
+        if known and not is_watched(function):
+            return function(h)
+        # It may tell dimensions apart, or write into what it is given.
+        return torch.stack([function(h[b].clone()) for b in range(len(h))])
 
     def dropout2d(self, layer: nn.Module, h: Tensor) -> Tensor:
         return self._split(layer(self._merge(h)))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hnetfast.mnets._layer_functions import LayerFunctions
+from hnetfast.ops._activations import is_watched
 
 State = tuple[Tensor, Tensor]
 Modulation = Callable[[Tensor], Tensor] | None
@@ -17,6 +18,8 @@ Modulation = Callable[[Tensor], Tensor] | None
 
 def activation_name(activation: Any) -> str | None:
     """Tell "tanh" and "relu" from other activation functions, for which there are no fused sequences."""
+    if is_watched(activation):
+        return None
     if type(activation) is nn.Tanh or activation in (torch.tanh, F.tanh):
         return "tanh"
     if (type(activation) is nn.ReLU and not activation.inplace) or activation in (torch.relu, F.relu):

@@ -280,16 +280,16 @@ class MLP(nn.Module, MainNetInterface):
                 layer = self._batchnorm_layers[i]
                 h = layers.batch_norm(layer, h, bn_stats[i], internal[2 * i], internal[2 * i + 1])
             if self._dropout_rate != -1:
-                h = self._dropout(h)
+                h = layers.elementwise(self._dropout, h)
             if a_fun is not None:
-                h = a_fun(h)
+                h = layers.elementwise(a_fun, h)
             if modulates and post:
                 h = self._modulate(layers, h, mod, i_mod)
             i_mod += 1
         h = layers.linear(h, internal[i_param], internal[i_param + 1] if self._has_bias else None)
         if self._modulates_output:
             h = self._modulate(layers, h, mod, i_mod)
-        return h if self._out_fn is None else (self._out_fn(h), h)
+        return h if self._out_fn is None else (layers.elementwise(self._out_fn, h), h)
 
     def _normalise_spectrally(
         self, layers: LayerFunctions, internal: Sequence[torch.Tensor], i_first: int, own: bool

@@ -1,4 +1,8 @@
-"""Activation functions that treat every element by itself, whatever is evaluated with it."""
+"""What is known of activation functions that users give.
+
+Only those that are listed are taken to be elementwise and deterministic: what others do with rows that are
+evaluated together, only calling them tells. A module that somebody watches is called like any other module.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,34 @@ _MODULES = {
     nn.LogSigmoid, nn.Mish, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softsign,
     nn.Tanh,
 }  # fmt: skip
-_FUNCTIONS = {None, F.elu, F.gelu, F.relu, F.silu, torch.relu, torch.sigmoid, torch.tanh}
+_FUNCTIONS = {
+    None, F.celu, F.elu, F.gelu, F.hardsigmoid, F.hardswish, F.hardtanh, F.leaky_relu, F.logsigmoid, F.mish,
+    F.relu, F.relu6, F.selu, F.sigmoid, F.silu, F.softplus, F.softsign, F.tanh, torch.celu, torch.cos,
+    torch.relu, torch.selu, torch.sigmoid, torch.sin, torch.tanh,
+}  # fmt: skip
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _WHOLE_VECTORS = 64  # elements: what PyTorch's loops take at a time is a divisor, for all types
 
 
 def is_elementwise(activation: Any) -> bool:
-    """Tell whether an activation function, or None, is known to be elementwise and not in place."""
+    """Tell whether an activation function, or None, is known to be elementwise and deterministic."""
     if isinstance(activation, nn.Module):
-        return type(activation) in _MODULES and not getattr(activation, "inplace", False)
+        return type(activation) in _MODULES
     return activation in _FUNCTIONS
+
+
+def is_watched(activation: Any) -> bool:
+    """Tell whether somebody sees or changes what a module of a known class computes.
+
+    That is a hook, of the module or of all modules, or a ``forward`` that was assigned to it.
+    """
+    if not isinstance(activation, nn.Module):
+        return False
+    return (
+        "forward" in vars(activation)
+        or any(getattr(activation, name, None) for name in _HOOKS)
+        or nn.modules.module._has_any_global_hook()
+    )
 
 
 def activate_rows(x: Tensor, activation: Any) -> Tensor:

@@ -23,7 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from hnetfast._errors import InputError, InputIndexError, InputTypeError, UnsupportedError
 from hnetfast.mnets import MLP
-from hnetfast.ops._activations import is_elementwise
+from hnetfast.ops._activations import is_elementwise, is_watched
 from hnetfast.utils.hnet_regularizer import check_task_id, evaluation_mode
 
 __all__ = ["compute_fisher", "context_mod_forward", "ewc_regularizer"]
@@ -221,7 +221,9 @@ def _treats_samples_apart(mnet: nn.Module) -> bool:
     """
     if type(mnet).forward is not MLP.forward or type(mnet)._evaluate is not MLP._evaluate:
         return False
-    return is_elementwise(mnet._a_fun) and "forward" not in vars(mnet)
+    overwrites = getattr(mnet._a_fun, "inplace", False)  # the results of the layers, which are needed
+    known = is_elementwise(mnet._a_fun) and not overwrites and not is_watched(mnet._a_fun)
+    return known and "forward" not in vars(mnet)
 
 
 def _squares(params: list[Tensor], samples: Iterator, nll: Callable[..., Tensor]) -> list[Tensor]:

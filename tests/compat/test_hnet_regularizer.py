@@ -97,6 +97,32 @@ def test_value_and_gradients(data, task_id, name, training):
             torch.testing.assert_close(o, t, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "activation",
+    [
+        pytest.param(torch.nn.RReLU(), id="random"),
+        pytest.param(torch.nn.Softmax(dim=0), id="rows mixed"),
+        pytest.param(lambda h: h if h.mean() > 0 else 2 * h, id="values looked at"),
+        pytest.param(torch.nn.ReLU(inplace=True), id="in place"),
+    ],
+)
+@pytest.mark.parametrize("name", ["HMLP", "ChunkedHMLP"])
+def test_activation_functions(name, activation):
+    pairs = build(name, activation_fn=activation)
+    previous = {
+        "prev_theta": random_like(pairs[0][0].unconditional_param_shapes, 0.5),
+        "prev_task_embs": random_like(pairs[0][0].conditional_param_shapes, 0.5),
+    }
+    results = []
+    for (hnet, _), module in zip(pairs, (oracle_reg, ours_reg), strict=True):
+        torch.manual_seed(1)
+        value = module.calc_fix_target_reg(hnet, 3, **previous)
+        value.backward()
+        results.append([value, *(p.grad for p in hnet.unconditional_params)])
+    for theirs, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["HMLP", "ChunkedHMLP"])
 def test_current_targets(name):
     (theirs, _), (ours, _) = build(name, dropout_rate=0.5)
