@@ -2,6 +2,7 @@
 
 import copy
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -271,6 +272,59 @@ def test_parameters_by_name_and_pattern():
     torch.testing.assert_close(
         gradients, torch.autograd.grad(expected.sum(), [weights[0], module.conv1.weight])
     )
+
+
+class Hungry(nn.Module):
+    """Needs memory for as many sets as it is evaluated for."""
+
+    def __init__(self, at_most, error):
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.at_most, self.error, self.calls = at_most, error, []
+
+    def forward(self, x):
+        weight = self.linear.weight
+        batched = torch._C._functorch.is_batchedtensor(weight)
+        sets = len(torch._C._functorch.get_unwrapped(weight)) if batched else 1
+        self.calls.append(sets)
+        if sets > self.at_most:
+            raise self.error
+        return self.linear(x)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: 9 bytes")]
+)
+def test_with_too_little_memory_fewer_sets_are_evaluated_at_once(error):
+    network = from_module(Hungry(2, error))
+    flat = torch.randn(6, network.num_params)
+    x = torch.randn(5, 4)
+    expected = network.forward_batched(x, flat, chunk_size=1)
+    for _ in range(2):  # what failed for lack of memory is tried again
+        network.module.calls.clear()
+        torch.testing.assert_close(network.forward_batched(x, flat, chunk_size=6), expected)
+        assert network.module.calls == [6, 3, 1, 2, 3, 1, 2]
+    network.module.at_most = 6
+    network.module.calls.clear()
+    torch.testing.assert_close(network.forward_batched(x, flat, chunk_size=6), expected)
+    assert network.module.calls == [6]
+    network.module.at_most = 0
+    with pytest.raises(type(error), match="memory"):
+        network.forward_batched(x, flat, chunk_size=6)
+
+
+def test_threads_do_not_see_the_weights_of_others():
+    network = from_module(nn.Sequential(nn.Linear(20, 20), nn.Tanh(), nn.BatchNorm1d(20), nn.Linear(20, 3)))
+    network.eval()
+    x = torch.randn(5, 20)
+    weights = [[torch.randn(*shape) for shape in network.hyper_shapes_learned] for _ in range(8)]
+    expected = [network.forward(x, weights=w) for w in weights]
+
+    def call(i):
+        return all(torch.equal(network.forward(x, weights=weights[i]), expected[i]) for _ in range(100))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(call, range(8)))
 
 
 def test_the_module_is_left_alone():

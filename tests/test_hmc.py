@@ -336,3 +336,26 @@ def test_diagnostics_of_chains():
         ):
             with pytest.raises(ValueError, match="chains"):
                 diagnostic(wrong)
+
+
+@pytest.mark.parametrize("at_most", [0, 1, 2])
+def test_with_too_little_memory_fewer_chains_are_evaluated_at_once(at_most):
+    class Hungry:
+        def __call__(self, q):
+            return square(q)
+
+        def batched(self, positions):
+            if len(positions) > at_most:
+                raise torch.OutOfMemoryError("out of memory")
+            return (positions**2).sum(1) / 2
+
+    results = []
+    for potential in (Hungry(), square):
+        chains = several(potential, "hmc", count=5)
+        if at_most == 0 and potential is not square:
+            with pytest.raises(torch.OutOfMemoryError):
+                chains.simulate_chains(2, num_parallel=5)
+            return
+        chains.simulate_chains(2, num_parallel=5)
+        results.append(trajectories(chains))
+    torch.testing.assert_close(*results)

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from hnetfast._files import replacing
-from hnetfast.data._locks import ProcessLock
+from hnetfast._locks import ProcessLock
 
 _FORMAT = "hnetfast 1"
 _KEY = "key"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hnetfast.data._locks import ProcessLock
+from hnetfast._locks import ProcessLock
 from hnetfast.ops.pixel_rows import pixel_rows
 
 

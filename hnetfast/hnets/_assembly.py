@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hnetfast._errors import InputError, InputTypeError
+from hnetfast._failures import is_out_of_memory
 from hnetfast.ops.grouped_mlp import pack_placement
 from hnetfast.ops.split_targets import split_stacked, split_targets
 
@@ -222,7 +223,9 @@ class Assembly:
             self.kind = "vmap"
             try:
                 return torch.allclose(self(pieces), expected, rtol=1e-5, atol=1e-6)
-            except Exception:  # whatever the function does that vmap does not know
+            except Exception as error:  # whatever the function does that vmap does not know
+                if is_out_of_memory(error):
+                    raise
                 return False
 
     def sources_of(self, positions: Tensor) -> Tensor:

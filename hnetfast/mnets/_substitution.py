@@ -2,10 +2,13 @@
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from hnetfast._locks import ProcessLock
 
 Place = tuple[nn.Module, str]
 
@@ -15,7 +18,7 @@ class SubstitutingCaller:
 
     Like :func:`torch.func.functional_call`, but parameters that the module keeps as buffers are parameters
     during the call: many modules ask their first parameter for dtype and device. A call that fails leaves no
-    trace in running statistics.
+    trace in running statistics. Since there is one module, threads wait for one another.
 
     Args:
         module: The module.
@@ -25,6 +28,7 @@ class SubstitutingCaller:
 
     def __init__(self, module: nn.Module, recurrent: Sequence[nn.RNNBase], norms: Sequence[Any]) -> None:
         self._module, self._recurrent, self._norms = module, recurrent, norms
+        self._lock = ProcessLock()
 
     def __call__(
         self,
@@ -45,6 +49,16 @@ class SubstitutingCaller:
         Returns:
             What the module returns.
         """
+        with nullcontext() if torch.compiler.is_compiling() else self._lock:
+            return self._call_with(x, kwargs, parameters, statistics)
+
+    def _call_with(
+        self,
+        x: Any,
+        kwargs: Mapping[str, Any],
+        parameters: Iterable[tuple[Sequence[Place], Tensor]],
+        statistics: Iterable[tuple[Any, Tensor, Tensor]],
+    ) -> Any:
         substitutes = [
             (owner._parameters, name, tensor) for places, tensor in parameters for owner, name in places
         ]

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from hnetfast._errors import InputError, InputTypeError
+from hnetfast._failures import is_about_vmap, is_out_of_memory
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
 from hnetfast.mnets._module_parameters import ModuleParameter, check_module, find_parameters, make_buffer
 from hnetfast.mnets._parameter_roles import Role
@@ -325,12 +326,24 @@ class ModuleTarget(nn.Module, MainNetInterface):
         """Compute with weights ``[B, *shape]`` and inputs ``[B, ...]``, of stride 0 if all sets share one."""
         inputs, rebuild = flatten(x)
         compute = partial(self._compute, kwargs=kwargs, parameters=parameters)
-        try_vmap = self._may_vmap() and self._vmap_works.get(self.training, True)
-        if try_vmap:
+        cannot_vmap = None
+        if self._may_vmap() and self._vmap_works.get(self.training, True):
             try:
                 return self._vmap(compute, inputs, rebuild, weights, statistics)
-            except _CannotVmap:
-                pass
+            except _CannotVmap as error:
+                cannot_vmap = error.is_permanent
+                lacks_memory = error.lacks_memory
+            if lacks_memory and num_sets > 1:
+                halves = []
+                for begin, end in ((0, num_sets // 2), (num_sets // 2, num_sets)):
+                    some = slice(begin, end)
+                    stats = statistics and [stat[some] if stat.ndim == 2 else stat for stat in statistics]
+                    x_of_some = rebuild([part[some] for part in inputs])
+                    weights_of_some = [weight[some] for weight in weights]
+                    halves.append(
+                        self._compute_many(x_of_some, kwargs, parameters, weights_of_some, stats, end - begin)
+                    )
+                return join_outputs(halves, torch.cat)
         outputs = []
         input_pieces = [part.unbind(0) for part in inputs]
         weight_pieces = [weight.unbind(0) for weight in weights]
@@ -340,7 +353,7 @@ class ModuleTarget(nn.Module, MainNetInterface):
                 stats_b = [stat[b] if stat.ndim == 2 else stat for stat in statistics]
             x_b = rebuild([piece[b] for piece in input_pieces])
             outputs.append(compute(x_b, weights=[piece[b] for piece in weight_pieces], statistics=stats_b))
-        if try_vmap:  # and the arguments are not to blame
+        if cannot_vmap:  # and the arguments are not to blame
             self._vmap_works[self.training] = False
         return join_outputs(outputs, torch.stack)
 
@@ -383,10 +396,10 @@ class ModuleTarget(nn.Module, MainNetInterface):
             # Whatever it is that vmap cannot do; if the input is wrong, the loop will tell.
             if state is not None:
                 state.restore()
-            raise _CannotVmap from error
+            raise _CannotVmap(is_about_vmap(error), is_out_of_memory(error)) from None
         if state is not None and state.has_changed():
             state.restore()
-            raise _CannotVmap
+            raise _CannotVmap(is_permanent=True)
         self._vmap_works[self.training] = True
         return rebuild_output(tensors)
 
@@ -420,7 +433,16 @@ def _mappable_attention(device_type: str) -> Iterator[None]:
 
 
 class _CannotVmap(Exception):
-    """The module does something that must be done for one set of weights after the other."""
+    """The module can't be evaluated for so many sets at once.
+
+    Args:
+        is_permanent: Whether it does something that must be done for one set of weights after the other.
+        lacks_memory: Whether there was not enough memory.
+    """
+
+    def __init__(self, is_permanent: bool, lacks_memory: bool = False) -> None:
+        super().__init__()
+        self.is_permanent, self.lacks_memory = is_permanent, lacks_memory
 
 
 def _check_weight(index: int, parameter: ModuleParameter, weight: Any, num_sets: int | None) -> None:

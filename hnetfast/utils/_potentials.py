@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hnetfast._errors import InputError, InputTypeError
+from hnetfast._failures import is_out_of_memory
 
 Potential = Callable[[Tensor], Tensor]
 # What is sent to a chain that asks for a position: the potential energy there and its gradient.
@@ -40,7 +41,17 @@ def evaluate(potential: Potential, position: Tensor, gradient: bool = True) -> E
 
 
 def evaluate_all(potential: Potential, positions: Tensor) -> list[Evaluation]:
-    """Evaluate a potential energy and its gradient at positions ``[K, n]`` at once."""
+    """Evaluate a potential energy and its gradient at positions ``[K, n]``, at once if memory suffices."""
+    try:
+        return _evaluate_at_once(potential, positions)
+    except Exception as error:
+        if len(positions) == 1 or not is_out_of_memory(error):
+            raise
+    half = len(positions) // 2  # not in the block above, where the error still holds tensors
+    return evaluate_all(potential, positions[:half]) + evaluate_all(potential, positions[half:])
+
+
+def _evaluate_at_once(potential: Potential, positions: Tensor) -> list[Evaluation]:
     positions = positions.detach().requires_grad_()
     with torch.enable_grad():
         energies = getattr(potential, "batched", torch.vmap(potential))(positions).reshape(len(positions))
@@ -65,8 +76,11 @@ def run_together(chains: Sequence[Requests], potentials: Sequence[Potential]) ->
     if all(potential is potentials[0] for potential in potentials):
         try:
             evaluations = evaluate_all(potentials[0], torch.stack(positions))
-        except Exception:  # whatever keeps it from being batched; a real fault appears again in the threads
-            evaluations = None
+        except (
+            Exception
+        ) as error:  # it can't be batched, or it fails in the threads too
+            if is_out_of_memory(error):
+                raise
     if evaluations is None:
         with ThreadPoolExecutor(len(chains)) as pool:
             for done in [
