@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from hnetfast.hnets import HMLP, ChunkedHDeconv, ChunkedHMLP, HDeconv
-from hnetfast.mnets import MLP
+from hnetfast.mnets import MLP, ChunkSqueezer, SimpleRNN
 
 DECONV = {"num_layers": 3, "num_filters": [8, 2], "kernel_size": 2, "sa_units": [0]}
 KINDS = {
@@ -385,3 +385,18 @@ def test_backward_hooks_of_the_activation_are_called():
     activation.register_full_backward_hook(lambda *_: seen.append(1))
     flat(hnet, cond_id=0).sum().backward()
     assert seen == [1]
+
+
+def test_networks_share_no_default_activation_function():
+    first, second = (
+        [
+            HMLP([[2]], layers=(3,), verbose=False)._act_fn,
+            ChunkedHMLP([[2]], 2, layers=(3,), verbose=False)._hnet._act_fn,
+            HDeconv([[12]], (4, 5), verbose=False)._act_fn,
+            MLP(verbose=False)._a_fun,
+            ChunkSqueezer(4, inp_chunk_dim=2, verbose=False)._a_fun,
+            SimpleRNN(verbose=False)._a_fun,
+        ]
+        for _ in range(2)
+    )
+    assert len({id(module) for module in first + second}) == 12

@@ -24,6 +24,7 @@ from hnetfast.hnets._inputs import (
 )
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
 from hnetfast.mnets._weights import look_up
+from hnetfast.ops._activations import own_activation
 
 
 class FullHyperNet(nn.Module, HyperNetInterface):
@@ -71,7 +72,7 @@ class FullHyperNet(nn.Module, HyperNetInterface):
         self._no_cond_weights = bool(no_cond_weights)
         self._num_cond_embs = num_cond_embs if cond_in_size > 0 else 0
         self._num_norm_weights = num_norm_weights
-        self._act_fn = activation_fn
+        self._act_fn = own_activation(activation_fn)
 
         self._target_shapes = target_shapes
         self._num_targets = HyperNetInterface.shapes_to_num_weights(target_shapes)

@@ -11,8 +11,8 @@ from hnetfast.hnets._chunked_hnet import ChunkedHyperNet, check_chunk_arguments
 from hnetfast.hnets._deconv import Pair, check_hyper_img_shape
 from hnetfast.hnets._hyperfan import deconv_hyperfan_init
 from hnetfast.hnets.deconv_hnet import HDeconv
-from hnetfast.hnets.mlp_hnet import RELU
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops._activations import RELU
 
 __all__ = ["ChunkedHDeconv"]
 

@@ -9,8 +9,9 @@ from hnetfast.hnets._arguments import check_mlp_arguments, check_size
 from hnetfast.hnets._chunked_hnet import ChunkedHyperNet, check_chunk_arguments
 from hnetfast.hnets._hyperfan import chunked_hyperfan_init
 from hnetfast.hnets._part import Part
-from hnetfast.hnets.mlp_hnet import HMLP, RELU
+from hnetfast.hnets.mlp_hnet import HMLP
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops._activations import RELU
 
 __all__ = ["ChunkedHMLP"]
 

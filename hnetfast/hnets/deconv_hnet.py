@@ -22,9 +22,9 @@ from hnetfast.hnets._deconv import (
 )
 from hnetfast.hnets._full_hnet import FullHyperNet
 from hnetfast.hnets._hyperfan import deconv_hyperfan_init
-from hnetfast.hnets.mlp_hnet import RELU
 from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops._activations import RELU
 from hnetfast.utils.self_attention_layer import SelfAttnLayerV2
 from hnetfast.utils.torch_utils import init_params
 

@@ -16,12 +16,10 @@ from hnetfast.hnets._hyperfan import hyperfan_init
 from hnetfast.hnets._part import Part
 from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets.mnet_interface import MainNetInterface
-from hnetfast.ops._activations import activate_rows, is_elementwise, is_watched
+from hnetfast.ops._activations import RELU, activate_rows, is_elementwise, is_watched
 from hnetfast.ops.grouped_mlp import Group
 
 __all__ = ["HMLP"]
-
-RELU = nn.ReLU()
 
 
 def _op_activation(activation_fn: Callable | None) -> str | None:

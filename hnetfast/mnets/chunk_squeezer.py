@@ -20,6 +20,7 @@ from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
 from hnetfast.mnets._weights import WeightPlan, own_tensors, select_weights
 from hnetfast.mnets.mlp import MLP
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops._activations import RELU, own_activation
 
 __all__ = ["ChunkSqueezer"]
 
@@ -72,7 +73,7 @@ class ChunkSqueezer(nn.Module, MainNetInterface):
         cemb_init_std: float = 1.0,
         red_layers: Sequence[int] = (10, 10),
         net_layers: Sequence[int] = (10, 10),
-        activation_fn: Callable[[Tensor], Tensor] | None = torch.nn.ReLU(),  # noqa: B008
+        activation_fn: Callable[[Tensor], Tensor] | None = RELU,
         use_bias: bool = True,
         dynamic_biases: None = None,
         no_weights: bool = False,
@@ -99,7 +100,7 @@ class ChunkSqueezer(nn.Module, MainNetInterface):
         self._cemb_size = cemb_size and positive_integer("cemb_size", cemb_size)
         self._num_cembs = ceil(n_in / inp_chunk_dim)
         self._pad = self._num_cembs * inp_chunk_dim - n_in
-        self._a_fun = activation_fn
+        self._a_fun = own_activation(activation_fn)
         self._no_weights = no_weights
         self._has_bias = use_bias
         self._has_fc_out = self._mask_fc_out = self._has_linear_out = True

@@ -21,6 +21,7 @@ from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
 from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets._weights import WeightPlan, select_weights
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops._activations import RELU, own_activation
 
 __all__ = ["MLP"]
 
@@ -71,7 +72,7 @@ class MLP(nn.Module, MainNetInterface):
         n_in: int = 1,
         n_out: int = 1,
         hidden_layers: Sequence[int] = (10, 10),
-        activation_fn: Callable[[torch.Tensor], torch.Tensor] | None = torch.nn.ReLU(),  # noqa: B008
+        activation_fn: Callable[[torch.Tensor], torch.Tensor] | None = RELU,
         use_bias: bool = True,
         no_weights: bool = False,
         init_weights: Sequence[torch.Tensor] | None = None,
@@ -108,7 +109,7 @@ class MLP(nn.Module, MainNetInterface):
         if use_context_mod and context_mod_gain_offset and context_mod_gain_softplus:
             raise ValueError("context_mod_gain_offset and context_mod_gain_softplus exclude each other")
 
-        self._a_fun = activation_fn
+        self._a_fun = own_activation(activation_fn)
         self._no_weights = no_weights
         self._dropout_rate = dropout_rate
         self._use_spectral_norm = use_spectral_norm

@@ -19,6 +19,7 @@ from hnetfast.mnets._recurrent_layers import RecurrentLayers
 from hnetfast.mnets._recurrent_weights import RecurrentWeights
 from hnetfast.mnets._weights import WeightPlan, select_weights
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops._activations import TANH, own_activation
 
 __all__ = ["SimpleRNN"]
 
@@ -64,7 +65,7 @@ class SimpleRNN(RecurrentLayers, RecurrentWeights, nn.Module, MainNetInterface):
         rnn_layers: Sequence[int] = (10,),
         fc_layers_pre: Sequence[int] = (),
         fc_layers: Sequence[int] = (1,),
-        activation: Callable[[Tensor], Tensor] | None = torch.nn.Tanh(),  # noqa: B008
+        activation: Callable[[Tensor], Tensor] | None = TANH,
         use_lstm: bool = False,
         use_bias: bool = True,
         no_weights: bool = False,
@@ -100,7 +101,7 @@ class SimpleRNN(RecurrentLayers, RecurrentWeights, nn.Module, MainNetInterface):
         )
 
         self._bptt_depth = -1
-        self._a_fun = activation
+        self._a_fun = own_activation(activation)
         self._n_in = n_in
         self._rnn_layers, self._fc_layers_pre, self._fc_layers = rnn_layers, fc_layers_pre, fc_layers
         self._no_weights = no_weights

@@ -23,6 +23,7 @@ _FUNCTIONS = {
     torch.relu, torch.selu, torch.sigmoid, torch.sin, torch.tanh,
 }  # fmt: skip
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+RELU, TANH = nn.ReLU(), nn.Tanh()  # defaults of constructors, see own_activation
 _WHOLE_VECTORS = 64  # elements: what PyTorch's loops take at a time is a divisor, for all types
 
 
@@ -31,6 +32,11 @@ def is_elementwise(activation: Any) -> bool:
     if isinstance(activation, nn.Module):
         return type(activation) in _MODULES
     return activation in _FUNCTIONS
+
+
+def own_activation(activation: Any) -> Any:
+    """Return what a network is to call: a module of its own in the place of a default, which all share."""
+    return type(activation)() if activation is RELU or activation is TANH else activation
 
 
 def is_watched(activation: Any) -> bool:
