@@ -174,6 +174,8 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
             raise InputError(
                 f"output_handler: must return a tensor [batch size, {self.num_outputs}], got {found}"
             )
+        if self._output_handler is not None and flat is not out:
+            flat = flat.clone(memory_format=torch.contiguous_format)  # it may be a buffer that is used again
         return self._flat_to_ret_format(flat.contiguous(), ret_format)
 
     def _check_noise(self, uncond_input: Any) -> None:

@@ -145,6 +145,23 @@ def test_our_errors_name_the_argument():
         hnets.HPerturbWrapper(torch.nn.Linear(2, 2), 2)
 
 
+def test_a_handler_may_use_its_buffer_again():
+    buffer = torch.empty(1, 8)
+    given = torch.randn(1, 8)
+
+    def into_buffer(hnet_out_int, uncond_input=None, **_):
+        return buffer.copy_(hnet_out_int.detach())
+
+    for handler in (into_buffer, lambda out, uncond_input=None, **_: uncond_input):
+        hnet = build(hnets, output_handler=handler)
+        weights, expected = hnet(cond_id=0, uncond_input=given), hnet(cond_id=0, uncond_input=given)
+        hnet(cond_id=1, uncond_input=given + 1)
+        for weight, other in zip(weights, expected, strict=True):
+            assert torch.equal(weight, other)
+            weight.detach().zero_()
+        assert given.any() and all(other.any() for other in expected)
+
+
 def test_growth_and_substitution():
     hnet = build(hnets, use_batch_norm=True).eval()
     before = hnet(cond_id=[0, 1], uncond_input=torch.ones(2, 8), ret_format="flattened")
