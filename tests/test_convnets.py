@@ -154,6 +154,14 @@ def test_dropout_for_many_sets_drops_whole_feature_maps():
     assert 0.2 < dropped.float().mean() < 0.8
 
 
+def test_lenets_default_images_are_those_of_its_architecture():
+    for arch, shape in (("mnist_small", [28, 28, 1]), ("mnist_large", [28, 28, 1]), ("cifar", [32, 32, 3])):
+        network = LeNet(arch=arch, verbose=False)
+        assert [network._height, network._width, network._channels] == shape
+    with pytest.raises(ValueError, match="in_shape"):
+        LeNet(in_shape=[28, 28, 1], arch="cifar", verbose=False)
+
+
 @pytest.mark.parametrize("build", [lenet, bio_conv_net, zenkenet, squeezer])
 def test_multiply_adds_are_counted(build):
     network = build(no_weights=True)

@@ -489,6 +489,22 @@ def test_the_digits_are_learned_without_forgetting(cls, one_thread):
     assert sum(evaluate(hnet, mnet, tasks)) / len(tasks) > 0.95
 
 
+def test_by_default_there_is_attention_where_it_can_be(cls):
+    arguments_of_all = {"target_shapes": [[6, 5]], "hyper_img_shape": (6, 5), "verbose": False}
+    for arguments, expected in (
+        ({"num_layers": 2}, []),
+        ({"num_layers": 3}, ["1"]),
+        ({"num_layers": 4}, ["1"]),
+        ({"num_layers": 4, "num_filters": [9, 7, 9]}, []),
+        ({"num_filters": [8, 8, 8, 8]}, ["1", "3"]),
+    ):
+        hnet = cls(**arguments_of_all, **arguments)
+        hnet = hnet if cls is HDeconv else hnet._hnet
+        assert list(hnet._attention) == expected
+        with pytest.raises(ValueError, match="sa_units"):
+            cls(**arguments_of_all, **arguments, sa_units=[1, 4])
+
+
 # --- bad input ---------------------------------------------------------------------------------------------
 
 BAD_ARGUMENTS = [

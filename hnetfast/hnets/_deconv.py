@@ -19,6 +19,7 @@ _SMALLEST_TO_DOUBLE = 4
 _LAST_HIDDEN_FILTERS = 128
 # Fewest channels that the queries and keys of a self-attention unit can be computed from.
 _FEWEST_CHANNELS_OF_ATTENTION = 8
+SA_UNITS = (1, 3)  # default of sa_units: as far as there can be units
 
 Pair = tuple[int, int]
 
@@ -238,8 +239,10 @@ def check_sa_units(sa_units: Any, filters: Sequence[int]) -> list[int]:
         TypeError: If it is not a list of integers.
         ValueError: If a layer does not exist, is the last one, is mentioned twice, or has too few channels.
     """
-    units = check_sizes("sa_units", sa_units, 0)
     last = len(filters)
+    if sa_units is SA_UNITS:
+        return [i for i in sa_units if i < last and filters[i] >= _FEWEST_CHANNELS_OF_ATTENTION]
+    units = check_sizes("sa_units", sa_units, 0)
     for i, unit in enumerate(units):
         if unit == last:
             raise InputError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from hnetfast.hnets._arguments import check_mlp_arguments
 from hnetfast.hnets._chunked_hnet import ChunkedHyperNet, check_chunk_arguments
-from hnetfast.hnets._deconv import Pair, check_hyper_img_shape
+from hnetfast.hnets._deconv import SA_UNITS, Pair, check_hyper_img_shape
 from hnetfast.hnets._hyperfan import deconv_hyperfan_init
 from hnetfast.hnets.deconv_hnet import HDeconv
 from hnetfast.mnets.mnet_interface import MainNetInterface
@@ -62,7 +62,7 @@ class ChunkedHDeconv(ChunkedHyperNet):
         num_layers: int = 5,
         num_filters: Sequence[int] | None = None,
         kernel_size: int | Pair | Sequence[int | Pair] = 5,
-        sa_units: Sequence[int] = (1, 3),
+        sa_units: Sequence[int] = SA_UNITS,
         verbose: bool = True,
         activation_fn: Callable | None = RELU,
         use_bias: bool = True,

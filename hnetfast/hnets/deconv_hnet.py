@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hnetfast import ops
 from hnetfast.hnets._arguments import check_mlp_arguments, check_size
 from hnetfast.hnets._deconv import (
+    SA_UNITS,
     Pair,
     check_enough_pixels,
     check_filters,
@@ -63,7 +64,8 @@ class HDeconv(FullHyperNet):
         kernel_size: An integer, a tuple ``(k_x, k_y)`` for width and height, or a list of such, one for each
             of the ``num_layers - 1`` transposed convolutions.
         sa_units: Indices of the layers after which there is a self-attention unit, 0 for the fully connected
-            one; not the last layer. A unit compares all pixels of an image with each other.
+            one; not the last layer. A unit compares all pixels of an image with each other and needs 8
+            channels; by default there are none where there can be none.
         verbose: Print what was created.
         activation_fn: Of the hidden layers; None for none.
         use_bias: Whether layers have biases; self-attention units always do.
@@ -89,7 +91,7 @@ class HDeconv(FullHyperNet):
         num_layers: int = 5,
         num_filters: Sequence[int] | None = None,
         kernel_size: int | Pair | Sequence[int | Pair] = 5,
-        sa_units: Sequence[int] = (1, 3),
+        sa_units: Sequence[int] = SA_UNITS,
         verbose: bool = True,
         activation_fn: Callable | None = RELU,
         use_bias: bool = True,

@@ -12,6 +12,8 @@ from hnetfast.mnets._layer_functions import SINGLE_SET
 
 __all__ = ["LeNet"]
 
+_IN_SHAPE = (28, 28, 1)  # default of in_shape: the images of the architecture
+
 
 class LeNet(ConvNet):
     """Network of two convolutions with max-pooling, and two linear maps.
@@ -23,7 +25,7 @@ class LeNet(ConvNet):
 
     Args:
         in_shape: Shape of an image, ``(height, width, channels)``; 28 x 28 for "mnist_small" and
-            "mnist_large", 32 x 32 for "cifar".
+            "mnist_large", 32 x 32 for "cifar"; by default with 1 channel and 3 channels.
         num_classes: Number of output units.
         verbose: Print the number of weights.
         arch: "mnist_small" (21,840 weights), "mnist_large" (431,080 weights), or "cifar" (5,747,394 weights;
@@ -51,7 +53,7 @@ class LeNet(ConvNet):
 
     def __init__(
         self,
-        in_shape: Sequence[int] = (28, 28, 1),
+        in_shape: Sequence[int] = _IN_SHAPE,
         num_classes: int = 10,
         verbose: bool = True,
         arch: str = "mnist_large",
@@ -60,6 +62,8 @@ class LeNet(ConvNet):
         dropout_rate: float = -1,
         **kwargs: Any,
     ) -> None:
+        if arch == "cifar" and in_shape is _IN_SHAPE:
+            in_shape = (32, 32, 3)
         super().__init__(in_shape, num_classes, verbose)
         check_dropout_rate(dropout_rate)
         unknown = self._parse_context_mod_args(dict(kwargs))
