@@ -30,7 +30,7 @@ from hnetfast.data import (
     split_by_class,
 )
 from hnetfast.data._cache import content_key, kept_arrays
-from hnetfast.data._plain_pickle import read_plain_pickle
+from hnetfast._plain_pickle import read_plain_pickle
 from tests.made_data import blobs, write_cifar, write_idx, write_mnist, write_svhn
 
 CACHE = "mnist_hnetfast.npz"
