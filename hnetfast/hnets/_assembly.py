@@ -9,6 +9,7 @@ elements.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from math import prod
 from typing import Any
 
@@ -84,6 +85,17 @@ _SHORT_PIECES = 16  # elements in a piece, on average, below which moving pieces
 _MANY_PIECES = 1 << 12
 
 
+def _on_cpu(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Elements are told apart by numbers on a CPU, whatever the default device is."""
+
+    @wraps(method)
+    def call(*arguments: Any, **options: Any) -> Any:
+        with torch.device("cpu"):
+            return method(*arguments, **options)
+
+    return call
+
+
 class Assembly:
     """What an assembly function does, and the function itself where that is not only moving elements.
 
@@ -105,6 +117,7 @@ class Assembly:
             changes its input in place, or does not return the same twice.
     """
 
+    @_on_cpu
     def __init__(
         self,
         function: Callable[[list[Tensor]], Any],
@@ -243,6 +256,7 @@ class Assembly:
 
     # --- where elements go ----------------------------------------------------------------------------
 
+    @_on_cpu
     def whole_pieces(self) -> list[int] | None:
         """For every target the piece that it is, if each is a whole one in its own shape, else None."""
         if self.sources is None:
@@ -261,6 +275,7 @@ class Assembly:
             chosen.append(piece)
         return chosen
 
+    @_on_cpu
     def placement(
         self, chunks: Sequence[int], rows: Sequence[int]
     ) -> tuple[Tensor, Callable[[Sequence[Tensor]], Tensor] | None]:
@@ -296,6 +311,7 @@ class Assembly:
             return as_generated, _Gather(self.sources)
         return pack_placement(bounds, places), None
 
+    @_on_cpu
     def finish(self, slots: Sequence[int]) -> Callable[[Sequence[Tensor]], Tensor]:
         """What puts targets together from tensors that hold the pieces, in one pass.
 

@@ -496,7 +496,7 @@ def _moments_of_activation(activation_fn: Callable | None, std: float) -> tuple[
         return std**2, std**2
     known = type(activation_fn) in _KNOWN_ACTIVATIONS
     num_points = 10000
-    quantiles = (torch.arange(num_points, dtype=torch.float64) + 0.5) / num_points
+    quantiles = (torch.arange(num_points, dtype=torch.float64, device="cpu") + 0.5) / num_points
     normal = std * torch.special.ndtri(quantiles)
     with torch.no_grad():
         # Past the hooks, which need not know of this.

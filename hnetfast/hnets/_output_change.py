@@ -99,10 +99,10 @@ def _corrections(hnet: HyperNetInterface, ignored: Sequence[Tensor] | None) -> C
         return Corrections(uneven, (1 - uses).unsqueeze(0)) if len(uneven) else None
     elements = [hnet._part_positions(positions.cpu()) for positions in ignored]
     positions = torch.cat([uneven, *elements]).unique()
-    factors = torch.zeros(len(ignored), len(positions))
+    factors = torch.zeros(len(ignored), len(positions), device="cpu")
     factors[:, torch.searchsorted(positions, uneven)] = 1.0 - uses
     for of_condition, found in zip(factors, elements, strict=True):
-        of_condition.index_add_(0, torch.searchsorted(positions, found), torch.ones(len(found)))
+        of_condition.index_add_(0, torch.searchsorted(positions, found), torch.ones(len(found), device="cpu"))
     return Corrections(positions, factors)
 
 
@@ -111,10 +111,10 @@ def _uneven_uses(hnet: HyperNetInterface) -> tuple[Tensor, Tensor]:
     if hnet._num_part_outputs == hnet.num_outputs and (
         type(hnet)._part_positions is HyperNetInterface._part_positions
     ):
-        return torch.empty(0, dtype=torch.int64), torch.empty(0)
+        return torch.empty(0, dtype=torch.int64, device="cpu"), torch.empty(0, device="cpu")
     known = hnet.__dict__.get("_uneven_part_uses")
     if known is None:
-        elements = hnet._part_positions(torch.arange(hnet.num_outputs))
+        elements = hnet._part_positions(torch.arange(hnet.num_outputs, device="cpu"))
         uses = elements.bincount(minlength=hnet._num_part_outputs)
         uneven = uses.ne(1).nonzero().flatten()
         known = hnet.__dict__["_uneven_part_uses"] = uneven, uses[uneven].float()

@@ -369,7 +369,7 @@ class _Reversal:
         if lengths is None:
             return
         try:
-            lengths = torch.as_tensor(lengths)
+            lengths = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
         except (TypeError, ValueError, RuntimeError):
             raise InputTypeError(f"seq_lengths: expected integers, got {lengths!r}") from None
         if lengths.shape != (batch_size,):

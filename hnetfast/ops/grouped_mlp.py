@@ -93,7 +93,7 @@ def pack_placement(bounds: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor
     """
     parts = []
     for group_bounds, group_places in zip(bounds, places, strict=True):
-        parts += [torch.tensor([group_places.shape[1]]), group_bounds, group_places.flatten()]
+        parts += [torch.tensor([group_places.shape[1]], device="cpu"), group_bounds, group_places.flatten()]
     return torch.cat(parts)
 
 
@@ -164,7 +164,7 @@ def source_indices(placement: Tensor, chunks: Sequence[int], num_outputs: int, d
     known = _sources.setdefault(placement, {})
     if device in known:
         return known[device]
-    sources = torch.full((num_outputs,), -1)
+    sources = torch.full((num_outputs,), -1, device="cpu")
     start = position = stored = 0
     wrong = ValueError(f"grouped_mlp: placement does not store each of {num_outputs} outputs exactly once")
     for count in chunks:
@@ -176,12 +176,13 @@ def source_indices(placement: Tensor, chunks: Sequence[int], num_outputs: int, d
         position += 2 + pieces * (count + 1)
         row = int(bounds[-1])
         lengths = bounds.diff().expand(count, pieces)
-        begins = start + torch.arange(count)[:, None] * row + bounds[:-1]
+        begins = start + torch.arange(count, device="cpu")[:, None] * row + bounds[:-1]
         kept = places >= 0
         lengths, begins, places = lengths[kept], begins[kept], places[kept]
         if bool((places + lengths > num_outputs).any()):
             raise wrong
-        within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        firsts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        within = torch.arange(int(lengths.sum()), device="cpu") - firsts
         sources[places.repeat_interleave(lengths) + within] = begins.repeat_interleave(lengths) + within
         start += count * row
         stored += len(within)
@@ -270,8 +271,8 @@ def group_places(
         cpu = torch.device("cpu")
         sources = source_indices(placement, chunks, num_outputs, cpu)
         sizes = [n * s for n, s in zip(chunks, rows, strict=True)]
-        targets = torch.full((sum(sizes),), -1)
-        targets[sources] = torch.arange(num_outputs)
+        targets = torch.full((sum(sizes),), -1, device="cpu")
+        targets[sources] = torch.arange(num_outputs, device="cpu")
         found = []
         for of_group in targets.split(sizes):
             kept = (of_group >= 0).nonzero().flatten()

@@ -84,7 +84,7 @@ class BatchNormLayer(nn.Module):
             self.register_parameter("var_0", nn.Parameter(torch.ones(num_features)))
             self._set_stats_count(1)
         elif track_running_stats or frozen_stats:
-            self._register_stats(torch.device("cpu"))
+            self._register_stats(None)
         else:
             self.register_buffer("mean_0", None)
             self.register_buffer("var_0", None)
