@@ -61,7 +61,7 @@ class _Input:
 def standard_input(request, monkeypatch):
     source = _Input(monkeypatch, request.param)
     source.terminal = request.param
-    monkeypatch.setattr("hnetfast.utils.sim_utils._SECONDS_TO_ANSWER", 0.01)
+    monkeypatch.setattr("hnetfast._terminal._SECONDS_TO_ANSWER", 0.01)
     yield source
     source.close()
 

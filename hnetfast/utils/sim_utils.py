@@ -11,9 +11,7 @@ import math
 import os
 import pickle
 import random
-import select
 import shutil
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -27,6 +25,7 @@ import torch
 
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast._files import write_atomically
+from hnetfast._terminal import confirmed
 from hnetfast.hnets.chunked_deconv_hnet import ChunkedHDeconv
 from hnetfast.hnets.chunked_mlp_hnet import ChunkedHMLP
 from hnetfast.hnets.deconv_hnet import HDeconv
@@ -49,9 +48,6 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["calc_train_iter", "get_hypernet", "get_mnet_model", "setup_environment"]
-
-# Seconds that somebody at a terminal has to answer; runs may have been started unattended.
-_SECONDS_TO_ANSWER = 30
 
 # Arguments of constructors that all kinds of networks have options for.
 _NORMALIZATION = ("use_batch_norm", "bn_track_stats", "distill_bn_stats")
@@ -458,22 +454,10 @@ def _make_folder(out_dir: str, force: bool) -> None:
         path = Path(out_dir).resolve()
         if not path.is_dir() or path == Path.cwd() or path in Path.cwd().parents:
             raise FileExistsError(f"out_dir: expected a folder of its own for this run, got {out_dir!r}")
-        if not force and not _asked_to_delete(out_dir):
+        if not force and not confirmed(f"The output folder {out_dir} exists. Delete it?"):
             raise FileExistsError(f"out_dir: the folder {out_dir!r} exists, and is not deleted")
         shutil.rmtree(out_dir)
     os.makedirs(out_dir)
-
-
-def _asked_to_delete(out_dir: str) -> bool:
-    """Asks at the terminal; otherwise only what is there to be read counts."""
-    try:
-        seconds = _SECONDS_TO_ANSWER if sys.stdin.isatty() else 0
-        if seconds:
-            print(f"The output folder {out_dir} exists. Delete it? [y/n]", flush=True)
-        ready = select.select([sys.stdin], [], [], seconds)[0]
-        return bool(ready) and os.read(sys.stdin.fileno(), 1024).split(b"\n")[0].strip() == b"y"
-    except (AttributeError, OSError, TypeError, ValueError):  # there is no standard input to ask at
-        return False
 
 
 def _integers(name: str, value: Any) -> list[int]:
