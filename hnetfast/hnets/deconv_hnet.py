@@ -256,8 +256,8 @@ class HDeconv(FullHyperNet):
 
         if flat.shape[0] > 1 and flat.device.type == "cpu" and self._has_independent_images():
             # The library sums in an order that depends on the number of images, but the bits of a condition's
-            # weights are not to depend on what else is generated.
-            images = torch.cat([enlarge(x) for x in images.split(num_chunks)])
+            # weights are not to depend on what else is generated. Copies, as activations may work in place.
+            images = torch.cat([enlarge(x.clone()) for x in images.split(num_chunks)])
         else:
             images = enlarge(images)
         return images.view(flat.shape[0], -1)[:, :num_outputs].contiguous()
