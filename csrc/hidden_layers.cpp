@@ -404,14 +404,16 @@ class TiledBackward {
     }
     for (size_t i = layers_.size(); i-- > 0;) {
       const Layer& layer = layers_[i];
+      std::fill(next, next + layer.out, T(0));  // sums of this block, in a place that is free
       for (int64_t r = 0; r < height; ++r) {
         T* row = g + r * layer.pitch;
         if (relu_) {
           const T* h = hidden_ + (begin + r) * hidden_ld_ + layer.column;
           kernels_.relu_backward(row, h, layer.out);
         }
-        kernels_.add(sums + layer.bias_sum, row, layer.out);
+        kernels_.add(next, row, layer.out);
       }
+      kernels_.add(sums + layer.bias_sum, next, layer.out);
       if (i == 0) break;
       const Layer& lower = layers_[i - 1];
       for (int64_t r = 0; r < height; ++r) {

@@ -10,9 +10,9 @@ namespace {
 
 using at::Tensor;
 
-constexpr int64_t kDepth = 1024;  // terms of the sums taken together
-constexpr int64_t kPanels = 4;    // panels of columns packed together: with kDepth, a part of the second-level cache
-constexpr int64_t kRows = 512;    // of a result that one library call computes
+constexpr int64_t kDepth = 5 * kSumDepth;  // terms of the sums for which a matrix is packed at a time
+constexpr int64_t kPanels = 4;             // of columns packed together: with kDepth, a part of the second-level cache
+constexpr int64_t kRows = 512;             // of a result that one library call computes
 
 // [depth, count] with rows `ld` apart to [depth, unit], padded with zeros.
 template <typename T>

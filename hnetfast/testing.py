@@ -151,7 +151,7 @@ def sensitivities(
     """How far each result moves when its arguments are rounded once, for :func:`assert_within_budget`.
 
     Args:
-        compute: Called three times with a function that rounds a float64 tensor as ``dtype`` may, at random,
+        compute: Called some times with a function that rounds a float64 tensor as ``dtype`` may, at random,
             and returns a leaf; computes the results from its arguments rounded by that.
         exact: The results without rounding.
         dtype: The precision of the rounding.
@@ -164,7 +164,9 @@ def sensitivities(
         return (t * (1 + torch.finfo(dtype).eps * (2 * torch.rand_like(t) - 1))).detach().requires_grad_()
 
     found = [0.0] * len(exact)
-    for _ in range(3):
+    # The norm of few errors, unlike that of many, is small by chance now and then.
+    times = 12 if any(0 < e.numel() < 4 for e in exact) else 3
+    for _ in range(times):
         found = [max(s, error_norm(m, e)) for s, m, e in zip(found, compute(rounded), exact, strict=True)]
     return found
 
