@@ -12,12 +12,13 @@ from hnetfast._embeddings import select_parameters, touch_parameters
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets._arguments import check_size, check_target_shapes
 from hnetfast.hnets._assembly import Assembly
-from hnetfast.hnets._conditions import check_checkpoint, share_parameters
+from hnetfast.hnets._conditions import check_checkpoint
 from hnetfast.hnets._inputs import check_ret_format, parse_cond_ids, sort_weights
 from hnetfast.hnets._part import Part
 from hnetfast.hnets._part_arguments import check_hnets, check_param_names, check_param_shapes
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
 from hnetfast.mnets._spectral_norm import SpectralNorm
+from hnetfast.mnets._ties import find_ties, tie_again
 from hnetfast.mnets._weights import look_up
 from hnetfast.mnets.mnet_interface import MainNetInterface
 
@@ -123,7 +124,6 @@ class HContainer(nn.Module, HyperNetInterface):
         norms = [module for module in modules if isinstance(module, SpectralNorm)]
         if norms:
             self._spectral_norms = nn.ModuleList(norms)
-        self.register_load_state_dict_post_hook(_share_parameters)
         self._is_properly_setup()
         if verbose:
             print(
@@ -492,9 +492,11 @@ class HContainer(nn.Module, HyperNetInterface):
         return super().train(mode)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> HContainer:
+        ties = find_ties(self)
         super()._apply(fn, recurse)
         for hnet in self._hnets:  # for what they have besides registered parameters and statistics
             hnet._apply(fn, recurse)
+        tie_again(ties)
         return self
 
     def add_conditions(self, num_conditions: int) -> list[nn.Parameter]:
@@ -542,10 +544,6 @@ class HContainer(nn.Module, HyperNetInterface):
     ):
         check_checkpoint(self, state_dict, prefix, strict)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, *args)
-
-
-def _share_parameters(hnet: HContainer, incompatible_keys: Any) -> None:
-    share_parameters(hnet, hnet._hnets)
 
 
 def _size(shape: Sequence[int]) -> int:

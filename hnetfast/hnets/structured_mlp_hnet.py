@@ -18,7 +18,6 @@ from hnetfast.hnets._conditions import (
     check_checkpoint,
     insert_conditional,
     new_embedding,
-    share_parameters,
 )
 from hnetfast.hnets._inputs import (
     RET_FORMATS,
@@ -175,7 +174,6 @@ class StructuredHMLP(nn.Module, HyperNetInterface):
             meta = self._param_shapes_meta
             self._unconditional_params_ref = [meta[i]["index"] for i in self._unconditional_param_shapes_ref]
         self._set_keys()
-        self.register_load_state_dict_post_hook(_share_parameters)
         self._is_properly_setup()
         if verbose:
             per_chunk = sum(MainNetInterface.shapes_to_num_weights(shapes) for shapes in chunk_shapes)
@@ -585,7 +583,3 @@ class StructuredHMLP(nn.Module, HyperNetInterface):
     ):
         check_checkpoint(self, state_dict, prefix, strict)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, *args)
-
-
-def _share_parameters(hnet: StructuredHMLP, incompatible_keys: Any) -> None:
-    share_parameters(hnet, hnet._hnets)
