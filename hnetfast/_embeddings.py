@@ -80,7 +80,7 @@ def touch_parameters(x: Tensor, params: Sequence[Tensor]) -> Tensor:
     :class:`torch.nn.parallel.DistributedDataParallel` waits in every backward pass for the hook of each
     parameter. The hook of a parameter that this function touched runs, and finds no gradient; without it a
     step that leaves most task embeddings unused would fail. Does nothing unless a process group exists and
-    gradients are recorded. A traced graph drops such edges, so nothing is done there either.
+    gradients are recorded. A traced graph drops edges without a gradient: compiled, it is one of zeros.
 
     Args:
         x: Any tensor that the result is computed from.
@@ -90,11 +90,14 @@ def touch_parameters(x: Tensor, params: Sequence[Tensor]) -> Tensor:
         ``x`` or a view of it.
     """
     if (
-        torch.compiler.is_compiling()
-        or not torch.is_grad_enabled()
+        not torch.is_grad_enabled()
         or not (distributed.is_available() and distributed.is_initialized())
         or torch._C._are_functorch_transforms_active()
     ):
         return x
     params = [p for p in params if p.requires_grad]
+    if torch.compiler.is_compiling():
+        for param in params:
+            x = x + param.flatten()[:0].sum()  # 0, whatever the parameter holds
+        return x
     return _TouchParameters.apply(x, *params) if params else x
