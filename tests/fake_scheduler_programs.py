@@ -4,7 +4,6 @@ Each is a call of :func:`main` in a process of its own, see tests/fake_scheduler
 execute jobs in the background. Nothing but the standard library is imported, so that they start quickly.
 """
 
-import datetime
 import fcntl
 import json
 import os
@@ -220,10 +219,8 @@ def sacct(store, arguments):
     known = {"--noheader", "--parsable2", "--allocations", "--format", "--jobs", "--name", "--starttime"}
     options, rest = options_of(arguments, known)
     assert not rest and options["--format"] == "JobID,State,JobName" and "--parsable2" in options
-    start = datetime.datetime.now().strftime("%Y-%m-%d")
-    if "--jobs" in options:
-        start = "1970-01-01"
-    start = datetime.datetime.strptime(options.get("--starttime", start), "%Y-%m-%d").timestamp()
+    start = "1970-01-01" if "--jobs" in options else time.strftime("%Y-%m-%d")
+    start = time.mktime(time.strptime(options.get("--starttime", start), "%Y-%m-%d"))
     for job in store.jobs():
         wanted = str(job["id"]) in options.get("--jobs", "").split(",")
         wanted = wanted or job["name"] in options.get("--name", "").split(",")

@@ -148,7 +148,8 @@ class SlurmExecutor(ClusterExecutor):
             records += self._ask_accounting(f"--jobs={','.join(handles)}")
         if jobs:
             # Without a start, sacct looks for names in jobs of today; databases refuse to search for years.
-            submitted = min(script(job).stat().st_mtime for job in jobs)
+            written = [script(job).stat().st_mtime for job in jobs if script(job).exists()]
+            submitted = min(written, default=time.time())
             start = time.strftime("%Y-%m-%d", time.localtime(submitted - 24 * 3600))
             names = ",".join(scheduler_name(job.name) for job in jobs)
             records += self._ask_accounting(f"--name={names}", f"--starttime={start}")
