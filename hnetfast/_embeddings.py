@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from hnetfast.mnets._weights import look_up
@@ -23,7 +24,9 @@ def select_embeddings(params: Sequence[Tensor], cond_ids: list[int] | Tensor) ->
         Tensor ``[B, ...]``.
     """
     if isinstance(cond_ids, Tensor):
-        return torch.stack(list(params)).index_select(0, cond_ids)
+        # Not index_select: on a GPU its gradient adds the rows of an ID in an order that differs each time.
+        rows = F.embedding(cond_ids, torch.stack([param.flatten() for param in params]))
+        return rows.view(-1, *params[0].shape)
     return torch.stack([params[i] for i in cond_ids])
 
 
