@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
@@ -15,7 +14,7 @@ from warnings import warn
 
 from hnetfast._errors import InputError, InputKeyError, UnsupportedError
 from hnetfast._plain_pickle import read_pickled_namespace
-from hnetfast.hpsearch import hpsearch
+from hnetfast.hpsearch import _config_module, hpsearch
 
 # Where runs are moved that somebody may delete.
 TO_BE_DELETED = "TO_BE_DELETED"
@@ -31,28 +30,26 @@ def read_config_module(name: str) -> ModuleType:
         The module.
 
     Raises:
-        ModuleNotFoundError: If there is no such module.
-        ValueError: If an attribute is missing or not accepted.
+        InputError: A ``ValueError``, if there is no such module, or an attribute is missing or not accepted.
     """
-    module = importlib.import_module(name)
+    module = _config_module.import_config(name)
     hpsearch._read_config(module)
     return module
 
 
-def import_path(name: str) -> str:
+def import_path(module: ModuleType) -> str:
     """Find the folder that has to be on the import path for a module.
 
     Args:
-        name: The module's name.
+        module: The module.
 
     Returns:
         The folder; the current one, if the module is no file.
     """
-    module = importlib.import_module(name)
     file = getattr(module, "__file__", None)
     if file is None:
         return os.getcwd()
-    depth = name.count(".") + hasattr(module, "__path__")
+    depth = module.__name__.count(".") + hasattr(module, "__path__")
     return str(Path(file).absolute().parents[depth])
 
 

@@ -24,6 +24,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from warnings import warn
 
@@ -306,7 +307,7 @@ def run(
     args.grid_module = args.grid_module or grid_module
     if not args.grid_module:
         raise InputError("grid_module: the name of the configuration module is needed, got none")
-    _runs.read_config_module(args.grid_module)
+    module = _runs.read_config_module(args.grid_module)
     if summary_keys is None:
         summary_keys = [hpsearch._PERFORMANCE_KEY]
     _precisions(summary_keys, summary_precs)
@@ -358,7 +359,7 @@ def run(
     if args.start_gathering:
         if hpsearch_dir is None:
             hpsearch_dir = _new_folder(_absolute(args.run_cwd, results_dir), args.config_name)
-        code = _start(args, len(seeds), str(grid_file), str(hpsearch_dir), hpmod_path)
+        code = _start(args, module, len(seeds), str(grid_file), str(hpsearch_dir), hpmod_path)
         print(f"The search failed with exit code {code}." if code else "The search has ended.", flush=True)
         if not args.run_cluster:
             with suppress(*((ValueError, FileNotFoundError) if code else ())):  # there may be no results
@@ -426,9 +427,7 @@ def _parser() -> ArgumentParser:
         default="8G",
         help="Memory of the search itself on a cluster with SLURM. Default: %(default)s.",
     )
-    hpsearch.hpsearch_cli_arguments(
-        parser.add_argument_group("Random seed hpsearch options"), show_out_dir=False, show_grid_module=False
-    )
+    hpsearch.hpsearch_cli_arguments(parser, show_out_dir=False, show_grid_module=False)
     return parser
 
 
@@ -635,7 +634,14 @@ def _new_folder(parent: Path, name: str) -> Path:
     return folder
 
 
-def _start(args: Namespace, num_seeds: int, grid_file: str, hpsearch_dir: str, folder: str | None) -> int:
+def _start(
+    args: Namespace,
+    module: ModuleType,
+    num_seeds: int,
+    grid_file: str,
+    hpsearch_dir: str,
+    folder: str | None,
+) -> int:
     """Start the search, or submit it as a job; return the exit code."""
     command = get_hpsearch_call(args, num_seeds, grid_file, hpsearch_dir)
     print(command)
@@ -650,9 +656,7 @@ def _start(args: Namespace, num_seeds: int, grid_file: str, hpsearch_dir: str, f
             print(f"The job is submitted with: {command}")
         print("Gathering random seeds ...", flush=True)
         # The search has to find the configuration module in whatever folder it runs.
-        return subprocess.call(
-            shlex.split(command), env=_env.with_import_path(_runs.import_path(args.grid_module))
-        )
+        return subprocess.call(shlex.split(command), env=_env.with_import_path(_runs.import_path(module)))
 
 
 @contextmanager
