@@ -29,5 +29,5 @@ def with_import_path(folder: str) -> dict[str, str]:
 
 
 def hashes_are_fixed() -> bool:
-    """Tells whether PYTHONHASHSEED is set to a number, so that hashes of text are the same in all processes."""
+    """Tells whether PYTHONHASHSEED is a number, so that hashes of text are the same in all processes."""
     return os.environ.get("PYTHONHASHSEED", "").isdigit()

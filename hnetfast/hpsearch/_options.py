@@ -62,8 +62,8 @@ _SEARCH = (
     Option(
         "dont_force_new_dir",
         False,
-        "The output folder may exist already. Results of an earlier search there are overwritten, not continued; "
-        "see --resume.",
+        "The output folder may exist already. Results of an earlier search there are overwritten, not "
+        "continued; see --resume.",
     ),
 )
 _GRID_MODULE = (
@@ -73,13 +73,13 @@ _MORE = (
     Option(
         "grid_config",
         "",
-        'A pickle file with a dictionary of "grid" and/or "conditions", which replace those of --grid_module.',
+        'A pickle file of a dictionary of "grid" and/or "conditions", which replace those of --grid_module.',
     ),
     Option(
         "dont_generate_full_grid",
         False,
-        "Pick --num_searches configurations at random instead of choosing from the whole grid, which may be too "
-        "large to be built.",
+        "Pick --num_searches configurations at random instead of choosing from the whole grid, which may be "
+        "too large to be built.",
     ),
     Option(
         "run_cwd",
@@ -103,15 +103,15 @@ _MORE = (
     Option(
         "visible_gpus",
         "",
-        'GPUs of this machine to which runs are assigned, numbers with commas; empty: all. With "-1" runs are '
-        "executed one after the other, and no GPU is assigned.",
+        'GPUs of this machine to which runs are assigned, numbers with commas; empty: all. With "-1" runs '
+        "are executed one after the other, and no GPU is assigned.",
     ),
     Option("allowed_load", 0.5, "Up to which load, between 0 and 1, a GPU may get another run."),
     Option("allowed_memory", 0.5, "Up to which share of its memory in use a GPU may get another run."),
     Option(
         "sim_startup_time",
         60,
-        "Seconds after the start of a run on a GPU until its load and memory say whether it may get another one.",
+        "Seconds after a run's start on a GPU until the load and memory tell whether it may get another.",
     ),
     Option("max_num_jobs_per_gpu", 1, "How many runs of this search a GPU may have at once."),
     Option("random_seed", 42, "Seed of the order of configurations, and of samplers."),
@@ -135,14 +135,15 @@ _NEW = (
     Option(
         "pruner",
         "none",
-        "Ends runs early whose performance, in the summary that they rewrite while they run, is worse than that of "
-        "others at the same point (optuna's pruners).",
+        "Ends runs early whose performance, in the summary that they rewrite while they run, is worse than "
+        "that of others at the same point (optuna's pruners).",
         PRUNERS,
     ),
     Option(
         "study",
         "",
-        'SQLite file of optuna\'s study; several searches may share one. Empty: "study.db" in the output folder.',
+        'SQLite file of optuna\'s study; several searches may share one. Empty: "study.db" in the output '
+        "folder.",
     ),
 )
 

@@ -1,7 +1,7 @@
 """The CSV file with the results of a search, as hypnettorch writes it, and how each run ended.
 
-hypnettorch has pandas read the file, add a row, sort and write it, for each run that ends: what was written as 1
-is 1.0 once the column had a fraction or a gap. Here all rows are written at once, with what that would leave.
+hypnettorch has pandas read the file, add a row, sort and write it, for each run that ends: what was written
+as 1 is 1.0 once the column had a fraction or a gap. Here all rows are written at once, with what that leaves.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import math
+import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,3 +178,59 @@ def one_line(log_end: str, limit: int = 1000) -> str:
     lines: Iterable[str] = (" ".join(line.split()) for line in log_end.splitlines())
     joined = " | ".join(line for line in lines if line)
     return "".join(c if c.isprintable() else "?" for c in joined[-limit:])
+
+
+class ResultsFile:
+    """The CSV file while a search runs.
+
+    It is written anew now and then, so that all that is written grows with the number of runs and no faster.
+
+    Args:
+        path: The file.
+        key: The column to sort by.
+        ascending: Whether low values come first.
+    """
+
+    _SHARE = (
+        16  # it is written once a sixteenth of the rows are new, or a sixteenth of the time is left for it
+    )
+
+    def __init__(self, path: Path, key: str, ascending: bool) -> None:
+        self.path = path
+        self._key, self._ascending = key, ascending
+        self._rows: list[Row] = []
+        self._written = 0
+        self._seconds = 0.0
+        self._last = -math.inf
+        self._failed = False
+
+    def add(self, row: Row) -> None:
+        """Add a run that has ended."""
+        self._rows.append(row)
+
+    def write_if_due(self) -> None:
+        """Write the file if there is enough to write."""
+        new = len(self._rows) - self._written
+        rested = time.monotonic() - self._last > self._SHARE * self._seconds
+        if new and (rested or (new * self._SHARE >= len(self._rows) and not self._failed)):
+            self.write()
+
+    def write(self) -> None:
+        """Write the file; where that fails, say so once and keep what is there."""
+        start = time.monotonic()
+        try:
+            write_csv(self.path, self._rows, self._key, self._ascending)
+        except OSError as error:
+            if not self._failed:
+                print(
+                    f"{self.path} can't be written ({error}). Nothing is lost: it is tried again, and "
+                    "--resume writes it from the search's database.",
+                    file=sys.stderr,
+                )
+            self._failed = True
+            self._seconds = max(1.0, time.monotonic() - start)
+        else:
+            self._failed = False
+            self._written = len(self._rows)
+            self._seconds = time.monotonic() - start
+        self._last = time.monotonic()

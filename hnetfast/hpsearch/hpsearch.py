@@ -1,7 +1,7 @@
 """A search for good hyperparameters: ``python -m hnetfast.hpsearch.hpsearch --grid_module=my_config``.
 
-Modules that were written for hypnettorch read the names with capital letters, which hold what the configuration
-module says once :func:`run` or ``_read_config`` has read it.
+Modules that were written for hypnettorch read the names with capital letters, which hold what the
+configuration module says once :func:`run` or ``_read_config`` has read it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def hpsearch_cli_arguments(
     parser: argparse.ArgumentParser,
     show_num_searches: bool = True,
     show_out_dir: bool = True,
-    dout_dir: str = "./out/hyperparam_search",
     show_grid_module: bool = True,
+    *,
+    dout_dir: str = "./out/hyperparam_search",
 ) -> argparse._ArgumentGroup:
     """Add the options of the search that hypnettorch has to a parser.
 
@@ -44,8 +45,8 @@ def hpsearch_cli_arguments(
         parser: The parser.
         show_num_searches: Whether ``--num_searches`` is added.
         show_out_dir: Whether ``--out_dir`` is added.
-        dout_dir: Default of ``--out_dir``.
         show_grid_module: Whether ``--grid_module`` is added.
+        dout_dir: Default of ``--out_dir``.
 
     Returns:
         The group of the options.

@@ -1,20 +1,21 @@
 """A configuration module for ``hnetfast.hpsearch.hpsearch``: copy it, and say what your script needs.
 
-The script must have an option ``--out_dir`` (or another, see ``_OUT_ARG``), and write there a file with lines of a
-keyword and its value, such as ``acc_final 97.5`` and, at its end, ``finished 1``.
+The script must have an option ``--out_dir`` (or another, see ``_OUT_ARG``), and write there a file with lines
+of a keyword and its value, such as ``acc_final 97.5`` and, at its end, ``finished 1``.
 """
 
 # The values that each option of the script may have; a flag's are False and True. Options that are left out
-# keep the script's own defaults. The output folder is set by the search. Text with blanks needs quotes of its own
-# only for hypnettorch; here the search adds them.
+# keep the script's own defaults. The output folder is set by the search. Text with blanks needs quotes of its
+# own only for hypnettorch; here the search adds them.
 grid = {
     "float_option": [0.5, 1.0],
     "flag_option": [False, True],
     "string_option": ['"example string"', '"another string"'],
 }
 
-# Exceptions, enforced one after the other: where every option on the left has one of its values, the options on
-# the right take theirs instead, in every combination. A condition on an option that is not in the grid never holds.
+# Exceptions, enforced one after the other: where every option on the left has one of its values, the
+# options on the right take theirs instead, in every combination. A condition on an option that is not in the
+# grid never holds.
 conditions = [({"option1": [1]}, {"option2": [-1]})]
 
 # The script that is executed.
@@ -38,7 +39,7 @@ _SUMMARY_PARSER_HANDLE = None
 # hnetfast.hpsearch.hpsearch_postprocessing.
 _PERFORMANCE_EVAL_HANDLE = None
 
-# Optional: a function that parses a list of the script's arguments, for hnetfast.hpsearch.gather_random_seeds.
+# Optional: a function that parses the script's arguments, for hnetfast.hpsearch.gather_random_seeds.
 _ARGPARSE_HANDLE = None
 
 
