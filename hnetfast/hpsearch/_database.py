@@ -96,8 +96,10 @@ class Database:
         self._told = False
         try:
             self._connection = sqlite3.connect(path, timeout=60, isolation_level=None)
-            # No write-ahead log: it needs memory that is shared by all machines of a network file system.
-            self._connection.execute("PRAGMA journal_mode=TRUNCATE")
+            # A write-ahead log need not wait for the disk each time. With the file to itself it also works on
+            # network file systems, where processes can't share the memory that it would need otherwise.
+            self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:

@@ -236,7 +236,7 @@ def _write_script(job: Job, threads: int, gpu: int | None) -> Path:
     lines = [
         "#!/bin/sh",
         f"cd {folder} || exit 1",
-        f'echo "$$ {"" if gpu is None else gpu}" >process.part && mv process.part process',
+        f'echo "$$ {"" if gpu is None else gpu}" >process',
         # Runs that share the cores spin at OpenMP's barriers and slow each other down many times over. What
         # the user has set stays.
         f'export OMP_NUM_THREADS="${{OMP_NUM_THREADS-{threads}}}"',
@@ -244,7 +244,7 @@ def _write_script(job: Job, threads: int, gpu: int | None) -> Path:
         *([] if gpu is None else [f"export CUDA_VISIBLE_DEVICES={gpu}"]),
         # The command does not hold the lock, nor does what it may leave in the background.
         f"(cd {shlex.quote(str(job.cwd.absolute()))} && exec {shlex.join(job.command)}) </dev/null",
-        'code=$?; echo "$code" >exit_code.part && mv exit_code.part exit_code; exit "$code"',
+        'code=$?; echo "$code" >exit_code; exit "$code"',
         "",
     ]
     script = job.folder / "job.sh"
@@ -270,7 +270,7 @@ def _read_pid(job: Job) -> tuple[int, int | None, float] | None:
     """Read the process number, the GPU and the time of start of a job that runs; None if it has ended."""
     until = time.monotonic() + _PATIENCE
     while True:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ValueError):  # ValueError: it is being written
             pid, *gpu = _pid_file(job).read_text().split()
             return int(pid), int(gpu[0]) if gpu else None, _pid_file(job).stat().st_mtime
         if not _is_locked(job):
@@ -289,7 +289,7 @@ def _kill_group(pid: int) -> None:
 def _by_exit_code(job: Job) -> Ended:
     try:
         code = int(job.exit_code.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # ValueError: it was killed while it wrote
         return Ended(job, State.LOST, "its processes are gone, and nobody knows how they ended")
     if code == 0:
         return Ended(job, State.FINISHED, "exit code 0")

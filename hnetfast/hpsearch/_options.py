@@ -37,7 +37,7 @@ class Option:
             {"metavar": "N"} if kind in (int, float) and self.name not in _NO_METAVAR else {}
         )
         if self.choices:
-            more["choices"] = self.choices
+            more["choices"] = list(self.choices)
         parser.add_argument(
             f"--{self.name}",
             type=kind,
@@ -53,7 +53,7 @@ _NUM_SEARCHES = Option(
     -1,
     "How many configurations are tried at most; -1 is all. Needed with --sampler=random|tpe.",
 )
-_SEARCH = (
+_OUT_DIR = (
     Option(
         "force_out_dir",
         False,
@@ -67,14 +67,14 @@ _SEARCH = (
     ),
 )
 _GRID_MODULE = (
-    "Name of the module that holds the grid, the conditions and what there is to know of the script"
+    "Name of the module that holds the grid, the conditions and what there is to know of the script."
+)
+_GRID_CONFIG = Option(
+    "grid_config",
+    "",
+    'A pickle file of a dictionary of "grid" and/or "conditions", which replace those of --grid_module.',
 )
 _MORE = (
-    Option(
-        "grid_config",
-        "",
-        'A pickle file of a dictionary of "grid" and/or "conditions", which replace those of --grid_module.',
-    ),
     Option(
         "dont_generate_full_grid",
         False,
@@ -162,15 +162,13 @@ def add_arguments(
     if show_num_searches:
         _NUM_SEARCHES.add(group)
     if show_out_dir:
-        Option(
-            "out_dir",
-            dout_dir,
-            "Where the output goes; a folder with the time is added, see --force_out_dir.",
-        ).add(group)
-    for option in _SEARCH:
-        option.add(group)
+        where = "Where the output goes; a folder with the time is added, see --force_out_dir."
+        Option("out_dir", dout_dir, where).add(group)
+        for option in _OUT_DIR:
+            option.add(group)
     if show_grid_module:
-        Option("grid_module", default_grid, f"{_GRID_MODULE}.").add(group)
+        Option("grid_module", default_grid, _GRID_MODULE).add(group)
+        _GRID_CONFIG.add(group)
     for option in _MORE:
         option.add(group)
     return group

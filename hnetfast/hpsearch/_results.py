@@ -132,8 +132,8 @@ def _column(values: Sequence[Any]) -> list[str]:
     # From the first value on that is neither a number nor a gap, the column is text.
     is_text = [number is None and text not in _GAPS for number, text in zip(numbers, texts, strict=True)]
     end = is_text.index(True) if True in is_text else len(values)
-    if end == len(values) and values and isinstance(values[-1], str):
-        end -= 1  # the last row of a summary's column has not been read again yet
+    if end == len(values) and values and (values[-1] is None or isinstance(values[-1], str)):
+        end -= 1  # the last row has not been read again yet
     whole = all(_is_whole(text) for text in texts[:end])
     for i in range(end):
         if numbers[i] is None:

@@ -34,7 +34,8 @@ from hnetfast.hpsearch._summary import SummaryError
 NO_SUMMARY, PRUNED = "no_summary", "pruned"
 
 _LOG_END = 4000  # bytes that are kept of a log
-_WAIT = 1.0  # seconds between two looks at what is not waited for: GPUs, intermediate results, the scheduler
+# Seconds between two looks at what is not waited for: GPUs, the scheduler, and with a pruner the summaries.
+_WAIT, _WAIT_PRUNING = 1.0, 0.2
 _TRIES = 200  # how often a sampler may propose what was tried before, one after the other
 _SHOWN = 100  # how many commands are printed
 
@@ -208,6 +209,7 @@ class _Search:
         self._counts: Counter[str] = Counter()
         self._best: tuple[float, int] | None = None
         self._warned: set[str] = set()
+        self._written: dict[int, tuple[int, int]] = {}  # which summary of a run was read, by its number
         self._seen: dict[Any, float | None] = {}  # what samplers have chosen, and its performance
         self._proposed = 0
         self._exhausted = False
@@ -234,6 +236,7 @@ class _Search:
     def run(self) -> None:
         """Run it to its end."""
         self._take_over()
+        wait = _WAIT if self._facts["pruner"] == "none" else _WAIT_PRUNING
         try:
             while True:
                 for ended in self._executor.poll():
@@ -245,7 +248,7 @@ class _Search:
                 self._prune()
                 self._results.write_if_due()
                 self._status.show(self._count())
-                self._executor.wait(_WAIT)
+                self._executor.wait(wait)
         except KeyboardInterrupt:
             self._interrupt()
             raise
@@ -266,7 +269,9 @@ class _Search:
             self._study.resume(trials, {r.trial for r in runs if r.state in (PLANNED, SUBMITTING, RUNNING)})
             for run in ended:
                 self._tell(run)
-            self._seen.update({identity(run.options): _performance(run, self._config) for run in runs})
+            self._seen.update(
+                {identity(run.options): _performance(run.summary, self._config) for run in runs}
+            )
         for run in under_way:
             job = self._job(run)
             handle = self._executor.adopt(job, run.handle)
@@ -396,7 +401,7 @@ class _Search:
         if not isinstance(summary, Mapping):
             return "there is no summary"
         run.summary = {str(key): _storable(value) for key, value in summary.items()}
-        if _performance(run, self._config) is None:
+        if _performance(run.summary, self._config) is None:
             key = self._config.performance_key
             shown = run.summary.get(key, ["missing"])
             shown = shown[0] if isinstance(shown, list) and len(shown) == 1 else shown
@@ -407,7 +412,7 @@ class _Search:
         if self._study is None or run.trial is None:
             return
         good = run.state == State.FINISHED.value
-        value = _performance(run, self._config) if good else None
+        value = _performance(run.summary, self._config) if good else None
         self._study.tell(run.trial, value, pruned=run.state == PRUNED)
         self._seen[identity(run.options)] = value
 
@@ -422,7 +427,7 @@ class _Search:
         }
         options = _output_folder.full_options(run, self._config.out_arg)
         self._results.add(_results.make_row(options, run.summary, run.state, more))
-        value = _performance(run, self._config)
+        value = _performance(run.summary, self._config)
         if run.state == State.FINISHED.value and value is not None:
             better = self._best is None or (
                 value < self._best[0] if self._config.performance_sort_asc else value > self._best[0]
@@ -435,26 +440,33 @@ class _Search:
         if self._study is None or self._facts["pruner"] == "none":
             return
         for run in self._runs.values():
-            if run.verdict is not None:
+            if run.verdict is not None or not self._is_rewritten(run):
                 continue
-            before = run.summary
-            self._read_intermediate(run)
-            value = _performance(run, self._config)
-            run.summary = before
+            value = self._intermediate_performance(run)
             if value is not None and self._study.is_hopeless(run.trial, value):
                 run.verdict = PRUNED
                 self._database.update(run)
                 self._executor.cancel(self._job(run))
 
-    def _read_intermediate(self, run: Run) -> None:
-        # Of a summary that is being written, what can be read of it counts.
+    def _is_rewritten(self, run: Run) -> bool:
+        """Tell whether a run has written its summary since the last call."""
+        try:
+            stat = (self._cwd / run.folder / self._config.summary_filename).stat()
+        except OSError:
+            return False
+        version = (stat.st_mtime_ns, stat.st_ino)
+        before, self._written[run.number] = self._written.get(run.number), version
+        return version != before
+
+    def _intermediate_performance(self, run: Run) -> float | None:
+        """Read a run's performance while it runs; None if there is none yet."""
         try:
             summary = self._reader(str(self._cwd / run.folder), run.number)
         except SummaryError as error:
-            summary = error.values
-        except Exception:  # a reader of the user's
-            summary = {}
-        run.summary = dict(summary) if isinstance(summary, Mapping) else {}
+            summary = error.values  # what it has so far
+        except Exception:  # a reader of the user's, given a file that is being written
+            return None
+        return _performance(summary, self._config) if isinstance(summary, Mapping) else None
 
     def _count(self) -> Counts:
         good = self._counts[State.FINISHED.value] + self._counts[PRUNED]
@@ -487,8 +499,8 @@ class _Search:
         self._status.show(self._count(), last=True)
 
 
-def _performance(run: Run, config: Config) -> float | None:
-    return _results.finite_number(run.summary.get(config.performance_key))
+def _performance(summary: Mapping[str, Any], config: Config) -> float | None:
+    return _results.finite_number(summary.get(config.performance_key))
 
 
 def _storable(value: Any) -> Any:

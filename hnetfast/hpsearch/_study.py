@@ -81,7 +81,7 @@ class Study:
                 f"{direction} it. Share a study among searches with the same performance key only."
             )
         self._trials: dict[int, optuna.Trial] = {}  # those that may be reported to, by number
-        self._reported: dict[int, tuple[int, float]] = {}  # step and value of the last report
+        self._steps: dict[int, int] = {}  # how often a trial has been reported to
 
     def propose(self, grid: Grid, conditions: Sequence[Condition]) -> tuple[int, Options]:
         """Ask for the options of another run.
@@ -139,7 +139,7 @@ class Study:
         """
         states = self._optuna.trial.TrialState
         self._trials.pop(number, None)
-        self._reported.pop(number, None)
+        self._steps.pop(number, None)
         if pruned:
             self._study.tell(number, state=states.PRUNED, skip_if_finished=True)
         elif value is None:
@@ -148,7 +148,7 @@ class Study:
             self._study.tell(number, value, skip_if_finished=True)
 
     def is_hopeless(self, number: int, value: float) -> bool:
-        """Report an intermediate performance, if it is a new one.
+        """Report an intermediate performance.
 
         Args:
             number: The trial's number.
@@ -157,12 +157,9 @@ class Study:
         Returns:
             Whether the pruner wants the run to end.
         """
-        step, last = self._reported.get(number, (0, None))
-        if value == last:
-            return False
-        self._reported[number] = (step + 1, value)
+        self._steps[number] = self._steps.get(number, 0) + 1
         trial = self._trials[number]
-        trial.report(value, step + 1)
+        trial.report(value, self._steps[number])
         return trial.should_prune()
 
     def resume(self, known: set[int], running: set[int]) -> None:
@@ -179,9 +176,7 @@ class Study:
                 self.tell(trial.number, None)
             elif trial.number in running:
                 self._trials[trial.number] = self._optuna.trial.Trial(self._study, trial._trial_id)
-                values = trial.intermediate_values
-                if values:
-                    self._reported[trial.number] = (max(values), values[max(values)])
+                self._steps[trial.number] = max(trial.intermediate_values, default=0)
 
 
 def _choose(trial: optuna.Trial, name: str, values: Sequence[Any]) -> Any:
