@@ -332,7 +332,7 @@ def run(arguments: Sequence[str] | None = None) -> list[list[float]]:
         state = RunState(checkpoints, mnet, hnet, recorder, start.checkpoint_every)
         if start.resume and state.load():
             logger.info(f"The run goes on with task {state.task_id}")
-        _write_summary(state, mnet, hnet, config, finished=False)
+        _write_summary(state, mnet, hnet, config)
 
         for task_id in range(state.task_id, config.num_tasks):
             arguments_of_task = (task_id, dhandlers[task_id], mnet, hnet, device, config, logger, recorder)
@@ -340,7 +340,7 @@ def run(arguments: Sequence[str] | None = None) -> list[list[float]]:
             learned = [dhandlers[i] for i in range(task_id + 1)]
             accuracies = test(learned, mnet, hnet, device, config, logger, recorder)
             state.end_task(iterations, accuracies)
-            _write_summary(state, mnet, hnet, config, finished=task_id + 1 == config.num_tasks)
+            _write_summary(state, mnet, hnet, config)
         _report(state, recorder, config, logger)
     except KeyboardInterrupt:
         logger.info(f"Stopped. The run goes on with: --out_dir={config.out_dir} --resume")
@@ -368,8 +368,9 @@ def _make_networks(
 
 
 def _write_summary(
-    state: RunState, mnet: MainNetInterface, hnet: HyperNetInterface, config: Namespace, finished: bool
+    state: RunState, mnet: MainNetInterface, hnet: HyperNetInterface, config: Namespace
 ) -> None:
+    finished = state.task_id == config.num_tasks
     _results.write_summary(
         config.out_dir, state.accuracies, mnet.num_params, hnet.num_internal_params, finished
     )
