@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnetfast.hpsearch import _commands, _grid, _results, hpsearch
+from hnetfast.hpsearch import _commands, _gpus, _grid, _results, hpsearch
 from hnetfast.hpsearch._config_module import import_config
 from hnetfast.hpsearch._summary import SummaryError, read_summary
 from tests.fake_schedulers import fake_lsf, fake_slurm  # noqa: F401  (fixtures)
@@ -265,6 +266,28 @@ def test_gpus(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     logs = [(tmp_path / row["hpsearch_log"]).read_text() for row in rows(tmp_path)]
     assert {line for log in logs for line in log.splitlines() if line.startswith("gpu")} == {"gpu 0", "gpu 2"}
+
+
+def test_gpus_through_pynvml(monkeypatch):
+    class NVMLError(Exception):
+        pass
+
+    def rates(index):
+        if index == 1:  # a part of a GPU
+            raise NVMLError
+        return SimpleNamespace(gpu=25)
+
+    module = SimpleNamespace(
+        NVMLError=NVMLError,
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetMemoryInfo=lambda index: SimpleNamespace(used=1, total=4),
+        nvmlDeviceGetUtilizationRates=rates,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    assert _gpus.list_gpus() == [_gpus.Gpu(0, 0.25, 0.25), _gpus.Gpu(1, 0.0, 0.25)]
 
 
 def test_a_pickled_grid(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import fcntl
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ NAME = "hnetfast"
 _SEARCH = "search"  # attribute of a trial: the search that it belongs to
 _OPTIONS = "options"
 _FOLDER = "folder"
+_SECONDS_TO_NOTE = 60.0
 
 
 def _import_optuna() -> Any:
@@ -54,11 +56,6 @@ class Study:
         self._optuna = optuna = _import_optuna()
         self._search = search
         direction = "minimize" if ascending else "maximize"
-        samplers = {
-            "grid": lambda: None,
-            "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-            "tpe": lambda: optuna.samplers.TPESampler(seed=seed, constant_liar=True),
-        }
         pruners = {
             "none": optuna.pruners.NopPruner,
             "median": optuna.pruners.MedianPruner,
@@ -70,11 +67,16 @@ class Study:
             self._study: optuna.Study = optuna.create_study(
                 storage=f"sqlite:///{path.absolute()}",
                 study_name=NAME,
-                sampler=samplers[sampler](),
                 pruner=pruners[pruner](),
                 direction=direction,
                 load_if_exists=True,
             )
+            # A search that is resumed, or shares the study, is not to draw once more what was drawn before.
+            seed += len(self._study.get_trials(deepcopy=False))
+            if sampler == "tpe":
+                self._study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+            else:
+                self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
         if self._study.direction.name.lower() != direction:
             raise InputError(
                 f"study: {path} is to {self._study.direction.name.lower()} the performance, this search to "
@@ -170,7 +172,14 @@ class Study:
             running: Those of them whose runs have not ended.
         """
         for trial in self._study.get_trials(deepcopy=False):
-            if trial.user_attrs.get(_SEARCH) != self._search or trial.state.is_finished():
+            if trial.state.is_finished():
+                continue
+            search = trial.user_attrs.get(_SEARCH)
+            # Its search is noted right after a trial has begun. One without was killed in between.
+            age = datetime.datetime.now() - trial.datetime_start
+            if search is None and age.total_seconds() > _SECONDS_TO_NOTE:
+                self.tell(trial.number, None)
+            if search != self._search:
                 continue
             if trial.number not in known:
                 self.tell(trial.number, None)

@@ -112,7 +112,7 @@ def actions(parser):
     }
 
 
-@pytest.mark.parametrize("shown", itertools.product([True, False], repeat=3))
+@pytest.mark.parametrize("shown", list(itertools.product([True, False], repeat=3)))
 def test_options(shown):
     ours, theirs = argparse.ArgumentParser(), argparse.ArgumentParser()
     hpsearch.hpsearch_cli_arguments(ours, *shown)
@@ -205,7 +205,7 @@ SEARCHES = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", SEARCHES)
 def test_searches(tmp_path, case):
-    """Same commands in the same order, and the same results, where hashes and with them that order are fixed."""
+    """Same commands in the same order, and the same results, where hashes are fixed."""
     grid, conditions, options = SEARCHES[case]
     write_files(tmp_path, grid, conditions)
     theirs, ours = run_both(tmp_path, options)
