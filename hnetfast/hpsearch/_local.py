@@ -122,22 +122,20 @@ class LocalExecutor(Executor):
             The process number of its script.
 
         Raises:
-            RuntimeError: If it can't be started, or no slot is free.
+            RuntimeError: If no slot is free.
+            OSError: If it can't be started, as when the disk is full: then no other could be.
         """
         if not self.free_slots():
             raise RuntimeError("there is no free slot for another job")
         gpu = self._free_gpus()[0] if self._gpus is not None else None
         for path in (job.exit_code, job.log, _pid_file(job)):
             path.unlink(missing_ok=True)
-        try:
-            script = _write_script(job, self._threads, gpu)
-            with open(_lock_file(job), "a+b") as lock, open(job.log, "ab") as log:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                process = subprocess.Popen(
-                    ["/bin/sh", str(script)], stdin=lock, stdout=log, stderr=log, start_new_session=True
-                )
-        except OSError as error:
-            raise RuntimeError(f"the job can't be started: {error}") from error
+        script = _write_script(job, self._threads, gpu)
+        with open(_lock_file(job), "a+b") as lock, open(job.log, "ab") as log:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            process = subprocess.Popen(
+                ["/bin/sh", str(script)], stdin=lock, stdout=log, stderr=log, start_new_session=True
+            )
         self._add(_Running(job, process.pid, gpu, time.time(), process))
         if gpu is not None:
             self._busy_until[gpu] = time.monotonic() + self._startup_time
@@ -181,9 +179,11 @@ class LocalExecutor(Executor):
         del self._running[running.job.name]
         if running.pidfd is not None:
             os.close(running.pidfd)
-        if not running.job.exit_code.exists():
-            _kill_group(running.pid)  # somebody killed the script only
         ended = _by_exit_code(running.job)
+        if ended.state == State.LOST:
+            _kill_group(running.pid)  # somebody may have killed the script only
+            if running.process is not None and running.process.returncode >= 0:
+                ended = _by_code(running.job, running.process.returncode)  # it could not write: a full disk
         if running.verdict is not None and ended.state != State.FINISHED:
             return Ended(running.job, *running.verdict)
         return ended
@@ -291,6 +291,10 @@ def _by_exit_code(job: Job) -> Ended:
         code = int(job.exit_code.read_text())
     except (FileNotFoundError, ValueError):  # ValueError: it was killed while it wrote
         return Ended(job, State.LOST, "its processes are gone, and nobody knows how they ended")
+    return _by_code(job, code)
+
+
+def _by_code(job: Job, code: int) -> Ended:
     if code == 0:
         return Ended(job, State.FINISHED, "exit code 0")
     if code > 128:

@@ -7,6 +7,7 @@ database before the next step is taken, so the search may be killed between any 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import shutil
 import sys
@@ -363,11 +364,12 @@ class _Search:
         if run.state == State.FINISHED.value and problem:
             run.state, run.reason = NO_SUMMARY, problem
         self._database.update(run)
-        _output_folder.write_run_command(
-            self._cwd / run.folder,
-            self._config.script,
-            _output_folder.full_options(run, self._config.out_arg),
-        )
+        with contextlib.suppress(OSError):  # the command is also in commands.sh
+            _output_folder.write_run_command(
+                self._cwd / run.folder,
+                self._config.script,
+                _output_folder.full_options(run, self._config.out_arg),
+            )
         self._tell(run)
         self._note(run)
 

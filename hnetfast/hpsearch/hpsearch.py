@@ -149,7 +149,7 @@ def _main() -> None:
     """Run the search for a person: what is wrong with the input is said in a line, without a traceback."""
     try:
         run()
-    except (InputError, FileExistsError, FileNotFoundError, RuntimeError) as error:
+    except (InputError, OSError, RuntimeError) as error:
         sys.exit(f"hpsearch: error: {error}")
     except KeyboardInterrupt:
         sys.exit(
