@@ -268,10 +268,13 @@ def train(
             targets = data.output_to_torch_tensor(outputs, device, mode="train")
 
             optimizer.zero_grad()
-            weights, penalty = weights_of_task.generate_with_penalty()
+            if config.beta > 0 or i % _LOG_ITER == 0:
+                weights, penalty = weights_of_task.generate_with_penalty()
+            else:
+                weights = weights_of_task.generate()
             logits = mnet.forward(inputs, weights=weights, condition=condition)
             loss_task = Classifier.logit_cross_entropy_loss(logits, targets)
-            loss = torch.add(loss_task, penalty, alpha=config.beta)
+            loss = torch.add(loss_task, penalty, alpha=config.beta) if config.beta > 0 else loss_task
             loss.backward()
             optimizer.step()
 
