@@ -8,14 +8,18 @@ scheduler decides. It is asked for all jobs at once, and not answering is no ans
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import logging
 import math
+import os
 import re
 import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Sequence
@@ -163,6 +167,7 @@ class ClusterExecutor(Executor):
         submitted = _Submitted(job, handle or "")
         if not (handle or script(job).exists()):
             return None  # the script is written before it is submitted
+        _wait_for_submission(job)
         try:
             if read_exit_code(job) is None or not handle:
                 record = self._ask([submitted], self._recent_queue())[job.name]
@@ -368,8 +373,34 @@ def end_by_code(code: int) -> tuple[State, str]:
     return State.KILLED, f"killed by signal {code - 128} ({name})"
 
 
+def submit_with(command: Sequence[str], job: Job, text: str = "") -> subprocess.CompletedProcess:
+    """Run the program that submits a job, in the job's folder; see :func:`run_program`.
+
+    It holds a lock of the job until it ends, also when this search is killed meanwhile: the next one waits
+    for it, or would submit the job a second time.
+    """
+    with open(_submission_lock(job), "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return run_program(command, job.folder, text, pass_fds=(lock.fileno(),))
+
+
+def _submission_lock(job: Job) -> Path:
+    return job.folder / ".submitting"
+
+
+def _wait_for_submission(job: Job) -> None:
+    """Wait until nobody submits a job any more, a minute at most: some file systems lose locks."""
+    until = time.monotonic() + _PATIENCE
+    with open(_submission_lock(job), "ab") as lock:
+        while time.monotonic() < until:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(0.05)
+
+
 def run_program(
-    command: Sequence[str], folder: Path | None = None, text: str = ""
+    command: Sequence[str], folder: Path | None = None, text: str = "", pass_fds: Sequence[int] = ()
 ) -> subprocess.CompletedProcess:
     """Run a program of the scheduler.
 
@@ -377,6 +408,7 @@ def run_program(
         command: The program and its arguments.
         folder: Where it is run; None is the current folder.
         text: Its input.
+        pass_fds: Open files that it inherits.
 
     Returns:
         Its exit code and its outputs, as text.
@@ -385,15 +417,20 @@ def run_program(
         NoAnswer: If it can't be run or doesn't come back.
     """
     try:
-        return subprocess.run(
-            command,
-            cwd=folder,
-            input=text,
-            capture_output=True,
-            timeout=_PATIENCE,
-            encoding="utf-8",
-            errors="surrogateescape",
-        )
+        # Not a pipe: the program would read half of a script if this search is killed.
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(os.fsencode(text))
+            stdin.seek(0)
+            return subprocess.run(
+                command,
+                cwd=folder,
+                stdin=stdin,
+                capture_output=True,
+                pass_fds=pass_fds,
+                timeout=_PATIENCE,
+                encoding="utf-8",
+                errors="surrogateescape",
+            )
     except subprocess.TimeoutExpired as error:
         raise NoAnswer(f"{command[0]} did not end within {_PATIENCE:g} s") from error
     except OSError as error:

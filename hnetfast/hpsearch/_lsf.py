@@ -26,6 +26,7 @@ from hnetfast.hpsearch._cluster import (
     scheduler_name,
     script,
     script_body,
+    submit_with,
 )
 from hnetfast.hpsearch._executor import Job, State
 
@@ -95,9 +96,9 @@ class LsfExecutor(ClusterExecutor):
         text = f"#!/bin/bash\nexec >>{shlex.quote(str(job.log.absolute()))} 2>&1\n{script_body(job)}"
         write_atomically(script(job), os.fsencode(text))
         # As an argument, bsub would hand the command to a shell of the user's choice.
-        result = run_program(
+        result = submit_with(
             ["bsub", "-J", scheduler_name(job.name), *self._options],
-            job.folder,
+            job,
             text=f"#!/bin/bash\nexec bash {shlex.quote(str(script(job).absolute()))}\n",
         )
         if result.returncode:

@@ -58,6 +58,16 @@ def new(out_dir: str, run_cwd: Path, exact: bool, may_exist: bool, force: bool) 
     return shown
 
 
+def new_stem(folder: Path) -> str:
+    """Returns what the names of all runs of a new search begin with: the time, or later if that is taken."""
+    seconds = time.time()
+    while True:
+        stem = time.strftime("sim_%Y%m%d%H%M%S", time.localtime(seconds))
+        if not any(folder.glob(f"{stem}_*")):
+            return stem
+        seconds += 1
+
+
 def _delete_search(folder: Path, runs: bool) -> None:
     """Delete what a search has written, and the folders of its runs, but nothing else that may be there."""
     for path in list(folder.iterdir()):

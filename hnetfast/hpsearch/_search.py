@@ -153,7 +153,7 @@ def _start(
     number = len(plan) if args.sampler == "grid" else args.num_searches
     facts = {
         "name": uuid.uuid4().hex[:8],
-        "stem": time.strftime("sim_%Y%m%d%H%M%S"),
+        "stem": _output_folder.new_stem(folder),
         "number": number,
         "sampler": args.sampler,
         "pruner": args.pruner,

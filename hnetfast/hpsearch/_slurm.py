@@ -30,6 +30,7 @@ from hnetfast.hpsearch._cluster import (
     scheduler_name,
     script,
     script_body,
+    submit_with,
 )
 from hnetfast.hpsearch._executor import Job, State
 
@@ -123,7 +124,7 @@ class SlurmExecutor(ClusterExecutor):
         text = self._submitit._make_submission_file_text(script_body(job), uid="")
         write_atomically(script(job), os.fsencode(text))
         command = self._submitit._make_submission_command(Path(script(job).name))
-        result = run_program(command, job.folder)
+        result = submit_with(command, job)
         if result.returncode:
             if _FOR_NOW.search(result.stderr):
                 raise NoAnswer(said(result))
