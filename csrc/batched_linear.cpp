@@ -139,8 +139,11 @@ class BatchedLinear : public torch::autograd::Function<BatchedLinear> {
   static Tensor compute(const Tensor& x, const Tensor& weight, const Tensor& bias) {
     at::AutoDispatchBelowADInplaceOrView guard;
     if (x.size(1) < kFewRows) {
-      const Tensor transposed = weight.transpose(1, 2);
-      return bias.defined() ? at::baddbmm(bias.unsqueeze(1), x, transposed) : at::bmm(x, transposed);
+      // The library multiplies a single matrix in another order than several, so it is given twice.
+      const int64_t sets = weight.size(0), batch = sets == 1 ? 2 : sets;
+      const Tensor xs = x.expand({batch, -1, -1}), transposed = weight.expand({batch, -1, -1}).transpose(1, 2);
+      const Tensor out = bias.defined() ? at::baddbmm(bias.expand({batch, -1}).unsqueeze(1), xs, transposed) : at::bmm(xs, transposed);
+      return out.narrow(0, 0, sets);
     }
     const Tensor out = empty_pooled({weight.size(0), x.size(1), weight.size(1)}, x.options());
     if (out.numel() == 0) return out;

@@ -49,7 +49,8 @@ Tensor activation_grad(Tensor& grad, const Tensor& h, string_view activation) {
   return grad;
 }
 
-Tensor as_matrix(const Tensor& part) { return part.reshape({part.size(0) * part.size(1), part.size(2)}); }
+// Always of one layout, as products of others may add up in another order.
+Tensor as_matrix(const Tensor& part) { return part.reshape({part.size(0) * part.size(1), part.size(2)}).contiguous(); }
 
 // The first layer before its activation, one product for each part: [R, out].
 Tensor first_layer(TensorList inputs, const Tensor& weight, const Tensor& bias, const Sizes& sizes) {
@@ -153,7 +154,7 @@ class TiledHidden {
     int64_t column = 0;
     for (const Tensor& part : mlp.inputs) {
       const Tensor w = mlp.weights[0].narrow(1, column, part.size(2)).t();
-      const bool with_bias = column == 0 && !mlp.biases.empty();
+      const bool with_bias = &part == mlp.inputs.begin() && !mlp.biases.empty();  // not by its column: parts may be empty
       column += part.size(2);
       kept_.push_back(product(as_matrix(part), w, with_bias ? mlp.biases[0] : Tensor()));
       const int64_t out = w.size(1);

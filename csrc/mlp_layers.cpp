@@ -176,10 +176,10 @@ OutputLayer<T> output_layer(const LastInput& input, const Tensor& weight, const 
     }
   }
   layer.x = input.x.const_data_ptr<T>();
-  layer.y = input.separable() ? input.y.const_data_ptr<T>() : nullptr;
   layer.k = input.x.size(1);
   layer.x_ld = input.x.stride(0);
   layer.l = input.separable() ? input.y.size(1) : 0;
+  layer.y = layer.l ? input.y.const_data_ptr<T>() : nullptr;  // what is empty may have an address or none
   layer.x_columns = input.x_columns;
   layer.y_columns = input.y_columns;
   layer.weight = weight.const_data_ptr<T>();

@@ -21,7 +21,7 @@ struct OutputLayer {
   const int64_t* bounds = nullptr;     // [pieces + 1]
   std::vector<const int64_t*> places;  // [rows], to [pieces]
   const T* x;                          // [rows, k], x_ld apart
-  const T* y;                          // [conditions, l], or null: there is one condition without an input
+  const T* y;                          // [conditions, l], or null where conditions have no input
   int64_t k, l, x_ld;
   std::vector<Columns> x_columns, y_columns;  // from: column of W, to: column of x or y
   const T* weight;                            // [chunk_size, ld]

@@ -78,6 +78,9 @@ void tile_product(int64_t M, int64_t N, int64_t P, const T* A, int64_t lda, cons
   });
 }
 
+// For fewer elements of B the library's choice of an algorithm depends on the rows of A, which may be few or many.
+constexpr int64_t kSmallReduced = 1 << 12;
+
 bool by_rows(const Tensor& matrix) { return matrix.stride(1) == 1 || matrix.size(1) == 1; }
 
 template <typename T>
@@ -96,6 +99,21 @@ void library_product(Tensor out, const Tensor& a, const Tensor& b, const Tensor&
   } else {
     at::mm_out(out, a, b);
   }
+}
+
+// Half and bfloat16. Small matrices are multiplied as float32; of larger ones the bits of a row are the same for any number
+// of rows from two on.
+void reduced_product(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulate) {
+  if (b.numel() <= kSmallReduced) {
+    Tensor result = product(a.to(at::kFloat), b.to(at::kFloat), bias.defined() ? bias.to(at::kFloat) : bias);
+    out.copy_(accumulate ? result.add_(out) : result);
+    return;
+  }
+  const Tensor right = by_rows(b) ? b : b.t().contiguous().t();
+  if (a.size(0) > 1) return library_product(out, a, right, bias, accumulate);
+  const Tensor twice = accumulate ? out.repeat({2, 1}) : at::empty({2, out.size(1)}, out.options());
+  library_product(twice, a.repeat({2, 1}), right, bias, accumulate);
+  out.copy_(twice.narrow(0, 0, 1));
 }
 
 // By library calls on blocks of rows, the same blocks for any number of threads; each call runs on one thread, as
@@ -117,7 +135,7 @@ void blocked_library_product(const Tensor& out, const Tensor& a, const Tensor& b
 void product_out(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulate) {
   if (out.numel() == 0) return;
   const bool tiles = a.scalar_type() == at::kFloat || a.scalar_type() == at::kDouble;
-  if (!tiles) return library_product(out, a, b, bias, accumulate);
+  if (!tiles) return reduced_product(out, a, b, bias, accumulate);
   // Columns of `a` that lie together suit the library, which rearranges both sides.
   if (!by_rows(a) && a.stride(0) == 1) return blocked_library_product(out, a, b, bias, accumulate);
   const Tensor left = by_rows(a) ? a : a.contiguous();

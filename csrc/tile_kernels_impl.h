@@ -276,6 +276,7 @@ HN_TARGET void pack_transposed(T* tile, int64_t pitch, const T* matrix, const T*
                                Columns columns) {
   using V = Vector<T>;
   constexpr int L = kLanes<T>;
+  if (columns.width == 0) return;  // there may be no matrix either
 #if defined(__x86_64__) && HN_BYTES == 64
   if constexpr (sizeof(T) == 4) {
     if (ld <= kNarrow && rows >= L) {

@@ -25,7 +25,7 @@ from hnetfast.hnets._full_hnet import FullHyperNet
 from hnetfast.hnets._hyperfan import deconv_hyperfan_init
 from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets.mnet_interface import MainNetInterface
-from hnetfast.ops._activations import RELU
+from hnetfast.ops._activations import RELU, is_elementwise, is_watched
 from hnetfast.utils.self_attention_layer import SelfAttnLayerV2
 from hnetfast.utils.torch_utils import init_params
 
@@ -239,18 +239,33 @@ class HDeconv(FullHyperNet):
         num_chunks = max(part.shape[1] for part in parts)
         num_pixels = num_chunks * prod(self._first_image_shape)
         flat = ops.chunked_mlp(parts, weights[:1], biases[:1], "identity", num_pixels)
-        x = flat.reshape(-1, *self._first_image_shape)  # [B·N, C, W, H]
+        images = flat.reshape(-1, *self._first_image_shape)  # [B·N, C, W, H]
         units = dict(zip(self._attention, attention, strict=True))
-        for i, layer in enumerate(self._layers):
-            if self._batchnorm_layers is not None:
-                gain, offset = norm_weights[2 * i : 2 * i + 2]
-                x = self._batchnorm_layers[i](x, weight=gain, bias=offset, stats_id=condition)
-            if self._act_fn is not None:
-                x = self._act_fn(x)
-            if str(i) in units:
-                x = self._attention[str(i)](x, weights=units[str(i)])
-            x = layer(x, weights[i + 1], biases[i + 1] if biases else None)
-        return x.view(flat.shape[0], -1)[:, :num_outputs].contiguous()
+
+        def enlarge(x: Tensor) -> Tensor:
+            for i, layer in enumerate(self._layers):
+                if self._batchnorm_layers is not None:
+                    gain, offset = norm_weights[2 * i : 2 * i + 2]
+                    x = self._batchnorm_layers[i](x, weight=gain, bias=offset, stats_id=condition)
+                if self._act_fn is not None:
+                    x = self._act_fn(x)
+                if str(i) in units:
+                    x = self._attention[str(i)](x, weights=units[str(i)])
+                x = layer(x, weights[i + 1], biases[i + 1] if biases else None)
+            return x
+
+        if flat.shape[0] > 1 and flat.device.type == "cpu" and self._has_independent_images():
+            # The library sums in an order that depends on the number of images, but the bits of a condition's
+            # weights are not to depend on what else is generated. Copies, as activations may work in place.
+            images = torch.cat([enlarge(x.clone()) for x in images.split(num_chunks)])
+        else:
+            images = enlarge(images)
+        return images.view(flat.shape[0], -1)[:, :num_outputs].contiguous()
+
+    def _has_independent_images(self) -> bool:
+        """Whether the images of a condition surely are the same alone and among others, and nobody counts."""
+        watched = any(map(is_watched, [self._act_fn, *self._attention.values()]))
+        return self._batchnorm_layers is None and is_elementwise(self._act_fn) and not watched
 
     def apply_hyperfan_init(
         self,

@@ -201,11 +201,12 @@ class HMLP(FullHyperNet):
     def _has_independent_rows(self) -> bool:
         """Whether a condition's results surely are the same alone and among others, and in every call."""
         known = not self._layers or is_elementwise(self._act_fn)
-        return known and self._has_independent_layers()
+        return known and self._has_independent_layers() and not self._use_spectral_norm
 
     def _has_independent_layers(self) -> bool:
+        """Whether the layers compute row by row, with weights that may change from call to call."""
         random = self._dropout is not None and self._dropout.training
-        return not (random or self._use_batch_norm or self._use_spectral_norm)
+        return not (random or self._use_batch_norm)
 
     def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part]:
         return [Part(self._group(*self._arrange(None, None, cond_ids, weights), None), self._num_targets)]
