@@ -14,8 +14,9 @@ import hnetfast_build as build
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "sanitize"
-# Written out in full: what the sanitizer needs on top of the ordinary flags, see setup.py.
-FLAGS = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address"
+# Written out in full: what the sanitizer needs on top of the ordinary flags, see setup.py. Bits are
+# tested too, so products and sums are to be contracted as usual.
+FLAGS = "-O1 -fexpensive-optimizations -g1 -fno-omit-frame-pointer -fsanitize=address"
 # Loads the extension before pytest does, so that the tests cannot get hold of the ordinary one.
 RUN = f"""
 import sys
