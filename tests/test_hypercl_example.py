@@ -369,6 +369,9 @@ def test_a_run_goes_on_with_its_own_options_only(tmp_path, capsys):
         parse_arguments([f"--out_dir={out_dir}", "--resume"])
     assert "which is no option of this script" in capsys.readouterr().err
     (out_dir / "config.json").unlink()
+    with pytest.raises(SystemExit):
+        parse_arguments([f"--out_dir={out_dir}", "--resume"])
+    assert "config.json, the options of the run, is missing" in capsys.readouterr().err
     with pytest.raises(FileExistsError, match="exists"):
         run.run([*DIGITS, f"--out_dir={out_dir}"])
     assert (

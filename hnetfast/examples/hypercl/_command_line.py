@@ -66,6 +66,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[Namespace, 
         if stored.is_file():
             _take_stored(parser, config, given, stored)
             given = vars(config)
+        elif os.path.isdir(os.path.join(config.out_dir, "checkpoints")):
+            parser.error(f"argument --resume: {stored}, the options of the run, is missing")
         else:
             notes.append(f"There is no run in {config.out_dir} yet: it starts from the beginning.")
     if "cl_exp" not in given and config.data_dir is None and not _has_mnist(data_folder(config)):

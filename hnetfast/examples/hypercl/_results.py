@@ -97,7 +97,7 @@ def save_figure(
 
     lowest = min(min(row) for row in accuracies)
     grid = [[*row, *[float("nan")] * (count - len(row))] for row in accuracies]
-    image = matrix.imshow(grid, vmin=min(lowest, 99), vmax=100, cmap="YlGnBu")
+    image = matrix.imshow(grid, vmin=min(lowest, 99), vmax=100, cmap="YlGnBu", aspect="auto")
     for i, row in enumerate(accuracies):
         for j, value in enumerate(row):
             color = "white" if value > (min(lowest, 99) + 100) / 2 else "black"
@@ -110,7 +110,7 @@ def save_figure(
     for task_id in range(count):
         points = scalars.get(f"eval/task_{task_id}/accuracy", ())
         if points:
-            curves.plot(*zip(*points, strict=True), label=f"task {task_id}")
+            curves.plot(*zip(*points, strict=True), marker=".", label=f"task {task_id}")
     curves.set(xlabel="iteration of the task", ylabel="validation accuracy, %")
     curves.spines[["top", "right"]].set_visible(False)
     if curves.lines:

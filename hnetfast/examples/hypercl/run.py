@@ -11,8 +11,8 @@ import logging
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -294,19 +294,29 @@ def train(
 
 
 @contextmanager
-def _progress(total: int, label: str, logger: logging.Logger) -> Iterator:
-    """Show a progress bar at a terminal, above which the log goes on."""
+def _progress(total: int, label: str, logger: logging.Logger) -> Iterator[Callable[[], object]]:
+    """Show a progress bar at a terminal; the log goes on above it."""
     show = sys.stderr.isatty()
-    with progress_bar(total, label, show) as advance:
+    with progress_bar(total, label, show) as advance, ExitStack() as stack:
+        for handler in logger.handlers if show else ():
+            if getattr(handler, "stream", None) is sys.stdout:
+                stack.callback(handler.setStream, handler.setStream(_AboveBar()))
+        yield advance
+
+
+class _AboveBar:
+    """Writes to the standard output where there may be a progress bar."""
+
+    def write(self, text: str) -> None:
         try:
-            from tqdm.contrib.logging import logging_redirect_tqdm
+            from tqdm import tqdm
         except ImportError:
-            show = False
-        if not show:
-            yield advance
-            return
-        with logging_redirect_tqdm([logger]):
-            yield advance
+            sys.stdout.write(text)
+        else:
+            tqdm.write(text, end="")
+
+    def flush(self) -> None:
+        sys.stdout.flush()
 
 
 def run(arguments: Sequence[str] | None = None) -> list[list[float]]:
