@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from hnetfast._embeddings import select_parameters, touch_parameters
-from hnetfast._errors import InputError, InputTypeError
+from hnetfast._errors import InputError, InputTypeError, UnsupportedError
 from hnetfast.hnets._arguments import check_size, check_target_shapes
 from hnetfast.hnets._assembly import Assembly
 from hnetfast.hnets._conditions import check_checkpoint
@@ -271,7 +271,7 @@ class HContainer(nn.Module, HyperNetInterface):
             weights: See there. A dictionary may have the key "hnets", a list of a dictionary (or None) for
                 each hypernetwork, whose entries are added to the ``weights`` that it gets, such as
                 "chunk_embs".
-            distilled_params: Not used.
+            distilled_params: Not supported, None only.
             condition: Passed to the hypernetworks.
             ret_format: See there.
 
@@ -280,8 +280,13 @@ class HContainer(nn.Module, HyperNetInterface):
 
         Raises:
             TypeError, ValueError: If an argument is not accepted; it is named.
+            NotImplementedError: If ``distilled_params`` are given.
         """
         check_ret_format(ret_format)
+        if distilled_params is not None:
+            raise UnsupportedError(
+                "distilled_params: this hypernetwork does not support them, None is accepted"
+            )
         uncond_weights = cond_weights = extra = ids = None
         if weights is not None:
             uncond_weights, cond_weights = sort_weights(self, weights, ("hnets",))
