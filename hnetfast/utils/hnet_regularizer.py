@@ -174,7 +174,7 @@ def calc_fix_target_reg(
 
 
 def _scaling(factors: Sequence[Any], device: torch.device | None) -> Tensor:
-    wrong = [factor for factor in factors if not isinstance(factor, (Real, Tensor))]
+    wrong = [f for f in factors if not isinstance(f, Real) and not (isinstance(f, Tensor) and f.numel() == 1)]
     if wrong:
         raise InputTypeError(f"reg_scaling: numbers are accepted, got {wrong[0]!r}")
     if any(bool(factor < 0) for factor in factors):

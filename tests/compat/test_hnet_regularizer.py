@@ -497,6 +497,7 @@ def test_forward_of_a_subclass_is_used():
         ({"dTheta": 3}, TypeError, "dTheta: a list of tensors"),
         ({"dTembs": ["a"]}, TypeError, r"dTembs\[0\]: a tensor"),
         ({"reg_scaling": [1.0, "a"]}, TypeError, "reg_scaling: numbers are accepted, got 'a'"),
+        ({"reg_scaling": [1.0, torch.ones(2)]}, TypeError, "reg_scaling: numbers are accepted"),
     ],
 )
 def test_what_does_not_fit(change, error, message):

@@ -84,6 +84,7 @@ class Case:
     def script(self, label: str) -> str:
         """A program that needs the two libraries only and prints what they yield for a label."""
         imports = [
+            "import copy",
             "import math",
             "import warnings",
             "",

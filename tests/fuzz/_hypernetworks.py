@@ -2,7 +2,7 @@
 
 from tests.compat.hnet_comparison import ATTRIBUTES, LISTS
 from tests.fuzz._case import Case, Code, Draw
-from tests.fuzz._main_networks import ACTIVATIONS, spoil
+from tests.fuzz._main_networks import ACTIVATIONS, changes, mlp, spoil
 
 FORMATS = ("squeezed", "sequential", "flattened")
 ASSEMBLIES = {
@@ -22,13 +22,15 @@ CONTAINERS = {
 
 def shapes(draw: Draw) -> list[list[int]]:
     """Target shapes, scalars among them."""
-    return [draw.widths(0 if draw.flag(0.1) else 1, 3, 4) for _ in range(draw.up_to(4))]
+    largest = draw.of(*[4] * 9, 14)
+    return [draw.widths(0 if draw.flag(0.1) else 1, 3, largest) for _ in range(draw.up_to(4))]
 
 
 def layers(draw: Draw) -> dict:
     """Arguments of the layers, which HMLP, ChunkedHMLP and parts of a StructuredHMLP share."""
+    largest = draw.of(*[6] * 9, 150)  # wide layers take other kernels
     return {
-        "layers": draw.of(list, list, tuple)(draw.widths(0, 3, 6)),
+        "layers": draw.of(list, list, tuple)(draw.widths(0, 3, largest)),
         "activation_fn": draw.choice(ACTIVATIONS),
         "use_bias": draw.flag(0.7),
         "dropout_rate": draw.of(-1, -1, -1, 0.4),
@@ -66,7 +68,7 @@ def hmlp(draw):
 
 def chunked(draw):
     found = hmlp(draw)[0] | {
-        "chunk_size": draw.up_to(9),
+        "chunk_size": draw.up_to(draw.of(9, 9, 9, 200)),
         "chunk_emb_size": draw.up_to(4),
         "cond_chunk_embs": draw.flag(),
     }
@@ -242,6 +244,8 @@ def _initialisation(draw: Draw, kind: str, arguments: dict) -> list[str]:
         if kind == "ChunkedHMLP":
             names |= {"eps": draw.of(1e-5, 1e-3), "cemb_normal_init": draw.flag()}
             names["target_vars"] = draw.of(None, None, {"weight": 0.5}, [0.3] * count, [None] * count)
+        if draw.flag(0.4):
+            names["mnet"] = Code("mnet")
         given = ", ".join(f"{k}={v!r}" for k, v in names.items())
         method = "apply_hyperfan_init" if kind == "HMLP" else "apply_chunked_hyperfan_init"
         call = f"net.{method}({given})"
@@ -252,7 +256,12 @@ def hypernetwork(draw: Draw) -> Case:
     """Build, initialise, exchange checkpoints, generate in all formats, with weights of all formats."""
     kind = draw.choices(list(KINDS), [3, 3, 3, 1.5, 1.5])[0]
     found, lines, described = _build(draw, kind)
-    spoiled = draw.flag(0.05)
+    if kind in ("HMLP", "ChunkedHMLP") and draw.flag(0.3):  # for a main network
+        found["main"] = mlp(draw) | {"verbose": False, "no_weights": draw.flag()}
+        found["main"].pop("init_weights", None)
+        found["arguments"]["target_shapes"] = Code("mnet.hyper_shapes_learned or mnet.param_shapes")
+        found = {"main": found["main"], "arguments": found["arguments"]}
+    described, spoiled = dict(described), draw.flag(0.05)
     if spoiled:
         spoil(draw, found["arguments"])
     seed = draw.randrange(1000)
@@ -278,11 +287,11 @@ def hypernetwork(draw: Draw) -> Case:
             "yield 'same state loaded by hypnettorch', dict(other.state_dict())",
         ]
     training = draw.flag(0.6)
-    lines += [f"cast(perturbed(net)).train({training})"]
+    lines += [*changes(draw), f"cast(perturbed(net)).train({training})"]
     if kind in ("StructuredHMLP", "HContainer"):  # hypnettorch's parts do not follow
         lines += ["for part in net.internal_hnets:", f"    part.train({training})"]
     lines += [
-        "full = cast(like(net.param_shapes, 2))",
+        f"full = cast(like(net.param_shapes, 2{', turned=True' if draw.flag(0.1) else ''}))",
         "uncond = [full[i] for i in net.unconditional_param_shapes_ref]",
         "cond = [full[i] for i in net.conditional_param_shapes_ref]",
     ]
@@ -307,9 +316,16 @@ def hypernetwork(draw: Draw) -> Case:
     for name in formats:
         lines += [
             f"yield 'call, {name}', "
-            f"observe(lambda: net.forward(**call, weights=weights, ret_format={name!r}), leaves)"
+            f"observe(lambda: net.forward(**call, weights=weights, ret_format={name!r}), leaves, "
+            f"{draw.flag(0.1)})"
         ]
     lines += ["yield 'state after the call', dict(net.state_dict())"]
+    if draw.flag(0.1):
+        without = draw.of("no_grad", "inference_mode")
+        lines += [
+            f"with torch.{without}():",
+            "    yield 'call without gradients', observe(lambda: net.forward(**call, weights=weights))",
+        ]
     if draw.flag(0.3):
         lines += [
             "for layer in net.batchnorm_layers or ():",

@@ -84,6 +84,24 @@ def _negative_variance(case, finding):
     return case.family == "ewc_regularizer" and _raises("regression_lvar")(case, finding)
 
 
+def _hyper_shapes(*families):
+    def explains(case, finding):
+        return (
+            case.family in families
+            and finding.kind == "accepts"
+            and "hyper_shapes_learned_ref" in case.body
+            and any("no_weights" in values for values in case.arguments.values())
+        )
+
+    return explains
+
+
+def _cond_weights_unused(case, finding):
+    return "cond_input=" in case.body and _accepts("AssertionError", argument="no_cond_weights")(
+        case, finding
+    )
+
+
 def _converted(case, finding):
     return finding.label == "converted" and finding.kind in ("fact", "accepts")
 
@@ -121,7 +139,7 @@ KNOWN: list[tuple[str, Callable[[Case, Finding], bool]]] = [
     ("`SimpleRNN.forward(condition=…)` selects", _condition("simple_rnn.SimpleRNN", "bi_rnn.BiRNN")),
     (
         "`ZenkeNet`, `BioConvNet` and `ChunkSqueezer` have `param_shapes_meta`",
-        _accepts("AttributeError: 'ZenkeNet' object has no attribute '_use_context_mod'"),
+        _accepts("AttributeError: 'ZenkeNet' object has no attribute '_"),
     ),
     ("`BioConvNet` takes `init_weights`, images of any size", _size_of_images),
     ("`ewc_regularizer.compute_fisher` refuses targets", _negative_variance),
@@ -134,6 +152,27 @@ KNOWN: list[tuple[str, Callable[[Case, Finding], bool]]] = [
         "`LeNet.forward` and `BioConvNet.forward` refuse `distilled_params`",
         _raises("distilled_params: the network has no", "lenet.LeNet", "bio_conv_net.BioConvNet"),
     ),
+    ("`MLP` refuses widths of 0", _raises("expected a positive integer, got 0")),
+    (
+        "`MLP.forward(weights=…)` takes a list of the shapes `hyper_shapes_learned`",
+        _hyper_shapes("mlp.MLP"),
+    ),
+    (
+        "`ResNet(no_weights=True)`, `WRN(no_weights=True)` and `ResNetIN(no_weights=True)`",
+        _hyper_shapes(*RESIDUAL),
+    ),
+    ("`LeNet(no_weights=True)` and `BioConvNet(no_weights=True)`", _hyper_shapes("lenet.LeNet")),
+    (
+        "`ResNet`, `WRN` and `ResNetIN` take an empty batch",
+        _accepts("RuntimeError: cannot reshape", *RESIDUAL),
+    ),
+    (
+        "`ChunkSqueezer.forward` refuses a bad batch",
+        _raises("expected the dtype", "chunk_squeezer.ChunkSqueezer"),
+    ),
+    ("`BiRNN` with batch normalisation", _accepts("RuntimeError: running_mean", "bi_rnn.BiRNN")),
+    ("`BiRNN.forward` refuses empty weights", _raises("(all of param_shapes), got 0", "bi_rnn.BiRNN")),
+    ("With `cond_input`, weights of conditions need not be given", _cond_weights_unused),
     (
         "`MLP.forward` refuses unknown keys of `weights`",
         _raises("weights: expected a dictionary with keys from"),

@@ -14,13 +14,27 @@ ATTRIBUTES = [
 ]
 ACTIVATIONS = [Code(f"nn.{name}()") for name in ("ReLU", "Tanh", "Sigmoid", "ELU", "LeakyReLU", "Softplus")]
 ACTIVATIONS += [Code("torch.sin"), Code("None"), Code("nn.ELU(alpha=0.5)")]
-BAD_VALUES = [-1, 0, None, "text", 1.5, Code("[]"), Code("[0]"), True, Code("(3, -1)"), Code("nn.ReLU()")]
+BAD_VALUES = [-1, 0, None, "text", 1.5, Code("[]"), Code("[0]"), Code("(3, -1)"), Code("nn.ReLU()")]
 
 
 def spoil(draw: Draw, arguments: dict) -> None:
     """Replace an argument that is no switch by what makes little sense."""
     names = [name for name, value in arguments.items() if not isinstance(value, bool)]
-    arguments[draw.choice(names)] = draw.choice(BAD_VALUES)
+    bad = [value for value in BAD_VALUES if value != 1.5 or not arguments.get("no_weights")]
+    arguments[draw.choice(names)] = draw.choice(bad)
+
+
+def changes(draw: Draw) -> list[str]:
+    """What people do with a network before they use it."""
+    lines = []
+    if draw.flag(0.1):
+        lines.append("net = copy.deepcopy(net)")
+    if draw.flag(0.1):
+        lines += [
+            "for parameter in list(net.parameters())[::2]:",
+            "    parameter.requires_grad_(False)",
+        ]
+    return lines
 
 
 def modulation(draw: Draw) -> dict:
@@ -279,6 +293,7 @@ def _statements(draw, family, arguments):
         forms = [form for form in forms if "hyper_shapes_learned_ref" not in form]
     form = draw.choices(forms, [WEIGHTS[form] for form in forms])[0]
     lead = f", [{batch}], num_mod" if draw.flag(0.2) and "rnn" not in family else ""
+    turned = ", turned=True" if draw.flag(0.1) else ""
     lines = [
         f"torch.manual_seed({seed})",
         f"net = library.mnets.{family}(**arguments)",
@@ -308,9 +323,10 @@ def _statements(draw, family, arguments):
             "yield 'same state loaded by hypnettorch', dict(other.state_dict())",
         ]
     lines += [
+        *changes(draw),
         f"cast(perturbed(net)).train({draw.flag()})",
         "num_mod = net._num_context_mod_shapes()",
-        f"weights = cast(like(net.param_shapes, 2{lead}))",
+        f"weights = cast(like(net.param_shapes, 2{lead}{turned}))",
         f"x = cast(normal(3, *{shape}))",
         "leaves = [x, *weights, *net.parameters()]",
     ]
@@ -327,8 +343,9 @@ def _statements(draw, family, arguments):
         distilled = ""
     if "rnn" in family and draw.flag(0.2) and family == "simple_rnn.SimpleRNN":
         lines.append(f"net.bptt_depth = {draw.of(0, 1, 2, 5, 9)}")
+    twice = family != "bio_conv_net.BioConvNet" and "collect_activations" not in arguments and draw.flag(0.1)
     lines += [
-        f"yield 'call', observe(lambda: net.forward(x, weights={form}{distilled}, **call), leaves)",
+        f"yield 'call', observe(lambda: net.forward(x, weights={form}{distilled}, **call), leaves, {twice})",
         "yield 'state after the call', dict(net.state_dict())",
     ]
     if draw.flag(0.35):

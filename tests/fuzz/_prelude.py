@@ -1,5 +1,6 @@
 """What a case calls while it runs: its text is also part of every script that reproduces a finding."""
 
+import copy  # noqa: F401  (cases use it)
 import math
 
 import numpy as np
@@ -14,13 +15,18 @@ def normal(seed, *shape, scale=1.0):
     return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def like(shapes, seed, lead=(), leads=0):
-    """Tensors of given shapes, of a size that keeps outputs near 1; the first few may have a batch axis."""
+def like(shapes, seed, lead=(), leads=0, turned=False):
+    """Tensors of given shapes, of a size that keeps outputs near 1.
+
+    The first few may have a batch axis; those that are turned lie in memory in the opposite order of axes.
+    """
     found = []
     for i, shape in enumerate(shapes):
+        shape = [int(size) for size in shape]
         fan_in = math.prod(shape[1:]) or 1
         shape = [*lead, *shape] if i < leads else shape
-        found.append(normal(1000 * seed + i, *shape, scale=fan_in**-0.5))
+        tensor = normal(1000 * seed + i, *(shape[::-1] if turned else shape), scale=fan_in**-0.5)
+        found.append(tensor.permute(*range(tensor.ndim)[::-1]) if turned else tensor)
     return found
 
 
@@ -53,16 +59,25 @@ class Cast:
         return map_tensors(value, lambda t: self._change(t).requires_grad_() if t.is_floating_point() else t)
 
 
-def observe(call, leaves=(), seed=3):
-    """What a call returns after all generators were seeded, and the gradients of a weighted sum of it."""
+def observe(call, leaves=(), twice=False):
+    """What a call returns after all generators were seeded, and the gradients of a weighted sum of it.
+
+    If ``twice``, the sum is that of the squares of such gradients.
+    """
     for leaf in leaves:
         leaf.grad = None
-    torch.manual_seed(seed)
-    np.random.seed(seed)
+    torch.manual_seed(3)
+    np.random.seed(3)
     result = call()
     found = [t for t in leaves_of(result) if t.requires_grad]
     if found:  # not symmetric: the sum of the output's gradients, which a bias gets, would be rounding only
-        sum((t * torch.linspace(-1, 2, t.numel(), dtype=t.dtype).view_as(t)).sum() for t in found).backward()
+        loss = sum((t * torch.linspace(-1, 2, t.numel(), dtype=t.dtype).view_as(t)).sum() for t in found)
+        if twice:
+            wanted = [leaf for leaf in leaves if leaf.requires_grad]
+            firsts = torch.autograd.grad(loss, wanted, create_graph=True, allow_unused=True)
+            loss = sum(first.square().sum() for first in firsts if first is not None)
+        if loss.requires_grad:
+            loss.backward()
     return {"result": result, "gradients": [leaf.grad for leaf in leaves]}
 
 
