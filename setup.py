@@ -94,7 +94,7 @@ def extension_setup(sources: list[str]) -> dict:
         else:
             # torch reads both at import; it would guess the folder from whatever nvcc is first on PATH.
             os.environ["CUDA_HOME"] = cuda
-            os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0")
+            os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     # Compiled with -fopenmp, not linked with it: the GOMP_* symbols come from the OpenMP runtime that

@@ -13,6 +13,9 @@
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
+#ifndef _WIN32
+#include <pthread.h>
+#endif
 
 namespace hnetfast {
 namespace {
@@ -116,11 +119,20 @@ class BufferPool final : public c10::Allocator {
 
  public:
   static BufferPool& instance() {
-    static auto* pool = new BufferPool();  // never destroyed: tensors may outlive static destruction
+    static BufferPool* pool = make();
     return *pool;
   }
 
  private:
+  static BufferPool* make() {
+#ifndef _WIN32
+    // A process that is forked has the memory of all threads, but no thread that could unlock the mutex.
+    pthread_atfork([] { instance().mutex_.lock(); }, [] { instance().mutex_.unlock(); },
+                   [] { instance().mutex_.unlock(); });
+#endif
+    return new BufferPool();  // never destroyed: tensors may outlive static destruction
+  }
+
   std::mutex mutex_;
   std::list<Block*> free_;  // last used first
   size_t free_bytes_ = 0;

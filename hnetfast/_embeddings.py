@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from hnetfast.mnets._weights import look_up
@@ -23,7 +24,9 @@ def select_embeddings(params: Sequence[Tensor], cond_ids: list[int] | Tensor) ->
         Tensor ``[B, ...]``.
     """
     if isinstance(cond_ids, Tensor):
-        return torch.stack(list(params)).index_select(0, cond_ids)
+        # Not index_select: on a GPU its gradient adds the rows of an ID in an order that differs each time.
+        rows = F.embedding(cond_ids, torch.stack([param.flatten() for param in params]))
+        return rows.view(-1, *params[0].shape)
     return torch.stack([params[i] for i in cond_ids])
 
 
@@ -80,7 +83,7 @@ def touch_parameters(x: Tensor, params: Sequence[Tensor]) -> Tensor:
     :class:`torch.nn.parallel.DistributedDataParallel` waits in every backward pass for the hook of each
     parameter. The hook of a parameter that this function touched runs, and finds no gradient; without it a
     step that leaves most task embeddings unused would fail. Does nothing unless a process group exists and
-    gradients are recorded. A traced graph drops such edges, so nothing is done there either.
+    gradients are recorded. A traced graph drops edges without a gradient: compiled, it is one of zeros.
 
     Args:
         x: Any tensor that the result is computed from.
@@ -90,11 +93,14 @@ def touch_parameters(x: Tensor, params: Sequence[Tensor]) -> Tensor:
         ``x`` or a view of it.
     """
     if (
-        torch.compiler.is_compiling()
-        or not torch.is_grad_enabled()
+        not torch.is_grad_enabled()
         or not (distributed.is_available() and distributed.is_initialized())
         or torch._C._are_functorch_transforms_active()
     ):
         return x
     params = [p for p in params if p.requires_grad]
+    if torch.compiler.is_compiling():
+        for param in params:
+            x = x + param.flatten()[:0].sum()  # 0, whatever the parameter holds
+        return x
     return _TouchParameters.apply(x, *params) if params else x

@@ -20,3 +20,14 @@ def backend() -> str:
     if value not in BACKENDS:
         raise ValueError(f"HNETFAST_BACKEND is {value!r}; accepted are {', '.join(map(repr, BACKENDS))}.")
     return value
+
+
+def with_import_path(folder: str) -> dict[str, str]:
+    """Returns the environment for another process, with a folder added to PYTHONPATH."""
+    before = os.environ.get("PYTHONPATH")
+    return os.environ | {"PYTHONPATH": f"{before}{os.pathsep}{folder}" if before else folder}
+
+
+def hashes_are_fixed() -> bool:
+    """Tells whether PYTHONHASHSEED is a number, so that hashes of text are the same in all processes."""
+    return os.environ.get("PYTHONHASHSEED", "").isdigit()

@@ -98,7 +98,7 @@ def read_plain_pickle(path: Path, names: Container[str] | None = None) -> dict[s
         reason = str(error) or type(error).__name__
         raise InputError(
             f"{path}: a file of arrays, lists and text is expected, and nothing else is read from it; "
-            f"found another or a broken one ({reason}). Fetch it again"
+            f"found another or a broken one ({reason})"
         ) from error
     raise InputError(f"{path}: a dictionary is expected, found {type(content).__name__}")
 

@@ -14,7 +14,6 @@ from hnetfast.hnets import HContainer, HPerturbWrapper, StructuredHMLP
 from hnetfast.hnets._chunked_hnet import ChunkedHyperNet
 from hnetfast.hnets._full_hnet import FullHyperNet
 from hnetfast.hnets.hnet_interface import HyperNetInterface
-from hnetfast.ops.grouped_mlp import source_indices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,14 +84,26 @@ def _check_moves(hnet: StructuredHMLP | HContainer) -> None:
 def _structured_sources(hnet: StructuredHMLP, prefix: str) -> tuple[list[TargetSource], Tensor]:
     _check_moves(hnet)
     counts = hnet._num_per_chunk
-    rows = [part.num_outputs for part in hnet.internal_hnets]
     sources = [TargetSource(f"{prefix}hypernetwork {i}", j) for i, n in enumerate(counts) for j in range(n)]
-    chunks = torch.arange(len(sources), dtype=torch.int32)
-    sizes = torch.tensor(rows).repeat_interleave(torch.tensor(counts))
-    generated = chunks.repeat_interleave(sizes)
-    order = source_indices(hnet._placement, counts, hnet._num_generated, torch.device("cpu"))
-    generated = generated[order]
-    return sources, generated if hnet._finish is None else hnet._finish([generated[None]])[0]
+    sizes = torch.tensor([part.num_outputs for part in hnet.internal_hnets])
+    return sources, _chunks_of_targets(hnet, sizes.repeat_interleave(torch.tensor(counts)))
+
+
+def _chunks_of_targets(hnet: StructuredHMLP, sizes: Tensor) -> Tensor:
+    """For each of the flattened targets the number of its chunk; ``sizes`` are those of all chunks.
+
+    By runs of targets whose sources follow one another, not by targets, of which there are many millions.
+    """
+    ends = sizes.cumsum(0)
+    positions, begins = hnet._assembly._runs
+    lengths = torch.cat([positions, torch.tensor([hnet.num_outputs])]).diff()
+    first = torch.searchsorted(ends, begins, right=True)
+    counts = torch.searchsorted(ends, begins + lengths - 1, right=True) - first + 1
+    run = torch.arange(len(begins)).repeat_interleave(counts)
+    chunks = first[run] + torch.arange(len(run)) - (counts.cumsum(0) - counts)[run]
+    starts = torch.maximum(begins[run], ends[chunks] - sizes[chunks])
+    stops = torch.minimum((begins + lengths)[run], ends[chunks])
+    return chunks.to(torch.int32).repeat_interleave(stops - starts)
 
 
 def _container_sources(hnet: HContainer, prefix: str) -> tuple[list[TargetSource], Tensor]:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hnetfast.hnets import HMLP, ChunkedHMLP, HContainer, StructuredHMLP
+from hnetfast.utils.hnet_regularizer import calc_fix_target_reg
 
 CHUNKS = [[[4, 3], [4]], [[2, 6]]]
 COUNTS = [2, 3]
@@ -538,3 +539,18 @@ def test_calls_do_not_grow_with_chunks_and_conditions(ret_format):
     calls = many_chunks(5, [1, 2], ret_format)
     assert calls.count("grouped_mlp") == 1
     assert many_chunks(50, list(range(20)), ret_format) == calls
+
+
+@pytest.mark.parametrize(("fct", "shapes"), [*MOVES, (scaled, [[4, 3], [2, 6]])])
+def test_what_was_found_out_in_inference_mode_serves_training(fct, shapes):
+    hnet = structured(fct, shapes, uncond_in_size=0)
+    previous = {
+        "prev_theta": [p.detach().clone() for p in hnet.unconditional_params],
+        "prev_task_embs": [p.detach().clone() for p in hnet.conditional_params],
+    }
+    with torch.inference_mode():
+        expected = hnet(cond_id=1, ret_format="flattened")
+        calc_fix_target_reg(hnet, 2, **previous)
+    out = hnet(cond_id=1, ret_format="flattened")
+    (out.sum() + calc_fix_target_reg(hnet, 2, **previous)).backward()
+    assert torch.equal(out, expected)

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from hnetfast._files import write_atomically
+from hnetfast._plain_pickle import read_plain_pickle
 from hnetfast.data import (
     CIFAR10Data,
     CIFAR100Data,
@@ -30,7 +31,6 @@ from hnetfast.data import (
     split_by_class,
 )
 from hnetfast.data._cache import content_key, kept_arrays
-from hnetfast._plain_pickle import read_plain_pickle
 from tests.made_data import blobs, write_cifar, write_idx, write_mnist, write_svhn
 
 CACHE = "mnist_hnetfast.npz"

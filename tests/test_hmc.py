@@ -2,15 +2,18 @@
 
 import copy
 import math
+import random
 import sys
 import threading
 
 import pytest
 import torch
+from torch import nn
 
 from hnetfast._progress import progress_bar
 from hnetfast.mnets import MLP
 from hnetfast.utils import hmc
+from hnetfast.utils._potentials import evaluate
 from hnetfast.utils.mcmc_diagnostics import bulk_ess, rank_normalised_rhat
 
 
@@ -91,6 +94,84 @@ def test_energies_of_a_network_in_batches(kind):
         )
         with pytest.raises(ValueError, match="position"):
             potential(torch.zeros(network.num_params + 1))
+
+
+def _random_potential(seed):
+    generator = random.Random(seed)
+    torch.manual_seed(seed)
+    dtype = generator.choice([torch.float32, torch.float64])
+    n_in, n_out, samples = (generator.choice(sizes) for sizes in ((1, 7, 64), (1, 2, 10), (1, 2, 20, 129)))
+    net = MLP(
+        n_in=n_in,
+        n_out=n_out,
+        hidden_layers=[generator.choice([1, 3, 10, 33, 64]) for _ in range(generator.randrange(4))],
+        activation_fn=generator.choice([nn.ReLU(), nn.Tanh(), nn.Sigmoid(), nn.GELU(), None]),
+        use_bias=generator.random() < 0.7,
+        verbose=False,
+    )
+    kind = generator.choice(["regression", "classification"])
+    targets = torch.randn(samples, n_out, dtype=dtype)
+    potential = hmc.nn_pot_energy(
+        net,
+        torch.randn(samples, n_in, dtype=dtype),
+        targets if kind == "regression" else targets.argmax(1),
+        generator.choice(
+            [
+                hmc.log_prob_standard_normal_prior,
+                lambda q: -square(q) - 0.3 * q.abs().sum() + q.sin().sum(),
+                lambda q: torch.zeros(1, dtype=dtype),
+            ]
+        ),
+        tau_pred=3.7 if kind == "regression" else 1.0,
+        nll_type=kind,
+    )
+    return potential, torch.randn(net.num_params, dtype=dtype)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gradients_are_those_of_autograd_to_the_last_bit(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for seed in range(60):
+            potential, position = _random_potential(seed)
+            energy, gradient = evaluate(potential, position)
+            of_autograd = position.clone().requires_grad_()
+            expected = potential(of_autograd)
+            expected.backward()
+            assert energy == expected.item()
+            assert torch.equal(gradient, of_autograd.grad)
+            assert not gradient.requires_grad
+            assert not position.requires_grad
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_networks_that_compute_something_else_are_called():
+    class Doubled(MLP):
+        def forward(self, x, weights=None, **kwargs):
+            return 2 * super().forward(x, weights, **kwargs)
+
+    options = {"n_in": 2, "n_out": 1, "hidden_layers": [3], "verbose": False}
+    watched = MLP(**options, activation_fn=nn.Tanh())
+    called = []
+    watched._a_fun.register_forward_hook(lambda *_: called.append(1))
+    patched = MLP(**options)
+    patched.forward = lambda x, weights: called.append(1) or x @ weights[0].T @ weights[2].T
+    modulated = MLP(**options, use_context_mod=True)
+    for net in (Doubled(**options), watched, patched, modulated, MLP(**options, dropout_rate=0.0)):
+        potential = hmc.nn_pot_energy(
+            net, torch.randn(4, 2), torch.randn(4, 1), hmc.log_prob_standard_normal_prior
+        )
+        position = torch.randn(net.num_params).requires_grad_()
+        energy, gradient = evaluate(potential, position)
+        expected = potential(position)
+        torch.testing.assert_close(
+            (energy, gradient), (expected.item(), *torch.autograd.grad(expected, position))
+        )
+    assert len(called) == 4
+    with pytest.raises(TypeError, match="float64"):
+        evaluate(potential, position.double())
 
 
 class _Single:

@@ -1,7 +1,8 @@
-"""The tutorial on chunking: the documentation's, and the notebook that it follows, cell by cell."""
+"""The tutorials: they run and show what they store; the notebook on chunking that one of them follows."""
 
 import ast
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 
 pytest.importorskip("matplotlib")
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOK = ROOT / "docs" / "tutorials" / "wrn_chunking.ipynb"
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
+FIGURES = {"getting_started": 2, "resnet_chunking": 1, "sampling_with_hmc": 2, "wrn_chunking": 2}
 ORIGINAL = ROOT.parent / "shared" / "spec" / "wrn_chunking_tutorial.md"
 
 
@@ -25,20 +27,59 @@ def load_runner():
 runner = load_runner()
 
 
-@pytest.mark.slow
-def test_the_notebook_runs_and_shows_what_it_stores():
+@pytest.fixture
+def as_before(monkeypatch, tmp_path):
+    """What a notebook sets for the whole process ends with it; files that it writes go to a folder."""
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def without_numbers(text):
+    """Numbers may differ in their last digits on another processor, and with them how arrays are laid out."""
+    return re.sub(r"[\d.\-+e\s]+", "#", text)
+
+
+def stored(cell, what):
+    """What a cell has printed, or its value as text."""
+    texts = (
+        o.get("text", []) if what == "printed" else o.get("data", {}).get("text/plain", []) for o in cell
+    )
+    return "".join("".join(text) for text in texts)
+
+
+def test_every_tutorial_is_known():
+    assert [path.stem for path in TUTORIALS] == list(FIGURES)
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_shows_what_it_stores(path, as_before):
     namespace = {}
     figures = 0
-    for cell, source in runner.code_cells(NOTEBOOK):
+    for cell, source in runner.code_cells(path):
         printed, value = runner.run_cell(source, namespace)
-        stored = "".join(t for o in cell["outputs"] for t in o.get("text", []))
-        # Predictions may differ in their last digit on another processor.
-        assert re.sub(r"[\d.\-e+]+", "#", printed) == re.sub(r"[\d.\-e+]+", "#", stored)
-        figures += hasattr(value, "savefig")
-        if not hasattr(value, "savefig") and value is not None:
-            assert repr(value) == "'moves'"
-    assert figures == 2
-    assert namespace["at_once"].shape == (3, 1, 10)
+        assert without_numbers(printed) == without_numbers(stored(cell["outputs"], "printed"))
+        if hasattr(value, "savefig"):
+            figures += 1
+            value.draw_without_rendering()
+            assert any("image/png" in output.get("data", {}) for output in cell["outputs"])
+        else:
+            text = "" if value is None else repr(value)
+            assert without_numbers(text) == without_numbers(stored(cell["outputs"], "value"))
+    assert figures == FIGURES[path.stem]
+    assert not list(as_before.iterdir())
+    if path.stem == "wrn_chunking":
+        assert namespace["at_once"].shape == (3, 1, 10)
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_links_of_a_notebook_lead_somewhere(path):
+    cells = json.loads(path.read_text())["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (path.parent / link).exists(), link
 
 
 def original_cells():
@@ -54,19 +95,42 @@ def original_cells():
             break
 
 
-@pytest.mark.slow
+def test_the_numbers_of_the_original():
+    """The original prints them for the network that the tutorial here builds too."""
+    cells = json.loads((ROOT / "docs" / "tutorials" / "wrn_chunking.ipynb").read_text())["cells"]
+    text = "".join(stored(cell.get("outputs", []), "printed") for cell in cells)
+    for numbers in (
+        "36479194 weights",
+        "37462680 weights and 36454832 outputs",
+        "37457120 unconditional weights",
+        "5560 conditional weights",
+        "37475072 unconditional weights",
+        "69660 conditional weights",
+        "36698452 weights and 36479194 outputs",
+    ):
+        assert numbers in text
+        if ORIGINAL.exists():
+            assert numbers in ORIGINAL.read_text()
+
+
 @pytest.mark.skipif(not ORIGINAL.exists(), reason="the notebook is not part of this repository")
-def test_the_original_runs_with_another_import(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "path", list(sys.path))
+def test_the_original_runs_with_another_import(as_before):
+    """On a network of a sixth of the size (the tutorial's has the full one) with as many kinds of layers."""
     namespace = {}
     cells = list(original_cells())
     assert len(cells) == 7
+    assert "k=10" in cells[1]
+    cells[1] = cells[1].replace("k=10", "k=4")
     printed = []
     for source in cells:
         with torch.no_grad():  # half the memory
             printed.append(runner.run_cell(source.replace("hypnettorch", "hnetfast"), namespace)[0])
-    assert "37462680 weights and 36454832 outputs" in printed[2]
-    assert "37475072 unconditional weights" in printed[3]
+    assert namespace["shnet"].num_outputs == sum(
+        map(torch.Size.numel, map(torch.Size, namespace["hnet_shapes"]))
+    )
+    assert (
+        f"{namespace['shnet'].num_params} weights and {namespace['shnet'].num_outputs} outputs" in printed[2]
+    )
     for text in (printed[4], printed[6]):
         rows = re.findall(r"Prediction of ensemble member (\d): \[\[(.*)\]\]", text)
         assert [member for member, _ in rows] == ["2", "3", "7"]

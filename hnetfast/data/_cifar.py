@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from hnetfast._errors import InputError
+from hnetfast._plain_pickle import read_plain_pickle
 from hnetfast.data._cache import shared
 from hnetfast.data._files import extract_tar, fetch
 from hnetfast.data._labelled_images import Images, LabelledImages
-from hnetfast._plain_pickle import read_plain_pickle
 
 SHAPE = (32, 32, 3)
 _SIZE = math.prod(SHAPE)

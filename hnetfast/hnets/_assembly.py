@@ -361,7 +361,8 @@ class _Gather:
     def __call__(self, slots: Sequence[Tensor]) -> Tensor:
         joined = slots[0] if len(slots) == 1 else torch.cat(list(slots), dim=1)
         if joined.device not in self._sources:
-            self._sources[joined.device] = next(iter(self._sources.values())).to(joined.device)
+            with torch.inference_mode(False):  # autograd could not save what was made in it
+                self._sources[joined.device] = next(iter(self._sources.values())).to(joined.device)
         return joined.index_select(1, self._sources[joined.device])
 
 

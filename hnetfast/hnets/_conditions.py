@@ -89,35 +89,3 @@ def check_checkpoint(hnet: nn.Module, state_dict: dict[str, Any], prefix: str, s
         )
         message += f": call add_conditions({missing}) first" if missing > 0 else ""
     raise RuntimeError(message)
-
-
-def share_parameters(hnet: nn.Module, parts: Sequence[nn.Module]) -> None:
-    """Give the parts of a hypernetwork its parameters, where something has put others in their place.
-
-    ``load_state_dict(assign=True)`` does so, for what is registered: the parts of a hypernetwork are not.
-
-    Args:
-        hnet: The hypernetwork. Its parameters are those of the parts, in their order, and then others.
-        parts: The parts.
-    """
-    start = 0
-    for part in parts:
-        replaced = {}
-        for i, meta in enumerate(part.param_shapes_meta):
-            index = hnet._param_shapes_meta[start + i]["index"]
-            if index == -1:
-                continue
-            param, old = hnet._internal_params[index], part._internal_params[meta["index"]]
-            if old is not param:
-                replaced[old] = param
-        start += len(part.param_shapes)
-        if not replaced:
-            continue
-        modules = list(part.modules())
-        for module in modules:  # also a wrapped hypernetwork
-            for name, old in module.named_parameters(recurse=False, remove_duplicate=False):
-                if old in replaced:
-                    setattr(module, name, replaced[old])
-        for module in modules:
-            if hasattr(module, "_hnets"):
-                share_parameters(module, module._hnets)

@@ -114,10 +114,11 @@ def _uneven_uses(hnet: HyperNetInterface) -> tuple[Tensor, Tensor]:
         return torch.empty(0, dtype=torch.int64, device="cpu"), torch.empty(0, device="cpu")
     known = hnet.__dict__.get("_uneven_part_uses")
     if known is None:
-        elements = hnet._part_positions(torch.arange(hnet.num_outputs, device="cpu"))
-        uses = elements.bincount(minlength=hnet._num_part_outputs)
-        uneven = uses.ne(1).nonzero().flatten()
-        known = hnet.__dict__["_uneven_part_uses"] = uneven, uses[uneven].float()
+        with torch.inference_mode(False):  # autograd could not save what was made in it
+            elements = hnet._part_positions(torch.arange(hnet.num_outputs, device="cpu"))
+            uses = elements.bincount(minlength=hnet._num_part_outputs)
+            uneven = uses.ne(1).nonzero().flatten()
+            known = hnet.__dict__["_uneven_part_uses"] = uneven, uses[uneven].float()
     return known
 
 

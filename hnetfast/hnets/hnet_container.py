@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, distributed, nn
 
 from hnetfast._embeddings import select_parameters, touch_parameters
-from hnetfast._errors import InputError, InputTypeError
+from hnetfast._errors import InputError, InputTypeError, UnsupportedError
 from hnetfast.hnets._arguments import check_size, check_target_shapes
 from hnetfast.hnets._assembly import Assembly
-from hnetfast.hnets._conditions import check_checkpoint, share_parameters
+from hnetfast.hnets._conditions import check_checkpoint
 from hnetfast.hnets._inputs import check_ret_format, parse_cond_ids, sort_weights
 from hnetfast.hnets._part import Part
 from hnetfast.hnets._part_arguments import check_hnets, check_param_names, check_param_shapes
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
 from hnetfast.mnets._spectral_norm import SpectralNorm
+from hnetfast.mnets._ties import find_ties, tie_again
 from hnetfast.mnets._weights import look_up
 from hnetfast.mnets.mnet_interface import MainNetInterface
 
@@ -123,7 +124,6 @@ class HContainer(nn.Module, HyperNetInterface):
         norms = [module for module in modules if isinstance(module, SpectralNorm)]
         if norms:
             self._spectral_norms = nn.ModuleList(norms)
-        self.register_load_state_dict_post_hook(_share_parameters)
         self._is_properly_setup()
         if verbose:
             print(
@@ -271,7 +271,7 @@ class HContainer(nn.Module, HyperNetInterface):
             weights: See there. A dictionary may have the key "hnets", a list of a dictionary (or None) for
                 each hypernetwork, whose entries are added to the ``weights`` that it gets, such as
                 "chunk_embs".
-            distilled_params: Not used.
+            distilled_params: Not supported, None only.
             condition: Passed to the hypernetworks.
             ret_format: See there.
 
@@ -280,8 +280,13 @@ class HContainer(nn.Module, HyperNetInterface):
 
         Raises:
             TypeError, ValueError: If an argument is not accepted; it is named.
+            NotImplementedError: If ``distilled_params`` are given.
         """
         check_ret_format(ret_format)
+        if distilled_params is not None:
+            raise UnsupportedError(
+                "distilled_params: this hypernetwork does not support them, None is accepted"
+            )
         uncond_weights = cond_weights = extra = ids = None
         if weights is not None:
             uncond_weights, cond_weights = sort_weights(self, weights, ("hnets",))
@@ -492,9 +497,11 @@ class HContainer(nn.Module, HyperNetInterface):
         return super().train(mode)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> HContainer:
+        ties = find_ties(self)
         super()._apply(fn, recurse)
         for hnet in self._hnets:  # for what they have besides registered parameters and statistics
             hnet._apply(fn, recurse)
+        tie_again(ties)
         return self
 
     def add_conditions(self, num_conditions: int) -> list[nn.Parameter]:
@@ -542,10 +549,6 @@ class HContainer(nn.Module, HyperNetInterface):
     ):
         check_checkpoint(self, state_dict, prefix, strict)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, *args)
-
-
-def _share_parameters(hnet: HContainer, incompatible_keys: Any) -> None:
-    share_parameters(hnet, hnet._hnets)
 
 
 def _size(shape: Sequence[int]) -> int:

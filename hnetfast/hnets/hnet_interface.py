@@ -177,7 +177,9 @@ class HyperNetInterface(MainNetInterface):
             cond_input: Conditional input ``[B or 1, width]``, instead of the embeddings of ``cond_id``.
             cond_id: One condition or several ones; each from 0 to :attr:`num_known_conds` - 1. A compiled
                 network is compiled anew for every integer; for a tensor it is not, but then unused
-                embeddings get a zero gradient instead of none.
+                embeddings get a zero gradient instead of none. IDs on a GPU are checked there, without
+                waiting for it: one that does not exist makes all further work of the process on that GPU
+                fail, so pass IDs that may be wrong as integers or on the CPU.
             weights: Parameters to use instead of the internal ones: a list as long as
                 :attr:`hyper_shapes_learned` or :attr:`param_shapes`, or a dictionary with the key
                 "uncond_weights" (all unconditional ones) or "cond_weights" (all conditional ones) or both.

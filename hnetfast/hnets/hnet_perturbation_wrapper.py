@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets._arguments import check_size
 from hnetfast.hnets._chunked_hnet import repeat_batchnorm_entries
-from hnetfast.hnets._conditions import share_parameters
 from hnetfast.hnets._inputs import check_ret_format
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
 
@@ -84,7 +83,6 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
             # Not registered: torch.func.functional_call leaves its substitutes in a module with two names.
             self.__dict__["_batchnorm_layers"] = hnet.batchnorm_layers
             self.register_state_dict_post_hook(repeat_batchnorm_entries)
-        self.register_load_state_dict_post_hook(_share_parameters)
         self._is_properly_setup()
         if verbose:
             print("Created a wrapper of a hypernetwork that changes its inputs and outputs.")
@@ -237,7 +235,3 @@ def _check_sigma(sigma_noise: Any, num_outputs: int) -> None:
         float(sigma_noise)
     except (TypeError, ValueError):
         raise InputTypeError(f"sigma_noise: a number is accepted, got {sigma_noise!r}") from None
-
-
-def _share_parameters(hnet: HPerturbWrapper, incompatible_keys: Any) -> None:
-    share_parameters(hnet, [hnet.internal_hnet])

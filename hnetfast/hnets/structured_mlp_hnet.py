@@ -11,14 +11,13 @@ from torch import Tensor, distributed, nn
 
 from hnetfast import ops
 from hnetfast._embeddings import select_parameters, touch_parameters
-from hnetfast._errors import InputError, InputTypeError
+from hnetfast._errors import InputError, InputTypeError, UnsupportedError
 from hnetfast.hnets._arguments import check_size, check_target_shapes
 from hnetfast.hnets._assembly import Assembly
 from hnetfast.hnets._conditions import (
     check_checkpoint,
     insert_conditional,
     new_embedding,
-    share_parameters,
 )
 from hnetfast.hnets._inputs import (
     RET_FORMATS,
@@ -175,7 +174,6 @@ class StructuredHMLP(nn.Module, HyperNetInterface):
             meta = self._param_shapes_meta
             self._unconditional_params_ref = [meta[i]["index"] for i in self._unconditional_param_shapes_ref]
         self._set_keys()
-        self.register_load_state_dict_post_hook(_share_parameters)
         self._is_properly_setup()
         if verbose:
             per_chunk = sum(MainNetInterface.shapes_to_num_weights(shapes) for shapes in chunk_shapes)
@@ -355,7 +353,7 @@ class StructuredHMLP(nn.Module, HyperNetInterface):
             weights: See there. With conditional chunk embeddings a dictionary may have the key "chunk_embs",
                 a list of tensors ``[B, *shape]`` for the shapes :attr:`chunk_emb_shapes` instead of those of
                 ``cond_id``, needed if ``cond_id`` is not given.
-            distilled_params: Not used.
+            distilled_params: Not supported, None only.
             condition: Which of several stored sets of batch statistics to use.
             ret_format: See there.
 
@@ -364,9 +362,14 @@ class StructuredHMLP(nn.Module, HyperNetInterface):
 
         Raises:
             TypeError, ValueError: If an argument is not accepted; it is named. Nothing has changed by then.
+            NotImplementedError: If ``distilled_params`` are given.
         """
         if ret_format not in RET_FORMATS:
             check_ret_format(ret_format)
+        if distilled_params is not None:
+            raise UnsupportedError(
+                "distilled_params: this hypernetwork does not support them, None is accepted"
+            )
         groups = self._groups(uncond_input, cond_input, cond_id, weights, condition)
         flat = ops.grouped_mlp(groups, self._placement, self._num_generated)
         if self._finish is not None:
@@ -585,7 +588,3 @@ class StructuredHMLP(nn.Module, HyperNetInterface):
     ):
         check_checkpoint(self, state_dict, prefix, strict)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, *args)
-
-
-def _share_parameters(hnet: StructuredHMLP, incompatible_keys: Any) -> None:
-    share_parameters(hnet, hnet._hnets)

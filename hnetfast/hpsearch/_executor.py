@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,14 @@ class Executor(ABC):
     @abstractmethod
     def cancel(self, job: Job) -> None:
         """End a job with everything that it started; :meth:`poll` reports it as killed."""
+
+    def wait(self, seconds: float) -> None:
+        """Return when a job may have ended, or after some seconds.
+
+        Args:
+            seconds: How long to wait at most.
+        """
+        time.sleep(seconds)
 
     def close(self) -> None:  # noqa: B027  (most hold nothing)
         """Free what the executor holds. Jobs that run go on."""

@@ -19,6 +19,7 @@ _BUSY = 4e8
 _FEW_IMAGES = 3
 # Weights evaluated at a time, in bytes: more do not fit the caches from one layer to the next.
 _CACHED = 128e6
+_KNOWN_SHAPES = 64  # of inputs whose work a network remembers
 
 
 def sets_at_once(network: Any, x: Tensor, num_sets: int) -> int:
@@ -72,6 +73,8 @@ def _count(network: Any, x: Tensor) -> _CountedLayers:
         ]
         with torch.no_grad():
             network._evaluate(found, torch.empty(x.shape, device="meta", dtype=x.dtype), weights)
+        if len(known) == _KNOWN_SHAPES:
+            known.clear()
         known[x.shape] = found
     return found
 

@@ -12,6 +12,7 @@ from torch import nn
 from hnetfast._errors import InputError
 from hnetfast.mnets._forward_batched import forward_batched
 from hnetfast.mnets._layer_building import LayerBuilding, Shape
+from hnetfast.mnets._ties import apply_and_tie, keep_ties_when_loading
 from hnetfast.mnets._work import sets_at_once
 
 __all__ = ["MainNetInterface"]
@@ -26,6 +27,11 @@ class MainNetInterface(LayerBuilding, ABC):
 
     _input_ndims: tuple[int, ...] = ()
     """How many dimensions an input of :meth:`forward` may have; empty where that is not known."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if getattr(cls, "_apply", None) is nn.Module._apply:
+            cls._apply = apply_and_tie
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,6 +86,8 @@ class MainNetInterface(LayerBuilding, ABC):
                 f"{num_biases} _layer_bias_vectors"
             )
         self._check_meta()
+        if isinstance(self, nn.Module):
+            keep_ties_when_loading(self)
 
     def _adopt_former_names(self) -> None:
         self._adopt_weights()

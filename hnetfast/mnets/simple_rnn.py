@@ -85,7 +85,7 @@ class SimpleRNN(RecurrentLayers, RecurrentWeights, nn.Module, MainNetInterface):
         if len(rnn_layers) == 0:
             raise ValueError("rnn_layers: expected at least one recurrent layer, got none")
         if activation is not None and not callable(activation):
-            raise TypeError(f"activation: expected a function or None, got {activation!r}")
+            raise InputTypeError(f"activation: expected a function or None, got {activation!r}")
         positive_integer("n_in", n_in)
         for name, widths in (
             ("fc_layers_pre", fc_layers_pre),

@@ -9,9 +9,9 @@ says, so that tensors of the target network are put together without a pass of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,6 @@ from hnetfast import _env
 from hnetfast.ops._library import LIBRARY, loop_over_batch
 from hnetfast.ops._mlp_autograd import register_autograd
 from hnetfast.ops._mlp_layers import (
-    backward_of_active,
     check_network,
     differentiable_hidden,
     fold_batch,
@@ -144,7 +143,22 @@ def _group_sizes(groups: Sequence[Group]) -> list[tuple[int, int]]:
     return [(conditions, n) for _, n in sizes]
 
 
-_sources = WeakTensorKeyDictionary()
+# What was found out about placements: 8 to 16 bytes an output and device, as long as the placement is there.
+_found = WeakTensorKeyDictionary()
+
+
+def _remembered(placement: Tensor, key: tuple, find: Callable[[], Any]) -> Any:
+    """Find something out about a placement once, and anew when it was changed in place."""
+    if placement.is_inference():  # has no version that tells
+        return find()
+    version, known = _found.get(placement, (None, None))
+    if version != placement._version:
+        known = {}
+        _found[placement] = placement._version, known
+    if key not in known:
+        with torch.inference_mode(False):  # autograd could not save tensors made in it
+            known[key] = find()
+    return known[key]
 
 
 def source_indices(placement: Tensor, chunks: Sequence[int], num_outputs: int, device) -> Tensor:
@@ -162,9 +176,11 @@ def source_indices(placement: Tensor, chunks: Sequence[int], num_outputs: int, d
     Raises:
         ValueError: If an output is stored several times or not at all, or the placement has another length.
     """
-    known = _sources.setdefault(placement, {})
-    if device in known:
-        return known[device]
+    key = ("sources", device, num_outputs, *chunks)
+    return _remembered(placement, key, lambda: _find_sources(placement, chunks, num_outputs).to(device))
+
+
+def _find_sources(placement: Tensor, chunks: Sequence[int], num_outputs: int) -> Tensor:
     sources = torch.full((num_outputs,), -1, device="cpu")
     start = position = stored = 0
     wrong = ValueError(f"grouped_mlp: placement does not store each of {num_outputs} outputs exactly once")
@@ -189,8 +205,7 @@ def source_indices(placement: Tensor, chunks: Sequence[int], num_outputs: int, d
         stored += len(within)
     if position != len(placement) or stored != num_outputs or bool((sources < 0).any()):
         raise wrong
-    known[device] = sources.to(device)
-    return known[device]
+    return sources
 
 
 def grouped_mlp_reference(groups: Sequence[Group], placement: Tensor, num_outputs: int) -> Tensor:
@@ -225,10 +240,10 @@ def _backward_reference(grad_out, hidden, inputs, weights, biases, counts, activ
         width = sum(w.shape[0] for w in group.weights[:-1])
         layers.append(rest[: conditions * chunks * width].view(conditions, chunks, width))
         rest = rest[conditions * chunks * width :]
-    return _backward(grad_out, layers, groups, placement, needs, backward_of_active)
+    return _backward(grad_out, layers, groups, placement, needs)
 
 
-def _backward(grad_out, layers, groups, placement, needs, backward):
+def _backward(grad_out, layers, groups, placement, needs):
     sizes = _group_sizes(groups)
     lengths = [n * group.weights[-1].shape[0] for group, (_, n) in zip(groups, sizes, strict=True)]
     sources = source_indices(placement, [n for _, n in sizes], grad_out.shape[1], grad_out.device)
@@ -236,7 +251,7 @@ def _backward(grad_out, layers, groups, placement, needs, backward):
     grads = ([], [], [])
     for group, hidden, size, grad in zip(groups, layers, sizes, grad_rows.split(lengths, 1), strict=True):
         lists = group[:3]
-        found = backward(grad, hidden, *group, [True] * sum(map(len, lists)), size)
+        found = mlp_backward(grad, hidden, *group, [True] * sum(map(len, lists)), size)
         for all_grads, tensors in zip(grads, lists, strict=True):
             all_grads.extend(found[: len(tensors)])
             del found[: len(tensors)]
@@ -266,21 +281,19 @@ def group_places(
     Returns:
         For each group int64 outputs, and the numbers of the elements ``[N_g, S_g]`` stored there, or None.
     """
-    known = _sources.setdefault(placement, {})
-    key = ("places", device)
-    if key not in known:
-        cpu = torch.device("cpu")
-        sources = source_indices(placement, chunks, num_outputs, cpu)
-        sizes = [n * s for n, s in zip(chunks, rows, strict=True)]
+    sizes = [n * s for n, s in zip(chunks, rows, strict=True)]
+
+    def find() -> list[tuple[Tensor, Tensor | None]]:
         targets = torch.full((sum(sizes),), -1, device="cpu")
-        targets[sources] = torch.arange(num_outputs, device="cpu")
+        targets[_find_sources(placement, chunks, num_outputs)] = torch.arange(num_outputs, device="cpu")
         found = []
         for of_group in targets.split(sizes):
             kept = (of_group >= 0).nonzero().flatten()
             whole = len(kept) == len(of_group)
             found.append((of_group[kept].to(device), None if whole else kept.to(device)))
-        known[key] = found
-    return known[key]
+        return found
+
+    return _remembered(placement, ("places", device, num_outputs, *chunks, *rows), find)
 
 
 def _on_gpu(groups: Sequence[Group], placement: Tensor, num_outputs: int) -> tuple:
@@ -353,7 +366,7 @@ def _backward_fake(grad_out, hidden, inputs, weights, biases, counts, activation
 def _differentiable_backward(grad_out, inputs, weights, biases, counts, activations, placement, needs):
     groups = _split(inputs, weights, biases, counts, activations)
     hidden = [differentiable_hidden(*g, s) for g, s in zip(groups, _group_sizes(groups), strict=True)]
-    return _backward(grad_out, hidden, groups, placement, needs, mlp_backward)
+    return _backward(grad_out, hidden, groups, placement, needs)
 
 
 register_autograd("grouped_mlp", _forward_reference, _differentiable_backward)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast._failures import is_out_of_memory
+from hnetfast.ops.split_targets import split_targets
+from hnetfast.utils._plain_mlp import is_plain, layer_outputs, weight_gradients
 
 Potential = Callable[[Tensor], Tensor]
 # What is sent to a chain that asks for a position: the potential energy there and its gradient.
@@ -22,14 +24,13 @@ Requests = Generator[Tensor, Evaluation, None]
 
 def evaluate(potential: Potential, position: Tensor, gradient: bool = True) -> Evaluation:
     """Evaluate a potential energy, and its gradient, at one position."""
+    if gradient and isinstance(potential, NetworkPotential):
+        evaluation = potential.without_autograd(position)
+        if evaluation is not None:
+            return evaluation
     position = position.detach().requires_grad_()
     with torch.enable_grad():
-        energy = potential(position)
-        if not isinstance(energy, Tensor) or energy.numel() != 1:
-            got = f"shape {list(energy.shape)}" if isinstance(energy, Tensor) else type(energy).__name__
-            raise InputTypeError(
-                f"pot_energy_func: a function that returns a scalar tensor is accepted, got {got}"
-            )
+        energy = _checked_energy(potential(position))
         if not gradient:
             return energy.item(), None
         if energy.grad_fn is None:
@@ -38,6 +39,15 @@ def evaluate(potential: Potential, position: Tensor, gradient: bool = True) -> E
             )
         (grad,) = torch.autograd.grad(energy, position)
     return energy.item(), grad
+
+
+def _checked_energy(energy: Any) -> Tensor:
+    if not isinstance(energy, Tensor) or energy.numel() != 1:
+        got = f"shape {list(energy.shape)}" if isinstance(energy, Tensor) else type(energy).__name__
+        raise InputTypeError(
+            f"pot_energy_func: a function that returns a scalar tensor is accepted, got {got}"
+        )
+    return energy
 
 
 def evaluate_all(potential: Potential, positions: Tensor) -> list[Evaluation]:
@@ -76,9 +86,7 @@ def run_together(chains: Sequence[Requests], potentials: Sequence[Potential]) ->
     if all(potential is potentials[0] for potential in potentials):
         try:
             evaluations = evaluate_all(potentials[0], torch.stack(positions))
-        except (
-            Exception
-        ) as error:  # it can't be batched, or it fails in the threads too
+        except Exception as error:  # it can't be batched, or it fails in the threads too
             if is_out_of_memory(error):
                 raise
     if evaluations is None:
@@ -157,6 +165,41 @@ class NetworkPotential:
         weights = [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
         outputs = self._net.forward(self._inputs, weights=weights)
         return self._loss(outputs, self._targets) - self._prior(position)
+
+    def without_autograd(self, position: Tensor) -> Evaluation | None:
+        """Evaluate a position and the gradient there, bit for bit as autograd does.
+
+        Only the prior, and the loss of a classification, are left to autograd.
+
+        Args:
+            position: ``[n]``.
+
+        Returns:
+            Energy and gradient; None where autograd has to take all.
+        """
+        net, inputs, targets = self._net, self._inputs, self._targets
+        if position.dtype != inputs.dtype or position.device != inputs.device or not is_plain(net, inputs):
+            return None
+        self._check(position)
+        position = position.detach().contiguous()
+        weights = split_targets(position[None], self._shapes)[0]
+        position = position.requires_grad_()
+        with torch.no_grad():
+            layers = layer_outputs(net, inputs, weights)
+        outputs = layers[-1].requires_grad_(self._classification or targets.dtype != inputs.dtype)
+        with torch.enable_grad():
+            energy = _checked_energy(self._loss(outputs, targets) - self._prior(position))
+            of_prior = of_outputs = None
+            if outputs.requires_grad:
+                of_outputs, of_prior = torch.autograd.grad(energy, (outputs, position), allow_unused=True)
+            elif energy.requires_grad:
+                (of_prior,) = torch.autograd.grad(energy, position, allow_unused=True)
+        with torch.no_grad():
+            if of_outputs is None:
+                scale = outputs.new_full((), self._scale)
+                of_outputs = torch.ops.aten.mse_loss_backward.default(scale, outputs, targets, 2)  # a sum
+            gradient = weight_gradients(net, layers, weights, of_outputs)
+            return energy.item(), gradient if of_prior is None else gradient.add_(of_prior)
 
     def batched(self, positions: Tensor) -> Tensor:
         """Evaluate several positions.

@@ -8,7 +8,7 @@ https://arxiv.org/abs/1805.06370. After a task call :func:`compute_fisher`; whil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from numbers import Real
 from typing import Any
@@ -121,9 +121,9 @@ def compute_fisher(
     count = data.num_train_samples if n_max == -1 else min(n_max, data.num_train_samples)
     if count == 0:
         raise InputError("data: has no training samples")
-    if online and not 0 <= gamma <= 1:
+    if online and not 0 <= _number("gamma", gamma) <= 1:
         raise InputError(f"gamma: a number between 0 and 1 is accepted, got {gamma!r}")
-    if not regression_lvar > 0:
+    if not _number("regression_lvar", regression_lvar) > 0:
         raise InputError(f"regression_lvar: a positive number is accepted, got {regression_lvar!r}")
     prior = _checked_prior(prior_strength, params, online)
     if online and task_id > 0:
@@ -353,7 +353,7 @@ def ewc_regularizer(
     """
     task_id = check_task_id(task_id, 1)
     params = list(params)
-    if online and not gamma >= 0:
+    if online and not _number("gamma", gamma) >= 0:
         raise InputError(f"gamma: a number of at least 0 is accepted, got {gamma!r}")
     keeper = mnet if hnet is None else hnet
     total: Tensor | float = 0.0
@@ -403,13 +403,25 @@ def _check_params(params: Sequence[Any]) -> None:
             raise InputError(f"params[{i}]: must need a gradient (requires_grad)")
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or getattr(value, "shape", None) == ()
+
+
+def _number(name: str, value: Any) -> Any:
+    if not _is_number(value):
+        raise InputTypeError(f"{name}: a number is accepted, got {value!r}")
+    return value
+
+
 def _checked_prior(strength: Any, params: Sequence[Tensor], online: bool) -> list[Any] | None:
     if strength is None:
         return None
     if not online:
         raise InputError("prior_strength: accepted with online=True only")
-    if isinstance(strength, Real) or getattr(strength, "shape", None) == ():
+    if _is_number(strength):
         prior: list[Any] = [float(strength)] * len(params)
+    elif not isinstance(strength, Iterable):
+        raise InputTypeError(f"prior_strength: a number or a list of tensors is accepted, got {strength!r}")
     else:
         prior = list(strength)
         expected = [list(p.shape) for p in params]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,11 @@ def calc_fix_target_reg(
         ("fisher_estimates", fisher_estimates),
         ("reg_scaling", reg_scaling),
     ):
-        if values is not None and len(values) < task_id:
+        if values is None:
+            continue
+        if not isinstance(values, Sized) or isinstance(values, str):
+            raise InputTypeError(f"{name}: a list with an entry for each task is accepted, got {values!r}")
+        if len(values) < task_id:
             raise InputIndexError(
                 f"{name}: an entry for each of the {task_id} earlier tasks is needed, got {len(values)}"
             )
@@ -169,6 +174,9 @@ def calc_fix_target_reg(
 
 
 def _scaling(factors: Sequence[Any], device: torch.device | None) -> Tensor:
+    wrong = [f for f in factors if not isinstance(f, Real) and not (isinstance(f, Tensor) and f.numel() == 1)]
+    if wrong:
+        raise InputTypeError(f"reg_scaling: numbers are accepted, got {wrong[0]!r}")
     if any(bool(factor < 0) for factor in factors):
         given = [float(factor) for factor in factors]
         raise InputError(f"reg_scaling: factors of at least 0 are accepted, got {given}")
@@ -179,7 +187,7 @@ def _scaling(factors: Sequence[Any], device: torch.device | None) -> Tensor:
 
 def _checked_outputs(hnet: HyperNetInterface, name: str, tensors: Any) -> Sequence[Tensor]:
     """What is given for all outputs of a condition: tensors of the target shapes, or one of all elements."""
-    given = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    given = [tensors] if isinstance(tensors, Tensor) else _listed(name, tensors)
     shapes = [tuple(shape) for shape in hnet.target_shapes]
     if len(given) == 1 and given[0].numel() == hnet.num_outputs:
         return given
@@ -195,6 +203,16 @@ def _checked_outputs(hnet: HyperNetInterface, name: str, tensors: Any) -> Sequen
             f"{len(given)}"
         )
     return given
+
+
+def _listed(name: str, tensors: Any) -> list[Tensor]:
+    if not isinstance(tensors, Iterable) or isinstance(tensors, str):
+        raise InputTypeError(f"{name}: a list of tensors is accepted, got {tensors!r}")
+    tensors = list(tensors)
+    wrong = [i for i, tensor in enumerate(tensors) if not isinstance(tensor, Tensor)]
+    if wrong:
+        raise InputTypeError(f"{name}[{wrong[0]}]: a tensor is accepted, got {tensors[wrong[0]]!r}")
+    return tensors
 
 
 def _weights_of_others(
@@ -230,6 +248,8 @@ def _check_sources(
     if targets is not None:
         if given:
             raise InputError(f"targets and {' and '.join(given)} exclude each other, both were given")
+        if not isinstance(targets, Sized) or isinstance(targets, str):
+            raise InputTypeError(f"targets: a list with an entry for each task is accepted, got {targets!r}")
         if len(targets) != task_id:
             raise InputError(
                 f"targets: {task_id} entries, one for each earlier task, are accepted, got {len(targets)}"
@@ -240,7 +260,7 @@ def _check_sources(
         raise InputTypeError(f"{missing}: needed; pass either targets or both prev_theta and prev_task_embs")
     shapes = {"prev_theta": hnet.unconditional_param_shapes, "prev_task_embs": hnet.conditional_param_shapes}
     for name, value in previous.items():
-        expected, found = [list(s) for s in shapes[name]], [list(t.shape) for t in value]
+        expected, found = [list(s) for s in shapes[name]], [list(t.shape) for t in _listed(name, value)]
         if found != expected:
             raise InputError(f"{name}: tensors of the shapes {expected} are accepted, got {found}")
 
@@ -251,9 +271,9 @@ def _changed_weights(
     """Argument ``weights`` of the hypernetwork after the given changes."""
     weights = {}
     if theta_change is not None:
-        weights["uncond_weights"] = hnet.add_to_uncond_params(theta_change)
+        weights["uncond_weights"] = hnet.add_to_uncond_params(_listed("dTheta", theta_change))
     if embedding_change is not None:
-        embeddings = hnet.conditional_params
+        embeddings, embedding_change = hnet.conditional_params, _listed("dTembs", embedding_change)
         if embeddings is None or len(embedding_change) != len(embeddings):
             raise InputError(
                 f"dTembs: {len(embeddings or ())} tensors, one a conditional parameter, are accepted, got "

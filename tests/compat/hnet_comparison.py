@@ -37,13 +37,13 @@ LISTS = (
 
 
 def map_tensors(value, change):
-    """A nested structure of dictionaries and lists with every tensor replaced."""
+    """A nested structure of dictionaries, lists and tuples with every tensor replaced."""
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, dict):
         return {k: map_tensors(v, change) for k, v in value.items()}
-    if isinstance(value, list):
-        return [map_tensors(v, change) for v in value]
+    if type(value) in (list, tuple):
+        return type(value)(map_tensors(v, change) for v in value)
     return value
 
 
@@ -52,7 +52,7 @@ def leaves_of(value):
         return [value]
     if isinstance(value, dict):
         return [t for v in value.values() for t in leaves_of(v)]
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [t for v in value for t in leaves_of(v)]
     return []
 

@@ -489,6 +489,15 @@ def test_forward_of_a_subclass_is_used():
         ({"fisher_estimates": "negative"}, ValueError, r"fisher_estimates\[1\]: values of at least 0"),
         ({"targets": "wrong"}, ValueError, r"targets\[1\]\[0\]: shape \[4, 3\] is accepted, got \[3, 4\]"),
         ({"inds_of_out_heads": [[0], [17]]}, IndexError, "17"),
+        ({"prev_theta": "text"}, TypeError, "prev_theta: a list of tensors"),
+        ({"prev_task_embs": [None] * NUM_TASKS}, TypeError, r"prev_task_embs\[0\]: a tensor is accepted"),
+        ({"fisher_estimates": 3}, TypeError, "fisher_estimates: a list with an entry for each task"),
+        ({"fisher_estimates": [[1.0], [1.0]]}, TypeError, r"fisher_estimates\[0\]\[0\]: a tensor"),
+        ({"targets": "no", "prev_theta": None, "prev_task_embs": None}, TypeError, "targets: a list"),
+        ({"dTheta": 3}, TypeError, "dTheta: a list of tensors"),
+        ({"dTembs": ["a"]}, TypeError, r"dTembs\[0\]: a tensor"),
+        ({"reg_scaling": [1.0, "a"]}, TypeError, "reg_scaling: numbers are accepted, got 'a'"),
+        ({"reg_scaling": [1.0, torch.ones(2)]}, TypeError, "reg_scaling: numbers are accepted"),
     ],
 )
 def test_what_does_not_fit(change, error, message):
@@ -499,10 +508,10 @@ def test_what_does_not_fit(change, error, message):
         "prev_theta": random_like(hnet.unconditional_param_shapes),
         "prev_task_embs": random_like(hnet.conditional_param_shapes),
     }
-    if change.get("fisher_estimates"):
+    if change.get("fisher_estimates") == "negative":
         change = {"fisher_estimates": [[torch.ones(*s) for s in hnet.target_shapes] for _ in range(2)]}
         change["fisher_estimates"][1][2][0, 0] = -1
-    if change.get("targets"):
+    if change.get("targets") == "wrong":
         targets = [[torch.ones(*s) for s in hnet.target_shapes] for _ in range(2)]
         targets[1][0] = targets[1][0].t()
         change = {"targets": targets, "prev_theta": None, "prev_task_embs": None}

@@ -138,6 +138,19 @@ def test_getters():
     ]
 
 
+def test_targets_of_distillation_are_refused_where_hypnettorch_refuses_them():
+    for module in (oracle, hnets):
+        part = module.HMLP([[3]], verbose=False)
+        part(cond_id=0, distilled_params=[torch.ones(1)])
+        structured = ([[3]], [[[3]]], [1], 2, {}, lambda chunks: chunks[0])
+        for hnet in (
+            module.StructuredHMLP(*structured, verbose=False),
+            module.HContainer([[3]], lambda h, u, c: h[0], hnets=[part], verbose=False),
+        ):
+            with pytest.raises(NotImplementedError, match="distilled_params"):
+                hnet(cond_id=0, distilled_params=[torch.ones(1)])
+
+
 def test_squeezed_is_a_fresh_real_list():
     ours = pair(*networks_for_errors()["ChunkedHMLP"])[1]
     weights = ours(cond_id=np.int64(1))

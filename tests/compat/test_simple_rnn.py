@@ -259,6 +259,7 @@ BAD_ARGUMENTS = [
     {"rnn_layers": ()},
     {"unknown": 1},
     {"n_in": -1},
+    {"activation": "text"},
     {"use_context_mod": True, "context_mod_num_ts": 3},
     {"context_mod_num_ts": 3},
     {"context_mod_num_ts": 3, "context_mod_last_step": True, "context_mod_no_weights": True},

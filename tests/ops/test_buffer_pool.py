@@ -5,6 +5,7 @@ import gc
 import io
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -222,3 +223,27 @@ sys.exit(os.waitstatus_to_exitcode(status))
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False
     )
     assert child.returncode == 0, child.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_does_not_wait_for_a_thread_that_is_not_there():
+    stop = threading.Event()
+
+    def busy():
+        while not stop.is_set():
+            torch.ops.hnetfast.set_pool_limit(DEFAULT_LIMIT)  # takes the lock, little else
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)  # ends a child that hangs
+                torch.ops.hnetfast.pool_bytes()
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        stop.set()
+        thread.join()

@@ -352,3 +352,27 @@ def test_bad_groups(device):
     doubles = mapped(groups[:1], torch.Tensor.double)
     with pytest.raises(ValueError, match=r"float64|Double"):
         grouped_mlp([*doubles, *groups[1:]], placement, count)
+
+
+def test_a_placement_may_change_in_place():
+    torch.manual_seed(0)
+    groups = [random_group(2, 3, 4)]
+    placement = pack_placement([torch.tensor([0, 4])], [torch.tensor([[0], [4], [8]])])
+    first = grouped_mlp_reference(groups, placement, 12)
+    placement[-3:] = torch.tensor([8, 0, 4])
+    changed = grouped_mlp_reference(groups, placement, 12)
+    assert torch.equal(changed.view(2, 3, 4), first.view(2, 3, 4)[:, [1, 2, 0]])
+    placement[-1] = 0
+    with pytest.raises(ValueError, match="exactly once"):
+        grouped_mlp_reference(groups, placement, 12)
+
+
+def test_what_was_found_out_in_inference_mode_serves_training():
+    torch.manual_seed(0)
+    groups = leaves([random_group(2, 3, 4)])
+    placement = pack_placement([torch.tensor([0, 4])], [torch.tensor([[8], [4], [0]])])
+    with torch.inference_mode():
+        expected = grouped_mlp_reference(groups, placement, 12)
+    out = grouped_mlp_reference(groups, placement, 12)
+    out.sum().backward()
+    assert torch.equal(out, expected) and all(t.grad is not None for t in tensors_of(groups))

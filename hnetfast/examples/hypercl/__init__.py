@@ -1,0 +1,1 @@
+"""Continual learning with hypernetworks: ``python -m hnetfast.examples.hypercl.run --help``."""

@@ -1,0 +1,85 @@
+"""Multi-layer perceptrons without autograd, which takes longer than the arithmetic of small ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hnetfast.mnets import MLP
+from hnetfast.ops._activations import is_watched
+
+_aten = torch.ops.aten
+# Gradient of the input from that of the result and the result itself, as autograd computes it.
+_BACKWARD: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
+    nn.ReLU: lambda gradient, result: _aten.threshold_backward.default(gradient, result, 0),
+    nn.Tanh: _aten.tanh_backward.default,
+    nn.Sigmoid: _aten.sigmoid_backward.default,
+}
+
+
+def is_plain(net: Any, inputs: Tensor) -> bool:
+    """Whether :func:`layer_outputs` and :func:`weight_gradients` do all that a main network does."""
+    if type(net) is not MLP or "forward" in vars(net) or inputs.dim() != 2 or len(inputs) < 2:
+        return False  # products of a single row are computed in several ways, by its memory layout
+    activation = net._a_fun
+    return not (
+        inputs.shape[1] != net._n_in
+        or net._use_batch_norm
+        or net._use_spectral_norm
+        or net._use_context_mod
+        or net._dropout_rate != -1
+        or net._out_fn is not None
+        or (activation is not None and (type(activation) not in _BACKWARD or is_watched(activation)))
+    )
+
+
+def layer_outputs(net: MLP, inputs: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """Compute the outputs of all layers.
+
+    Args:
+        net: A network that :func:`is_plain`.
+        inputs: ``[B, n_in]``.
+        weights: All weights, as in ``net.param_shapes``.
+
+    Returns:
+        The inputs, then for each layer ``[B, width]``; the last one is the network's output.
+    """
+    outputs, activation = [inputs], net._a_fun
+    step = 2 if net._has_bias else 1
+    for i in range(0, len(weights), step):
+        if i and activation is not None:
+            outputs[-1] = activation(outputs[-1])
+        outputs.append(F.linear(outputs[-1], *weights[i : i + step]))
+    return outputs
+
+
+def weight_gradients(
+    net: MLP, outputs: Sequence[Tensor], weights: Sequence[Tensor], gradient: Tensor
+) -> Tensor:
+    """Compute the gradients of all weights, bit for bit as autograd does.
+
+    Args:
+        net: A network that :func:`is_plain`.
+        outputs: What :func:`layer_outputs` has returned.
+        weights: What it was given.
+        gradient: That of the network's output, ``[B, n_out]``.
+
+    Returns:
+        Flattened and joined, ``[n]``.
+    """
+    backward = _BACKWARD.get(type(net._a_fun))
+    step = 2 if net._has_bias else 1
+    gradients = []
+    for i in range(len(outputs) - 2, -1, -1):
+        if net._has_bias:
+            gradients.append(gradient.sum(0))
+        gradients.append(gradient.t().mm(outputs[i]).view(-1))
+        if i:
+            gradient = gradient.mm(weights[step * i])
+            gradient = gradient if backward is None else backward(gradient, outputs[i])
+    # Not written in place: the bits of products may depend on where in memory the result begins.
+    return torch.cat(gradients[::-1])
