@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "serial_library.h"
 #include "tile_kernels.h"
 
 namespace hnetfast {
@@ -29,10 +30,11 @@ T* scratch(int64_t count) {
   return buffer.data();
 }
 
+constexpr int64_t kSerialWork = 1 << 19;  // multiply-adds that cost less than to wait for a second thread
+
 // Runs tasks [0, tasks) on all threads, or on this one where `work` multiply-adds do not pay for a second.
 template <typename F>
 void parallel(int64_t tasks, int64_t work, const F& run) {
-  constexpr int64_t kSerialWork = 1 << 19;
   if (work < kSerialWork) {
     run(0, tasks);
   } else {
@@ -45,9 +47,11 @@ void parallel(int64_t tasks, int64_t work, const F& run) {
 template <typename F>
 void for_each_row_block(int64_t rows, int64_t width, const F& run) {
   constexpr int64_t kElements = 1 << 14;  // half of what the library shares out
+  constexpr int64_t kWork = 32;           // of an element, in multiply-adds
   const int64_t block = std::clamp<int64_t>(kElements / std::max<int64_t>(width, 1), 1, 256);
-  at::parallel_for(0, (rows + block - 1) / block, 1, [&](int64_t first, int64_t last) {
+  parallel((rows + block - 1) / block, rows * width * kWork, [&](int64_t first, int64_t last) {
     at::AutoDispatchBelowADInplaceOrView guard;  // other threads start without the state of this one
+    SerialLibrary serial;
     for (int64_t i = first; i < last; ++i) run(i * block, std::min((i + 1) * block, rows));
   });
 }
