@@ -102,6 +102,7 @@ def add_job(store, **fields):
         devnull = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(devnull, stream)
+        os.closerange(3, 1024)  # a real machine inherits nothing of the program that submits
         try:
             run_node(store, handle)
         finally:

@@ -229,8 +229,9 @@ def test_existing_folders(tmp_path):
     assert search(tmp_path, "--dont_force_new_dir").returncode == 0
     assert (tmp_path / first).exists() and len(rows(tmp_path)) == 1
     assert rows(tmp_path)[0]["out_dir"] != first  # also within the second that names it
+    (tmp_path / first / "old").touch()  # the folder's name may be taken anew within a second
     assert search(tmp_path, "--force").returncode == 0
-    assert not (tmp_path / first).exists() and len(rows(tmp_path)) == 1
+    assert not (tmp_path / first / "old").exists() and len(rows(tmp_path)) == 1
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 

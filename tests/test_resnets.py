@@ -191,6 +191,8 @@ def test_a_list_of_what_the_network_does_not_keep(name):
     ("arguments", "message"),
     [
         ({"in_shape": (8, 8)}, "in_shape: expected"),
+        ({"in_shape": "8x8"}, "in_shape: expected"),
+        ({"in_shape": 8}, "in_shape: expected"),
         ({"in_shape": (8, 0, 3)}, "in_shape: expected a positive integer"),
         ({"num_classes": 0}, "num_classes"),
         ({"num_feature_maps": (1, 2)}, "num_feature_maps: expected"),
@@ -219,6 +221,9 @@ def test_bad_arguments(name, arguments, message):
         ("ResNet", {"k": -1}, "k: expected a positive"),
         ("WRN", {"dropout_rate": 2}, "dropout_rate: expected"),
         ("ResNetIN", {"blocks_per_group": (1, 1)}, "blocks_per_group: expected 4"),
+        ("ResNetIN", {"blocks_per_group": 3}, "blocks_per_group: expected 4"),
+        ("ResNet", {"k": (3, 1)}, "k: expected a positive number"),
+        ("WRN", {"k": "text"}, "k: expected a positive number"),
         ("ResNetIN", {"blocks_per_group": (1, 1, 0, 1)}, "blocks_per_group: expected a positive"),
         ("ResNet", {"init_weights": [torch.zeros(2)]}, "new_params: expected"),
     ],

@@ -1,6 +1,6 @@
 """What the convolutional networks have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,8 @@ class ImageClassifier(Classifier):
         self, in_shape: Sequence[int], num_classes: int, verbose: bool, chw_input_format: bool = False
     ) -> None:
         super().__init__(num_classes, verbose)
+        if not isinstance(in_shape, Sized) or isinstance(in_shape, str):
+            raise InputTypeError(f"in_shape: expected (height, width, channels), got {in_shape!r}")
         if len(in_shape) != 3:
             raise InputError(f"in_shape: expected (height, width, channels), got {in_shape!r}")
         self._in_shape = in_shape

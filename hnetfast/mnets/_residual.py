@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
@@ -13,6 +14,15 @@ from hnetfast.mnets._arguments import check_placement, parse_condition, positive
 from hnetfast.mnets._image_classifier import ImageClassifier
 from hnetfast.mnets._layer_functions import LayerFunctions, Stats
 from hnetfast.mnets._weights import WeightPlan, select_weights
+
+
+def several_integers(name: str, values: Sequence[int], count: int) -> list[int]:
+    """The values of an argument, if they are as many positive integers."""
+    if not hasattr(values, "__len__"):
+        raise InputTypeError(f"{name}: expected {count} integers, got {values!r}")
+    if len(values) != count:
+        raise InputError(f"{name}: expected {count} integers, got {values!r}")
+    return [positive_integer(name, value) for value in values]
 
 
 class Convolution(NamedTuple):
@@ -110,11 +120,12 @@ class ResidualNetwork(ImageClassifier):
 
     def _feature_maps(self, num_feature_maps: Sequence[int], count: int, factor: int = 1) -> list[int]:
         """Check the number of feature maps of each group, and multiply all but the first."""
-        if not hasattr(num_feature_maps, "__len__") or len(num_feature_maps) != count:
-            raise InputError(f"num_feature_maps: expected {count} integers, got {num_feature_maps!r}")
+        num_feature_maps = several_integers("num_feature_maps", num_feature_maps, count)
+        if not isinstance(factor, Real):
+            raise InputTypeError(f"k: expected a positive number, got {factor!r}")
         if not factor > 0:
             raise InputError(f"k: expected a positive number, got {factor!r}")
-        first, *groups = (positive_integer("num_feature_maps", maps) for maps in num_feature_maps)
+        first, *groups = num_feature_maps
         return [first, *(round(factor * maps) for maps in groups)]
 
     def _build(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
+from numbers import Real
 from typing import Any
 
 import torch
@@ -91,6 +92,8 @@ class ChunkSqueezer(nn.Module, MainNetInterface):
             raise NotImplementedError(f"dynamic_biases: expected None, got {dynamic_biases!r}")
         if no_weights and init_weights is not None:
             raise InputTypeError("init_weights: the network keeps no weights (no_weights=True)")
+        if not isinstance(cemb_init_std, Real):
+            raise InputTypeError(f"cemb_init_std: a number is accepted, got {cemb_init_std!r}")
         if cemb_init_std < 0:
             raise InputError(f"cemb_init_std: expected a number that is not negative, got {cemb_init_std}")
         self._n_in = positive_integer("n_in", n_in)

@@ -9,7 +9,7 @@ from warnings import warn
 import torch
 from torch import nn
 
-from hnetfast._errors import InputError
+from hnetfast._errors import InputError, InputIndexError
 from hnetfast.mnets._forward_batched import forward_batched
 from hnetfast.mnets._layer_building import LayerBuilding, Shape
 from hnetfast.mnets._ties import apply_and_tie, keep_ties_when_loading
@@ -383,7 +383,7 @@ class MainNetInterface(LayerBuilding, ABC):
         """Mask the weights of the output layer that belong to the given output units.
 
         Args:
-            out_inds: Indices of output units, all if None.
+            out_inds: Indices of output units, or a boolean for each unit; all units if None.
             device: Device of the masks.
 
         Returns:
@@ -397,12 +397,17 @@ class MainNetInterface(LayerBuilding, ABC):
             raise NotImplementedError(
                 "get_output_weight_mask: only for networks with has_fc_out and mask_fc_out"
             )
+        units = None if out_inds is None else torch.as_tensor(out_inds, device=device)
+        if isinstance(out_inds, torch.Tensor) and out_inds.is_floating_point():
+            raise InputIndexError(f"out_inds: integers or booleans are accepted, got {out_inds.dtype}")
+        if units is not None and units.dtype != torch.bool:
+            units = units.long()
         num_masked = 2 if self._output_has_bias else 1
         masks: list[torch.Tensor | None] = [None] * len(self.param_shapes)
         for i in range(len(masks) - num_masked, len(masks)):
-            mask = torch.full(tuple(self.param_shapes[i]), out_inds is None, dtype=torch.bool, device=device)
-            if out_inds is not None:
-                mask[torch.as_tensor(out_inds, dtype=torch.long, device=device)] = True
+            mask = torch.full(tuple(self.param_shapes[i]), units is None, dtype=torch.bool, device=device)
+            if units is not None:
+                mask[units] = True
             masks[i] = mask
         return masks
 

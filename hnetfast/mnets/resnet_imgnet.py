@@ -5,10 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hnetfast._errors import InputError
-from hnetfast.mnets._arguments import positive_integer
 from hnetfast.mnets._layer_functions import SINGLE_SET
-from hnetfast.mnets._residual import Convolution, Inputs, ResidualNetwork
+from hnetfast.mnets._residual import Convolution, Inputs, ResidualNetwork, several_integers
 
 __all__ = ["ResNetIN"]
 
@@ -74,9 +72,7 @@ class ResNetIN(ResidualNetwork):
         self._set_options(
             use_bias, use_fc_bias, no_weights, use_batch_norm, bn_track_stats, distill_bn_stats, kwargs
         )
-        if not hasattr(blocks_per_group, "__len__") or len(blocks_per_group) != 4:
-            raise InputError(f"blocks_per_group: expected 4 integers, got {blocks_per_group!r}")
-        self._num_blocks = tuple(positive_integer("blocks_per_group", n) for n in blocks_per_group)
+        self._num_blocks = tuple(several_integers("blocks_per_group", blocks_per_group, 4))
         self._filter_sizes = self._feature_maps(num_feature_maps, 5)
         self._projection_shortcut = projection_shortcut
         self._bottleneck_blocks = bottleneck_blocks

@@ -420,7 +420,7 @@ def _checked_prior(strength: Any, params: Sequence[Tensor], online: bool) -> lis
         raise InputError("prior_strength: accepted with online=True only")
     if _is_number(strength):
         prior: list[Any] = [float(strength)] * len(params)
-    elif not isinstance(strength, Iterable):
+    elif not isinstance(strength, Iterable) or isinstance(strength, str):
         raise InputTypeError(f"prior_strength: a number or a list of tensors is accepted, got {strength!r}")
     else:
         prior = list(strength)
@@ -436,7 +436,10 @@ def _checked_prior(strength: Any, params: Sequence[Tensor], online: bool) -> lis
 def _checked_indices(allowed_outputs: Any) -> list[int] | None:
     if allowed_outputs is None:
         return None
-    indices = list(allowed_outputs.tolist() if hasattr(allowed_outputs, "tolist") else allowed_outputs)
+    indices = allowed_outputs.tolist() if hasattr(allowed_outputs, "tolist") else allowed_outputs
+    if not isinstance(indices, Iterable):
+        raise InputTypeError(f"allowed_outputs: a list of indices is accepted, got {allowed_outputs!r}")
+    indices = list(indices)
     for i, index in enumerate(indices):
         if isinstance(index, bool) or not hasattr(index, "__index__"):
             raise InputTypeError(f"allowed_outputs[{i}]: an index is accepted, got {index!r}")

@@ -116,6 +116,8 @@ def calc_fix_target_reg(
     _check_sources(task_id, hnet, targets, prev_theta, prev_task_embs)
     if inds_of_out_heads is not None and mnet is None:
         raise InputError("mnet: needed with inds_of_out_heads, got None")
+    if inds_of_out_heads is not None and not hasattr(mnet, "get_output_weight_mask"):
+        raise InputTypeError(f"mnet: a main network is accepted, got {type(mnet).__name__}")
     for name, values in (
         ("inds_of_out_heads", inds_of_out_heads),
         ("fisher_estimates", fisher_estimates),

@@ -244,12 +244,14 @@ def check_computation(cls, arguments, form, training, dtype=torch.float64):
     if isinstance(results[1], Exception):
         raise results[1]
     tolerance = 1e-9 if dtype == torch.float64 else 1e-4
-    for their, our in zip(*results, strict=True):
+    sizes = [0 if their is None or not their.numel() else their.abs().max().item() for their in results[0]]
+    # What is 0 but for rounding (gradients in front of a batch normalisation) has no digits to compare.
+    residue = (1e-12 if dtype == torch.float64 else 1e-5) * max(1, *sizes)
+    for their, our, size in zip(*results, sizes, strict=True):
         if their is None:
             assert our is None or not our.any()
         else:
-            size = their.abs().max().item() if their.numel() else 0
-            torch.testing.assert_close(our, their, rtol=tolerance, atol=tolerance * size)
+            torch.testing.assert_close(our, their, rtol=tolerance, atol=max(tolerance * size, residue))
 
 
 def run(network, weights, leaves, x):
@@ -382,7 +384,6 @@ def test_prints_what_hypnettorch_prints(capsys):
     ("cls", "arguments"),
     [
         (LeNet, {"in_shape": (32, 32, 1)}),
-        (LeNet, {"arch": "cifar"}),
         (LeNet, {"arch": "resnet"}),
         (LeNet, {"dropout_rate": 2}),
         (LeNet, {"unknown": True}),
@@ -397,6 +398,7 @@ def test_prints_what_hypnettorch_prints(capsys):
         (ChunkSqueezer, {"n_in": 3, "inp_chunk_dim": 0}),
         (ChunkSqueezer, {"n_in": 3, "cemb_size": -1}),
         (ChunkSqueezer, {"n_in": 3, "cemb_init_std": -1}),
+        (ChunkSqueezer, {"n_in": 3, "cemb_init_std": [0]}),
         (ChunkSqueezer, {"n_in": 3, "red_layers": (0,)}),
         (ChunkSqueezer, {"n_in": 3, "dropout_rate": 2}),
         (ChunkSqueezer, {"n_in": 3, "init_weights": []}),

@@ -496,6 +496,11 @@ def test_forward_of_a_subclass_is_used():
         ({"targets": "no", "prev_theta": None, "prev_task_embs": None}, TypeError, "targets: a list"),
         ({"dTheta": 3}, TypeError, "dTheta: a list of tensors"),
         ({"dTembs": ["a"]}, TypeError, r"dTembs\[0\]: a tensor"),
+        (
+            {"mnet": [], "inds_of_out_heads": [[0], [1]]},
+            TypeError,
+            "mnet: a main network is accepted, got list",
+        ),
         ({"reg_scaling": [1.0, "a"]}, TypeError, "reg_scaling: numbers are accepted, got 'a'"),
         ({"reg_scaling": [1.0, torch.ones(2)]}, TypeError, "reg_scaling: numbers are accepted"),
     ],

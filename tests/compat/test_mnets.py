@@ -253,11 +253,18 @@ def test_custom_init_and_masks_like_hypnettorch(arguments, seed, normal_init):
         network.custom_init(normal_init=normal_init, normal_std=0.1, zero_bias=seed % 2 == 0)
     for our, their in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(our, their)
-    for out_inds in (None, [], [1], range(N_OUT), torch.tensor([0])):
+    booleans = [True, False]
+    for out_inds in (None, [], [1], range(N_OUT), torch.tensor([0]), booleans, torch.tensor(booleans)):
         masks = [network.get_output_weight_mask(out_inds=out_inds) for network in (ours, theirs)]
         for our, their in zip(*masks, strict=True):
             assert (our is None) == (their is None)
             assert our is None or torch.equal(our, their)
+
+
+def test_masks_refuse_what_hypnettorch_refuses():
+    for network in build_both({"n_in": 3, "n_out": 2, "verbose": False}):
+        with pytest.raises(IndexError):
+            network.get_output_weight_mask(out_inds=torch.ones(1))
 
 
 @given(mlp_arguments())

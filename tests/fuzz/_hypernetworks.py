@@ -117,6 +117,7 @@ def container(draw):
 def wrapper(draw):
     inner, build = draw.of(hmlp, hmlp, chunked)(draw)
     inner["uncond_in_size"] = draw.of(1, 2, 3)
+    inner["target_shapes"].append([3])  # the input is as wide as the output
     inner.pop("no_uncond_weights", None)
     inner.pop("no_cond_weights", None)
     used = inner["uncond_in_size"]
@@ -236,15 +237,18 @@ def _initialisation(draw: Draw, kind: str, arguments: dict) -> list[str]:
         for name in ("uncond_var", "cond_var"):
             if draw.flag():
                 names[name] = draw.of(0.1, 0.5, 2.0)
-        count = len(arguments["target_shapes"])
-        if kind == "HMLP" and draw.flag(0.3):
+        is_for_main = "target_shapes" not in arguments
+        count = 1 if is_for_main else len(arguments["target_shapes"])
+        if kind == "HMLP" and draw.flag(0.3) and not is_for_main:
             entries = [draw.of(None, (0.5, 0.1, 1.0, 0.2), (0, 0, 0.3, 0)) for _ in range(count)]
             for i, name in enumerate(("w_val", "w_var", "b_val", "b_var")):
                 names[name] = [e and e[i] for e in entries]
         if kind == "ChunkedHMLP":
             names |= {"eps": draw.of(1e-5, 1e-3), "cemb_normal_init": draw.flag()}
-            names["target_vars"] = draw.of(None, None, {"weight": 0.5}, [0.3] * count, [None] * count)
-        if draw.flag(0.4):
+            choices = [None, None, {"weight": 0.5}]
+            choices += [] if is_for_main else [[0.3] * count, [None] * count]
+            names["target_vars"] = draw.choice(choices)
+        if is_for_main and draw.flag(0.7):
             names["mnet"] = Code("mnet")
         given = ", ".join(f"{k}={v!r}" for k, v in names.items())
         method = "apply_hyperfan_init" if kind == "HMLP" else "apply_chunked_hyperfan_init"
@@ -257,10 +261,15 @@ def hypernetwork(draw: Draw) -> Case:
     kind = draw.choices(list(KINDS), [3, 3, 3, 1.5, 1.5])[0]
     found, lines, described = _build(draw, kind)
     if kind in ("HMLP", "ChunkedHMLP") and draw.flag(0.3):  # for a main network
-        found["main"] = mlp(draw) | {"verbose": False, "no_weights": draw.flag()}
-        found["main"].pop("init_weights", None)
-        found["arguments"]["target_shapes"] = Code("mnet.hyper_shapes_learned or mnet.param_shapes")
-        found = {"main": found["main"], "arguments": found["arguments"]}
+        main = mlp(draw) | {"verbose": False, "no_weights": draw.flag()}
+        main.pop("init_weights", None)
+        del found["arguments"]["target_shapes"]
+        found["main"] = main
+        lines = [
+            "mnet = library.mnets.mlp.MLP(**main)",
+            "arguments['target_shapes'] = mnet.hyper_shapes_learned or mnet.param_shapes",
+            *lines,
+        ]
     described, spoiled = dict(described), draw.flag(0.05)
     if spoiled:
         spoil(draw, found["arguments"])

@@ -239,7 +239,6 @@ BAD_WEIGHTS = [
     "{'theta': weights}",
     "{'internal_weights': weights, 'theta': weights}",
     "[None for _ in weights]",
-    "[w.detach().numpy() for w in weights]",
     "5",
 ]
 
@@ -310,7 +309,8 @@ def _statements(draw, family, arguments):
             "yield 'same initial state', dict(net.state_dict())",
         ]
     if draw.flag(0.15):
-        indices = draw.of("None", "[0]", "[]", "range(1)", "torch.tensor([0])", "[-1]", "[99]", "0")
+        indices = draw.of("None", "[0]", "[]", "range(1)", "[-1]", "[99]", "0", "[True, False]")
+        indices = draw.of(indices, indices, "torch.tensor([0])", "torch.tensor([True])", "torch.ones(1)")
         lines += [f"yield 'same mask', attempt(lambda: net.get_output_weight_mask(out_inds={indices}))"]
     if draw.flag(0.2) and "init_weights" not in arguments:  # which hypnettorch's networks share
         lines += [

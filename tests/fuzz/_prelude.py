@@ -78,7 +78,10 @@ def observe(call, leaves=(), twice=False):
             loss = sum(first.square().sum() for first in firsts if first is not None)
         if loss.requires_grad:
             loss.backward()
-    return {"result": result, "gradients": [leaf.grad for leaf in leaves]}
+    gradients = [leaf.grad for leaf in leaves]
+    if twice:  # whether a gradient of a gradient is 0 or none depends on how it is computed
+        gradients = [torch.zeros_like(t) if g is None else g for t, g in zip(leaves, gradients, strict=True)]
+    return {"result": result, "gradients": gradients}
 
 
 def attempt(call):

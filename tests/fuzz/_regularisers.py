@@ -64,8 +64,10 @@ def output_regulariser(draw: Draw) -> Case:
         if draw.flag(0.3):
             call["targets"] = Code(f"library.utils.hnet_regularizer.get_current_targets({task}, net)")
     else:
-        call["prev_theta"] = Code("cast(like(net.unconditional_param_shapes, 11))")
-        call["prev_task_embs"] = Code("cast(like(net.conditional_param_shapes, 12))")
+        # Near the current ones: docs/regulariser.md says what is lost where they are far from them.
+        for name, kind, seed in (("prev_theta", "unconditional", 11), ("prev_task_embs", "conditional", 12)):
+            steps = f"zip(net.{kind}_params or [], like(net.{kind}_param_shapes, {seed}))"
+            call[name] = Code(f"cast([p.detach().float() + 0.03 * t for p, t in {steps}])")
     if draw.flag():
         call["dTheta"] = Code("[0.1 * t.detach() for t in cast(like(net.unconditional_param_shapes, 13))]")
     if draw.flag(0.3):
