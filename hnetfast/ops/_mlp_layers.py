@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hnetfast.ops._activations import activate_rows
+from hnetfast.ops._library import check_dense
 from hnetfast.ops._row_products import times
 
 ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh", "elu", "leaky_relu")
@@ -39,6 +40,9 @@ def check_network(op: str, inputs, weights, biases, activation: str) -> None:
         raise ValueError(f"{op}: activation is {activation!r}, accepted are {', '.join(ACTIVATIONS)}")
     if biases and len(biases) != len(weights):
         raise ValueError(f"{op}: {len(biases)} biases for {len(weights)} weights; give one each or none")
+    for name, tensors in (("inputs", inputs), ("weights", weights), ("biases", biases)):
+        for tensor in tensors:
+            check_dense(op, name, tensor)
     for i, part in enumerate(inputs):
         if part.dim() != 3:
             raise ValueError(
@@ -69,6 +73,16 @@ def check_network(op: str, inputs, weights, biases, activation: str) -> None:
                     f"{op}: {name}[{i}] is {tensor.dtype} on {tensor.device}, but weights[0] is "
                     f"{first.dtype} on {first.device}"
                 )
+
+
+def check_needs(op: str, needs: Sequence[bool], tensors: Sequence[Tensor]) -> None:
+    """Check that a backward pass was told of every tensor whether its gradient is wanted.
+
+    Raises:
+        ValueError: If not.
+    """
+    if len(needs) != len(tensors):
+        raise ValueError(f"{op}: {len(needs)} needs for {len(tensors)} tensors")
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
