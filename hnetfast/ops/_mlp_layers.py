@@ -200,7 +200,8 @@ def backward_of_active(grad_out, hidden, inputs, weights, biases, activation, ne
     if len(active) in (0, num_conditions):
         return mlp_backward(grad_out, hidden, inputs, *arguments, sizes)
     parts = [part if part.shape[0] == 1 else part[active] for part in inputs]
-    rows = hidden.view(num_conditions, -1)[active]
+    width = sum(weight.shape[0] for weight in weights[:-1])
+    rows = hidden.reshape(num_conditions, num_chunks * width)[active] if len(weights) > 1 else hidden
     results = mlp_backward(grad_out[active], rows, parts, *arguments, (len(active), num_chunks))
     for i, part in enumerate(inputs):
         if needs[i] and part.shape[0] != 1:
