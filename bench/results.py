@@ -89,6 +89,7 @@ class Results:
             ``peak_bytes``, ``errors`` by contender, and ``growth``, their time over that of 5 tasks.
         fishers: Times of EWC's Fisher information: ``network``, ``samples`` and ``ms`` by contender.
         samplers: Times of Markov chains: ``sampler``, ``states`` and ``ms`` by contender.
+        trainings: Times of the continual-learning example: ``what``, ``threads`` and ``ms`` by contender.
         data: Times of data handlers: ``what``, ``case`` and ``ms`` by contender; or their memory: ``bytes``
             by contender and ``image_bytes``, those of one copy of the images.
     """
@@ -104,13 +105,15 @@ class Results:
         self.regularisers: list[dict] = []
         self.fishers: list[dict] = []
         self.samplers: list[dict] = []
+        self.trainings: list[dict] = []
         self.data: list[dict] = []
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing has been measured."""
         lists = (self.rows, self.calls, self.ensembles, self.rnns, self.structured)
-        lists += (self.local_convs, self.regularisers, self.fishers, self.samplers, self.data)
+        lists += (self.local_convs, self.regularisers, self.fishers, self.samplers)
+        lists += (self.trainings, self.data)
         return not any(lists)
 
     def save(self, path: Path) -> None:
@@ -126,6 +129,7 @@ class Results:
             "regularisers": self.regularisers,
             "fishers": self.fishers,
             "samplers": self.samplers,
+            "trainings": self.trainings,
             "data": self.data,
             "rows": self.rows,
         }
@@ -152,6 +156,7 @@ class Results:
         results.regularisers = content.get("regularisers", [])
         results.fishers = content.get("fishers", [])
         results.samplers = content.get("samplers", [])
+        results.trainings = content.get("trainings", [])
         results.data = content.get("data", [])
         return results
 
@@ -505,6 +510,7 @@ def regulariser_facts(rows: Sequence[dict]) -> list[str]:
 
 FISHER_COLUMNS = ("network", "samples", "hnetfast", "hypnettorch", "× hypnettorch")
 SAMPLER_COLUMNS = ("sampler", "states", "hnetfast", "hypnettorch", "× hypnettorch")
+TRAINING_COLUMNS = ("what", "threads", "hnetfast", "hypnettorch", "× hypnettorch")
 
 
 def fisher_cells(rows: Sequence[dict]) -> list[list[str]]:
@@ -515,6 +521,11 @@ def fisher_cells(rows: Sequence[dict]) -> list[list[str]]:
 def sampler_cells(rows: Sequence[dict]) -> list[list[str]]:
     """Texts of a table with the columns ``SAMPLER_COLUMNS``; times in ms."""
     return _timed_cells(rows, SAMPLER_COLUMNS)
+
+
+def training_cells(rows: Sequence[dict]) -> list[list[str]]:
+    """Texts of a table with the columns ``TRAINING_COLUMNS``; times in ms."""
+    return _timed_cells(rows, TRAINING_COLUMNS)
 
 
 def _timed_cells(rows: Sequence[dict], columns: Sequence[str]) -> list[list[str]]:
@@ -625,6 +636,9 @@ def format_text(results: Results) -> str:
     if results.samplers:
         lines += ["", "Markov chains; times in ms"]
         lines += _align([SAMPLER_COLUMNS, *sampler_cells(results.samplers)], left=(0,))
+    if results.trainings:
+        lines += ["", "Continual-learning example; times in ms"]
+        lines += _align([TRAINING_COLUMNS, *training_cells(results.trainings)], left=(0,))
     if results.data:
         lines += ["", "Data handlers; times in ms"]
         lines += _align([DATA_COLUMNS, *data_cells(results.data)], left=(0, 1))
