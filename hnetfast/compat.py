@@ -6,8 +6,10 @@ Either call :func:`install` before the first ``import hypnettorch``, or start th
 
 import importlib
 import importlib.util
+import io
 import multiprocessing
 import multiprocessing.spawn
+import pkgutil
 import runpy
 import sys
 import threading
@@ -113,6 +115,19 @@ def uninstall() -> None:
         _shadowed.clear()
 
 
+def _run_script(script: Path) -> None:
+    """Runs a file as ``python script`` does: ``__file__`` is absolute, ``sys.argv[0]`` as it was given.
+
+    ``runpy.run_path`` gives both the same value, and takes ``__main__`` away before ``atexit``.
+    """
+    main = ModuleType("__main__")
+    main.__file__ = str(script.absolute())
+    sys.modules["__main__"] = main
+    with io.open_code(main.__file__) as file:
+        code = compile(file.read(), main.__file__, "exec", dont_inherit=True)
+    exec(code, vars(main))
+
+
 def _main() -> None:
     usage = "usage: python -m hnetfast.compat (script.py | -m module) [arguments …]"
     arguments = sys.argv[1:]
@@ -134,7 +149,10 @@ def _main() -> None:
         runpy.run_module(program, run_name="__main__", alter_sys=True)
     else:
         sys.path[0] = str(Path(program).resolve().parent)
-        runpy.run_path(program, run_name="__main__")
+        if pkgutil.get_importer(program) is None:
+            _run_script(Path(program))
+        else:  # a folder or an archive with a __main__.py
+            runpy.run_path(program, run_name="__main__")
 
 
 if __name__ == "__main__":

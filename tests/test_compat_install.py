@@ -171,6 +171,23 @@ def test_unmodified_script_from_the_command_line(tmp_path, as_module):
     assert "'--rate', '-m'" in done.stdout and "script.py" in done.stdout
 
 
+SCRIPT_THAT_LOOKS_AT_ITSELF = """
+import atexit, os, pickle, sys
+class Mine:
+    pass
+atexit.register(lambda: print(type(pickle.loads(pickle.dumps(Mine()))) is Mine))
+print([__file__, sys.argv, sys.path[0], __name__, __package__, __spec__, sys.modules["__main__"].__file__])
+"""
+
+
+def test_script_sees_itself_as_without_compat(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT_THAT_LOOKS_AT_ITSELF)
+    plain = run("script.py", "--rate", cwd=tmp_path)
+    done = run("-m", "hnetfast.compat", "script.py", "--rate", cwd=tmp_path)
+    assert done.stdout == plain.stdout != "", done.stderr
+    assert done.stdout.endswith("True\n")
+
+
 SCRIPT_WITH_WORKERS = """
 import multiprocessing
 from hypnettorch.mnets.mlp import MLP
