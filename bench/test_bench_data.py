@@ -229,6 +229,7 @@ def test_sequences(case, bench):
     _measure("10,000 made sequences", case, make, bench)
 
 
+@pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
 def test_memory(folder, bench):
     if not bench.with_memory:
         pytest.skip("memory is left out")
