@@ -16,12 +16,14 @@ from bench.results import (
     ENSEMBLE_COLUMNS,
     FISHER_COLUMNS,
     LOCAL_CONV_COLUMNS,
+    PART_COLUMNS,
     REGULARISER_COLUMNS,
     RESULTS,
     RNN_COLUMNS,
     SAMPLER_COLUMNS,
     STRUCTURED_COLUMNS,
     SUMMARY_COLUMNS,
+    TILE_COLUMNS,
     Results,
     data_cells,
     data_facts,
@@ -32,6 +34,7 @@ from bench.results import (
     groups,
     local_conv_cells,
     local_conv_facts,
+    part_cells,
     regulariser_cells,
     regulariser_facts,
     rnn_cells,
@@ -41,6 +44,7 @@ from bench.results import (
     structured_facts,
     summary_cells,
     table_cells,
+    tile_cells,
 )
 from bench.timing import MODES
 
@@ -195,6 +199,12 @@ def docs_page(all_results: Sequence[tuple[str, Results]]) -> str:
             parts.append("### Data handlers\n\n" + _DATA)
             parts.append("\n".join(f"- {line}" for line in data_facts(results.data)))
             parts.append(_markdown_table([DATA_COLUMNS, *data_cells(results.data)]))
+        if results.parts:
+            parts.append("### `tests/gpu_first.sh`")
+            parts.append(_markdown_table([PART_COLUMNS, *part_cells(results.parts)]))
+        if tile_cells(results.tiles):
+            parts.append("### Tiles of the GPU kernels, `python -m bench.tiles`")
+            parts.append(_markdown_table([TILE_COLUMNS, *tile_cells(results.tiles)]))
         if results.rnns:
             parts.append("### Recurrent networks\n\n" + _RNNS)
             parts.append(_markdown_table([RNN_COLUMNS, *rnn_cells(results.rnns)]))

@@ -91,6 +91,10 @@ class Results:
         samplers: Times of Markov chains: ``sampler``, ``states`` and ``ms`` by contender.
         data: Times of data handlers: ``what``, ``case`` and ``ms`` by contender; or their memory: ``bytes``
             by contender and ``image_bytes``, those of one copy of the images.
+        tiles: Times of variants of the GPU kernels, see ``bench.tiles``: ``field``, ``precision``,
+            ``network``, ``conditions``, ``present`` and ``ms`` by the field's value.
+        parts: How the parts of ``tests/gpu_first.sh`` ended: ``part``, ``status``, ``output`` and, of those
+            that ran, ``seconds`` and ``limit``.
     """
 
     def __init__(self, environment: dict) -> None:
@@ -105,12 +109,15 @@ class Results:
         self.fishers: list[dict] = []
         self.samplers: list[dict] = []
         self.data: list[dict] = []
+        self.tiles: list[dict] = []
+        self.parts: list[dict] = []
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing has been measured."""
         lists = (self.rows, self.calls, self.ensembles, self.rnns, self.structured)
         lists += (self.local_convs, self.regularisers, self.fishers, self.samplers, self.data)
+        lists += (self.tiles, self.parts)
         return not any(lists)
 
     def save(self, path: Path) -> None:
@@ -127,6 +134,8 @@ class Results:
             "fishers": self.fishers,
             "samplers": self.samplers,
             "data": self.data,
+            "tiles": self.tiles,
+            "parts": self.parts,
             "rows": self.rows,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,6 +162,7 @@ class Results:
         results.fishers = content.get("fishers", [])
         results.samplers = content.get("samplers", [])
         results.data = content.get("data", [])
+        results.tiles, results.parts = content.get("tiles", []), content.get("parts", [])
         return results
 
 
@@ -582,6 +592,28 @@ def _align(cells: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
         ).rstrip()
         for line in cells
     ]
+
+
+TILE_COLUMNS = ("choice", "precision", "network", "B", "ms by value (* the one in use)")
+
+
+def tile_cells(rows: Sequence[dict]) -> list[list[str]]:
+    """Texts of a table with the columns ``TILE_COLUMNS``."""
+    lines = []
+    for row in rows:
+        times = (f"{v}{'*' * (int(v) == row['present'])}: {ms:.3f}" for v, ms in row["ms"].items())
+        if row["ms"]:
+            where = [row["network"], str(row["conditions"])]
+            lines.append([row["field"], row["precision"], *where, ", ".join(times)])
+    return lines
+
+
+PART_COLUMNS = ("part", "result", "seconds", "limit")
+
+
+def part_cells(rows: Sequence[dict]) -> list[list[str]]:
+    """Texts of a table with the columns ``PART_COLUMNS``."""
+    return [[str(row.get(key, "")) for key in ("part", "status", "seconds", "limit")] for row in rows]
 
 
 def format_text(results: Results) -> str:

@@ -200,7 +200,9 @@ def _launch_backward(
     else:
         # Each group of rows writes sums as large as the weight: only where the weight is small.
         row_groups = max(1, min(num_blocks, programs // num_tiles, 8))
-    tile_groups = min(num_tiles, max(1, programs // row_groups)) if need_features else num_tiles
+    tile_groups = num_tiles
+    if need_features:
+        tile_groups = min(num_tiles, max(1, tiles.feature_programs(arch, precision) // row_groups))
     partial_pitch = (width + 3) // 4 * 4
     workspace = {"dtype": torch.float32, "device": grad_out.device}
     grad_offset = grad_features = None

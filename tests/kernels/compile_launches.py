@@ -24,6 +24,9 @@ from triton.compiler import ASTSource
 
 from hnetfast.kernels import chunked_mlp, chunked_mlp_products, chunked_mlp_tiles
 
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", ".."))
+from bench import tiles
+
 KERNELS = [
     "_chunked_mlp_hidden_kernel",
     "_chunked_mlp_fwd_kernel",
@@ -64,6 +67,8 @@ CORNERS = [
     Network("narrow single", (), 40, 7000, 279_999, 10, 10),
     Network("medium single", (), 12, 7000, 84_000, 64, 64),
 ]
+# One with several blocks of features in each pass.
+VARIED = [Network("50,50,50,50", (50, 50, 50, 50), 53, 700_000, 36_511_244), CORNERS[4]]
 
 
 @dataclasses.dataclass
@@ -173,6 +178,14 @@ def all_launches() -> list[tuple[str, int, Launch]]:
                     found.setdefault(
                         (arch, launch.key()), (f"{network.name} B={conditions} {mode}", arch, launch)
                     )
+    # The ends of what a sweep may choose, on Hopper.
+    for part, precision in itertools.product(tiles.SWEEPS, ("ieee", "tf32")):
+        variant = chunked_mlp_tiles.VARIANTS[90, precision]._replace(**{part.field: max(part.alternatives)})
+        for network in VARIED:
+            with tiles.using(90, precision, variant), tiles.computing_in(precision):
+                launches = launches_of(network, 10, torch.float32, 90)
+            for launch in launches:
+                found.setdefault((90, launch.key()), (f"{part.field} {network.name} {precision}", 90, launch))
     return list(found.values())
 
 

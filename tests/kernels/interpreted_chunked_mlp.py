@@ -8,6 +8,7 @@ import pytest
 import torch
 from chunked_mlp_cases import CASES, Case, check, reference, with_kernels
 
+from bench import tiles as sweep
 from hnetfast.kernels import chunked_mlp, chunked_mlp_tiles
 
 MARGIN = 64
@@ -66,6 +67,34 @@ def test_tiles_of_every_generation(arch, hidden, tf32, monkeypatch):
     monkeypatch.setattr(chunked_mlp_tiles, "generation", lambda device: arch)
     monkeypatch.setattr(chunked_mlp_tiles, "input_precision", lambda dtype: "tf32" if tf32 else "ieee")
     check(Case("", "bn", hidden, conditions=4, chunks=20, chunk_size=144, cut=0, activation="tanh"))
+
+
+# Through each launch that a field of a variant changes: two blocks of features; several blocks of rows.
+VARIED = {
+    "forward_stages": Case("", "bn", (50, 40), chunks=20, chunk_size=150),
+    "repeat_rows": Case("", "bn", chunks=37, chunk_size=70, part_width=33),
+    "repeat_stages": Case("", "bn", conditions=9, chunk_size=70),
+    "feature_programs": Case("", "bn", (50,), conditions=4, chunks=20, chunk_size=300),
+}
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+@pytest.mark.parametrize(
+    ("field", "value"), [(part.field, value) for part in sweep.SWEEPS for value in part.alternatives]
+)
+def test_variants(field, value, precision, monkeypatch):
+    """Whatever a sweep may choose is right; few programs, so that more of them make a difference."""
+    monkeypatch.setattr(chunked_mlp_tiles, "num_programs", lambda arch: 3)
+    variant = chunked_mlp_tiles.VARIANTS[90, precision]._replace(**{field: value})
+    with sweep.using(90, precision, variant), sweep.computing_in(precision):
+        check(VARIED[field], around_kernels=poisoned_memory)
+
+
+def test_a_sweep_checks_its_alternatives(monkeypatch):
+    part = sweep.Sweep("repeat_rows", (16, 64), backward=True, hidden=False, conditions=(2,))
+    assert [row["errors"] for row in sweep.sweep(part, 90, "ieee", "cpu")] == [{}]
+    monkeypatch.setitem(sweep.TOLERANCES, "ieee", 0.0)
+    assert [list(row["errors"]) for row in sweep.sweep(part, 90, "ieee", "cpu")] == [[16, 64]]
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[3], Case("", "bnu", (20, 10)), Case("", "bn", (130,))])

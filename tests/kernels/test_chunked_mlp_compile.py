@@ -43,6 +43,7 @@ def test_launches_compile_without_spills(tmp_path):
     assert {row["kernel"] for row in rows} == {
         f"_chunked_mlp_{name}_kernel" for name in ("hidden", "fwd", "bwd", "reduce")
     }
+    assert {"forward_stages", "repeat_rows", "repeat_stages"} <= {row["case"].split()[0] for row in rows}
     spilled = [row for row in rows if row["stack"] or row["local"]]
     assert not spilled, spilled
     assert all(row["reg"] <= 255 for row in rows)
