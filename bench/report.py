@@ -24,6 +24,7 @@ from bench.results import (
     STRUCTURED_COLUMNS,
     SUMMARY_COLUMNS,
     TILE_COLUMNS,
+    TRAINING_COLUMNS,
     Results,
     data_cells,
     data_facts,
@@ -45,6 +46,7 @@ from bench.results import (
     summary_cells,
     table_cells,
     tile_cells,
+    training_cells,
 )
 from bench.timing import MODES
 
@@ -141,6 +143,12 @@ _SAMPLERS = (
     "Four chains of `MultiChainHMC` over the weights of an MLP 1-10-10-1, 20 samples, in milliseconds for "
     "all states. *parallel* is `num_parallel=4`: a batch in hnetfast, threads in hypnettorch."
 )
+_TRAININGS = (
+    "SplitMNIST with an MLP 784-100-100-2 and a chunked hypernetwork (the default options of "
+    "`examples.hypercl.run`), in milliseconds. *whole run*: ours is the command with its log, evaluations, "
+    "figure and checkpoints, the other side a bare loop with hypnettorch's classes. *iteration*: all of a "
+    "step of the optimiser but the data."
+)
 _DATA = (
     "Data handlers, in milliseconds: *building* reads made files of the published sizes from a warm disk, "
     "hypnettorch and hnetfast with what they left beside the files before; *first time* without. Memory is "
@@ -195,6 +203,9 @@ def docs_page(all_results: Sequence[tuple[str, Results]]) -> str:
         if results.samplers:
             parts.append("### Markov chains\n\n" + _SAMPLERS)
             parts.append(_markdown_table([SAMPLER_COLUMNS, *sampler_cells(results.samplers)]))
+        if results.trainings:
+            parts.append("### Continual-learning example\n\n" + _TRAININGS)
+            parts.append(_markdown_table([TRAINING_COLUMNS, *training_cells(results.trainings)]))
         if results.data:
             parts.append("### Data handlers\n\n" + _DATA)
             parts.append("\n".join(f"- {line}" for line in data_facts(results.data)))

@@ -89,6 +89,7 @@ class Results:
             ``peak_bytes``, ``errors`` by contender, and ``growth``, their time over that of 5 tasks.
         fishers: Times of EWC's Fisher information: ``network``, ``samples`` and ``ms`` by contender.
         samplers: Times of Markov chains: ``sampler``, ``states`` and ``ms`` by contender.
+        trainings: Times of the continual-learning example: ``what``, ``threads`` and ``ms`` by contender.
         data: Times of data handlers: ``what``, ``case`` and ``ms`` by contender; or their memory: ``bytes``
             by contender and ``image_bytes``, those of one copy of the images.
         tiles: Times of variants of the GPU kernels, see ``bench.tiles``: ``field``, ``precision``,
@@ -108,6 +109,7 @@ class Results:
         self.regularisers: list[dict] = []
         self.fishers: list[dict] = []
         self.samplers: list[dict] = []
+        self.trainings: list[dict] = []
         self.data: list[dict] = []
         self.tiles: list[dict] = []
         self.parts: list[dict] = []
@@ -116,8 +118,8 @@ class Results:
     def is_empty(self) -> bool:
         """Whether nothing has been measured."""
         lists = (self.rows, self.calls, self.ensembles, self.rnns, self.structured)
-        lists += (self.local_convs, self.regularisers, self.fishers, self.samplers, self.data)
-        lists += (self.tiles, self.parts)
+        lists += (self.local_convs, self.regularisers, self.fishers, self.samplers)
+        lists += (self.trainings, self.data, self.tiles, self.parts)
         return not any(lists)
 
     def save(self, path: Path) -> None:
@@ -133,6 +135,7 @@ class Results:
             "regularisers": self.regularisers,
             "fishers": self.fishers,
             "samplers": self.samplers,
+            "trainings": self.trainings,
             "data": self.data,
             "tiles": self.tiles,
             "parts": self.parts,
@@ -161,6 +164,7 @@ class Results:
         results.regularisers = content.get("regularisers", [])
         results.fishers = content.get("fishers", [])
         results.samplers = content.get("samplers", [])
+        results.trainings = content.get("trainings", [])
         results.data = content.get("data", [])
         results.tiles, results.parts = content.get("tiles", []), content.get("parts", [])
         return results
@@ -515,6 +519,7 @@ def regulariser_facts(rows: Sequence[dict]) -> list[str]:
 
 FISHER_COLUMNS = ("network", "samples", "hnetfast", "hypnettorch", "× hypnettorch")
 SAMPLER_COLUMNS = ("sampler", "states", "hnetfast", "hypnettorch", "× hypnettorch")
+TRAINING_COLUMNS = ("what", "threads", "hnetfast", "hypnettorch", "× hypnettorch")
 
 
 def fisher_cells(rows: Sequence[dict]) -> list[list[str]]:
@@ -525,6 +530,11 @@ def fisher_cells(rows: Sequence[dict]) -> list[list[str]]:
 def sampler_cells(rows: Sequence[dict]) -> list[list[str]]:
     """Texts of a table with the columns ``SAMPLER_COLUMNS``; times in ms."""
     return _timed_cells(rows, SAMPLER_COLUMNS)
+
+
+def training_cells(rows: Sequence[dict]) -> list[list[str]]:
+    """Texts of a table with the columns ``TRAINING_COLUMNS``; times in ms."""
+    return _timed_cells(rows, TRAINING_COLUMNS)
 
 
 def _timed_cells(rows: Sequence[dict], columns: Sequence[str]) -> list[list[str]]:
@@ -657,6 +667,9 @@ def format_text(results: Results) -> str:
     if results.samplers:
         lines += ["", "Markov chains; times in ms"]
         lines += _align([SAMPLER_COLUMNS, *sampler_cells(results.samplers)], left=(0,))
+    if results.trainings:
+        lines += ["", "Continual-learning example; times in ms"]
+        lines += _align([TRAINING_COLUMNS, *training_cells(results.trainings)], left=(0,))
     if results.data:
         lines += ["", "Data handlers; times in ms"]
         lines += _align([DATA_COLUMNS, *data_cells(results.data)], left=(0, 1))

@@ -4,7 +4,11 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <optional>
+
 #include "buffer_pool.h"
+#include "tasks.h"
 
 namespace hnetfast {
 namespace {
@@ -19,6 +23,9 @@ void multiply_add(Tensor out, const Tensor& start, const Tensor& a, const Tensor
     at::baddbmm_out(out, start, a, b);
   }
 }
+
+// Whether a step, from states `h`, is not worth a second thread.
+bool is_small(const Tensor& h) { return h.numel() * std::max<int64_t>(h.size(-1), 32) < kSerialWork; }
 
 bool is_tanh(c10::string_view activation) {
   TORCH_CHECK_VALUE(activation == "tanh" || activation == "relu", "elman_states: activation is '", activation,
@@ -38,6 +45,8 @@ Tensor elman_states(const Tensor& z, const Tensor& weight, const Tensor& h_0, c1
   const bool tanh = is_tanh(activation);
   const Tensor states = empty_pooled(z.sizes(), z.options());
   const Tensor transposed = weight.mT().contiguous();
+  std::optional<SerialLibrary> serial;
+  if (is_small(h_0)) serial.emplace();
   Tensor h = h_0;
   for (int64_t t = 0; t < z.size(0); ++t) {
     Tensor next = states.select(0, t);
@@ -53,6 +62,8 @@ Tensor elman_states_backward(const Tensor& grad, const Tensor& states, const Ten
   const bool tanh = is_tanh(activation);
   const Tensor grad_z = empty_pooled(states.sizes(), states.options());
   const Tensor matrix = weight.contiguous();
+  std::optional<SerialLibrary> serial;
+  if (is_small(states.select(0, 0))) serial.emplace();
   for (int64_t t = states.size(0) - 1; t >= 0; --t) {
     Tensor out = grad_z.select(0, t);
     if (t + 1 == states.size(0)) {

@@ -31,12 +31,19 @@ Tensor padded_rows(const Tensor& like, int64_t rows, int64_t width, string_view 
                                : at::zeros({rows, round_up(width, kVectors)}, like.options());
 }
 
-void activate_(Tensor& h, string_view activation) {
+void activate_(Tensor h, string_view activation) {
   if (activation == "relu") at::relu_(h);
   else if (activation == "sigmoid") at::sigmoid_(h);
   else if (activation == "tanh") at::tanh_(h);
   else if (activation == "elu") at::elu_(h);
   else if (activation == "leaky_relu") at::leaky_relu_(h);
+}
+
+void activate_rows_(const Tensor& padded, string_view activation) {
+  if (is_simple(activation)) return activate_(padded, activation);
+  for_each_row_block(padded.size(0), padded.size(1), [&](int64_t begin, int64_t end) {
+    activate_(padded.narrow(0, begin, end - begin), activation);
+  });
 }
 
 // Gradient before the activation, from its result h; `grad` may be overwritten.
@@ -131,7 +138,7 @@ void hidden_block(TensorList inputs, TensorList weights, TensorList biases, stri
     const int64_t width = weights[i].size(0);
     const bool keep = save || i + 2 == weights.size(), in_place = keep && is_simple(activation);
     const Tensor kept = keep ? target.narrow(1, column, width) : Tensor();
-    Tensor padded = in_place ? kept : padded_rows(target, sizes.rows(), width, activation);
+    const Tensor padded = in_place ? kept : padded_rows(target, sizes.rows(), width, activation);
     const Tensor h = padded.narrow(1, 0, width);
     column += save ? width : 0;
     if (i == 0) {
@@ -139,7 +146,7 @@ void hidden_block(TensorList inputs, TensorList weights, TensorList biases, stri
     } else {
       product_out(h, below, weights[i].t(), biases.empty() ? Tensor() : biases[i]);
     }
-    activate_(padded, activation);
+    activate_rows_(padded, activation);
     if (keep && !in_place) kept.copy_(h);
     below = h;
   }
@@ -277,7 +284,7 @@ Tensor hidden_layers(const Mlp& mlp, const Sizes& sizes, bool save) {
   const int64_t conditions = std::clamp<int64_t>(kBlockRows / std::max<int64_t>(sizes.chunks, 1), 1, std::max<int64_t>(sizes.conditions, 1));
   const int64_t chunks = std::min(sizes.chunks, kBlockRows);
   const int64_t across = count(sizes.chunks, chunks);
-  at::parallel_for(0, count(sizes.conditions, conditions) * across, 1, [&](int64_t begin, int64_t end) {
+  parallel(count(sizes.conditions, conditions) * across, work, [&](int64_t begin, int64_t end) {
     at::AutoDispatchBelowADInplaceOrView guard;  // other threads start without the state of this one
     for (int64_t task = begin; task < end; ++task) {
       const int64_t b = task / across * conditions, i = task % across * chunks;
@@ -404,14 +411,16 @@ class TiledBackward {
     }
     for (size_t i = layers_.size(); i-- > 0;) {
       const Layer& layer = layers_[i];
+      std::fill(next, next + layer.out, T(0));  // sums of this block, in a place that is free
       for (int64_t r = 0; r < height; ++r) {
         T* row = g + r * layer.pitch;
         if (relu_) {
           const T* h = hidden_ + (begin + r) * hidden_ld_ + layer.column;
           kernels_.relu_backward(row, h, layer.out);
         }
-        kernels_.add(sums + layer.bias_sum, row, layer.out);
+        kernels_.add(next, row, layer.out);
       }
+      kernels_.add(sums + layer.bias_sum, next, layer.out);
       if (i == 0) break;
       const Layer& lower = layers_[i - 1];
       for (int64_t r = 0; r < height; ++r) {

@@ -210,7 +210,7 @@ std::vector<Block> blocks(const Tensor& flat, const Sizes& sizes) {
 
 // Runs over the blocks, on all threads where there are many: each product is then a task, else it is shared out.
 template <typename F>
-void for_each_block(const std::vector<Block>& parts, const F& run) {
+void for_each_block(const std::vector<Block>& parts, int64_t work, const F& run) {
   const auto some = [&](int64_t begin, int64_t end) {
     at::AutoDispatchBelowADInplaceOrView guard;  // other threads start without the state of this one
     for (int64_t i = begin; i < end; ++i) run(parts[i]);
@@ -218,12 +218,12 @@ void for_each_block(const std::vector<Block>& parts, const F& run) {
   if (parts.size() < kManyBlocks) {
     some(0, parts.size());
   } else {
-    at::parallel_for(0, parts.size(), 1, some);
+    parallel(parts.size(), work, some);
   }
 }
 
 void product_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Sizes& sizes, const Tensor& out) {
-  for_each_block(blocks(out, sizes), [&](const Block& block) {
+  for_each_block(blocks(out, sizes), x.size(0) * weight.numel(), [&](const Block& block) {
     const Tensor rows = x.narrow(0, block.first_row, block.rows);
     const Tensor w = weight.narrow(0, 0, block.columns).t();
     product_out(block.flat, rows, w, bias.defined() ? bias.narrow(0, 0, block.columns) : bias);
@@ -254,6 +254,7 @@ void add_parameter_grads(const std::vector<Block>& parts, const Tensor& x, int64
 
 void product_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Sizes& sizes, LastGrads& grads) {
   const auto parts = grad.numel() > 0 ? blocks(grad, sizes) : std::vector<Block>();
+  const int64_t work = x.size(0) * weight.numel();
   int64_t covered = 0;
   for (const Block& block : parts) covered += block.rows;
   const bool all_columns = !parts.empty() && parts[0].columns == sizes.chunk_size;
@@ -262,13 +263,13 @@ void product_backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
   if (grads.x.defined() && covered < x.size(0)) grads.x.zero_();
   if (grads.y.defined()) grads.y.zero_();
   if (grads.x.defined()) {
-    for_each_block(parts, [&](const Block& block) {
+    for_each_block(parts, work, [&](const Block& block) {
       product_out(grads.x.narrow(0, block.first_row, block.rows), block.flat, weight.narrow(0, 0, block.columns));
     });
   }
   if (!grads.weight.defined() && !grads.bias.defined()) return;
   const int64_t columns = sizes.chunk_size, tasks = parts.size() < kManyBlocks ? 1 : std::clamp<int64_t>(columns / 256, 2, 8);
-  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+  parallel(tasks, work, [&](int64_t begin, int64_t end) {
     at::AutoDispatchBelowADInplaceOrView guard;
     for (int64_t task = begin; task < end; ++task) {
       add_parameter_grads(parts, x, columns * task / tasks, columns * (task + 1) / tasks, all_columns, grads);
@@ -283,7 +284,8 @@ Sizes unplaced(const Sizes& sizes) { return {sizes.conditions, sizes.chunks, siz
 // Calls run(element of the product [B, N·S], element of the outputs [B, n], count) for all pieces that have a place.
 template <typename F>
 void for_each_piece(const Sizes& sizes, const Placement& placement, const F& run) {
-  at::parallel_for(0, sizes.rows(), 1, [&](int64_t begin, int64_t end) {
+  constexpr int64_t kWork = 8;  // of an element, in multiply-adds
+  parallel(sizes.rows(), sizes.rows() * sizes.chunk_size * kWork, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const int64_t* places = placement.places + r % sizes.chunks * placement.pieces;
       for (int64_t s = 0; s < placement.pieces; ++s) {

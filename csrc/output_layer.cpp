@@ -91,7 +91,7 @@ void forward_panels(const OutputLayer<T>& layer, T* out) {
         pack_columns(kernels, layer, layer.y_columns, j0, count, unit, w_y);
         std::fill(start, start + unit, T(0));
         if (layer.bias) std::copy(layer.bias + j0, layer.bias + j0 + count, start);
-        kernels.gemm(1, unit, layer.l, layer.y, layer.l, 1, w_y, unit, start, unit, nullptr, true);
+        kernels.gemm(1, unit, layer.l, layer.y, layer.l, 1, w_y, unit, start, unit, start, false);
       }
       const int64_t block = panels > 1 ? kernels.block_rows : row_end - row0;
       for (int64_t r0 = row0; r0 < row_end; r0 += block) {

@@ -10,9 +10,9 @@ namespace {
 
 using at::Tensor;
 
-constexpr int64_t kDepth = 1024;  // terms of the sums taken together
-constexpr int64_t kPanels = 4;    // panels of columns packed together: with kDepth, a part of the second-level cache
-constexpr int64_t kRows = 512;    // of a result that one library call computes
+constexpr int64_t kDepth = 5 * kSumDepth;  // terms of the sums for which a matrix is packed at a time
+constexpr int64_t kPanels = 4;             // of columns packed together: with kDepth, a part of the second-level cache
+constexpr int64_t kRows = 512;             // of a result that one library call computes
 
 // [depth, count] with rows `ld` apart to [depth, unit], padded with zeros.
 template <typename T>
@@ -23,9 +23,10 @@ void copy_panel(const T* from, int64_t ld, int64_t depth, int64_t count, T* pane
   }
 }
 
-// C = A·B, or A·Bᵀ where `transposed`: each element summed by one thread, in an order that only P decides.
+// C = A·B, or A·Bᵀ where `transposed`: each element summed by one thread, in an order that only P decides. A[m, p] lies at
+// m·am + p·ap.
 template <typename T>
-void tile_product(int64_t M, int64_t N, int64_t P, const T* A, int64_t lda, const T* B, int64_t ldb, bool transposed,
+void tile_product(int64_t M, int64_t N, int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb, bool transposed,
                   T* C, int64_t ldc, const T* bias, bool accumulate) {
   const TileKernels<T>& kernels = tile_kernels<T>();
   const int64_t unit = kernels.block_columns, all = (N + unit - 1) / unit;
@@ -57,17 +58,17 @@ void tile_product(int64_t M, int64_t N, int64_t P, const T* A, int64_t lda, cons
         }
         for (int64_t m = row0; m < row_end; m += kernels.block_rows) {
           const int64_t height = std::min(kernels.block_rows, row_end - m);
-          const T* a = A + m * lda + p0;
+          const T* a = A + m * am + p0 * ap;
           for (int64_t p = first; p < last; ++p) {
             const int64_t j0 = p * unit, count = std::min(unit, N - j0);
             const T *panel = memory + (p - first) * panel_size, *start = panel + kDepth * unit;
             T* c = C + m * ldc + j0;
             if (count == unit) {
-              kernels.gemm(height, unit, depth, a, lda, 1, panel, unit, c, ldc, start, add);
+              kernels.gemm(height, unit, depth, a, am, ap, panel, unit, c, ldc, start, add);
               continue;
             }
             for (int64_t i = 0; i < height && add; ++i) std::copy(c + i * ldc, c + i * ldc + count, edge + i * unit);
-            kernels.gemm(height, round_up(count, kernels.lanes), depth, a, lda, 1, panel, unit, edge,
+            kernels.gemm(height, round_up(count, kernels.lanes), depth, a, am, ap, panel, unit, edge,
                          unit, start, add);
             for (int64_t i = 0; i < height; ++i) std::copy(edge + i * unit, edge + i * unit + count, c + i * ldc);
           }
@@ -86,7 +87,7 @@ bool by_rows(const Tensor& matrix) { return matrix.stride(1) == 1 || matrix.size
 template <typename T>
 void tile_product(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulate) {
   const bool transposed = !by_rows(b);
-  tile_product<T>(a.size(0), b.size(1), a.size(1), a.const_data_ptr<T>(), a.stride(0), b.const_data_ptr<T>(),
+  tile_product<T>(a.size(0), b.size(1), a.size(1), a.const_data_ptr<T>(), a.stride(0), a.stride(1), b.const_data_ptr<T>(),
                   b.stride(transposed), transposed, out.mutable_data_ptr<T>(), out.stride(0),
                   bias.defined() ? bias.const_data_ptr<T>() : nullptr, accumulate);
 }
@@ -137,8 +138,9 @@ void product_out(const Tensor& out, const Tensor& a, const Tensor& b, const Tens
   const bool tiles = a.scalar_type() == at::kFloat || a.scalar_type() == at::kDouble;
   if (!tiles) return reduced_product(out, a, b, bias, accumulate);
   // Columns of `a` that lie together suit the library, which rearranges both sides.
-  if (!by_rows(a) && a.stride(0) == 1) return blocked_library_product(out, a, b, bias, accumulate);
-  const Tensor left = by_rows(a) ? a : a.contiguous();
+  const bool by_columns = !by_rows(a) && a.stride(0) == 1;
+  if (by_columns && a.numel() * b.size(1) >= kSerialWork) return blocked_library_product(out, a, b, bias, accumulate);
+  const Tensor left = by_columns || a.stride(1) == 1 ? a : a.contiguous();
   const Tensor right = by_rows(b) || b.stride(0) == 1 ? b : b.contiguous();
   const Tensor start = bias.defined() ? bias.contiguous() : bias;
   if (a.scalar_type() == at::kFloat) {

@@ -7,32 +7,47 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
+#include <memory>
+#include <new>
+#include <type_traits>
 
+#include "serial_library.h"
 #include "tile_kernels.h"
 
 namespace hnetfast {
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Memory of this thread, kept between calls.
+constexpr std::align_val_t kCacheLine{64};
+
+struct AlignedDelete {
+  void operator()(void* memory) const { ::operator delete(memory, kCacheLine); }
+};
+
+// Memory of this thread, kept between calls, at the start of a cache line: vectors that straddle two lines take up to
+// twice as long.
 template <typename T>
 T* scratch(int64_t count) {
-  thread_local std::vector<T> buffer;
+  static_assert(std::is_trivial_v<T>);
+  thread_local std::unique_ptr<T, AlignedDelete> buffer;
+  thread_local int64_t size = -1;
 #ifdef __SANITIZE_ADDRESS__
-  buffer = std::vector<T>();  // so that there is nothing of use beyond the end
+  size = -1;  // so that there is nothing of use beyond the end
 #endif
-  if (static_cast<int64_t>(buffer.size()) < count) {
-    buffer.clear();
-    buffer.resize(count);
+  if (size < count) {
+    size = -1;
+    buffer.reset();
+    buffer.reset(static_cast<T*>(::operator new(count * sizeof(T), kCacheLine)));
+    size = count;
   }
-  return buffer.data();
+  return buffer.get();
 }
+
+constexpr int64_t kSerialWork = 1 << 19;  // multiply-adds that cost less than to wait for a second thread
 
 // Runs tasks [0, tasks) on all threads, or on this one where `work` multiply-adds do not pay for a second.
 template <typename F>
 void parallel(int64_t tasks, int64_t work, const F& run) {
-  constexpr int64_t kSerialWork = 1 << 19;
   if (work < kSerialWork) {
     run(0, tasks);
   } else {
@@ -45,9 +60,11 @@ void parallel(int64_t tasks, int64_t work, const F& run) {
 template <typename F>
 void for_each_row_block(int64_t rows, int64_t width, const F& run) {
   constexpr int64_t kElements = 1 << 14;  // half of what the library shares out
+  constexpr int64_t kWork = 32;           // of an element, in multiply-adds
   const int64_t block = std::clamp<int64_t>(kElements / std::max<int64_t>(width, 1), 1, 256);
-  at::parallel_for(0, (rows + block - 1) / block, 1, [&](int64_t first, int64_t last) {
+  parallel((rows + block - 1) / block, rows * width * kWork, [&](int64_t first, int64_t last) {
     at::AutoDispatchBelowADInplaceOrView guard;  // other threads start without the state of this one
+    SerialLibrary serial;
     for (int64_t i = first; i < last; ++i) run(i * block, std::min((i + 1) * block, rows));
   });
 }

@@ -10,14 +10,17 @@ struct Columns {
   int64_t from, to, width;
 };
 
+// Terms of a sum that are added up one by one. Longer sums add up sums of as many terms: their rounding errors grow less.
+constexpr int64_t kSumDepth = 192;
+
 template <typename T>
 struct TileKernels {
   const char* name;
   int64_t lanes;  // elements of a vector: tile pitches and padded widths are multiples of it
   int64_t block_rows, block_columns;  // what one register block covers
 
-  // C[m, n] = init + Σ_p A[m·am + p·ap] B[p·ldb + n] for n < N, a multiple of `lanes`. `init` is C where
-  // `accumulate`, else bias[n], else 0.
+  // C[m, n] (+)= bias[n] + Σ_p A[m·am + p·ap] B[p·ldb + n] for n < N, a multiple of `lanes`. Sums start with the bias, of
+  // which there may be none, and which does not count where they `accumulate`; to C they are added in the end.
   void (*gemm)(int64_t M, int64_t N, int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb, T* C,
                int64_t ldc, const T* bias, bool accumulate);
   // out[offset[m] + n] = bias[n] + Σ_p A[m·lda + p] panel[p·block_columns + n] for n < min(width[m] − start,

@@ -23,7 +23,7 @@ using Vector = typename VectorOf<T>::type;
 template <typename T>
 constexpr int kLanes = HN_BYTES / sizeof(T);
 
-// `last` is added to the sums in the end.
+// Sums start with the bias; what is in C, where they `accumulate`, and `last` are added in the end.
 template <typename T, int MR, int NV>
 HN_TARGET void register_block(int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb,
                               T* const* C, const T* bias, bool accumulate, const T* last = nullptr) {
@@ -32,10 +32,7 @@ HN_TARGET void register_block(int64_t P, const T* A, int64_t am, int64_t ap, con
 #pragma GCC unroll 16
   for (int m = 0; m < MR; ++m) {
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) {
-      const T* from = accumulate ? C[m] : bias;
-      sum[m][v] = from ? reinterpret_cast<const V*>(from)[v] : V{};
-    }
+    for (int v = 0; v < NV; ++v) sum[m][v] = bias ? reinterpret_cast<const V*>(bias)[v] : V{};
   }
   for (int64_t p = 0; p < P; ++p) {
     alignas(HN_BYTES) V b[NV];
@@ -50,11 +47,11 @@ HN_TARGET void register_block(int64_t P, const T* A, int64_t am, int64_t ap, con
     A += ap;
     B += ldb;
   }
-  if (last) {
+  if (last || accumulate) {
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m) {
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) sum[m][v] += reinterpret_cast<const V*>(last)[v];
+      for (int v = 0; v < NV; ++v) sum[m][v] += reinterpret_cast<const V*>(accumulate ? C[m] : last)[v];
     }
   }
 #pragma GCC unroll 16
@@ -111,16 +108,14 @@ HN_TARGET void gemm_scatter(int64_t M, int64_t P, const T* A, int64_t lda, const
   }
 }
 
-// Terms of the sums are taken kDepth at a time, so that a panel of B stays in the first-level cache for all rows.
-constexpr int64_t kDepth = 128;
-
+// A panel of kSumDepth rows of B stays in the first-level cache for all rows of A.
 template <typename T, int NV>
 HN_INLINE void panel(int64_t M, int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb, T* C,
                      int64_t ldc, const T* bias, bool accumulate) {
   int64_t p = 0;
   do {
-    const int64_t depth = P - p < 2 * kDepth ? P - p : kDepth;
-    column_block<T, NV>(M, depth, A + p * ap, am, ap, B + p * ldb, ldb, C, ldc, bias, accumulate || p > 0);
+    const int64_t depth = std::min(kSumDepth, P - p);
+    column_block<T, NV>(M, depth, A + p * ap, am, ap, B + p * ldb, ldb, C, ldc, accumulate || p ? nullptr : bias, accumulate || p > 0);
     p += depth;
   } while (p < P);
 }
@@ -163,24 +158,31 @@ HN_TARGET void bytes_to_unit(T* to, const uint8_t* from, int64_t count) {
   }
 }
 
+// c[u] (+)= the products of U rows of B with `a`, in the order of `gemm`.
+template <typename T, int U>
+HN_INLINE void some_dots(int64_t P, const T* a, const T* B, int64_t ldb, T* c, const T* bias, bool add) {
+  T total[U];
+  int64_t p = 0;
+  do {
+    T sum[U];
+    for (int u = 0; u < U; ++u) sum[u] = bias && p == 0 ? bias[u] : T(0);
+    const int64_t end = std::min(p + kSumDepth, P);
+    for (int64_t q = p; q < end; ++q) {
+      for (int u = 0; u < U; ++u) sum[u] = add_product(sum[u], B[u * ldb + q], a[q]);
+    }
+    for (int u = 0; u < U; ++u) total[u] = p ? sum[u] + total[u] : sum[u];
+    p = end;
+  } while (p < P);
+  for (int u = 0; u < U; ++u) c[u] = add ? c[u] + total[u] : total[u];
+}
+
 // Scalars, eight sums at a time: for matrices that are not worth laying out for `gemm`, whose order of terms it keeps.
 template <typename T>
 HN_TARGET void dot_rows(int64_t N, int64_t P, const T* a, const T* B, int64_t ldb, T* c, const T* bias, bool add) {
   constexpr int U = 8;
   int64_t n = 0;
-  for (; n + U <= N; n += U) {
-    T sum[U];
-    for (int u = 0; u < U; ++u) sum[u] = bias ? bias[n + u] : T(0);
-    for (int64_t p = 0; p < P; ++p) {
-      for (int u = 0; u < U; ++u) sum[u] = add_product(sum[u], B[(n + u) * ldb + p], a[p]);
-    }
-    for (int u = 0; u < U; ++u) c[n + u] = add ? c[n + u] + sum[u] : sum[u];
-  }
-  for (; n < N; ++n) {
-    T sum = bias ? bias[n] : T(0);
-    for (int64_t p = 0; p < P; ++p) sum = add_product(sum, B[n * ldb + p], a[p]);
-    c[n] = add ? c[n] + sum : sum;
-  }
+  for (; n + U <= N; n += U) some_dots<T, U>(P, a, B + n * ldb, ldb, c + n, bias ? bias + n : nullptr, add);
+  for (; n < N; ++n) some_dots<T, 1>(P, a, B + n * ldb, ldb, c + n, bias ? bias + n : nullptr, add);
 }
 
 // One stage of the transposition of an L × L block: swap the off-diagonal S × S blocks of every 2S × 2S block.
@@ -299,6 +301,11 @@ HN_TARGET void pack_transposed(T* tile, int64_t pitch, const T* matrix, const T*
       if (height > 0 && matrix + (j + height - 1) * ld + k + L <= end) {
         alignas(HN_BYTES) V block[L];
         if (height == L) {
+          // The rows of the next block: as so many streams, the processor may or may not see them coming.
+          if (const T* next = matrix + (j + L) * ld + k; next + L * ld <= end) {
+#pragma GCC unroll 16
+            for (int r = 0; r < L; ++r) __builtin_prefetch(next + r * ld);
+          }
 #pragma GCC unroll 16
           for (int r = 0; r < L; ++r) block[r] = *reinterpret_cast<const V*>(matrix + (j + r) * ld + k);
         } else {

@@ -24,6 +24,7 @@ _FUNCTIONS = {
 }  # fmt: skip
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 RELU, TANH = nn.ReLU(), nn.Tanh()  # defaults of constructors, see own_activation
+_UNSHARED = 1 << 14  # elements, half of what PyTorch shares out among threads
 _WHOLE_VECTORS = 64  # elements: what PyTorch's loops take at a time is a divisor, for all types
 
 
@@ -56,8 +57,8 @@ def is_watched(activation: Any) -> bool:
 def activate_rows(x: Tensor, activation: Any) -> Tensor:
     """Apply an elementwise activation function such that the bits of a row don't depend on the other rows.
 
-    PyTorch computes the last elements of a tensor on a CPU, those that fill no vector, one by one and rounds
-    them differently. With rows of whole vectors there are none.
+    PyTorch computes the last elements of a thread's share on a CPU, those that fill no vector, one by one and
+    rounds them differently. With rows of whole vectors, and few at a time, there are none.
 
     Args:
         x: Tensor ``[R, K]``.
@@ -66,6 +67,11 @@ def activate_rows(x: Tensor, activation: Any) -> Tensor:
     Returns:
         Tensor ``[R, K]``.
     """
+    if x.device.type != "cpu":
+        return activation(x)
     width = x.shape[1]
-    padding = -width % _WHOLE_VECTORS if x.device.type == "cpu" else 0
-    return activation(F.pad(x, (0, padding)))[:, :width] if padding else activation(x)
+    padded = F.pad(x, (0, -width % _WHOLE_VECTORS))
+    rows = max(_UNSHARED // max(padded.shape[1], 1), 1)
+    if rows >= len(x):
+        return activation(padded)[:, :width]
+    return torch.cat([activation(block)[:, :width] for block in padded.split(rows)])

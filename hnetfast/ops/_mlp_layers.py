@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from hnetfast.ops._activations import activate_rows
+from hnetfast.ops._row_products import times
 
 ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh", "elu", "leaky_relu")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -93,15 +97,25 @@ def activation_grad(grad: Tensor, h: Tensor, activation: str) -> Tensor:
 
 
 def mlp_layers(inputs, weights, biases, activation: str) -> list[Tensor]:
-    """Results of all layers, the hidden ones after their activation: ``[B or 1, N or 1, width]`` each."""
+    """Results of all layers, the hidden ones after their activation: ``[B or 1, N or 1, width]`` each.
+
+    The bits of a condition's results do not depend on the other conditions.
+    """
+    _, num_chunks = sizes_of(inputs)
+
+    def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        weight = weight if weight.stride(1) == 1 else weight.contiguous()
+        return times(rows.flatten(0, 1), weight, num_chunks, bias).view(*rows.shape[:2], len(weight))
+
     columns = weights[0].split([part.shape[2] for part in inputs], dim=1)
-    x = sum(part @ w.t() for part, w in zip(inputs, columns, strict=True))
+    x = sum(linear(part, w) for part, w in zip(inputs, columns, strict=True))
     if biases:
         x = x + biases[0]
     results = []
     for i, weight in enumerate(weights[1:], start=1):
-        results.append(activate(x, activation))
-        x = F.linear(results[-1], weight, biases[i] if biases else None)
+        h = activate_rows(x.flatten(0, 1), partial(activate, activation=activation))
+        results.append(h.view(x.shape))
+        x = linear(results[-1], weight, biases[i] if biases else None)
     return [*results, x]
 
 
@@ -134,22 +148,50 @@ def mlp_backward(grad_out, hidden, inputs, weights, biases, activation, needs, s
     widths = [w.shape[0] for w in weights[:-1]]
     layers = hidden.view(num_conditions, num_chunks, sum(widths)).split(widths, dim=2) if widths else ()
     grad_inputs, grad_weights, grad_biases = [], [None] * len(weights), [None] * len(biases)
+
+    def outer(grad: Tensor, x: Tensor) -> Tensor:  # [out, in], summed over all rows
+        return times(grad.flatten(0, 1).t(), x.flatten(0, 1).t(), grad.shape[2])
+
+    def through(grad: Tensor, weight: Tensor) -> Tensor:
+        return times(grad.flatten(0, 1), weight.t(), num_chunks).view(*grad.shape[:2], weight.shape[1])
+
     for i in reversed(range(len(weights))):
         if biases:
             grad_biases[i] = grad.sum((0, 1))
         if i > 0:
-            grad_weights[i] = torch.einsum("bio,bik->ok", grad, layers[i - 1])
-            grad = activation_grad(grad @ weights[i], layers[i - 1], activation)
+            grad_weights[i] = outer(grad, layers[i - 1])
+            grad = activation_grad(through(grad, weights[i]), layers[i - 1], activation)
     columns = []
     for part, weight in zip(inputs, weights[0].split([p.shape[2] for p in inputs], dim=1), strict=True):
         # A part that does not vary with the conditions (chunks) meets the sum of the gradient over them.
         axes = [axis for axis in (0, 1) if part.shape[axis] == 1]
         grad_part = grad.sum(axes, keepdim=True) if axes else grad
-        columns.append(torch.einsum("bio,bik->ok", grad_part, part))
-        grad_inputs.append(grad_part @ weight)
+        columns.append(outer(grad_part, part))
+        grad_inputs.append(through(grad_part, weight))
     grad_weights[0] = torch.cat(columns, dim=1)
     grads = [*grad_inputs, *grad_weights, *grad_biases]
     return [g if need else g.new_empty(0) for g, need in zip(grads, needs, strict=True)]
+
+
+def backward_of_active(grad_out, hidden, inputs, weights, biases, activation, needs, sizes):
+    """The same without conditions that have no gradient: bits are those of a call for the others alone.
+
+    Arguments and result as for :func:`mlp_backward`; not differentiable.
+    """
+    arguments = weights, biases, activation, needs
+    num_conditions, num_chunks = sizes
+    if grad_out.device.type != "cpu" or num_conditions < 2:  # elsewhere looking would be waiting
+        return mlp_backward(grad_out, hidden, inputs, *arguments, sizes)
+    active = grad_out.any(1).nonzero().flatten()
+    if len(active) in (0, num_conditions):
+        return mlp_backward(grad_out, hidden, inputs, *arguments, sizes)
+    parts = [part if part.shape[0] == 1 else part[active] for part in inputs]
+    rows = hidden.view(num_conditions, -1)[active]
+    results = mlp_backward(grad_out[active], rows, parts, *arguments, (len(active), num_chunks))
+    for i, part in enumerate(inputs):
+        if needs[i] and part.shape[0] != 1:
+            results[i] = torch.zeros_like(part).index_copy_(0, active, results[i])
+    return results
 
 
 def fold_batch(inputs, in_dims, batch_size: int) -> tuple[list[Tensor], int]:

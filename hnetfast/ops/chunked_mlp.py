@@ -25,6 +25,7 @@ from hnetfast.ops._mlp_autograd import register_autograd
 from hnetfast.ops._mlp_layers import (
     ACTIVATIONS,
     DTYPES,
+    backward_of_active,
     check_network,
     differentiable_hidden,
     fold_batch,
@@ -112,7 +113,7 @@ def _forward_reference(inputs, weights, biases, activation, num_outputs, save_hi
 
 
 def _backward_reference(grad_out, hidden, inputs, weights, biases, activation, needs):
-    return mlp_backward(grad_out, hidden, inputs, weights, biases, activation, needs, sizes_of(inputs))
+    return backward_of_active(grad_out, hidden, inputs, weights, biases, activation, needs, sizes_of(inputs))
 
 
 LIBRARY.impl("chunked_mlp", _forward_reference, "CompositeExplicitAutograd")
@@ -164,8 +165,9 @@ def _backward_fake(grad_out, hidden, inputs, weights, biases, activation, needs)
 
 
 def _differentiable_backward(grad_out, inputs, weights, biases, activation, needs):
-    hidden = differentiable_hidden(inputs, weights, biases, activation, sizes_of(inputs))
-    return _backward_reference(grad_out, hidden, inputs, weights, biases, activation, needs)
+    sizes = sizes_of(inputs)
+    hidden = differentiable_hidden(inputs, weights, biases, activation, sizes)
+    return mlp_backward(grad_out, hidden, inputs, weights, biases, activation, needs, sizes)
 
 
 register_autograd("chunked_mlp", _forward_reference, _differentiable_backward)

@@ -21,6 +21,7 @@ from hnetfast import _env
 from hnetfast.ops._library import LIBRARY, loop_over_batch
 from hnetfast.ops._mlp_autograd import register_autograd
 from hnetfast.ops._mlp_layers import (
+    backward_of_active,
     check_network,
     differentiable_hidden,
     fold_batch,
@@ -240,10 +241,10 @@ def _backward_reference(grad_out, hidden, inputs, weights, biases, counts, activ
         width = sum(w.shape[0] for w in group.weights[:-1])
         layers.append(rest[: conditions * chunks * width].view(conditions, chunks, width))
         rest = rest[conditions * chunks * width :]
-    return _backward(grad_out, layers, groups, placement, needs)
+    return _backward(grad_out, layers, groups, placement, needs, backward_of_active)
 
 
-def _backward(grad_out, layers, groups, placement, needs):
+def _backward(grad_out, layers, groups, placement, needs, backward):
     sizes = _group_sizes(groups)
     lengths = [n * group.weights[-1].shape[0] for group, (_, n) in zip(groups, sizes, strict=True)]
     sources = source_indices(placement, [n for _, n in sizes], grad_out.shape[1], grad_out.device)
@@ -251,7 +252,7 @@ def _backward(grad_out, layers, groups, placement, needs):
     grads = ([], [], [])
     for group, hidden, size, grad in zip(groups, layers, sizes, grad_rows.split(lengths, 1), strict=True):
         lists = group[:3]
-        found = mlp_backward(grad, hidden, *group, [True] * sum(map(len, lists)), size)
+        found = backward(grad, hidden, *group, [True] * sum(map(len, lists)), size)
         for all_grads, tensors in zip(grads, lists, strict=True):
             all_grads.extend(found[: len(tensors)])
             del found[: len(tensors)]
@@ -366,7 +367,7 @@ def _backward_fake(grad_out, hidden, inputs, weights, biases, counts, activation
 def _differentiable_backward(grad_out, inputs, weights, biases, counts, activations, placement, needs):
     groups = _split(inputs, weights, biases, counts, activations)
     hidden = [differentiable_hidden(*g, s) for g, s in zip(groups, _group_sizes(groups), strict=True)]
-    return _backward(grad_out, hidden, groups, placement, needs)
+    return _backward(grad_out, hidden, groups, placement, needs, mlp_backward)
 
 
 register_autograd("grouped_mlp", _forward_reference, _differentiable_backward)
