@@ -181,7 +181,7 @@ def test_mlp_computes_like_hypnettorch(arguments, form, training, per_sample):
         except Exception as error:
             results.append(error)
     if arguments["context_mod_no_weights"] and not theirs._num_context_mod_shapes():
-        return  # hypnettorch asks for weights of modulation layers that do not exist
+        return  # differs: `MLP(context_mod_no_weights=True)`
     if isinstance(results[0], Exception):
         assert isinstance(results[1], (ValueError, TypeError)), results
         return

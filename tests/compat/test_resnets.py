@@ -89,7 +89,7 @@ def networks(draw):
     else:
         some_maps = st.sampled_from([(2, 2, 3, 4), [2, 3, 3, 5]])
         arguments |= {
-            # hypnettorch's ResNet fails where two groups have as many maps.
+            # differs: `ResNet` takes groups
             "num_feature_maps": (2, 2, 3, 4) if name == "ResNet" else draw(some_maps),
             "n": draw(st.integers(1, 2)),
             "k": draw(st.integers(1, 2)),
@@ -210,7 +210,7 @@ def test_calls(case, training, data):
         options += ["mod", "mod_weights"]
     if has_own_mod or not num_mod:
         options.append("internal_weights")
-    if complete and has_own_mod:  # hypnettorch refuses it without modulation too
+    if complete and has_own_mod:  # differs: `ResNet`, `WRN` and `ResNetIN` compute
         options.append("own")
     form = data.draw(st.sampled_from(options))
     per_sample = bool(num_mod) and data.draw(st.booleans())
@@ -276,7 +276,7 @@ def test_conditions(name, training):
     for condition in (None, 0, 1, {"bn_stats_id": 0}):
         results = [run(n, images(arguments), [], condition=condition) for n in map(copy.deepcopy, found)]
         assert_same(results[1], results[0])
-    # Stored modulation is documented, but hypnettorch's networks ignore or refuse it.
+    # differs: `ResNet.forward`, `WRN.forward`
     ours = found[1]
     stored = [w for layer in ours.context_mod_layers for w in layer.get_weights(0)]
     x = images(arguments)
