@@ -96,10 +96,16 @@ def parse_call(
     uncond_weights = cond_weights = further = None
     if weights is not None:
         uncond_weights, cond_weights, further = _sort_weights(hnet, weights)
-    ids = None if cond_id is None else parse_cond_ids(cond_id, hnet.num_known_conds)
-    only_ids = weights is None and uncond_input is None and cond_input is None
     return Call(
-        uncond_input, cond_input, ids, uncond_weights, cond_weights, further, condition, ret_format, only_ids
+        uncond_input,
+        cond_input,
+        None if cond_id is None else parse_cond_ids(cond_id, hnet._num_known_conds),
+        uncond_weights,
+        cond_weights,
+        further,
+        condition,
+        ret_format,
+        weights is None and uncond_input is None and cond_input is None,
     )
 
 

@@ -12,7 +12,7 @@ from hnetfast._errors import InputError, InputIndexError, InputTypeError
 from hnetfast.hnets._arguments import check_index
 from hnetfast.hnets._call import Call
 from hnetfast.hnets._conditioned_hnet import ConditionedHyperNet
-from hnetfast.hnets._conditions import new_embedding, select_parameters
+from hnetfast.hnets._conditions import new_embedding, own_params, select_parameters
 
 
 class ChunkEmbeddingHyperNet(ConditionedHyperNet):
@@ -154,7 +154,7 @@ class ChunkEmbeddingHyperNet(ConditionedHyperNet):
             raise InputTypeError(
                 "weights: needed for cond_id, because chunk embeddings are not kept internally"
             )
-        params, keys = self._internal_params, self._chunk_keys
+        params, keys = own_params(self), self._chunk_keys
         return [
             select_parameters(params, keys[i::count], given and given[i::count], call.ids, tuple(shape))
             for i, shape in enumerate(self._chunk_emb_shapes)

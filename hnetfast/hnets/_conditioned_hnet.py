@@ -11,7 +11,13 @@ from torch import Tensor, distributed, nn
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets._arguments import check_index, check_size
 from hnetfast.hnets._call import Call, no_such_condition, parse_call
-from hnetfast.hnets._conditions import check_checkpoint, new_embedding, select_parameters, touch_parameters
+from hnetfast.hnets._conditions import (
+    check_checkpoint,
+    new_embedding,
+    own_params,
+    select_parameters,
+    touch_parameters,
+)
 from hnetfast.hnets._hyperfan import check_method, check_variances
 from hnetfast.hnets._inputs import check_complete, check_input
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
@@ -47,6 +53,7 @@ class ConditionedHyperNet(nn.Module, HyperNetInterface):
         HyperNetInterface.__init__(self)
         self._uncond_in_size = uncond_in_size
         self._cond_in_size = cond_in_size
+        self._num_inputs = (uncond_in_size > 0) + (cond_in_size > 0)
         self._no_uncond_weights = bool(no_uncond_weights)
         self._no_cond_weights = bool(no_cond_weights)
         self._num_cond_embs = self._num_known_conds = num_cond_embs
@@ -222,7 +229,8 @@ class ConditionedHyperNet(nn.Module, HyperNetInterface):
         elif call.ids is not None and self._cond_in_size > 0:
             names.append("cond_id")
             inputs.append(self._embeddings(call))
-        check_complete(call, self._uncond_in_size, self._cond_in_size)
+        if len(inputs) < self._num_inputs:
+            check_complete(call, self._uncond_in_size, self._cond_in_size)
         return names, inputs
 
     def _embeddings(self, call: Call) -> Tensor:
@@ -233,7 +241,7 @@ class ConditionedHyperNet(nn.Module, HyperNetInterface):
         elif self._no_cond_weights:
             raise InputTypeError("weights: needed for cond_id, because embeddings are not kept internally")
         shape = (1, self._cond_in_size)
-        return select_parameters(self._internal_params, self._embedding_keys, given, call.ids, shape)
+        return select_parameters(own_params(self), self._embedding_keys, given, call.ids, shape)
 
     def _uncond_weights(self, call: Call) -> list[Tensor]:
         """All unconditional parameters, given or own ones."""
@@ -241,12 +249,12 @@ class ConditionedHyperNet(nn.Module, HyperNetInterface):
             return call.uncond_weights
         if self._no_uncond_weights:
             raise InputTypeError("weights: needed, because unconditional weights are not kept internally")
-        return look_up(self._internal_params, self._uncond_keys)
+        return look_up(own_params(self), self._uncond_keys)
 
     def _touch_first(self, inputs: list[Tensor]) -> None:
         """Let the first input depend on all conditional parameters where other processes wait for that."""
         if distributed.is_available() and distributed.is_initialized():
-            inputs[0] = touch_parameters(inputs[0], look_up(self._internal_params, self._cond_keys))
+            inputs[0] = touch_parameters(inputs[0], look_up(own_params(self), self._cond_keys))
 
     def distillation_targets(self) -> None:
         """There is nothing to distil.

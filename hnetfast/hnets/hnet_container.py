@@ -20,7 +20,7 @@ from hnetfast.hnets._arguments import (
 from hnetfast.hnets._assembled import Assembled
 from hnetfast.hnets._assembly import Assembly
 from hnetfast.hnets._call import Call, no_such_condition, parse_call, refuse_distilled_params
-from hnetfast.hnets._conditions import check_checkpoint, select_parameters, touch_parameters
+from hnetfast.hnets._conditions import check_checkpoint, own_params, select_parameters, touch_parameters
 from hnetfast.hnets._part import Part
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
 from hnetfast.mnets._ties import find_ties, tie_again
@@ -281,7 +281,7 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
         of_hnets = self._given_to_hnets(call)
         uncond, cond = self._own_tensors(call)
         if cond and distributed.is_available() and distributed.is_initialized():
-            own = look_up(self._internal_params, [key for key in self._own_cond_keys if key != "-1"])
+            own = look_up(own_params(self), [key for key in self._own_cond_keys if key != "-1"])
             cond[0][0] = touch_parameters(cond[0][0], own)
 
         as_lists = ret_format != "flattened" and self._chosen_pieces is not None
@@ -363,7 +363,7 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
         """The argument ``weights`` of each hypernetwork; None for its own ones."""
         uncond_weights, cond_weights = call.uncond_weights, call.cond_weights
         further = self._checked_entries(call.further["hnets"]) if call.further else None
-        given: list[dict[str, Any] | None] = []
+        params, given = own_params(self), []
         uncond_start = cond_start = 0
         for i, hnet in enumerate(self._hnets):
             entry: dict[str, Any] = {}
@@ -374,7 +374,7 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
             if cond_weights is not None and cond_stop > cond_start:
                 entry["cond_weights"] = cond_weights[cond_start:cond_stop]
             uncond_start, cond_start = uncond_stop, cond_stop
-            own = look_up(self._internal_params, self._hnet_keys[i])
+            own = look_up(params, self._hnet_keys[i])
             if any(a is not b for a, b in zip(own, hnet.internal_params or (), strict=True)):
                 # Something has put other tensors in the place of the container's parameters.
                 for key, tensors in self._sorted_parameters(hnet, own).items():
@@ -400,7 +400,7 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
 
     def _own_tensors(self, call: Call) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Shared tensors, and for each tensor of a condition a list of those of the requested conditions."""
-        params, uncond_weights, cond_weights = self._internal_params, call.uncond_weights, call.cond_weights
+        params, uncond_weights, cond_weights = own_params(self), call.uncond_weights, call.cond_weights
         uncond: list[Tensor] = []
         if self._uncond_param_shapes:
             if uncond_weights is not None:

@@ -292,22 +292,21 @@ class StructuredHMLP(Assembled, ChunkEmbeddingHyperNet):
         uncond_weights = self._uncond_weights(call)
         chunk_embs = self._chunk_embeddings(call, uncond_weights)
         names, common = self._read_inputs(call)
-        for hnet in self._hnets:  # before any layer changes its statistics
-            hnet._check_stats(call.condition)
+        if call.condition is not None:
+            for hnet in self._hnets:  # before any layer changes its statistics
+                hnet._check_stats(call.condition)
         self._touch_first(common or chunk_embs)
         # Between the inputs that all of them read are the chunk embeddings.
         position = 0 if call.uncond_input is None else 1
-        of_hnets, remaining = [], iter(chunk_embs)
+        arguments, remaining = [], iter(chunk_embs)
         for hnet, own, width in zip(self._hnets, self._hnet_weights, self._chunk_emb_sizes, strict=True):
-            inputs, input_names = list(common), names
-            if width > 0:
-                inputs.insert(position, next(remaining))
-                input_names = [*names[:position], "chunk embeddings", *names[position:]]
+            inputs = [*common[:position], next(remaining), *common[position:]] if width > 0 else common
             if not call.only_ids:
-                inputs = hnet._checked_inputs(input_names, inputs, uncond_weights[own])
-            of_hnets.append((hnet, inputs, uncond_weights[own]))
-        own_weights = call.uncond_weights is None
-        return [hnet._group(*given, own_weights, call.condition) for hnet, *given in of_hnets]
+                chunk_names = ["chunk embeddings"] if width > 0 else []
+                all_names = [*names[:position], *chunk_names, *names[position:]]
+                inputs = hnet._checked_inputs(all_names, inputs, uncond_weights[own])
+            arguments.append((inputs, uncond_weights[own], call.uncond_weights is None, call.condition))
+        return [hnet._group(*given) for hnet, given in zip(self._hnets, arguments, strict=True)]
 
     def _is_plain(self) -> bool:
         return self._has_forward_of(StructuredHMLP) and all(
