@@ -12,13 +12,13 @@ from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 
 
-def check_size(name: str, value: Any, minimum: int) -> int:
+def check_size(name: str, value: Any, minimum: int | None) -> int:
     """Check an integer argument.
 
     Args:
         name: The argument's name.
         value: What was given.
-        minimum: Smallest accepted value.
+        minimum: Smallest accepted value; None if all are.
 
     Returns:
         The value as a plain integer.
@@ -33,7 +33,7 @@ def check_size(name: str, value: Any, minimum: int) -> int:
         raise InputTypeError(
             f"{name}: an integer is accepted, got {value!r} ({type(value).__name__})"
         ) from None
-    if size < minimum:
+    if minimum is not None and size < minimum:
         raise InputError(f"{name}: an integer of at least {minimum} is accepted, got {size}")
     return size
 
@@ -44,8 +44,8 @@ def check_index(name: str, value: Any, count: int) -> int:
     Raises:
         TypeError, ValueError: If it is not an integer from 0 to ``count - 1``.
     """
-    index = check_size(name, value, 0)
-    if index >= count:
+    index = check_size(name, value, None)
+    if not 0 <= index < count:
         raise InputError(f"{name}: must be between 0 and {count - 1}, got {index}")
     return index
 

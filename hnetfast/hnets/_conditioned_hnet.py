@@ -193,17 +193,25 @@ class ConditionedHyperNet(nn.Module, HyperNetInterface):
         """Generate the weights of the target network.
 
         Args:
-            uncond_input: See :meth:`~hnetfast.hnets.hnet_interface.HyperNetInterface.forward`, as for the
-                others.
-            cond_input: See there.
-            cond_id: See there.
-            weights: See there.
+            uncond_input: Unconditional input ``[B or 1, uncond_in_size]``.
+            cond_input: Conditional input ``[B or 1, cond_in_size]``, instead of the embeddings of
+                ``cond_id``.
+            cond_id: One condition or several ones; each from 0 to :attr:`num_known_conds` - 1. On what a
+                tensor of them does, see
+                :meth:`~hnetfast.hnets.hnet_interface.HyperNetInterface.forward`.
+            weights: Parameters to use instead of the internal ones: a list as long as
+                :attr:`hyper_shapes_learned` or :attr:`param_shapes`, or a dictionary with the key
+                "uncond_weights" (all unconditional ones) or "cond_weights" (all conditional ones) or both.
+                If chunk embeddings belong to conditions, a dictionary may have the key "chunk_embs", a tensor
+                ``[B, num_chunks, chunk_emb_size]`` instead of those of ``cond_id``, needed if ``cond_id`` is
+                not given.
             distilled_params: Not used.
             condition: Which of several stored sets of batch statistics to use.
-            ret_format: See there.
+            ret_format: "flattened": a tensor ``[B, num_outputs]``. "sequential": ``B`` lists of tensors of
+                shapes :attr:`target_shapes`. "squeezed": the same, but for ``B = 1`` the one list itself.
 
         Returns:
-            See there.
+            As ``ret_format`` says.
 
         Raises:
             TypeError, ValueError: If an argument is not accepted; it is named. Nothing has changed by then.
