@@ -243,6 +243,8 @@ def _sort_weights(
             )
         uncond = _given(weights, "uncond_weights", hnet.unconditional_param_shapes)
         cond = _given(weights, "cond_weights", hnet.conditional_param_shapes)
+        if len(weights) == (uncond is not None) + (cond is not None):
+            return uncond, cond, None
         return uncond, cond, {key: weights[key] for key in hnet._further_keys if key in weights}
     if isinstance(weights, (Tensor, np.ndarray, str)) or not hasattr(weights, "__len__"):
         raise InputTypeError(f"weights: a list or a dictionary is accepted, got {type(weights).__name__}")

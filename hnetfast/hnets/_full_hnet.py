@@ -92,7 +92,8 @@ class FullHyperNet(ConditionedHyperNet):
         self, names: list[str], inputs: list[Tensor], uncond_weights: list[Tensor]
     ) -> list[Tensor]:
         """Check sizes and placement of inputs that are not all the network's own parameters."""
-        check_batch_sizes(names, inputs)
+        if len(inputs) > 1:
+            check_batch_sizes(names, inputs)
         return check_placement(names, inputs, uncond_weights[self._num_norm_weights :])
 
     @abstractmethod
