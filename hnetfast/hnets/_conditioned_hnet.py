@@ -217,7 +217,7 @@ class ConditionedHyperNet(nn.Module, HyperNetInterface):
             TypeError, ValueError: If an argument is not accepted; it is named. Nothing has changed by then.
         """
         call = parse_call(self, uncond_input, cond_input, cond_id, weights, condition, ret_format)
-        return self._flat_to_ret_format(self._generate_for(call), ret_format)
+        return self._flat_to_ret_format(self._generate_for(call), call.ret_format)
 
     @abstractmethod
     def _generate_for(self, call: Call) -> Tensor:

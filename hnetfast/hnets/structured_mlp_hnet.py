@@ -281,7 +281,7 @@ class StructuredHMLP(Assembled, ChunkEmbeddingHyperNet):
         """
         refuse_distilled_params(distilled_params)
         call = parse_call(self, uncond_input, cond_input, cond_id, weights, condition, ret_format)
-        return self._flat_to_ret_format(self._generate_for(call), ret_format)
+        return self._flat_to_ret_format(self._generate_for(call), call.ret_format)
 
     def _generate_for(self, call: Call) -> Tensor:
         flat = ops.grouped_mlp(self._groups(call), self._placement, self._num_generated)
