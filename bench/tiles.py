@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from bench.cases import DISTINCT_CHUNKED_CASES, ChunkedCase
-from bench.results import Results, describe_environment
-from hnetfast.examples._speed import geometric_mean
+from bench.environment import describe_environment
+from bench.gpu_tables import TILES
+from bench.results import Results
 from hnetfast.kernels import chunked_mlp, chunked_mlp_tiles
 from hnetfast.kernels.chunked_mlp_tiles import VARIANTS, Variant
 from hnetfast.ops.chunked_mlp import chunked_mlp_reference
@@ -227,7 +228,10 @@ def best(rows: Sequence[dict]) -> int:
     timed = [row["ms"] for row in rows if present in row["ms"]]
     if not timed:
         return present
-    means = {value: geometric_mean([times[value] / times[present] for times in timed]) for value in timed[0]}
+    means = {
+        value: statistics.geometric_mean(times[value] / times[present] for times in timed)
+        for value in timed[0]
+    }
     fastest = min(means, key=means.__getitem__)
     return fastest if means[fastest] < GAIN else present
 
@@ -244,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part, precision in itertools.product(SWEEPS, TOLERANCES):
         with computing_in(precision):
             rows = sweep(part, generation, precision, "cuda")
-        results.tiles += rows
+        results.rows.setdefault(TILES.key, []).extend(rows)
         # The next fields are measured with it.
         VARIANTS[generation, precision] = VARIANTS[generation, precision]._replace(**{part.field: best(rows)})
         if options.store:
@@ -257,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{part.field:<17} {precision} {value} fails: {error[:300]}", flush=True)
     for precision in TOLERANCES:
         print(f'    ({generation}, "{precision}"): {VARIANTS[generation, precision]},')
-    return int(any(row["errors"] for row in results.tiles))
+    return int(any(row["errors"] for row in results.rows[TILES.key]))
 
 
 if __name__ == "__main__":

@@ -198,8 +198,11 @@ def gpu_name() -> str | None:
 
 
 def describe_environment(device: str, name: str) -> dict:
-    """Where this runs, as `bench.results` says it; little but the name if that can't be imported."""
-    statements = ("import json, bench.results as r", f"print(json.dumps(r.describe_environment({device!r})))")
+    """Where this runs, as `bench.environment` says it; little but the name if that can't be imported."""
+    statements = (
+        "import json, bench.environment as r",
+        f"print(json.dumps(r.describe_environment({device!r})))",
+    )
     try:
         found = subprocess.run(program(*statements), cwd=ROOT, capture_output=True, text=True, timeout=60)
         return json.loads(found.stdout.splitlines()[-1])
@@ -210,13 +213,11 @@ def describe_environment(device: str, name: str) -> dict:
 
 def merge(environment: dict, done: Sequence[dict]) -> dict:
     """The content of a file of results: what the parts measured, and how they ended."""
-    content = {"format": 1, "environment": environment, "calls": [], "rows": [], "tiles": []}
-    for name, keys in {"floors": ("calls", "rows"), "tiles": ("tiles",)}.items():
-        path = WORK / f"{name}.json"
+    rows = {}
+    for path in (WORK / "floors.json", WORK / "tiles.json"):
         if path.exists():
-            measured = json.loads(path.read_text())
-            content |= {key: measured[key] for key in keys}
-    return {**content, "parts": list(done)}
+            rows |= json.loads(path.read_text())["rows"]
+    return {"format": 2, "environment": environment, "rows": {**rows, "parts": list(done)}}
 
 
 def run_all(todo: Sequence[Part], device: str, name: str, folder: Path) -> int:

@@ -1,13 +1,13 @@
 """tests/gpu_first.sh: whatever happens to a part is recorded, and the next one runs."""
 
-import json
 import os
 import time
 
 import pytest
 
 from bench.report import docs_page
-from bench.results import Results, part_cells
+from bench.results import Results
+from bench.tables import all_tables
 from tests import gpu_first
 from tests.gpu_first import Part, program
 
@@ -27,7 +27,7 @@ def is_running(pid):
 
 def test_every_end_is_recorded_and_the_next_part_runs(tmp_path):
     store = f"{str(tmp_path / 'work' / 'floors.json')!r}"
-    measure = f"open({store}, 'w').write('{{\"calls\": [], \"rows\": []}}')"
+    measure = f"open({store}, 'w').write('{{\"rows\": {{\"chunked\": []}}}}')"
     sleep = "import time; time.sleep(60)"
     grandchild = f"print(subprocess.Popen([sys.executable, '-c', '{sleep}']).pid, flush=True)"
     todo = [
@@ -43,7 +43,7 @@ def test_every_end_is_recorded_and_the_next_part_runs(tmp_path):
     assert gpu_first.run_all(todo, "cpu", "A GPU (80 GB)", tmp_path / "results") == 5
     path = tmp_path / "results" / "a-gpu-80-gb-first.json"
     results = Results.load(path)
-    ends = {part["part"]: part["status"] for part in results.parts}
+    ends = {part["part"]: part["status"] for part in results.rows["parts"]}
     assert ends == {
         "good": "passed",
         "bad": "failed",
@@ -54,16 +54,16 @@ def test_every_end_is_recorded_and_the_next_part_runs(tmp_path):
         "elsewhere": "not run",
         "floors": "passed",
     }
-    assert results.parts[1]["output"] == "why\n" and results.parts[6]["output"] == "needs two GPUs"
-    assert results.environment["torch"] and json.loads(path.read_text())["rows"] == []
-    pid = int(results.parts[3]["output"])
+    parts = results.rows["parts"]
+    assert parts[1]["output"] == "why\n" and parts[6]["output"] == "needs two GPUs"
+    assert results.environment["torch"] and results.rows["chunked"] == []
+    pid = int(parts[3]["output"])
     for _ in range(100):
         if not is_running(pid):
             break
         time.sleep(0.05)
     assert not is_running(pid)
-    assert ["slow", "out of time"] in [cells[:2] for cells in part_cells(results.parts)]
-    assert "| slow | out of time |" in docs_page([("a-gpu", results)])
+    assert "| slow | out of time |" in docs_page(all_tables(), [("a-gpu", results)])
 
 
 def test_what_is_known_is_written_after_each_part(tmp_path, monkeypatch):
@@ -76,7 +76,7 @@ def test_what_is_known_is_written_after_each_part(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_first, "describe_environment", lambda device, name: {"device": name})
     with pytest.raises(KeyboardInterrupt):
         gpu_first.run_all([Part("first", 1), Part("second", 1)], "cpu", "gpu", tmp_path)
-    assert [part["part"] for part in Results.load(tmp_path / "gpu-first.json").parts] == ["first"]
+    assert [part["part"] for part in Results.load(tmp_path / "gpu-first.json").rows["parts"]] == ["first"]
 
 
 def test_ten_minutes_are_enough():
@@ -91,7 +91,7 @@ def test_a_package_that_cannot_be_imported_is_no_obstacle(monkeypatch):
     monkeypatch.setattr(gpu_first, "program", lambda *statements: program("raise ImportError"))
     environment = gpu_first.describe_environment("cuda", "A GPU")
     assert environment["device"] == "A GPU"
-    docs_page([("gpu", Results(environment))])
+    docs_page(all_tables(), [("gpu", Results(environment))])
 
 
 @pytest.mark.parametrize(
