@@ -26,7 +26,7 @@ PARTS = Table(
 TILES = Table(
     key="tiles",
     title="Tiles of the GPU kernels",
-    intro="Milliseconds by the value of one choice in `kernels/chunked_mlp_tiles.py`; the one in use has a star.",
+    intro="Milliseconds by the value of a choice in `kernels/chunked_mlp_tiles.py`; that in use has a star.",
     columns={
         "choice": field("field"),
         "precision": field("precision"),

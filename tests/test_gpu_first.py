@@ -11,6 +11,9 @@ from bench.tables import all_tables
 from tests import gpu_first
 from tests.gpu_first import Part, program
 
+ENVIRONMENT = dict.fromkeys(("date", "commit", "device", "threads", "torch", "hypnettorch"), "")
+ENVIRONMENT |= {"uncommitted_changes": False}
+
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
@@ -105,4 +108,11 @@ def test_a_package_that_cannot_be_imported_is_no_obstacle(monkeypatch):
 )
 def test_choice_of_a_sweep(times, expected):
     tiles = pytest.importorskip("bench.tiles", reason="there is no Triton", exc_type=ImportError)
-    assert tiles.best([{"present": 1, "ms": ms} for ms in times]) == expected
+    rows = [{"present": 1, "ms": ms} for ms in times]
+    assert tiles.best(rows) == expected
+    named = [
+        {"field": "repeat_rows", "precision": "ieee", "network": "WRN", "conditions": 10, **row}
+        for row in rows
+    ]
+    page = docs_page(all_tables(), [("gpu", Results(ENVIRONMENT, {"tiles": named}))])
+    assert f"| repeat_rows | ieee | WRN | 10 | {min(times[0])}" in page
