@@ -66,6 +66,7 @@ def main() -> None:
         # Python keeps memory until it ends, which is no leak. pytest would swallow a report on stderr.
         "ASAN_OPTIONS": f"detect_leaks=0:abort_on_error=1:log_path={FOLDER / 'report'}",
         "HYPOTHESIS_PROFILE": "brief",
+        "BAD_CALLS": os.environ.get("BAD_CALLS", "400"),  # of each op, in tests/ops/test_bad_calls.py
     }
     options = ["-q", "-p", "no:faulthandler", "-o", f"pythonpath={FOLDER / 'lib'} ."]
     command = [sys.executable, "-c", RUN, *options, *(sys.argv[1:] or ["tests/ops"])]

@@ -190,6 +190,9 @@ class BatchedLinear : public torch::autograd::Function<BatchedLinear> {
 };
 
 void check(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  check_dense("batched_linear", "x", x);
+  check_dense("batched_linear", "weight", weight);
+  if (bias) check_dense("batched_linear", "bias", *bias);
   TORCH_CHECK_VALUE(x.dim() == 3 && weight.dim() == 3 && x.size(0) == weight.size(0) && x.size(2) == weight.size(2),
                     "batched_linear: x has shape ", x.sizes(), ", weight ", weight.sizes(),
                     ", expected [sets, batch, in] and [sets, out, in]");

@@ -4,6 +4,7 @@
 #include <torch/library.h>
 
 #include "buffer_pool.h"
+#include "checks.h"
 #include "mlp_layers.h"
 
 namespace hnetfast {
@@ -12,11 +13,11 @@ namespace {
 using at::Tensor;
 using at::TensorList;
 
-constexpr const char* kOp = "chunked_mlp";
+constexpr const char *kOp = "chunked_mlp", *kBackwardOp = "chunked_mlp_backward";
 
-Sizes check_arguments(const Mlp& mlp, int64_t outputs) {
+Sizes check_arguments(const Mlp& mlp, const char* name, int64_t outputs) {
   Sizes sizes = check_network(mlp);
-  TORCH_CHECK_VALUE(outputs >= 0 && outputs <= sizes.outputs, kOp, ": num_outputs is ", outputs, ", accepted is 0 to ",
+  TORCH_CHECK_VALUE(outputs >= 0 && outputs <= sizes.outputs, mlp.op, ": ", name, " is ", outputs, ", accepted is 0 to ",
                     sizes.chunks, " chunks × ", sizes.chunk_size);
   sizes.outputs = outputs;
   return sizes;
@@ -25,7 +26,7 @@ Sizes check_arguments(const Mlp& mlp, int64_t outputs) {
 std::tuple<Tensor, Tensor> forward(TensorList inputs, TensorList weights, TensorList biases, std::string_view activation,
                                    int64_t num_outputs, bool save_hidden) {
   const Mlp mlp{kOp, inputs, weights, biases, activation};
-  const Sizes sizes = check_arguments(mlp, num_outputs);
+  const Sizes sizes = check_arguments(mlp, "num_outputs", num_outputs);
   const Tensor out = empty_pooled({sizes.conditions, sizes.outputs}, weights[0].options());
   const Tensor none = at::empty({0}, out.options());
   const Tensor hidden = weights.size() > 1 ? hidden_layers(mlp, sizes, save_hidden) : none;
@@ -35,15 +36,14 @@ std::tuple<Tensor, Tensor> forward(TensorList inputs, TensorList weights, Tensor
 
 std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& hidden, TensorList inputs, TensorList weights,
                              TensorList biases, std::string_view activation, c10::List<bool> needs) {
-  TORCH_CHECK_VALUE(grad_out.dim() == 2, kOp, "_backward: grad_out has shape ", grad_out.sizes(), ", expected [conditions, outputs]");
-  const Mlp mlp{kOp, inputs, weights, biases, activation};
-  const Sizes sizes = check_arguments(mlp, grad_out.size(1));
-  TORCH_CHECK_VALUE(grad_out.size(0) == sizes.conditions && grad_out.scalar_type() == weights[0].scalar_type(), kOp,
-                    "_backward: grad_out is ", grad_out.scalar_type(), " ", grad_out.sizes(), ", expected ",
-                    weights[0].scalar_type(), " [", sizes.conditions, ", outputs]");
-  TORCH_CHECK_VALUE(weights.size() == 1 || (hidden.dim() == 2 && hidden.size(0) == sizes.rows()), kOp,
-                    "_backward: hidden has shape ", hidden.sizes(), ", expected [", sizes.rows(), ", widths]");
-  TORCH_CHECK_VALUE(needs.size() == mlp.tensors(), "chunked_mlp_backward: ", needs.size(), " needs for ", mlp.tensors(), " tensors");
+  check_dense(kBackwardOp, "grad_out", grad_out);
+  TORCH_CHECK_VALUE(grad_out.dim() == 2, kBackwardOp, ": grad_out has shape ", grad_out.sizes(), ", expected [conditions, outputs]");
+  const Mlp mlp{kBackwardOp, inputs, weights, biases, activation};
+  const Sizes sizes = check_arguments(mlp, "grad_out.shape[1]", grad_out.size(1));
+  const at::ScalarType type = weights[0].scalar_type();
+  check_tensor(kBackwardOp, "grad_out", grad_out, type, {sizes.conditions, sizes.outputs});
+  if (weights.size() > 1) check_tensor(kBackwardOp, "hidden", hidden, type, {sizes.rows(), mlp.hidden_width()});
+  TORCH_CHECK_VALUE(needs.size() == mlp.tensors(), kBackwardOp, ": ", needs.size(), " needs for ", mlp.tensors(), " tensors");
   const auto need = [&](size_t i) { return static_cast<bool>(needs.get(i)); };
   return mlp_backward(mlp, grad_out.contiguous(), hidden, sizes, {}, need);
 }

@@ -8,12 +8,15 @@
 #include <optional>
 
 #include "buffer_pool.h"
+#include "checks.h"
 #include "tasks.h"
 
 namespace hnetfast {
 namespace {
 
 using at::Tensor;
+
+constexpr const char *kOp = "elman_states", *kBackwardOp = "elman_states_backward";
 
 // out = start + a·b, for one set of weights or a batch of them.
 void multiply_add(Tensor out, const Tensor& start, const Tensor& a, const Tensor& b) {
@@ -27,22 +30,31 @@ void multiply_add(Tensor out, const Tensor& start, const Tensor& a, const Tensor
 // Whether a step, from states `h`, is not worth a second thread.
 bool is_small(const Tensor& h) { return h.numel() * std::max<int64_t>(h.size(-1), 32) < kSerialWork; }
 
-bool is_tanh(c10::string_view activation) {
-  TORCH_CHECK_VALUE(activation == "tanh" || activation == "relu", "elman_states: activation is '", activation,
+bool is_tanh(const char* op, c10::string_view activation) {
+  TORCH_CHECK_VALUE(activation == "tanh" || activation == "relu", op, ": activation is '", activation,
                     "', expected 'tanh' or 'relu'");
   return activation == "tanh";
 }
 
-void check(const Tensor& sequence, const Tensor& weight) {
-  TORCH_CHECK_VALUE(sequence.dim() == weight.dim() + 1 && sequence.size(0) > 0 && weight.size(-1) == weight.size(-2) &&
-                        sequence.size(-1) == weight.size(-1),
-                    "elman_states: the sequence has shape ", sequence.sizes(), ", weight ", weight.sizes(),
-                    ", expected [steps, ..., batch, width] and [..., width, width]");
+// The library would spread what does not fit over several rows, and give results other sizes.
+void check(const char* op, const char* name, const Tensor& sequence, const Tensor& weight) {
+  check_dense(op, name, sequence);
+  check_dense(op, "weight", weight);
+  TORCH_CHECK_VALUE((weight.dim() == 2 || weight.dim() == 3) && sequence.dim() == weight.dim() + 1 && sequence.size(0) > 0 &&
+                        weight.size(-1) == weight.size(-2) && sequence.size(-1) == weight.size(-1) &&
+                        (weight.dim() == 2 || sequence.size(1) == weight.size(0)),
+                    op, ": ", name, " has shape ", sequence.sizes(), ", weight ", weight.sizes(),
+                    ", expected at least one step of [steps, batch, width] and [width, width], or [steps, sets, batch, width] and ",
+                    "[sets, width, width]");
+  TORCH_CHECK_VALUE(weight.scalar_type() == at::kFloat || weight.scalar_type() == at::kDouble, op, ": weight is ",
+                    weight.scalar_type(), ", accepted are Float, Double");
+  check_tensor(op, name, sequence, weight.scalar_type(), sequence.sizes());
 }
 
 Tensor elman_states(const Tensor& z, const Tensor& weight, const Tensor& h_0, c10::string_view activation) {
-  check(z, weight);
-  const bool tanh = is_tanh(activation);
+  check(kOp, "z", z, weight);
+  check_tensor(kOp, "h_0", h_0, z.scalar_type(), z.sizes().slice(1));
+  const bool tanh = is_tanh(kOp, activation);
   const Tensor states = empty_pooled(z.sizes(), z.options());
   const Tensor transposed = weight.mT().contiguous();
   std::optional<SerialLibrary> serial;
@@ -58,8 +70,9 @@ Tensor elman_states(const Tensor& z, const Tensor& weight, const Tensor& h_0, c1
 }
 
 Tensor elman_states_backward(const Tensor& grad, const Tensor& states, const Tensor& weight, c10::string_view activation) {
-  check(grad, weight);
-  const bool tanh = is_tanh(activation);
+  check(kBackwardOp, "grad", grad, weight);
+  check_tensor(kBackwardOp, "states", states, grad.scalar_type(), grad.sizes());
+  const bool tanh = is_tanh(kBackwardOp, activation);
   const Tensor grad_z = empty_pooled(states.sizes(), states.options());
   const Tensor matrix = weight.contiguous();
   std::optional<SerialLibrary> serial;

@@ -5,6 +5,7 @@
 
 #include <array>
 
+#include "checks.h"
 #include "local_conv2d_cpu.h"
 
 namespace hnetfast {
@@ -14,8 +15,13 @@ using at::IntArrayRef;
 using at::Tensor;
 
 namespace {
-constexpr const char* kOp = "local_conv2d";
+constexpr const char *kOp = "local_conv2d", *kBackwardOp = "local_conv2d_backward";
 constexpr int64_t kFewImages = 4;
+}
+
+void check_dense_arguments(const char* op, const Tensor& input, const Tensor& weight) {
+  check_dense(op, "input", input);
+  check_dense(op, "weight", weight);
 }
 
 Shape read_shape(const Tensor& input, const Tensor& weight, IntArrayRef kernel, IntArrayRef stride, IntArrayRef padding,
@@ -37,11 +43,13 @@ Shape read_shape(const Tensor& input, const Tensor& weight, IntArrayRef kernel, 
                     s.channels, " and ", s.outputs, " channels");
   for (const auto [n, k, d, st, p, out] : {std::array{s.height, s.kernel_h, s.dilation_h, s.stride_h, s.padding_h, s.out_h},
                                           std::array{s.width, s.kernel_w, s.dilation_w, s.stride_w, s.padding_w, s.out_w}}) {
-    TORCH_CHECK_VALUE((out - 1.0) * st + (k - 1.0) * d < n + 2.0 * p, kOp, ": output_size is ", size, ", more than there is room for");
+    const double reach = (k - 1.0) * d, room = n + 2.0 * p;
+    TORCH_CHECK_VALUE((out - 1.0) * st + reach < room, kOp, ": output_size is ", size, ", more than there is room for");
+    TORCH_CHECK_VALUE(double(out) * st + reach >= room, kOp, ": output_size is ", size, ", less than there is room for");
   }
   // Of these, products of sizes are made; as real numbers they can be compared with what 64 bits hold.
   const double pixels = (s.height + 2.0 * s.padding_h) * (s.width + 2.0 * s.padding_w);
-  TORCH_CHECK_VALUE(double(s.sets) * s.channels * (s.images + 64.0) * pixels < 0x1p60, kOp, ": padding is ", padding,
+  TORCH_CHECK_VALUE((s.sets + 1.0) * s.channels * (s.images + 64.0) * pixels < 0x1p60, kOp, ": padding is ", padding,
                     ", too much to be held in memory");
   TORCH_CHECK_VALUE(weight.size(2) == s.fields() && weight.size(3) == s.positions(), kOp, ": weight has shape ", weight.sizes(),
                     ", expected [", s.sets, ", ", s.outputs, ", ", s.fields(), ", ", s.positions(), "]");
@@ -49,15 +57,11 @@ Shape read_shape(const Tensor& input, const Tensor& weight, IntArrayRef kernel, 
 }
 
 void check_bias(const std::optional<Tensor>& bias, const Tensor& weight, const Shape& s) {
-  TORCH_CHECK_VALUE(!bias || (bias->sizes() == IntArrayRef({s.sets, s.outputs, s.positions()}) && bias->scalar_type() == weight.scalar_type()),
-                    kOp, ": bias is ", bias->scalar_type(), " ", bias->sizes(), ", expected ", weight.scalar_type(), " [", s.sets, ", ",
-                    s.outputs, ", ", s.positions(), "]");
+  if (bias) check_tensor(kOp, "bias", *bias, weight.scalar_type(), {s.sets, s.outputs, s.positions()});
 }
 
 void check_grad(const Tensor& grad, const Tensor& weight, const Shape& s) {
-  TORCH_CHECK_VALUE(grad.sizes() == IntArrayRef({s.sets, s.images, s.outputs, s.out_h, s.out_w}) && grad.scalar_type() == weight.scalar_type(),
-                    kOp, "_backward: grad is ", grad.scalar_type(), " ", grad.sizes(), ", expected ", weight.scalar_type(), " [", s.sets,
-                    ", ", s.images, ", ", s.outputs, ", ", s.out_h, ", ", s.out_w, "]");
+  check_tensor(kBackwardOp, "grad", grad, weight.scalar_type(), {s.sets, s.images, s.outputs, s.out_h, s.out_w});
 }
 
 namespace {
@@ -74,7 +78,11 @@ struct Sizes {
   int64_t groups;
 
   Sizes(IntArrayRef kernel, IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups)
-      : kernel(kernel.vec()), stride(stride.vec()), padding(padding.vec()), dilation(dilation.vec()), size(size.vec()), groups(groups) {}
+      : kernel(kernel.vec()), stride(stride.vec()), padding(padding.vec()), dilation(dilation.vec()), size(size.vec()), groups(groups) {
+    for (const IntArrayRef pair : {kernel, stride, padding, dilation, size}) {  // those of tensors that hold nothing, too
+      TORCH_CHECK_VALUE(pair.size() == 2, kOp, ": a size is ", pair, ", expected two integers");
+    }
+  }
   explicit Sizes(IntArrayRef all)
       : Sizes(all.slice(0, 2), all.slice(2, 2), all.slice(4, 2), all.slice(6, 2), all.slice(8, 2), all[10]) {}
   std::vector<int64_t> pack() const {
@@ -99,6 +107,7 @@ void with_types(at::ScalarType type, const F& run) {
 
 Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef kernel, IntArrayRef stride,
                IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups) {
+  check_dense_arguments(kOp, input, weight);
   if (weight.dim() == 3) return without_sets(forward, input, weight, bias, kernel, stride, padding, dilation, size, groups);
   const Shape s = read_shape(input, weight, kernel, stride, padding, dilation, size, groups);
   check_bias(bias, weight, s);
@@ -118,6 +127,8 @@ Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Te
 std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& input, const Tensor& weight, IntArrayRef kernel,
                                     IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups,
                                     bool need_input, bool need_weight) {
+  check_dense(kBackwardOp, "grad", grad);
+  check_dense_arguments(kBackwardOp, input, weight);
   if (weight.dim() == 3) {
     return backward_without_sets(backward, grad, input, weight, kernel, stride, padding, dilation, size, groups, need_input, need_weight);
   }
@@ -150,6 +161,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& input, con
 
 // Σ_n grad[b, n, o, p], in an order that does not depend on the number of threads, as that of at::sum does.
 Tensor bias_gradient(const Tensor& grad) {
+  check_dense(kOp, "grad", grad);
   if (grad.dim() == 4) return bias_gradient(grad.unsqueeze(0)).squeeze(0);
   TORCH_CHECK_VALUE(grad.dim() == 5 && at::isFloatingType(grad.scalar_type()), kOp, "_bias_gradient: grad is ", grad.scalar_type(), " ",
                     grad.sizes(), ", expected floating point [sets, N, O, H, W]");
@@ -257,6 +269,7 @@ class LocalConv2d : public torch::autograd::Function<LocalConv2d> {
 
 Tensor with_derivatives(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef kernel,
                         IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups) {
+  check_dense_arguments(kOp, input, weight);
   return LocalConv2d::apply(input, weight, bias, Sizes(kernel, stride, padding, dilation, size, groups));
 }
 

@@ -12,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "checks.h"
 #include "local_conv2d.h"
 #include "local_conv2d_kernels.cuh"
 
@@ -78,6 +79,7 @@ void check_device(const Tensor& tensor, const Tensor& weight, const char* name) 
 
 Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef kernel,
                IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups) {
+  check_dense_arguments("local_conv2d", input, weight);
   if (weight.dim() == 3) {
     return without_sets(forward, input, weight, bias, kernel, stride, padding, dilation, size, groups);
   }
@@ -102,6 +104,8 @@ Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Te
 std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& input, const Tensor& weight, IntArrayRef kernel,
                                     IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size,
                                     int64_t groups, bool need_input, bool need_weight) {
+  check_dense("local_conv2d_backward", "grad", grad);
+  check_dense_arguments("local_conv2d_backward", input, weight);
   if (weight.dim() == 3) {
     return backward_without_sets(backward, grad, input, weight, kernel, stride, padding, dilation, size, groups,
                                  need_input, need_weight);

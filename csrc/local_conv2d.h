@@ -23,6 +23,8 @@ struct Shape {
   int64_t image() const { return channels * height * width; }
 };
 
+// Whether the arguments of an op have sizes to speak of; raises TypeError otherwise.
+void check_dense_arguments(const char* op, const at::Tensor& input, const at::Tensor& weight);
 // Sizes of a call whose tensors fit each other; raises ValueError otherwise.
 Shape read_shape(const at::Tensor& input, const at::Tensor& weight, at::IntArrayRef kernel, at::IntArrayRef stride,
                  at::IntArrayRef padding, at::IntArrayRef dilation, at::IntArrayRef size, int64_t groups);

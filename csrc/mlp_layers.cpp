@@ -40,6 +40,7 @@ Sizes check_network(const Mlp& mlp) {
   const string_view activation = mlp.activation;
   TORCH_CHECK_VALUE(!inputs.empty() && !weights.empty(), op, ": inputs and weights must not be empty, got ",
                     inputs.size(), ", ", weights.size());
+  check_dense(op, "weights", weights[0]);
   const at::ScalarType type = weights[0].scalar_type();
   TORCH_CHECK_VALUE(type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf, op,
                     ": weights[0] is ", type, ", accepted are Half, BFloat16, Float, Double");
@@ -75,8 +76,17 @@ Sizes check_network(const Mlp& mlp) {
     TORCH_CHECK_VALUE(biases[i].dim() == 1 && biases[i].size(0) == width, op, ": biases[", i, "] has shape ",
                       biases[i].sizes(), ", expected [", width, "]");
   }
+  check_countable(mlp, sizes);
   sizes.outputs = sizes.chunks * sizes.chunk_size;
   return sizes;
+}
+
+void check_countable(const Mlp& mlp, const Sizes& sizes) {
+  double widths = 1;  // real numbers do not overflow
+  for (const Tensor& part : mlp.inputs) widths += part.size(2);
+  for (const Tensor& weight : mlp.weights) widths += weight.size(0);
+  TORCH_CHECK_VALUE(widths * sizes.conditions * sizes.chunks < 0x1p58, mlp.op, ": inputs are for ", sizes.conditions,
+                    " conditions and ", sizes.chunks, " chunks, too many to be held in memory");
 }
 
 namespace {
@@ -445,9 +455,11 @@ std::vector<Tensor> mlp_backward(const Mlp& mlp, const Tensor& grad, const Tenso
   const Tensor rows = at::tensor(active, at::kLong);
   std::vector<Tensor> inputs;
   for (const Tensor& part : mlp.inputs) inputs.push_back(part.size(0) == 1 ? part : part.index_select(0, rows));
-  const bool has_hidden = mlp.weights.size() > 1;
-  const Tensor hidden = has_hidden ? saved_hidden.reshape({sizes.conditions, -1}).index_select(0, rows).view({count * sizes.chunks, -1})
-                                   : saved_hidden;
+  const int64_t width = mlp.hidden_width();
+  const Tensor hidden = mlp.weights.size() == 1 ? saved_hidden
+                                                : saved_hidden.reshape({sizes.conditions, sizes.chunks * width})
+                                                      .index_select(0, rows)
+                                                      .view({count * sizes.chunks, width});
   const Mlp some{mlp.op, inputs, mlp.weights, mlp.biases, mlp.activation};
   const Sizes fewer{count, sizes.chunks, sizes.chunk_size, sizes.outputs};
   std::vector<Tensor> results = backward_of_all(some, grad.index_select(0, rows), hidden, fewer, placement, need);

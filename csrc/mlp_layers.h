@@ -38,6 +38,9 @@ struct Placement {
 // Checks all but the number of outputs, of which there are as many as the chunks have.
 Sizes check_network(const Mlp& mlp);
 
+// Refuses more elements than 64 bits can count: tensors that are expanded, or have a size of 0, may have any others.
+void check_countable(const Mlp& mlp, const Sizes& sizes);
+
 // Results of all hidden layers side by side, [R, Σ widths], or without `save` at least those of the last, as the last
 // columns. Rows go through all layers in blocks: what lies between the layers stays in the caches.
 at::Tensor hidden_layers(const Mlp& mlp, const Sizes& sizes, bool save);

@@ -4,6 +4,7 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
+#include "checks.h"
 #include "mlp_layers.h"
 #include "output_reg.h"
 
@@ -16,7 +17,7 @@ namespace {
 using at::Tensor;
 using at::TensorList;
 
-constexpr const char* kOp = "output_reg";
+constexpr const char *kOp = "output_reg", *kBackwardOp = "output_reg_backward";
 constexpr int64_t kRowsAtOnce = 8192;  // rows of the hidden layers in memory
 
 Tensor last_or_none(TensorList biases) { return biases.empty() ? Tensor() : biases.back().contiguous(); }
@@ -64,8 +65,7 @@ void check(const Mlp& now, const Mlp& then, const Sizes& sizes, const Sizes& old
   const int64_t most = sizes.chunks * sizes.chunk_size;
   TORCH_CHECK_VALUE(num_outputs <= most && num_outputs > most - sizes.chunk_size, kOp, ": num_outputs is ", num_outputs,
                     ", accepted is ", most - sizes.chunk_size + 1, " to ", most);
-  TORCH_CHECK_VALUE(scaling.sizes() == at::IntArrayRef({sizes.conditions}) && scaling.scalar_type() == type, kOp, ": scaling is ",
-                    scaling.scalar_type(), " ", scaling.sizes(), ", expected ", type, " [", sizes.conditions, "]");
+  check_tensor(kOp, "scaling", scaling, type, {sizes.conditions});
 }
 
 // Input rows of the last layer and their changes, for some conditions, and what made them.
@@ -164,21 +164,34 @@ std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList bi
 std::tuple<Tensor, Tensor> last_layer_backward(const Tensor& grad, const Tensor& first, const Tensor& second, const Tensor& weight,
                                                const std::optional<Tensor>& bias, const Tensor& old_weight,
                                                const std::optional<Tensor>& old_bias, int64_t chunks, int64_t num_outputs) {
-  TORCH_CHECK_VALUE(weight.dim() == 2 && weight.sizes() == old_weight.sizes() && bias.has_value() == old_bias.has_value() && chunks > 0,
-                    kOp, "_backward: the last layer has weights ", weight.sizes(), ", had ", old_weight.sizes(), ", chunks is ", chunks);
-  const int64_t K = weight.size(1), C = K + (bias ? 1 : 0), split = num_outputs - (chunks - 1) * weight.size(0);
-  TORCH_CHECK_VALUE(split > 0 && split <= weight.size(0), kOp, "_backward: num_outputs is ", num_outputs, " for ", chunks, " chunks");
-  for (const auto& t : {bias, old_bias}) {
-    TORCH_CHECK_VALUE(!t || t->sizes() == at::IntArrayRef({weight.size(0)}), kOp, "_backward: a bias has a wrong shape");
+  check_dense(kBackwardOp, "weight", weight);
+  check_dense(kBackwardOp, "second", second);
+  const at::ScalarType type = weight.scalar_type();
+  TORCH_CHECK_TYPE(type == at::kFloat || type == at::kDouble, kBackwardOp, ": weight is ", type, ", accepted are Float, Double");
+  TORCH_CHECK_VALUE(weight.dim() == 2 && weight.size(0) > 0 && weight.size(1) > 0, kBackwardOp, ": weight has shape ", weight.sizes(),
+                    ", expected [outputs, width], at least 1 of each");
+  const int64_t S = weight.size(0), K = weight.size(1), C = K + (bias ? 1 : 0);
+  check_tensor(kBackwardOp, "previous_weight", old_weight, type, weight.sizes());
+  TORCH_CHECK_VALUE(bias.has_value() == old_bias.has_value(), kBackwardOp, ": expected both of bias and previous_bias, or neither");
+  if (bias) {
+    check_tensor(kBackwardOp, "bias", *bias, type, {S});
+    check_tensor(kBackwardOp, "previous_bias", *old_bias, type, {S});
   }
-  for (const Tensor& t : {grad, first, second, weight, old_weight, bias.value_or(weight), old_bias.value_or(weight)}) {
-    TORCH_CHECK_TYPE((t.scalar_type() == at::kFloat || t.scalar_type() == at::kDouble) && t.scalar_type() == weight.scalar_type(),
-                     kOp, "_backward: expected tensors of one type, Float or Double, got ", t.scalar_type());
-  }
+  // By a division, as the product may be more than 64 bits hold.
+  TORCH_CHECK_VALUE(chunks > 0 && num_outputs > 0 && (num_outputs - 1) / S == chunks - 1, kBackwardOp, ": num_outputs is ",
+                    num_outputs, " for chunks of ", S, ", of which there are ", chunks);
+  const int64_t split = num_outputs - (chunks - 1) * S;
   const bool few = second.dim() == 1;
-  TORCH_CHECK_VALUE(grad.dim() == 0 && (few ? first.sizes() == at::IntArrayRef({2, second.size(0), K})
-                                            : first.sizes() == at::IntArrayRef({2, C, C}) && second.sizes() == at::IntArrayRef({2, C, K})),
-                    kOp, "_backward: grad, first and second have shapes ", grad.sizes(), ", ", first.sizes(), " and ", second.sizes());
+  check_tensor(kBackwardOp, "grad", grad, type, {});
+  if (few) {
+    check_tensor(kBackwardOp, "second", second, type, second.sizes());
+    TORCH_CHECK_VALUE(second.size(0) % chunks == 0, kBackwardOp, ": second has shape ", second.sizes(), ", expected a factor for each of ",
+                      chunks, " chunks of every condition");
+    check_tensor(kBackwardOp, "first", first, type, {2, second.size(0), K});
+  } else {
+    check_tensor(kBackwardOp, "first", first, type, {2, C, C});
+    check_tensor(kBackwardOp, "second", second, type, {2, C, K});
+  }
   const ChangedLayer layer{weight.contiguous(), bias ? bias->contiguous() : Tensor(), old_weight.contiguous(),
                            old_bias ? old_bias->contiguous() : Tensor(), split};
   const Tensor scaled = (grad * second).contiguous();

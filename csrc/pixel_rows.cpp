@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include "buffer_pool.h"
+#include "checks.h"
 #include "tile_kernels.h"
 
 namespace hnetfast {
@@ -14,6 +15,8 @@ namespace {
 using at::Tensor;
 
 Tensor pixel_rows(const Tensor& pixels, const Tensor& rows) {
+  check_dense("pixel_rows", "pixels", pixels);
+  check_dense("pixel_rows", "rows", rows);
   TORCH_CHECK_VALUE(pixels.dim() == 2 && pixels.scalar_type() == at::kByte && pixels.is_contiguous(),
                     "pixel_rows: pixels is ", pixels.scalar_type(), " ", pixels.sizes(), ", expected contiguous Byte [N, D]");
   TORCH_CHECK_VALUE(rows.dim() == 1 && rows.scalar_type() == at::kLong, "pixel_rows: rows is ", rows.scalar_type(), " ",

@@ -5,12 +5,14 @@
 // flat buffer and one node of the autograd graph, whose backward pass writes all their gradients into one buffer.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <c10/util/safe_numerics.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <cstring>
 
 #include "buffer_pool.h"
+#include "checks.h"
 
 namespace hnetfast {
 namespace {
@@ -77,7 +79,7 @@ Tensor join(const variable_list& grads, const Pieces& pieces, int64_t conditions
     pieces.for_each([&](size_t t, at::IntArrayRef shape, int64_t offset) {
       const Tensor& grad = grads[b * pieces.ranks.size() + t];
       char* to = base + (b * row + offset) * size;
-      const bool plain = grad.defined() && grad.is_contiguous() && grad.scalar_type() == flat.scalar_type() && !grad.is_neg();
+      const bool plain = grad.defined() && grad.is_contiguous() && grad.scalar_type() == flat.scalar_type() && !grad.is_neg() && !grad.is_conj();
       if (grad.defined() && !plain) {
         flat.view(-1).narrow(0, b * row + offset, c10::multiply_integers(shape)).view(shape).copy_(grad);
         return;
@@ -117,18 +119,35 @@ class SplitTargets : public torch::autograd::Function<SplitTargets> {
   }
 };
 
-void check_total(const char* op, const Tensor& flat, const Pieces& pieces) {
-  int64_t total = 0;
-  pieces.for_each([&](size_t, at::IntArrayRef shape, int64_t) { total += c10::multiply_integers(shape); });
+void check_pieces(const char* op, const Tensor& flat, const Pieces& pieces) {
+  const int64_t sizes = pieces.dims.size();
+  int64_t next = 0, total = 0;
+  bool fits = true;
+  for (const int64_t rank : pieces.ranks) {
+    TORCH_CHECK_VALUE(rank >= 0 && rank <= sizes - next, op, ": ranks is ", pieces.ranks, " for ", sizes,
+                      " sizes in dims, expected numbers from 0 on that add up to these");
+    int64_t extent = 1;  // of the strides, which leave sizes of 0 out
+    bool empty = false;
+    for (const int64_t size : pieces.dims.slice(next, rank)) {
+      TORCH_CHECK_VALUE(size >= 0, op, ": dims holds ", size, ", accepted are sizes from 0 on");
+      empty |= size == 0;
+      fits = fits && !c10::mul_overflows(extent, std::max<int64_t>(size, 1), &extent);
+    }
+    next += rank;
+    if (!empty) fits = fits && !c10::add_overflows(total, extent, &total);
+  }
+  TORCH_CHECK_VALUE(next == sizes, op, ": ranks is ", pieces.ranks, ", which is ", next, " of ", sizes, " sizes in dims, expected all");
+  TORCH_CHECK_VALUE(fits, op, ": the shapes hold more elements than 64 bits can count, flat has ", flat.size(1), " a condition");
   TORCH_CHECK_VALUE(total == flat.size(1), op, ": the shapes hold ", total, " elements, flat has ", flat.size(1),
                     " a condition");
 }
 
 variable_list split_targets(const Tensor& flat, at::IntArrayRef dims, at::IntArrayRef ranks) {
+  check_dense("split_targets", "flat", flat);
   TORCH_CHECK_VALUE(flat.dim() == 2 && flat.is_contiguous(), "split_targets: flat has shape ", flat.sizes(),
                     " and strides ", flat.strides(), ", expected a contiguous [conditions, outputs]");
   const Pieces pieces{dims, ranks};
-  check_total("split_targets", flat, pieces);
+  check_pieces("split_targets", flat, pieces);
   if (!flat.requires_grad() || !at::GradMode::is_enabled()) {
     at::AutoDispatchBelowADInplaceOrView guard;
     return views(flat, pieces);
@@ -167,7 +186,7 @@ Tensor join_stacked(const variable_list& grads, const Pieces& pieces, int64_t co
   const Tensor flat = empty_pooled({conditions, row}, options);
   variable_list sources(grads.size());
   for (size_t t = 0; t < grads.size(); ++t) {
-    if (grads[t].defined()) sources[t] = grads[t].to(flat.scalar_type()).contiguous().resolve_neg();
+    if (grads[t].defined()) sources[t] = grads[t].to(flat.scalar_type()).contiguous().resolve_neg().resolve_conj();
   }
   const int64_t size = flat.element_size();
   auto* base = static_cast<char*>(flat.mutable_data_ptr());
@@ -210,10 +229,11 @@ class SplitStacked : public torch::autograd::Function<SplitStacked> {
 };
 
 variable_list split_stacked(const Tensor& flat, at::IntArrayRef dims, at::IntArrayRef ranks) {
+  check_dense("split_stacked", "flat", flat);
   TORCH_CHECK_VALUE(flat.dim() == 2 && flat.stride(1) == 1, "split_stacked: flat has shape ", flat.sizes(),
                     " and strides ", flat.strides(), ", expected [conditions, outputs] with contiguous rows");
   const Pieces pieces{dims, ranks};
-  check_total("split_stacked", flat, pieces);
+  check_pieces("split_stacked", flat, pieces);
   if (!flat.requires_grad() || !at::GradMode::is_enabled()) {
     at::AutoDispatchBelowADInplaceOrView guard;
     return stacked_views(flat, pieces);

@@ -52,7 +52,7 @@ def chunked_mlp_forward(
     num_conditions, num_chunks = _batch_sizes(inputs)
     out = inputs[0].new_empty((num_conditions, num_outputs))
     hidden_width = sum(weight.shape[0] for weight in weights[:-1])
-    keep_hidden = save_hidden and hidden_width > 0
+    keep_hidden = save_hidden and len(weights) > 1
     if out.numel() == 0:
         return out, out.new_empty((num_conditions * num_chunks, hidden_width) if keep_hidden else 0)
     inputs, weights, biases = (

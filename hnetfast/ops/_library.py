@@ -14,6 +14,32 @@ LIBRARY = torch.library.Library("hnetfast", "DEF")
 EXTENSION_LOADED = _ext.load()
 
 
+def check_dense(op: str, name: str, tensor: Tensor) -> None:
+    """Check that an argument of an op is a tensor, and no sparse one.
+
+    Raises:
+        TypeError: If not.
+    """
+    if not isinstance(tensor, Tensor):  # None, which the dispatcher lets pass
+        raise TypeError(f"{op}: {name} is {tensor!r}, expected a tensor")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{op}: {name} has layout {tensor.layout}, expected a dense tensor")
+
+
+def check_tensor(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+    """Check that a tensor has a shape, and dtype and device of another.
+
+    Raises:
+        ValueError: If not.
+    """
+    check_dense(op, name, tensor)
+    if tuple(tensor.shape) != shape or tensor.dtype != like.dtype or tensor.device != like.device:
+        raise ValueError(
+            f"{op}: {name} is {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}, expected {like.dtype} "
+            f"{shape} on {like.device}"
+        )
+
+
 def is_forward_mode() -> bool:
     """Returns whether tensors may carry tangents (forward-mode differentiation), which no kernel knows of."""
     return forward_ad._current_level >= 0

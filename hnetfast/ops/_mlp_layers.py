@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hnetfast.ops._activations import activate_rows
+from hnetfast.ops._library import check_dense
 from hnetfast.ops._row_products import times
 
 ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh", "elu", "leaky_relu")
@@ -39,6 +40,9 @@ def check_network(op: str, inputs, weights, biases, activation: str) -> None:
         raise ValueError(f"{op}: activation is {activation!r}, accepted are {', '.join(ACTIVATIONS)}")
     if biases and len(biases) != len(weights):
         raise ValueError(f"{op}: {len(biases)} biases for {len(weights)} weights; give one each or none")
+    for name, tensors in (("inputs", inputs), ("weights", weights), ("biases", biases)):
+        for tensor in tensors:
+            check_dense(op, name, tensor)
     for i, part in enumerate(inputs):
         if part.dim() != 3:
             raise ValueError(
@@ -69,6 +73,16 @@ def check_network(op: str, inputs, weights, biases, activation: str) -> None:
                     f"{op}: {name}[{i}] is {tensor.dtype} on {tensor.device}, but weights[0] is "
                     f"{first.dtype} on {first.device}"
                 )
+
+
+def check_needs(op: str, needs: Sequence[bool], tensors: Sequence[Tensor]) -> None:
+    """Check that a backward pass was told of every tensor whether its gradient is wanted.
+
+    Raises:
+        ValueError: If not.
+    """
+    if len(needs) != len(tensors):
+        raise ValueError(f"{op}: {len(needs)} needs for {len(tensors)} tensors")
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
@@ -186,7 +200,8 @@ def backward_of_active(grad_out, hidden, inputs, weights, biases, activation, ne
     if len(active) in (0, num_conditions):
         return mlp_backward(grad_out, hidden, inputs, *arguments, sizes)
     parts = [part if part.shape[0] == 1 else part[active] for part in inputs]
-    rows = hidden.view(num_conditions, -1)[active]
+    width = sum(weight.shape[0] for weight in weights[:-1])
+    rows = hidden.reshape(num_conditions, num_chunks * width)[active] if len(weights) > 1 else hidden
     results = mlp_backward(grad_out[active], rows, parts, *arguments, (len(active), num_chunks))
     for i, part in enumerate(inputs):
         if needs[i] and part.shape[0] != 1:

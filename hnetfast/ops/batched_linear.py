@@ -42,4 +42,8 @@ def batched_linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None = No
     """The same in plain PyTorch."""
     if bias is None:
         return torch.bmm(x, weight.transpose(1, 2))
+    if bias.shape != weight.shape[:2]:  # would be expanded
+        raise ValueError(
+            f"batched_linear: bias has shape {list(bias.shape)}, expected {list(weight.shape[:2])}"
+        )
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))

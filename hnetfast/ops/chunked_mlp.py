@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from hnetfast import _env
-from hnetfast.ops._library import LIBRARY, loop_over_batch
+from hnetfast.ops._library import LIBRARY, check_dense, check_tensor, loop_over_batch
 from hnetfast.ops._mlp_autograd import register_autograd
 from hnetfast.ops._mlp_layers import (
     ACTIVATIONS,
     DTYPES,
     backward_of_active,
+    check_needs,
     check_network,
     differentiable_hidden,
     fold_batch,
@@ -80,13 +81,27 @@ def chunked_mlp(
 # --- reference ------------------------------------------------------------------------------------
 
 
-def _check(inputs, weights, biases, activation: str, num_outputs: int) -> None:
-    check_network("chunked_mlp", inputs, weights, biases, activation)
+def _check(inputs, weights, biases, activation: str, num_outputs: int, op: str = "chunked_mlp") -> None:
+    check_network(op, inputs, weights, biases, activation)
     (_, num_chunks), chunk_size = sizes_of(inputs), weights[-1].shape[0]
     if not 0 <= num_outputs <= num_chunks * chunk_size:
         raise ValueError(
-            f"chunked_mlp: num_outputs is {num_outputs}, accepted is 0 to {num_chunks} chunks × {chunk_size}"
+            f"{op}: num_outputs is {num_outputs}, accepted is 0 to {num_chunks} chunks × {chunk_size}"
         )
+
+
+def _check_backward(grad_out, hidden, inputs, weights, biases, activation: str, needs) -> None:
+    op = "chunked_mlp_backward"
+    check_dense(op, "grad_out", grad_out)
+    if grad_out.dim() != 2:
+        raise ValueError(f"{op}: grad_out has shape {tuple(grad_out.shape)}, expected [conditions, outputs]")
+    _check(inputs, weights, biases, activation, grad_out.shape[1], op)
+    num_conditions, num_chunks = sizes_of(inputs)
+    check_tensor(op, "grad_out", grad_out, (num_conditions, grad_out.shape[1]), weights[0])
+    if len(weights) > 1:
+        width = sum(weight.shape[0] for weight in weights[:-1])
+        check_tensor(op, "hidden", hidden, (num_conditions * num_chunks, width), weights[0])
+    check_needs(op, needs, [*inputs, *weights, *biases])
 
 
 def chunked_mlp_reference(inputs, weights, biases, activation: str, num_outputs: int) -> Tensor:
@@ -113,6 +128,7 @@ def _forward_reference(inputs, weights, biases, activation, num_outputs, save_hi
 
 
 def _backward_reference(grad_out, hidden, inputs, weights, biases, activation, needs):
+    _check_backward(grad_out, hidden, inputs, weights, biases, activation, needs)
     return backward_of_active(grad_out, hidden, inputs, weights, biases, activation, needs, sizes_of(inputs))
 
 
@@ -133,7 +149,8 @@ def _forward_triton(inputs, weights, biases, activation, num_outputs, save_hidde
 def _backward_triton(grad_out, hidden, inputs, weights, biases, activation, needs):
     from hnetfast.kernels.chunked_mlp import chunked_mlp_backward
 
-    num_outputs = grad_out.shape[1]
+    _check_backward(grad_out, hidden, inputs, weights, biases, activation, needs)
+    num_outputs, hidden = grad_out.shape[1], hidden.contiguous()  # hooks on saved tensors may change layouts
     return chunked_mlp_backward(grad_out, hidden, inputs, weights, biases, activation, num_outputs, needs)
 
 
@@ -147,16 +164,18 @@ if _env.backend() == "auto" and find_spec("triton"):
 
 @torch.library.register_fake("hnetfast::chunked_mlp", lib=LIBRARY)
 def _forward_fake(inputs, weights, biases, activation, num_outputs, save_hidden=False):
+    _check(inputs, weights, biases, activation, num_outputs)
     num_conditions, num_chunks = sizes_of(inputs)
     out = inputs[0].new_empty(num_conditions, num_outputs)
     width = sum(w.shape[0] for w in weights[:-1])
-    if not save_hidden or width == 0:
+    if not save_hidden or len(weights) == 1:
         return out, out.new_empty(0)
     return out, out.new_empty(num_conditions * num_chunks, width)
 
 
 @torch.library.register_fake("hnetfast::chunked_mlp_backward", lib=LIBRARY)
 def _backward_fake(grad_out, hidden, inputs, weights, biases, activation, needs):
+    _check_backward(grad_out, hidden, inputs, weights, biases, activation, needs)
     tensors = [*inputs, *weights, *biases]
     return [t.new_empty(t.shape if need else 0) for t, need in zip(tensors, needs, strict=True)]
 
@@ -182,7 +201,7 @@ def _vmap(info, in_dims, inputs, weights, biases, activation, num_outputs, save_
     parts, num_conditions = fold_batch(inputs, in_dims[0], info.batch_size)
     out, hidden = _OP(parts, weights, biases, activation, num_outputs, save_hidden)
     out = out.unflatten(0, (info.batch_size, num_conditions))
-    if hidden.numel() == 0:
+    if not save_hidden or len(weights) == 1:
         return (out, hidden), (0, None)
     return (out, hidden.unflatten(0, (info.batch_size, -1))), (0, 0)
 

@@ -50,6 +50,21 @@ def elman_states(z: Tensor, weight: Tensor, h_0: Tensor | None, activation: str)
 
 def elman_states_reference(z: Tensor, weight: Tensor, h_0: Tensor, activation: str) -> Tensor:
     """The same in plain PyTorch, differentiated step by step."""
+    sets = weight.shape[:-2]
+    if (
+        weight.dim() not in (2, 3)
+        or z.dim() != weight.dim() + 1
+        or len(z) == 0
+        or weight.shape[-1] != weight.shape[-2]
+        or z.shape[-1] != weight.shape[-1]
+        or (sets and z.shape[1] != sets[0])
+        or h_0.shape != z.shape[1:]
+    ):
+        raise ValueError(
+            f"elman_states: z has shape {list(z.shape)}, weight {list(weight.shape)} and h_0 "
+            f"{list(h_0.shape)}, expected at least one step of [steps, batch, width], [width, width] and "
+            "[batch, width], or the same for several sets of weights"
+        )
     act = torch.tanh if activation == "tanh" else torch.relu
     states, h = [], h_0
     for z_t in z.unbind(0):

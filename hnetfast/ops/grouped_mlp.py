@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from hnetfast import _env
-from hnetfast.ops._library import LIBRARY, loop_over_batch
+from hnetfast.ops._library import LIBRARY, check_dense, check_tensor, loop_over_batch
 from hnetfast.ops._mlp_autograd import register_autograd
 from hnetfast.ops._mlp_layers import (
     backward_of_active,
+    check_needs,
     check_network,
     differentiable_hidden,
     fold_batch,
@@ -103,8 +104,11 @@ def pack_placement(bounds: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor
 
 def _split(inputs, weights, biases, counts, activations) -> list[Group]:
     lists = [[*inputs], [*weights], [*biases]]
-    if len(counts) != 3 * len(activations) or any(
-        sum(counts[k::3]) != len(tensors) for k, tensors in enumerate(lists)
+    if (
+        not activations
+        or len(counts) != 3 * len(activations)
+        or min(counts) < 0
+        or any(sum(counts[k::3]) != len(tensors) for k, tensors in enumerate(lists))
     ):
         raise ValueError(
             f"grouped_mlp: counts {list(counts)} do not add up to {len(inputs)} inputs, {len(weights)} "
@@ -120,18 +124,45 @@ def _split(inputs, weights, biases, counts, activations) -> list[Group]:
     return groups
 
 
-def _check(groups: Sequence[Group]) -> None:
+def _check(groups: Sequence[Group], placement: Tensor, num_outputs: int, op: str = "grouped_mlp") -> None:
     for group in groups:
-        check_network("grouped_mlp", *group)
+        check_network(op, *group)
     first = groups[0].weights[0]
     for i, group in enumerate(groups):
         weight = group.weights[0]
         if weight.dtype != first.dtype or weight.device != first.device:
             raise ValueError(
-                f"grouped_mlp: weights of group {i} are {weight.dtype} on {weight.device}, those of group 0 "
+                f"{op}: weights of group {i} are {weight.dtype} on {weight.device}, those of group 0 "
                 f"{first.dtype} on {first.device}"
             )
     _group_sizes(groups)
+    check_dense(op, "placement", placement)
+    if placement.dtype != torch.int64 or placement.dim() != 1 or placement.device.type != "cpu":
+        raise ValueError(
+            f"{op}: placement is {placement.dtype} {tuple(placement.shape)} on {placement.device}, expected "
+            "torch.int64 [length] on the CPU"
+        )
+    if num_outputs < 0:
+        raise ValueError(f"{op}: num_outputs is {num_outputs}, accepted are numbers from 0 on")
+
+
+def _check_backward(grad_out, hidden, groups: Sequence[Group], placement: Tensor, needs) -> None:
+    op = "grouped_mlp_backward"
+    check_dense(op, "grad_out", grad_out)
+    if grad_out.dim() != 2:
+        raise ValueError(f"{op}: grad_out has shape {tuple(grad_out.shape)}, expected [conditions, outputs]")
+    _check(groups, placement, grad_out.shape[1], op)
+    sizes, weight = _group_sizes(groups), groups[0].weights[0]
+    check_tensor(op, "grad_out", grad_out, (sizes[0][0], grad_out.shape[1]), weight)
+    check_tensor(
+        op, "hidden", hidden, (sum(_saved(g, s) for g, s in zip(groups, sizes, strict=True)),), weight
+    )
+    check_needs(op, needs, [t for group in groups for tensors in group[:3] for t in tensors])
+
+
+def _saved(group: Group, sizes: tuple[int, int]) -> int:
+    """How many numbers the hidden layers of a group give."""
+    return sizes[0] * sizes[1] * sum(weight.shape[0] for weight in group.weights[:-1])
 
 
 def _group_sizes(groups: Sequence[Group]) -> list[tuple[int, int]]:
@@ -162,12 +193,15 @@ def _remembered(placement: Tensor, key: tuple, find: Callable[[], Any]) -> Any:
     return known[key]
 
 
-def source_indices(placement: Tensor, chunks: Sequence[int], num_outputs: int, device) -> Tensor:
+def source_indices(
+    placement: Tensor, chunks: Sequence[int], rows: Sequence[int], num_outputs: int, device
+) -> Tensor:
     """For every output the number of its source, in the groups' rows ``[N_g, S_g]`` one after the other.
 
     Args:
         placement: See :func:`grouped_mlp`.
         chunks: ``N_g`` of each group.
+        rows: ``S_g`` of each group.
         num_outputs: Outputs a condition.
         device: Where the result is wanted.
 
@@ -175,29 +209,34 @@ def source_indices(placement: Tensor, chunks: Sequence[int], num_outputs: int, d
         int64 ``[num_outputs]``.
 
     Raises:
-        ValueError: If an output is stored several times or not at all, or the placement has another length.
+        ValueError: If an output is stored several times or not at all, pieces are not those of rows, or the
+            placement has another length.
     """
-    key = ("sources", device, num_outputs, *chunks)
-    return _remembered(placement, key, lambda: _find_sources(placement, chunks, num_outputs).to(device))
+    key = ("sources", device, num_outputs, *chunks, *rows)
+    return _remembered(placement, key, lambda: _find_sources(placement, chunks, rows, num_outputs).to(device))
 
 
-def _find_sources(placement: Tensor, chunks: Sequence[int], num_outputs: int) -> Tensor:
+def _find_sources(placement: Tensor, chunks: Sequence[int], rows: Sequence[int], num_outputs: int) -> Tensor:
     sources = torch.full((num_outputs,), -1, device="cpu")
     start = position = stored = 0
     wrong = ValueError(f"grouped_mlp: placement does not store each of {num_outputs} outputs exactly once")
-    for count in chunks:
+    for count, row in zip(chunks, rows, strict=True):
         pieces = int(placement[position]) if position < len(placement) else -1
         if pieces < 0 or position + 2 + pieces * (count + 1) > len(placement):
             raise wrong
         bounds = placement[position + 1 : position + 2 + pieces]
         places = placement[position + 2 + pieces : position + 2 + pieces * (count + 1)].view(count, pieces)
         position += 2 + pieces * (count + 1)
-        row = int(bounds[-1])
         lengths = bounds.diff().expand(count, pieces)
+        if int(bounds[0]) != 0 or int(bounds[-1]) != row or bool((lengths <= 0).any()):
+            raise ValueError(
+                f"grouped_mlp: placement: bounds of pieces are {bounds.tolist()}, expected increasing "
+                f"columns from 0 to {row}"
+            )
         begins = start + torch.arange(count, device="cpu")[:, None] * row + bounds[:-1]
         kept = places >= 0
         lengths, begins, places = lengths[kept], begins[kept], places[kept]
-        if bool((places + lengths > num_outputs).any()):
+        if bool((places > num_outputs - lengths).any()):
             raise wrong
         firsts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
         within = torch.arange(int(lengths.sum()), device="cpu") - firsts
@@ -216,15 +255,19 @@ def grouped_mlp_reference(groups: Sequence[Group], placement: Tensor, num_output
         mlp_layers(*group)[-1].expand(*size, -1).flatten(1) for group, size in zip(groups, sizes, strict=True)
     ]
     rows = torch.cat(rows, dim=1)
-    sources = source_indices(placement, [n for _, n in sizes], num_outputs, rows.device)
-    return rows.index_select(1, sources)
+    return rows.index_select(1, _sources(groups, placement, num_outputs, rows.device))
+
+
+def _sources(groups: Sequence[Group], placement: Tensor, num_outputs: int, device) -> Tensor:
+    chunks, rows = [n for _, n in _group_sizes(groups)], [len(group.weights[-1]) for group in groups]
+    return source_indices(placement, chunks, rows, num_outputs, device)
 
 
 def _forward_reference(
     inputs, weights, biases, counts, activations, placement, num_outputs, save_hidden=False
 ):
     groups = _split(inputs, weights, biases, counts, activations)
-    _check(groups)
+    _check(groups, placement, num_outputs)
     out = grouped_mlp_reference(groups, placement, num_outputs)
     if not save_hidden:
         return out, out.new_empty(0)
@@ -235,19 +278,20 @@ def _forward_reference(
 
 def _backward_reference(grad_out, hidden, inputs, weights, biases, counts, activations, placement, needs):
     groups = _split(inputs, weights, biases, counts, activations)
-    rest = hidden
-    layers = []
-    for group, (conditions, chunks) in zip(groups, _group_sizes(groups), strict=True):
-        width = sum(w.shape[0] for w in group.weights[:-1])
-        layers.append(rest[: conditions * chunks * width].view(conditions, chunks, width))
-        rest = rest[conditions * chunks * width :]
+    _check_backward(grad_out, hidden, groups, placement, needs)
+    sizes = _group_sizes(groups)
+    parts = hidden.split([_saved(group, size) for group, size in zip(groups, sizes, strict=True)])
+    layers = [
+        part.reshape(*size, sum(weight.shape[0] for weight in group.weights[:-1]))
+        for part, group, size in zip(parts, groups, sizes, strict=True)
+    ]
     return _backward(grad_out, layers, groups, placement, needs, backward_of_active)
 
 
 def _backward(grad_out, layers, groups, placement, needs, backward):
     sizes = _group_sizes(groups)
     lengths = [n * group.weights[-1].shape[0] for group, (_, n) in zip(groups, sizes, strict=True)]
-    sources = source_indices(placement, [n for _, n in sizes], grad_out.shape[1], grad_out.device)
+    sources = _sources(groups, placement, grad_out.shape[1], grad_out.device)
     grad_rows = grad_out.new_zeros(grad_out.shape[0], sum(lengths)).index_copy(1, sources, grad_out)
     grads = ([], [], [])
     for group, hidden, size, grad in zip(groups, layers, sizes, grad_rows.split(lengths, 1), strict=True):
@@ -286,7 +330,7 @@ def group_places(
 
     def find() -> list[tuple[Tensor, Tensor | None]]:
         targets = torch.full((sum(sizes),), -1, device="cpu")
-        targets[_find_sources(placement, chunks, num_outputs)] = torch.arange(num_outputs, device="cpu")
+        targets[_find_sources(placement, chunks, rows, num_outputs)] = torch.arange(num_outputs, device="cpu")
         found = []
         for of_group in targets.split(sizes):
             kept = (of_group >= 0).nonzero().flatten()
@@ -299,7 +343,6 @@ def group_places(
 
 def _on_gpu(groups: Sequence[Group], placement: Tensor, num_outputs: int) -> tuple:
     """What the launchers take: sizes of the groups, and where their chunks go."""
-    _check(groups)
     sizes = _group_sizes(groups)
     rows = [group.weights[-1].shape[0] for group in groups]
     device = groups[0].weights[0].device
@@ -310,6 +353,7 @@ def _forward_triton(inputs, weights, biases, counts, activations, placement, num
     from hnetfast.kernels.grouped_mlp import grouped_mlp_forward
 
     groups = _split(inputs, weights, biases, counts, activations)
+    _check(groups, placement, num_outputs)
     return grouped_mlp_forward(groups, *_on_gpu(groups, placement, num_outputs), num_outputs, save_hidden)
 
 
@@ -317,6 +361,7 @@ def _backward_triton(grad_out, hidden, inputs, weights, biases, counts, activati
     from hnetfast.kernels.grouped_mlp import grouped_mlp_backward
 
     groups = _split(inputs, weights, biases, counts, activations)
+    _check_backward(grad_out, hidden, groups, placement, needs)
     sizes, places = _on_gpu(groups, placement, grad_out.shape[1])
     of_kinds = _split(
         needs[: len(inputs)],
@@ -346,17 +391,17 @@ if _env.backend() == "auto" and find_spec("triton"):
 @torch.library.register_fake("hnetfast::grouped_mlp", lib=LIBRARY)
 def _forward_fake(inputs, weights, biases, counts, activations, placement, num_outputs, save_hidden=False):
     groups = _split(inputs, weights, biases, counts, activations)
+    _check(groups, placement, num_outputs)
     sizes = _group_sizes(groups)
     out = weights[0].new_empty(sizes[0][0], num_outputs)
-    saved = 0
-    if save_hidden:
-        for group, (conditions, chunks) in zip(groups, sizes, strict=True):
-            saved += conditions * chunks * sum(w.shape[0] for w in group.weights[:-1])
+    saved = sum(_saved(group, size) for group, size in zip(groups, sizes, strict=True)) if save_hidden else 0
     return out, out.new_empty(saved)
 
 
 @torch.library.register_fake("hnetfast::grouped_mlp_backward", lib=LIBRARY)
 def _backward_fake(grad_out, hidden, inputs, weights, biases, counts, activations, placement, needs):
+    groups = _split(inputs, weights, biases, counts, activations)
+    _check_backward(grad_out, hidden, groups, placement, needs)
     tensors = [*inputs, *weights, *biases]
     return [t.new_empty(t.shape if need else 0) for t, need in zip(tensors, needs, strict=True)]
 
@@ -384,9 +429,11 @@ def _vmap(info, in_dims, inputs, weights, biases, *args):
     if hidden.numel() == 0:
         return (out, hidden), (0, None)
     groups = _split(parts, weights, biases, counts, activations)
-    widths = [sum(w.shape[0] for w in group.weights[:-1]) for group in groups]
-    lengths = [b * n * width for (b, n), width in zip(_group_sizes(groups), widths, strict=True)]
-    hidden = [h.view(info.batch_size, -1) for h in hidden.split(lengths)]
+    lengths = [_saved(group, size) for group, size in zip(groups, _group_sizes(groups), strict=True)]
+    hidden = [
+        h.view(info.batch_size, n // info.batch_size)
+        for h, n in zip(hidden.split(lengths), lengths, strict=True)
+    ]
     return (out, torch.cat(hidden, dim=1)), (0, 0)
 
 

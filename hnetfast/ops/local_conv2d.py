@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack
 
-from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, is_forward_mode
+from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, check_dense, check_tensor, is_forward_mode
 
 LIBRARY.define(
     "local_conv2d(Tensor input, Tensor weight, Tensor? bias, int[] kernel_size, int[] stride, int[] padding, "
@@ -194,16 +194,20 @@ def geometry_of(
     kernel, size = _pair("kernel_size", kernel_size, 1), _pair("input_size", input_size, 1)
     stride, dilation = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
     padding = _padding(padding, kernel, stride, dilation)
-    found = tuple(
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
-    )
+    found = _output_size(size, kernel, stride, padding, dilation)
     if min(found) < 1:
         raise ValueError(
             f"local_conv2d: kernel_size: {kernel} with dilation {dilation} is larger than the input {size} "
             f"padded by {padding}: the output would be empty"
         )
     return Geometry(kernel, stride, padding, dilation, found, groups)
+
+
+def _output_size(size, kernel, stride, padding, dilation) -> tuple[int, int]:
+    return tuple(
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
+    )
 
 
 def _check(
@@ -305,6 +309,70 @@ def _fields(input: Tensor, geometry: Geometry) -> Tensor:
     return fields.unflatten(0, input.shape[:2]).unflatten(2, (groups, -1))
 
 
+def _check_op(input, weight, bias, geometry: Sequence) -> None:
+    """Check what :func:`local_conv2d_unchecked` takes.
+
+    Raises:
+        ValueError: What does not fit, by its argument's name.
+    """
+    for name, tensor in (("input", input), ("weight", weight), ("bias", input if bias is None else bias)):
+        check_dense("local_conv2d", name, tensor)
+    *pairs, groups = geometry
+    for name, pair in zip(Geometry._fields[:5], pairs, strict=True):
+        smallest = 0 if name == "padding" else 1
+        if len(pair) != 2 or min(pair) < smallest:
+            raise ValueError(
+                f"local_conv2d: {name}: two integers of at least {smallest} are accepted, got {list(pair)}"
+            )
+    kernel, stride, padding, dilation, found = pairs
+    shape, many = tuple(weight.shape), weight.dim() == 4
+    if weight.dim() not in (3, 4) or input.dim() != weight.dim() + 1 or 0 in input.shape[-3:]:
+        raise ValueError(
+            "local_conv2d: input and weight: the shapes [N, C, H, W] and [O, F, P] are accepted, or "
+            f"[sets or 1, N, C, H, W] and [sets, O, F, P], got {list(input.shape)} and {list(shape)}"
+        )
+    channels, *size = input.shape[-3:]
+    if many and input.shape[0] != 1 and input.shape[0] != shape[0]:
+        raise ValueError(
+            f"local_conv2d: input: {shape[0]} sets as of weight, or 1, are accepted, got {input.shape[0]}"
+        )
+    if groups < 1 or channels % groups or shape[-3] % groups:
+        raise ValueError(
+            f"local_conv2d: groups: must divide {channels} input and {shape[-3]} output channels, got "
+            f"{groups}"
+        )
+    expected = _output_size(size, kernel, stride, padding, dilation)
+    if tuple(found) != expected:
+        raise ValueError(
+            f"local_conv2d: output_size: {expected} is accepted for these sizes, got {list(found)}"
+        )
+    fields, positions = channels // groups * kernel[0] * kernel[1], found[0] * found[1]
+    if shape[-2] != fields or shape[-1] != positions:
+        raise ValueError(
+            f"local_conv2d: weight: {fields} entries of {positions} filters are accepted in the last "
+            f"dimensions, got {list(shape)}"
+        )
+    check_tensor("local_conv2d", "weight", weight, shape, input)
+    if bias is not None:
+        check_tensor("local_conv2d", "bias", bias, (*shape[:-2], positions), input)
+
+
+def _check_grad(grad, input, weight, geometry: Sequence) -> None:
+    check_dense("local_conv2d_backward", "grad", grad)
+    _check_op(input, weight, None, geometry)
+    shape = (*weight.shape[:-3], input.shape[-4], weight.shape[-3], *geometry[4])
+    check_tensor("local_conv2d_backward", "grad", grad, shape, input)
+
+
+def _check_bias_gradient(grad: Tensor) -> None:
+    check_dense("local_conv2d_bias_gradient", "grad", grad)
+    if grad.dim() not in (4, 5) or not grad.is_floating_point():
+        raise ValueError(
+            f"local_conv2d_bias_gradient: grad is {grad.dtype} {list(grad.shape)}, expected floating point "
+            "[N, O, H, W] or [sets, N, O, H, W]"
+        )
+
+
 def local_conv2d_reference(
     input, weight, bias, kernel_size, stride, padding, dilation, output_size, groups
 ) -> Tensor:
@@ -346,18 +414,30 @@ def _backward_reference(
     return grad_input, grad_weight
 
 
-LIBRARY.impl("local_conv2d", local_conv2d_reference, "CompositeExplicitAutograd")
-LIBRARY.impl("local_conv2d_backward", _backward_reference, "CompositeExplicitAutograd")
-LIBRARY.impl("local_conv2d_bias_gradient", lambda grad: grad.sum(-4).flatten(-2), "CompositeExplicitAutograd")
+def _forward_op(input, weight, bias, *geometry):
+    _check_op(input, weight, bias, geometry)
+    return local_conv2d_reference(input, weight, bias, *geometry)
+
+
+def _backward_op(grad, input, weight, *sizes):
+    *geometry, need_input, need_weight = sizes
+    _check_grad(grad, input, weight, geometry)
+    return _backward_reference(grad, input, weight, *geometry, need_input, need_weight)
+
+
+def _bias_gradient_op(grad):
+    _check_bias_gradient(grad)
+    return grad.sum(-4).flatten(-2)
+
+
+LIBRARY.impl("local_conv2d", _forward_op, "CompositeExplicitAutograd")
+LIBRARY.impl("local_conv2d_backward", _backward_op, "CompositeExplicitAutograd")
+LIBRARY.impl("local_conv2d_bias_gradient", _bias_gradient_op, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("hnetfast::local_conv2d", lib=LIBRARY)
 def _fake(input, weight, bias, kernel_size, stride, padding, dilation, output_size, groups):
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and tensor.device != input.device:
-            raise ValueError(
-                f"local_conv2d: {name}: {input.device} as of input is accepted, got {tensor.device}"
-            )
+    _check_op(input, weight, bias, (kernel_size, stride, padding, dilation, output_size, groups))
     return input.new_empty(*weight.shape[:-3], input.shape[-4], weight.shape[-3], *output_size)
 
 
@@ -396,6 +476,7 @@ def _vmap(info, in_dims, input, weight, bias, *geometry):
 def _backward_fake(
     grad, input, weight, kernel_size, stride, padding, dilation, output_size, groups, need_input, need_weight
 ):
+    _check_grad(grad, input, weight, (kernel_size, stride, padding, dilation, output_size, groups))
     return (
         input.new_empty(input.shape if need_input else 0),
         weight.new_empty(weight.shape if need_weight else 0),
@@ -404,4 +485,5 @@ def _backward_fake(
 
 @torch.library.register_fake("hnetfast::local_conv2d_bias_gradient", lib=LIBRARY)
 def _bias_gradient_fake(grad):
+    _check_bias_gradient(grad)
     return grad.new_empty(*grad.shape[:-4], grad.shape[-3], grad.shape[-2] * grad.shape[-1])

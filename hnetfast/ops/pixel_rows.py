@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hnetfast.ops._library import LIBRARY
+from hnetfast.ops._library import LIBRARY, check_dense
 
 LIBRARY.define("pixel_rows(Tensor pixels, Tensor rows) -> Tensor")
 
@@ -29,12 +29,20 @@ def pixel_rows(pixels: Tensor, rows: Tensor) -> Tensor:
 
 def pixel_rows_reference(pixels: Tensor, rows: Tensor) -> Tensor:
     """The same in plain PyTorch."""
+    _check(pixels, rows)
+    # A tensor as divisor: a GPU would multiply by the reciprocal of a number.
+    return pixels[rows].to(torch.float64) / torch.tensor(255.0, dtype=torch.float64, device=pixels.device)
+
+
+def _check(pixels: Tensor, rows: Tensor) -> None:
+    check_dense("pixel_rows", "pixels", pixels)
+    check_dense("pixel_rows", "rows", rows)
     if pixels.dim() != 2 or pixels.dtype != torch.uint8:
         raise ValueError(f"pixel_rows: pixels is {pixels.dtype} {list(pixels.shape)}, expected uint8 [N, D]")
     if rows.dim() != 1 or rows.dtype != torch.int64:
         raise ValueError(f"pixel_rows: rows is {rows.dtype} {list(rows.shape)}, expected int64 [n]")
-    # A tensor as divisor: a GPU would multiply by the reciprocal of a number.
-    return pixels[rows].to(torch.float64) / torch.tensor(255.0, dtype=torch.float64, device=pixels.device)
+    if pixels.device != rows.device:
+        raise ValueError(f"pixel_rows: rows is on {rows.device}, expected {pixels.device} as of pixels")
 
 
 LIBRARY.impl("pixel_rows", pixel_rows_reference, "CompositeExplicitAutograd")
@@ -42,4 +50,5 @@ LIBRARY.impl("pixel_rows", pixel_rows_reference, "CompositeExplicitAutograd")
 
 @torch.library.register_fake("hnetfast::pixel_rows")
 def _(pixels, rows):
+    _check(pixels, rows)
     return pixels.new_empty((rows.shape[0], pixels.shape[1]), dtype=torch.float64)

@@ -165,7 +165,7 @@ def test_reduced_precision(dtype, device):
 
 def test_every_output_comes_from_its_source():
     groups, placement, count = example()
-    sources = source_indices(placement, [3, 1, 4], count, torch.device("cpu"))
+    sources = source_indices(placement, [3, 1, 4], [20, 7, 33], count, torch.device("cpu"))
     rows = []
     for group in groups:
         whole = pack_placement([torch.tensor([0, group.weights[-1].shape[0]])], [torch.arange(1)[:, None]])

@@ -1,0 +1,651 @@
+"""Calls with arguments that are off: each raises an error that names the op, or computes what is right.
+
+Valid calls of every op are changed at random. What a kernel does not check shows as a result that the
+reference in plain PyTorch does not give, as NaN from memory that nobody wrote, as a crash, or to
+AddressSanitizer (`make asan`, with more cases).
+"""
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from hnetfast.ops._library import EXTENSION_LOADED
+from hnetfast.ops._mlp_layers import ACTIVATIONS
+from hnetfast.ops.batched_linear import batched_linear_reference
+from hnetfast.ops.grouped_mlp import Group, pack_placement
+from hnetfast.ops.split_targets import split_stacked_reference, split_targets_reference
+
+OPS = torch.ops.hnetfast
+CASES = int(os.environ.get("BAD_CALLS", "60"))  # of each op
+
+pytestmark = [
+    pytest.mark.skipif(not EXTENSION_LOADED, reason="the extension has not been built"),
+    pytest.mark.filterwarnings("ignore:Casting complex values"),
+]
+
+
+def first(function: Callable) -> Callable:
+    """The results of a network without what it saves for its backward pass, which autograd wants."""
+    return lambda *arguments: function(*arguments)[0]
+
+
+def module_of(op: str):
+    """The module of an op, which is hidden behind the function of its name."""
+    return __import__(f"hnetfast.ops.{op}", fromlist=["_"])
+
+
+# --- valid calls -----------------------------------------------------------------------------------
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape).to(dtype)
+
+
+def network(rng: random.Random, conditions: int, chunks: int, dtype, hidden=None, row=None) -> Group:
+    """A network with parts of the input of every kind."""
+    shapes = [(conditions, 1, 2), (1, chunks, 3), (1, 1, 1), (conditions, chunks, 2)]
+    shapes = rng.sample(shapes, rng.choice([1, 2, 3]))
+    if rng.random() < 0.8:
+        shapes = [(conditions, 1, 2), (1, chunks, 3), *shapes][: rng.choice([2, 3])]
+    hidden = rng.choice([(), (5,), (6, 6), (7, 200)]) if hidden is None else hidden
+    widths = [sum(shape[2] for shape in shapes), *hidden, row or rng.choice([1, 5, 33])]
+    weights = [normal(o, i, dtype=dtype) for i, o in pairwise(widths)]
+    biases = [normal(w.shape[0], dtype=dtype) for w in weights] if rng.random() < 0.7 else []
+    return Group([normal(*shape, dtype=dtype) for shape in shapes], weights, biases, rng.choice(ACTIVATIONS))
+
+
+def sizes_of(inputs: Sequence[Tensor]) -> tuple[int, int]:
+    return max(t.shape[0] for t in inputs), max(t.shape[1] for t in inputs)
+
+
+def any_dtype(rng: random.Random) -> torch.dtype:
+    return rng.choice([torch.float32] * 6 + [torch.float64, torch.float16, torch.bfloat16])
+
+
+def some(rng: random.Random, count: int) -> list[bool]:
+    return [rng.random() < 0.8 for _ in range(count)]
+
+
+def of_chunked_mlp(rng: random.Random) -> tuple:
+    group = network(rng, rng.choice([1, 2, 3]), rng.choice([1, 2, 4, 50]), any_dtype(rng))
+    most = sizes_of(group.inputs)[1] * len(group.weights[-1])
+    return *group, rng.choice([most, max(most - 1, 0), most // 2]), rng.random() < 0.5
+
+
+def of_chunked_mlp_backward(rng: random.Random) -> tuple:
+    *group, count, _ = of_chunked_mlp(rng)
+    out, hidden = OPS.chunked_mlp(*group, count, True)
+    grad = torch.randn_like(out)
+    if rng.random() < 0.3:
+        grad[: len(grad) // 2] = 0
+    return grad, hidden, *group, some(rng, sum(map(len, group[:3])))
+
+
+def of_grouped_mlp(rng: random.Random) -> tuple:
+    conditions, dtype = rng.choice([1, 2, 3]), any_dtype(rng)
+    groups, bounds, places = [], [], []
+    for _ in range(rng.choice([1, 2, 3])):
+        groups.append(network(rng, conditions, rng.choice([1, 2, 4, 50]), dtype, row=rng.choice([1, 6, 20])))
+        row, chunks = len(groups[-1].weights[-1]), sizes_of(groups[-1].inputs)[1]
+        cuts = sorted(rng.sample(range(1, row), min(row - 1, rng.choice([0, 1, 4]))))
+        bounds.append(torch.tensor([0, *cuts, row]))
+        places.append(
+            [[-1 if rng.random() < 0.1 else 0 for _ in range(len(cuts) + 1)] for _ in range(chunks)]
+        )
+    all_pieces = [
+        (g, i, s) for g, rows in enumerate(places) for i, row in enumerate(rows) for s in range(len(row))
+    ]
+    rng.shuffle(all_pieces)
+    count = 0
+    for g, i, s in all_pieces:
+        if places[g][i][s] == 0:
+            places[g][i][s] = count
+            count += int(bounds[g][s + 1] - bounds[g][s])
+    tensors = [[t for group in groups for t in group[k]] for k in range(3)]
+    counts = [len(group[k]) for group in groups for k in range(3)]
+    placement = pack_placement(bounds, [torch.tensor(rows) for rows in places])
+    return *tensors, counts, [group.activation for group in groups], placement, count, rng.random() < 0.5
+
+
+def of_grouped_mlp_backward(rng: random.Random) -> tuple:
+    *arguments, count, _ = of_grouped_mlp(rng)
+    out, hidden = OPS.grouped_mlp(*arguments, count, True)
+    return torch.randn_like(out), hidden, *arguments, some(rng, sum(map(len, arguments[:3])))
+
+
+def of_output_reg(rng: random.Random) -> tuple:
+    dtype = rng.choice([torch.float32, torch.float64])
+    group = network(rng, rng.choice([1, 2, 3]), rng.choice([1, 2, 40]), dtype)
+    former = [[t + 0.1 * torch.randn_like(t) for t in tensors] for tensors in group[:3]]
+    (conditions, chunks), size = sizes_of(group.inputs), len(group.weights[-1])
+    count = (chunks - 1) * size + rng.randint(1, size)
+    return (
+        *group[:3],
+        *former,
+        group.activation,
+        count,
+        torch.rand(conditions, dtype=dtype),
+        rng.random() < 0.7,
+    )
+
+
+def of_output_reg_backward(rng: random.Random) -> tuple:
+    inputs, weights, biases, _, old_weights, old_biases, _, count, scaling, _ = arguments = of_output_reg(rng)
+    first, second = OPS.output_reg(*arguments)[1:3]
+    last = [weights[-1], biases[-1] if biases else None, old_weights[-1], old_biases[-1] if biases else None]
+    return torch.randn_like(scaling[0]), first, second, *last, sizes_of(inputs)[1], count
+
+
+def of_local_conv2d(rng: random.Random) -> tuple:
+    groups, images, sets = rng.choice([1, 1, 2]), rng.choice([1, 3, 5, 40]), rng.choice([None, 1, 3])
+    channels, outputs = groups * rng.choice([1, 2]), groups * rng.choice([1, 3])
+    size, kernel = [rng.choice([3, 4, 6]) for _ in range(2)], [rng.choice([1, 2, 3]) for _ in range(2)]
+    geometry = local_conv2d_module.geometry_of(
+        channels, outputs, kernel, rng.choice([1, 2]), rng.choice([0, 1]), 1, groups, size
+    )
+    fields, positions = (
+        channels // groups * kernel[0] * kernel[1],
+        geometry.output_size[0] * geometry.output_size[1],
+    )
+    dtype, many = any_dtype(rng), () if sets is None else (sets,)
+    x = normal(*(() if sets is None else (rng.choice([1, sets]),)), images, channels, *size, dtype=dtype)
+    bias = normal(*many, outputs, positions, dtype=dtype) if rng.random() < 0.6 else None
+    return x, normal(*many, outputs, fields, positions, dtype=dtype), bias, *map(list, geometry[:5]), groups
+
+
+def of_local_conv2d_backward(rng: random.Random) -> tuple:
+    x, weight, bias, *geometry = of_local_conv2d(rng)
+    return torch.randn_like(OPS.local_conv2d(x, weight, bias, *geometry)), x, weight, *geometry, *some(rng, 2)
+
+
+def of_local_conv2d_bias_gradient(rng: random.Random) -> tuple:
+    shape = [rng.choice([1, 3]) for _ in range(rng.choice([4, 5]))]
+    shape[-4] = rng.choice([1, 20])
+    return (normal(*shape, dtype=any_dtype(rng)),)
+
+
+def of_split(rng: random.Random) -> tuple:
+    shapes = [
+        [rng.choice([1, 2, 3]) for _ in range(rng.choice([0, 1, 2, 4]))] for _ in range(rng.choice([1, 3, 8]))
+    ]
+    count = sum(torch.Size(shape).numel() for shape in shapes)
+    dtype = rng.choice([torch.float32, torch.float32, torch.float64, torch.complex64])
+    flat = torch.randn(rng.choice([1, 2, 3]), count, dtype=dtype)
+    return flat, [size for shape in shapes for size in shape], [len(shape) for shape in shapes]
+
+
+def of_batched_linear(rng: random.Random) -> tuple:
+    sets, rows, width, out = (
+        rng.choice(sizes) for sizes in ([1, 2, 5], [1, 3, 4, 9, 20], [1, 5, 33], [1, 4, 17])
+    )
+    dtype = rng.choice([torch.float32, torch.float64])
+    x = normal(1, rows, width, dtype=dtype).expand(sets, -1, -1)
+    if rng.random() < 0.5:
+        x = x + normal(sets, 1, 1, dtype=dtype)
+    bias = normal(sets, out, dtype=dtype) if rng.random() < 0.6 else None
+    return x, normal(sets, out, width, dtype=dtype), bias
+
+
+def of_elman_states(rng: random.Random) -> tuple:
+    dtype, width = rng.choice([torch.float32, torch.float64]), rng.choice([1, 4, 9])
+    sets = rng.choice([(), (1,), (3,)])
+    shape = (*sets, rng.choice([1, 2, 5]), width)
+    z, h_0 = normal(rng.choice([1, 2, 5]), *shape, dtype=dtype), normal(*shape, dtype=dtype)
+    return z, 0.5 * normal(*sets, width, width, dtype=dtype), h_0, rng.choice(["tanh", "relu"])
+
+
+def of_elman_states_backward(rng: random.Random) -> tuple:
+    z, weight, _, activation = arguments = of_elman_states(rng)
+    return torch.randn_like(z), OPS.elman_states(*arguments), weight, activation
+
+
+def of_pixel_rows(rng: random.Random) -> tuple:
+    pixels = torch.randint(256, (rng.choice([1, 3, 9]), rng.choice([1, 7, 40])), dtype=torch.uint8)
+    return pixels, torch.randint(-len(pixels), len(pixels), (rng.choice([0, 1, 5]),))
+
+
+# --- what they compute, in plain PyTorch -------------------------------------------------------------
+
+
+def shapes_of(dims: Sequence[int], ranks: Sequence[int]) -> list[list[int]]:
+    assert min(ranks, default=0) >= 0 and sum(ranks) == len(dims)
+    sizes = iter(dims)
+    return [[next(sizes) for _ in range(rank)] for rank in ranks]
+
+
+def whole_change(*arguments) -> list[Tensor]:
+    """The loss of ``output_reg`` and all its gradients, by way of what the op returns."""
+    loss, first, second, *grads = OPS.output_reg(*arguments)
+    inputs, weights, biases, _, old_weights, old_biases, _, count, _, gradients = arguments
+    layers = [(ts[-1] if ts else None) for ts in (weights, biases, old_weights, old_biases)]
+    last = OPS.output_reg_backward(torch.ones_like(loss), first, second, *layers, sizes_of(inputs)[1], count)
+    return [loss, *(grads if gradients else ()), last[0], *(last[1:] if biases else ())]
+
+
+@torch.enable_grad()
+def whole_change_reference(
+    inputs, weights, biases, old_inputs, old_weights, old_biases, activation, count, scaling, gradients
+) -> list[Tensor]:
+    current, former = (
+        [[t.detach().double().requires_grad_() for t in tensors] for tensors in lists]
+        for lists in ((inputs, weights, biases), (old_inputs, old_weights, old_biases))
+    )
+    groups = Group(*current, activation), Group(*former, activation)
+    loss = output_reg_module.output_reg_reference(*groups, count, scaling.double())
+    last = [current[1][-1], *current[2][-1:]]
+    below = [t for tensors in (current[0], current[1][:-1], current[2][:-1]) for t in tensors]
+    wanted = [*(below if gradients else []), *last]
+    grads = torch.autograd.grad(loss, wanted, materialize_grads=True)
+    return [t.to(scaling.dtype) for t in (loss.detach(), *grads)]
+
+
+def last_layer_reference(
+    grad, first, second, weight, bias, old_weight, old_bias, chunks, count
+) -> list[Tensor]:
+    exact = [t.double() for t in (weight, old_weight)]
+    d = exact[0] - exact[1]
+    if bias is not None:
+        d = torch.cat([d, (bias.double() - old_bias.double())[:, None]], 1)
+    split, width = count - (chunks - 1) * len(weight), weight.shape[1]
+    if second.dim() == 1:
+        now, change = first.double()
+        if bias is not None:
+            now = torch.cat([now, torch.ones_like(now[:, :1])], 1)
+        counts = torch.ones(len(second), len(weight), dtype=torch.float64)
+        counts[chunks - 1 :: chunks, split:] = 0
+        results = counts * (now @ d.t() + change @ exact[1].t())
+        found = 2 * (results * second.double()[:, None]).t() @ now
+    else:
+        found = torch.cat(
+            [
+                d[rows] @ (q + q.t()) + exact[1][rows] @ r.t()
+                for rows, q, r in zip(
+                    (slice(0, split), slice(split, None)), first.double(), second.double(), strict=True
+                )
+            ]
+        )
+    found = (grad.double() * found).to(weight.dtype)
+    return [found[:, :width], found[:, width:].flatten()]
+
+
+local_conv2d_module, output_reg_module = module_of("local_conv2d"), module_of("output_reg")
+
+
+class Call(NamedTuple):
+    """How an op is tested: valid arguments, its reference, and whether it has gradients of its own."""
+
+    arguments: Callable[[random.Random], tuple]
+    reference: Callable[..., Any]
+    differentiable: bool = False
+    op: Callable[..., Any] | None = None  # by default the op itself
+
+
+CALLS = {
+    "batched_linear": Call(of_batched_linear, batched_linear_reference, True),
+    "chunked_mlp": Call(
+        of_chunked_mlp, first(module_of("chunked_mlp")._forward_reference), True, first(OPS.chunked_mlp)
+    ),
+    "chunked_mlp_backward": Call(of_chunked_mlp_backward, module_of("chunked_mlp")._backward_reference),
+    "elman_states": Call(of_elman_states, module_of("elman_states").elman_states_reference),
+    "elman_states_backward": Call(
+        of_elman_states_backward, module_of("elman_states")._differentiable_backward
+    ),
+    "empty_cache": Call(lambda rng: (), lambda: None),
+    "grouped_mlp": Call(
+        of_grouped_mlp, first(module_of("grouped_mlp")._forward_reference), True, first(OPS.grouped_mlp)
+    ),
+    "grouped_mlp_backward": Call(of_grouped_mlp_backward, module_of("grouped_mlp")._backward_reference),
+    "local_conv2d": Call(of_local_conv2d, local_conv2d_module._forward_op, True),
+    "local_conv2d_backward": Call(of_local_conv2d_backward, local_conv2d_module._backward_op),
+    "local_conv2d_bias_gradient": Call(of_local_conv2d_bias_gradient, local_conv2d_module._bias_gradient_op),
+    "output_reg": Call(of_output_reg, whole_change_reference, op=whole_change),
+    "output_reg_backward": Call(of_output_reg_backward, last_layer_reference),
+    "pixel_rows": Call(of_pixel_rows, module_of("pixel_rows").pixel_rows_reference),
+    "pool_bytes": Call(lambda rng: (), lambda: None, op=lambda: OPS.pool_bytes() and None),
+    "set_pool_limit": Call(lambda rng: (2 << 30,), lambda size: None),
+    "split_stacked": Call(of_split, lambda t, *s: split_stacked_reference(t, shapes_of(*s)), True),
+    "split_targets": Call(of_split, lambda t, *s: split_targets_reference(t, shapes_of(*s)), True),
+}
+
+
+# --- changes ---------------------------------------------------------------------------------------
+
+FAR = (2**31, 2**40, 2**62, 2**63 - 1, -(2**63))
+DTYPES = (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.complex64,
+    torch.int64, torch.int32, torch.uint8, torch.bool,
+)  # fmt: skip
+
+
+def in_a_buffer(t: Tensor, strides: Sequence[int]) -> Tensor:
+    """The same values, some elements apart, between others that nobody should see."""
+    span = sum((n - 1) * s for n, s in zip(t.shape, strides, strict=True)) + 1
+    fill = float("nan") if t.is_floating_point() or t.is_complex() else 77
+    buffer = torch.full((span + 8,), fill).to(t.dtype) if t.numel() else torch.empty(8, dtype=t.dtype)
+    return (
+        buffer.as_strided(t.shape, strides, 3).copy_(t)
+        if t.numel()
+        else buffer.as_strided(t.shape, strides, 3)
+    )
+
+
+def wide_strides(rng: random.Random, t: Tensor) -> list[int]:
+    """Strides of any order of the dimensions, without overlaps, with gaps."""
+    strides, step = [0] * t.dim(), rng.choice([1, 1, 2, 3])
+    for d in rng.sample(range(t.dim()), t.dim()):
+        strides[d] = step
+        step = step * max(t.shape[d], 1) + rng.choice([0, 0, 1, 5])
+    return strides
+
+
+def other_layout(rng: random.Random, t: Tensor) -> Tensor:
+    kind = rng.choice(["strides", "strides", "overlap", "expand", "negative", "transposed"])
+    if kind == "strides":
+        return in_a_buffer(t, wide_strides(rng, t))
+    if kind == "overlap" and t.dim():  # rows that share elements
+        memory = t.contiguous().flatten()
+        strides = [rng.choice([0, 1, 1, 2]) for _ in t.shape]
+        fits = t.numel() and sum((n - 1) * s for n, s in zip(t.shape, strides, strict=True)) < len(memory)
+        return memory.as_strided(t.shape, strides) if fits else t
+    if kind == "expand" and t.dim() and t.numel():
+        d = rng.randrange(t.dim())
+        return t.narrow(d, 0, 1).expand_as(t)
+    if kind == "negative" and t.dtype != torch.float8_e5m2 and (t.is_floating_point() or t.is_complex()):
+        return torch._neg_view(-t) if t.is_floating_point() else t.conj().resolve_conj().conj()
+    return t.mT.contiguous().mT if t.dim() > 1 else t
+
+
+def other_shape(rng: random.Random, t: Tensor) -> Tensor:
+    kind = rng.choice(
+        ["more", "fewer", "none", "twice", "one", "far", "rank", "select", "flat", "turned", "split"]
+    )
+    d = rng.randrange(t.dim()) if t.dim() else None
+    if kind == "rank" or d is None:
+        return t.unsqueeze(rng.randint(0, t.dim()))
+    if kind == "more":
+        return torch.cat([t, t.narrow(d, 0, min(1, t.shape[d]))], d)
+    if kind == "twice":
+        return torch.cat([t, t], d)
+    if kind == "fewer":
+        return t.narrow(d, 0, max(t.shape[d] - 1, 0))
+    if kind == "none":
+        return t.narrow(d, 0, 0)
+    if kind == "one":
+        return t.narrow(d, 0, min(1, t.shape[d]))
+    if kind == "far":  # of no memory at all
+        size = rng.choice([2**50, 2**58])  # more than there are addresses
+        return t.narrow(d, 0, min(1, t.shape[d])).expand(*t.shape[:d], size, *t.shape[d + 1 :])
+    if kind == "select":
+        return t.select(d, 0)
+    if kind == "flat":
+        return t.flatten()
+    if kind == "turned":
+        return t.transpose(d, rng.randrange(t.dim()))
+    return t.view(*t.shape[:d], 1, *t.shape[d:]) if t.is_contiguous() else t
+
+
+def other_numbers(rng: random.Random, t: Tensor) -> Tensor:
+    """Other entries of a tensor of integers, by which places are told."""
+    if t.dtype != torch.int64 or not t.numel():
+        return other_layout(rng, t)
+    changed = t.clone()
+    for _ in range(rng.choice([1, 1, 2])):
+        i, j = (rng.randrange(t.numel()) for _ in range(2))
+        value = int(t.flatten()[i])
+        if rng.random() < 0.3:
+            changed.view(-1)[i], changed.view(-1)[j] = int(t.flatten()[j]), value
+        else:
+            choices = [value + 1, value - 1, -1, 0, int(t.flatten()[j]), *FAR]
+            changed.view(-1)[i] = rng.choice(choices)
+    return changed
+
+
+def other_tensor(rng: random.Random, t: Tensor) -> Any:
+    kind = rng.choice(["layout"] * 3 + ["shape"] * 4 + ["dtype"] * 2 + ["numbers"] * 2 + ["place"])
+    if kind == "layout":
+        return other_layout(rng, t)
+    if kind == "shape":
+        return other_shape(rng, t)
+    if kind == "numbers":
+        return other_numbers(rng, t)
+    if kind == "dtype":
+        return t.to(rng.choice(DTYPES))
+    return rng.choice(
+        [lambda: t.to("meta"), lambda: None, t.tolist, t.to_sparse, lambda: t.clone().requires_grad_()]
+    )()
+
+
+def other_list(rng: random.Random, values: list) -> list:
+    kind = rng.choice(["drop", "double", "swap", "empty", "reversed", "append"])
+    changed = list(values)
+    if kind == "empty":
+        return []
+    if not changed or kind == "append":
+        return [*changed, rng.choice(changed) if changed else torch.randn(2, 2)]
+    i, j = rng.randrange(len(changed)), rng.randrange(len(changed))
+    if kind == "drop":
+        del changed[i]
+    elif kind == "double":
+        changed.insert(i, changed[i])
+    elif kind == "swap":
+        changed[i], changed[j] = changed[j], changed[i]
+    else:
+        changed.reverse()
+    return changed
+
+
+def other_value(rng: random.Random, value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return other_tensor(rng, value)
+    if isinstance(value, list):
+        if not value or rng.random() < 0.3:
+            return other_list(rng, value)
+        i = rng.randrange(len(value))
+        return [*value[:i], other_value(rng, value[i]), *value[i + 1 :]]
+    if isinstance(value, bool):
+        return rng.choice([not value, None, 2])
+    if isinstance(value, int):
+        return rng.choice(
+            [value + 1, value - 1, value + 1, value - 1, 2 * value, 0, -1, -value, *FAR, 1.5, None]
+        )
+    if isinstance(value, str):
+        return rng.choice(["", "gelu", value.upper(), f"{value} ", "é", None, 3])
+    return rng.choice([torch.randn(2, 2), 1])  # an optional tensor that was not given
+
+
+def changed(rng: random.Random, arguments: tuple) -> tuple:
+    found = list(arguments)
+    for _ in range(rng.choice([0, 1, 1, 1, 1, 1, 2, 3])):
+        i = rng.randrange(len(found))
+        with suppress(RuntimeError, IndexError):  # what PyTorch itself refuses, is not to be tested
+            found[i] = other_value(rng, found[i])
+    if rng.random() < 0.02:
+        found.pop()
+    return tuple(found)
+
+
+NO_MEMORY = ("can't allocate memory", "cannot allocate", "overflow")  # what PyTorch says to FAR sizes
+
+
+# --- judging ---------------------------------------------------------------------------------------
+
+
+REDUCED = (torch.float16, torch.bfloat16, torch.float8_e5m2)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    if isinstance(value, (list, tuple)):
+        return [t for v in value for t in tensors_in(v)]
+    return [value] if isinstance(value, Tensor) else []
+
+
+def as_leaves(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(as_leaves(v) for v in value)
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().requires_grad_(value.is_floating_point() or value.is_complex())
+
+
+def evaluate(function: Callable, arguments: tuple, differentiable: bool, seed: int, which=None):
+    """Results and, where they have gradients, those for a random cotangent; and which results those were."""
+    if not differentiable:
+        with torch.no_grad():
+            return tensors_in(function(*arguments)), ()
+    arguments = as_leaves(arguments)
+    results = tensors_in(function(*arguments))
+    leaves = [t for t in tensors_in(arguments) if t.requires_grad]
+    which = [i for i, t in enumerate(results) if t.requires_grad] if which is None else which
+    if not which:
+        return [t.detach() for t in results], which
+    rng = random.Random(seed)
+    cotangents = []
+    for i in which:
+        torch.manual_seed(seed)
+        kind = torch.complex64 if results[i].is_complex() else torch.float32
+        cotangent = other_layout(rng, torch.randn(results[i].shape, dtype=kind).to(results[i].dtype))
+        cotangents.append(cotangent.to(results[i].device))
+    grads = torch.autograd.grad([results[i] for i in which], leaves, cotangents, materialize_grads=True)
+    return [t.detach() for t in (*results, *grads)], which
+
+
+def assert_same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    assert len(found) == len(expected)
+    for i, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device), f"result {i}"
+        if a.device.type == "meta" or not a.numel():
+            continue
+        if a.dtype in REDUCED:  # rounded differently, and then beyond a kink of an activation
+            assert torch.equal(a.float().isfinite(), b.float().isfinite()), f"result {i}: {a}, expected {b}"
+        elif a.is_floating_point() or a.is_complex():
+            tolerance = 2e4 * torch.finfo(a.dtype).eps
+            scale = b[b.isfinite()].abs().max().item() if b.isfinite().any() else 0
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(scale, 1), equal_nan=True)
+        else:
+            assert torch.equal(a, b), f"result {i}: {a}, expected {b}"
+
+
+@pytest.fixture(autouse=True)
+def _poisoned():
+    """Memory that nobody has written holds NaN."""
+    torch._C._set_deterministic_algorithms(True)  # the public function imports for seconds
+    yield
+    torch._C._set_deterministic_algorithms(False)
+    OPS.set_pool_limit(2 << 30)
+
+
+def described(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(described, value)) + "]"
+    if isinstance(value, Tensor):
+        if value.dtype == torch.int64 and value.device.type == "cpu" and not value.is_sparse:
+            return f"{value.tolist()}"
+        strides = "sparse" if value.is_sparse else value.stride()
+        return f"{value.dtype} {tuple(value.shape)} {strides} {value.device}"
+    return repr(value)
+
+
+def judge(name: str, seed: int) -> str:
+    """Make a call and judge what it does; returns "raised" or "computed"."""
+    call, rng = CALLS[name], random.Random(f"{name} {seed}")
+    torch.manual_seed(seed)
+    arguments = call.arguments(rng)
+    if arguments:
+        arguments = changed(rng, arguments)
+    try:
+        found, which = evaluate(call.op or getattr(OPS, name), arguments, call.differentiable, seed)
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        names = name.removesuffix("_backward").removesuffix("_bias_gradient"), *NO_MEMORY
+        if any(word in str(error) for word in names) and "INTERNAL ASSERT" not in str(error):
+            return "raised"
+        raise AssertionError(f"{name}, case {seed}: {described(arguments)}: unclear {error!r}") from error
+    try:
+        expected, _ = evaluate(call.reference, arguments, call.differentiable, seed, which)
+        assert_same(found, expected)
+    except Exception as error:
+        raise AssertionError(f"{name}, case {seed}: {described(arguments)}: passes, but {error}") from error
+    return "computed"
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_bad_calls(name):
+    seen = {judge(name, seed) for seed in range(CASES if CALLS[name].arguments(random.Random(0)) else 1)}
+    assert "computed" in seen
+
+
+def test_every_op_is_called():
+    names = [n for n in torch._C._dispatch_get_all_op_names() if n.startswith("hnetfast::")]
+    assert {n.removeprefix("hnetfast::") for n in names} == set(CALLS)
+
+
+# --- what was found, so that no seed has to meet it again ---------------------------------------------
+
+
+def test_backward_pass_wants_all_hidden_results():
+    """Rows enough for tiles, which read all of them."""
+    inputs, widths = [normal(1, 120, 3)], (3, 6, 6, 5)
+    weights = [normal(o, i) for i, o in pairwise(widths)]
+    out, hidden = OPS.chunked_mlp(inputs, weights, [], "relu", 600, True)
+    for wrong in (hidden[:, :6].contiguous(), hidden.double(), hidden[:-1], None):
+        with pytest.raises((ValueError, TypeError), match=r"chunked_mlp_backward.* hidden is"):
+            OPS.chunked_mlp_backward(out, wrong, inputs, weights, [], "relu", [True] * 4)
+
+
+@pytest.mark.parametrize("op", [OPS.grouped_mlp, module_of("grouped_mlp")._forward_reference])
+def test_outputs_are_stored_once_each(op):
+    inputs, weights = [normal(2, 3, 2)], [normal(4, 2)]
+
+    def store(*places: int) -> None:
+        placement = torch.tensor([2, 0, 1, 4, *places])
+        op(inputs, weights, [], [1, 1, 0], ["relu"], placement, 12)
+
+    store(0, 1, 4, 5, 8, 9)
+    store(11, 0, 10, 3, 9, 6)
+    for places in ((0, 1, 4, 5, 4, 5), (0, 0, 4, 5, 8, 9), (0, 2, 4, 5, 8, 9), (1, 0, 4, 5, 8, 9)):
+        with pytest.raises(ValueError, match=r"placement.* exactly once"):
+            store(*places)
+
+
+@pytest.mark.parametrize("op", [OPS.split_targets, OPS.split_stacked])
+@pytest.mark.parametrize(
+    ("dims", "ranks"),
+    [([2, 2], [-1, 3]), ([-2, -2], [2]), ([4, 9], [1]), ([4], [2]), ([2**32, 2**32, 4], [2, 1])],
+)
+def test_shapes_of_nothing(op, dims, ranks):
+    with pytest.raises(ValueError, match=r"dims|ranks|shapes hold"):
+        op(torch.zeros(2, 4), dims, ranks)
+
+
+def test_gradients_of_complex_pieces():
+    flat = torch.randn(2, 4, dtype=torch.complex64, requires_grad=True)
+    factor = torch.tensor([1j, 2 - 1j])
+    for op, views in ((OPS.split_targets, 4), (OPS.split_stacked, 2)):
+        pieces = op(flat, [2, 2], [1, 1])
+        assert len(pieces) == views
+        loss = (pieces[0].conj() * factor).sum()
+        expected = (flat[: 4 // views, :2].conj() * factor).sum()
+        found, right = (torch.autograd.grad(x, flat, torch.tensor(1j))[0] for x in (loss, expected))
+        torch.testing.assert_close(found, right)
+
+
+def test_elman_states_keep_their_shape():
+    z, weight, h_0 = normal(2, 1, 3), normal(3, 3), normal(5, 3)
+    with pytest.raises(ValueError, match=r"h_0 is Float \[5, 3\], expected Float \[1, 3\]"):
+        OPS.elman_states(z, weight, h_0, "tanh")
+    with pytest.raises(ValueError, match=r"h_0 \[5, 3\], expected"):
+        module_of("elman_states").elman_states_reference(z, weight, h_0, "tanh")
+
+
+def test_last_layer_without_width():
+    nothing = torch.zeros(2, 0, 0)
+    with pytest.raises(ValueError, match=r"weight has shape \[3, 0\]"):
+        OPS.output_reg_backward(
+            torch.tensor(1.0), nothing, nothing, torch.zeros(3, 0), None, torch.zeros(3, 0), None, 1, 3
+        )
