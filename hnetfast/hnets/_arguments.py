@@ -262,7 +262,7 @@ def check_param_names(prefix: str, names: Any, shapes: Sequence[Sequence[int]]) 
     """Check the names of parameters, or choose them.
 
     Raises:
-        TypeError, ValueError: If they are not as many as there are shapes.
+        TypeError, ValueError: If they are no strings, or not as many as there are shapes.
     """
     if names is None:
         return ["weight" if len(shape) > 1 else "bias" for shape in shapes]
@@ -272,6 +272,9 @@ def check_param_names(prefix: str, names: Any, shapes: Sequence[Sequence[int]]) 
         raise InputError(
             f"{prefix}_names: {len(shapes)} names as in {prefix}_shapes are accepted, got {len(names)}"
         )
+    for i, name in enumerate(names):
+        if not isinstance(name, str):
+            raise InputTypeError(f"{prefix}_names[{i}]: a string is accepted, got {name!r}")
     return list(names)
 
 

@@ -271,8 +271,9 @@ class HDeconv(FullHyperNet):
 
     def _has_independent_images(self) -> bool:
         """Whether the images of a condition surely are the same alone and among others, and nobody counts."""
-        watched = any(map(is_watched, [self._act_fn, *self._attention.values()]))
-        return self._batchnorm_layers is None and is_elementwise(self._act_fn) and not watched
+        norms = self._batchnorm_layers or ()
+        watched = any(map(is_watched, [self._act_fn, *self._attention.values(), *norms]))
+        return not any(n._uses_batch for n in norms) and is_elementwise(self._act_fn) and not watched
 
     def apply_hyperfan_init(
         self,

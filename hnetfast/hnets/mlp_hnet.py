@@ -171,11 +171,7 @@ class HMLP(FullHyperNet):
                 norm(weight, own_weights) for norm, weight in zip(self._spectral_norms, weights, strict=True)
             ]
         activation = _op_activation(self._act_fn) if num_hidden else "identity"
-        plain = num_hidden > 0 and (
-            activation is None
-            or self._use_batch_norm
-            or (self._dropout is not None and self._dropout.training)
-        )
+        plain = num_hidden > 0 and (activation is None or self._use_batch_norm or self._is_random())
         if not plain:
             return Group(inputs, weights, biases, activation)
         bn_weights = uncond_weights[: 2 * num_hidden] if self._use_batch_norm else None
@@ -192,8 +188,10 @@ class HMLP(FullHyperNet):
 
     def _has_independent_layers(self) -> bool:
         """Whether the layers compute row by row, with weights that may change from call to call."""
-        random = self._dropout is not None and self._dropout.training
-        return not (random or self._use_batch_norm)
+        return not (self._is_random() or self._use_batch_norm)
+
+    def _is_random(self) -> bool:
+        return self._dropout is not None and self._dropout.training
 
     def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part]:
         arranged = self._arrange(parse_call(self, None, None, cond_ids, weights))
@@ -213,7 +211,8 @@ class HMLP(FullHyperNet):
         x = torch.cat([tensor.expand(batch_size, num_chunks, -1) for tensor in inputs], dim=2)
         x = x.flatten(0, 1)  # [B·N, in], in the order that hypnettorch draws random numbers in
         self._check_stats(condition)
-        apart = self._has_independent_layers()  # then the bits of a condition's results depend on it alone
+        # Then the bits of a condition's results depend on it alone.
+        apart = not (self._is_random() or any(layer._uses_batch for layer in self._batchnorm_layers or ()))
         elementwise = apart and is_elementwise(self._act_fn) and not is_watched(self._act_fn)
         for i in range(len(self._layers)):
             bias = biases[i : i + 1]
@@ -225,7 +224,12 @@ class HMLP(FullHyperNet):
                 x = F.linear(x, weights[i], *bias)
             if bn_weights is not None:
                 gain, offset = bn_weights[2 * i : 2 * i + 2]
-                x = self._batchnorm_layers[i](x, weight=gain, bias=offset, stats_id=condition)
+                norm = self._batchnorm_layers[i]
+                # With several chunks, sums over rows, which gradients are, would run in another order.
+                split = apart and num_chunks > 1 and not is_watched(norm)
+                groups = x.split(num_chunks) if split else [x]
+                groups = [norm(rows, weight=gain, bias=offset, stats_id=condition) for rows in groups]
+                x = torch.cat(groups) if split else groups[0]
             if self._dropout is not None:
                 x = self._dropout(x)
             if self._act_fn is not None:

@@ -398,8 +398,11 @@ class MainNetInterface(LayerBuilding, ABC):
                 "get_output_weight_mask: only for networks with has_fc_out and mask_fc_out"
             )
         units = None if out_inds is None else torch.as_tensor(out_inds, device=device)
-        if isinstance(out_inds, torch.Tensor) and out_inds.is_floating_point():
-            raise InputIndexError(f"out_inds: integers or booleans are accepted, got {out_inds.dtype}")
+        # A list without indices is one of floats to PyTorch.
+        is_list = units is not None and not isinstance(out_inds, torch.Tensor)
+        is_fractional = units is not None and (units.is_floating_point() or units.is_complex())
+        if is_fractional and not (is_list and len(units) == 0):
+            raise InputIndexError(f"out_inds: integers or booleans are accepted, got {out_inds!r}")
         if units is not None and units.dtype != torch.bool:
             units = units.long()
         num_masked = 2 if self._output_has_bias else 1

@@ -125,6 +125,12 @@ class BatchNormLayer(nn.Module):
         """Number of sets of statistics kept by this layer."""
         return self._stats_count
 
+    @property
+    def _uses_batch(self) -> bool:
+        """Whether the statistics of the batch are used where none are given."""
+        is_constant = self._frozen_stats or self._learnable_stats or self._track_running_stats
+        return not self._frozen_stats and (self.training or not is_constant)
+
     def forward(
         self,
         inputs: torch.Tensor,

@@ -215,7 +215,7 @@ def check_computation(cls, arguments, form, training, dtype=torch.float64):
     theirs, ours = build_both(cls, arguments, dtype)
     num_mod = theirs._num_context_mod_shapes()
     if arguments.get("context_mod_no_weights") and not num_mod and form in ("none", "internal"):
-        return  # differs: `MLP(context_mod_no_weights=True)`
+        return  # differs: `MLP`, `SimpleRNN`, `LeNet` and `BioConvNet` with
     if form == "internal" and cls in (ChunkSqueezer, ZenkeNet):
         # differs: `ZenkeNet` takes weights as a dictionary
         # differs: `ChunkSqueezer(use_spectral_norm=True)`

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnetfast.mnets import WRN, ResNet, ResNetIN
+from tests.compat.hnet_comparison import norm
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 oracle = pytest.importorskip("hypnettorch.mnets")
@@ -301,6 +302,24 @@ def test_init_weights_and_overwriting(name):
     torch.testing.assert_close(ours(x), theirs(x))
     ours.custom_init()
     assert all(b is None or (b == 0).all() for b in ours.layer_bias_vectors)
+
+
+def test_batch_normalisation_of_images_with_the_channels_first():
+    """Is as accurate: PyTorch's sums over maps with the channels last lose digits."""
+    arguments = {"in_shape": (32, 32, 3), "num_feature_maps": (4, 4, 4, 4), "n": 2, "k": 1}
+    arguments |= {"use_batch_norm": True, "chw_input_format": True, "verbose": False}
+    x = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+    def gradients(network, dtype=torch.float32):
+        out = network.to(dtype)(x.to(dtype))
+        factors = torch.linspace(-1, 2, out.numel(), dtype=dtype).view_as(out)
+        parameters = torch.autograd.grad((out * factors).sum(), list(network.parameters()))
+        return torch.cat([t.flatten().double() for t in parameters])
+
+    theirs, ours = build_both("WRN", arguments)
+    found = gradients(theirs), gradients(ours)
+    their_error, our_error = (norm(t - gradients(theirs, torch.float64)) for t in found)
+    assert our_error < 1.5 * their_error
 
 
 @pytest.mark.parametrize(

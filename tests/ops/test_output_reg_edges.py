@@ -68,6 +68,21 @@ def test_networks_that_were_far_larger(form, activation, conditions):
         assert ours[0] < 2e-6 and ours[1] < max(1e-3, 2 * generated[1])
 
 
+@needs_extension
+@pytest.mark.parametrize(("chunks", "size"), [(9, 40), (200, 1)])
+@pytest.mark.parametrize("hidden", [(), (20,)])
+@pytest.mark.parametrize("scale", [1, 10, 100])
+def test_parameters_far_from_what_they_were(chunks, size, hidden, scale):
+    torch.manual_seed(0)
+    group = random_network(30, chunks, size, hidden)
+    previous, count = changed(group, scale), chunks * size - size // 2
+    exact = with_gradients(output_reg_reference, double(group), double(previous), count)
+    ours = errors(with_gradients(output_reg, group, previous, count), exact)
+    assert max(ours) < 3e-7
+    _, grads = with_gradients(output_reg, group, previous, count)
+    assert all(grad.dtype == torch.float32 for grad in grads)
+
+
 @pytest.mark.parametrize("form", [output_reg, plain])
 @pytest.mark.parametrize("conditions", [2, 100])
 def test_gradients_where_parameters_change_and_outputs_hardly_do(form, conditions):
