@@ -246,7 +246,7 @@ def test_bad_calls_change_nothing(name):
         (x, weights[1:], "weights: expected"),
         (x, [*weights[:-1], weights[-1][1:]], rf"entry {len(weights) - 1} of param_shapes \(bias\)"),
         (x, [*weights[:-2], weights[-2].double(), weights[-1]], "dtype"),
-        (x, [None, *weights[1:]], r"entry 0 of param_shapes \(cm_scale\) must be a tensor"),
+        (x, [None, *weights[1:]], r"entry 0 of param_shapes \(cm_scale\): expected a tensor"),
         (x, {"weights": weights}, "keys from"),
     ):
         with pytest.raises((ValueError, TypeError), match=message):
