@@ -611,7 +611,11 @@ def test_bad_weights_are_named_and_change_nothing():
         (None, TypeError, "expected a tensor, got NoneType"),
         (torch.zeros(2), ValueError, r"expected the shape \[3\], got \[2\]"),
         (torch.zeros(3).double(), TypeError, "expected the dtype of the network, torch.float32"),
-        (torch.zeros(3, device="meta"), ValueError, "expected to be on cpu like the network, got meta"),
+        (
+            torch.zeros(3, device="meta"),
+            ValueError,
+            "expected to be on the device of the network, cpu, got meta",
+        ),
     ]:
         with pytest.raises(error, match=r"weights\[2\] \(7.bias\): " + message):
             network(x, [*good[:2], bias])

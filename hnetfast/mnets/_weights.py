@@ -68,7 +68,7 @@ class GivenWeights(NamedTuple):
             ValueError, RuntimeError: A device differs.
             TypeError: A dtype differs, and autocast is off.
         """
-        if self.mod_given:
+        if self.mod_given and self.mod:
             check_placement(x, self.mod, partial(describe_entry, network))
         # The network's own are all alike.
         placed = self.internal[first:] if self.internal_given else self.internal[first : first + 1]
@@ -122,7 +122,7 @@ def select_weights(
         else:
             raise InputError(_count_message(plan, weights))
 
-    if mod is not None:
+    if mod:
         _check_shapes(network, mod, 0, layers.num_sets, batch_size)
     if internal is not None:
         _check_shapes(network, internal, num_mod, layers.num_sets)
