@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import statistics
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from hnetfast.examples._speed import import_hypnettorch, time_in_turns
+from bench.tables import Table, field, times, times_as_fast
+from hnetfast._comparison import import_hypnettorch, libraries
 from hnetfast.examples.hypercl import run
 from hnetfast.examples.hypercl._task_weights import TaskWeights
 from tests.made_data import write_mnist
@@ -81,12 +81,7 @@ def _loop(folder, library: str) -> list[float]:
     return accuracies
 
 
-def _store(results, what: str, durations: dict, per: int = 1) -> None:
-    times = {library: 1e3 * statistics.median(found) / per for library, found in durations.items()}
-    results.trainings.append({"what": what, "threads": torch.get_num_threads(), "ms": times})
-
-
-def test_whole_run(folder, benchmark, results, pytestconfig, monkeypatch):
+def test_whole_run(folder, bench, monkeypatch):
     monkeypatch.chdir(folder)
 
     def ours():
@@ -96,19 +91,16 @@ def test_whole_run(folder, benchmark, results, pytestconfig, monkeypatch):
     calls = {"hnetfast": ours}
     if import_hypnettorch("data.special.split_mnist") is not None:
         calls["hypnettorch"] = lambda: _loop(folder, "hypnettorch")
-    _store(results, f"whole run, {_NUM_TASKS} tasks of {_ITERATIONS} iterations",
-           time_in_turns(calls, pytestconfig.option.seconds, minimum=3))  # fmt: skip
-    benchmark.pedantic(ours, rounds=1, iterations=1)
+    what = f"whole run, {_NUM_TASKS} tasks of {_ITERATIONS} iterations"
+    bench.add(TABLE, bench.time(calls), what=what, threads=torch.get_num_threads())
 
 
 @pytest.mark.parametrize("task", range(_NUM_TASKS))
-def test_iteration(task, benchmark, results, pytestconfig):
+def test_iteration(task, bench):
     """A step of the optimiser, without data: generation, the batch, the penalty, all gradients."""
     inputs, labels = torch.randn(_BATCH, 784), torch.randint(2, (_BATCH,))
-    calls, count = {}, 20
-    for library in ("hnetfast", "hypnettorch"):
-        if library == "hypnettorch" and import_hypnettorch("hnets") is None:
-            continue
+    calls = {}
+    for library in libraries():
         mnet, hnet = _networks(library)
         fused = {"fused": True} if library == "hnetfast" else {}  # as in the examples
         optimizer = torch.optim.Adam(hnet.parameters(), lr=1e-4, **fused)
@@ -124,15 +116,32 @@ def test_iteration(task, benchmark, results, pytestconfig):
                     return weights, 0
                 return weights, regulariser.calc_fix_target_reg(hnet, task, targets=targets)
 
-        def steps(mnet=mnet, optimizer=optimizer, penalised=penalised):
-            for _ in range(count):
-                optimizer.zero_grad()
-                weights, penalty = penalised()
-                loss = F.cross_entropy(mnet(inputs, weights=weights), labels) + 0.01 * penalty
-                loss.backward()
-                optimizer.step()
+        def step(mnet=mnet, optimizer=optimizer, penalised=penalised):
+            optimizer.zero_grad()
+            weights, penalty = penalised()
+            loss = F.cross_entropy(mnet(inputs, weights=weights), labels) + 0.01 * penalty
+            loss.backward()
+            optimizer.step()
 
-        calls[library] = steps
-    durations = time_in_turns(calls, pytestconfig.option.seconds, minimum=7)
-    _store(results, f"an iteration of task {task + 1}", durations, count)
-    benchmark.pedantic(calls["hnetfast"], rounds=1, iterations=1)
+        calls[library] = step
+    durations = bench.time(calls, minimum=7, turn=30e-3)
+    bench.add(TABLE, durations, what=f"an iteration of task {task + 1}", threads=torch.get_num_threads())
+
+
+TABLE = Table(
+    key="trainings",
+    title="Continual-learning example",
+    intro=(
+        "SplitMNIST with an MLP 784-100-100-2 and a chunked hypernetwork (the default options of "
+        "`examples.hypercl.run`), in milliseconds. *whole run*: ours is the command with its log, "
+        "evaluations, figure and checkpoints, the other side a bare loop with hypnettorch's classes. "
+        "*iteration*: all of a step of the optimiser but the data."
+    ),
+    columns={
+        "what": field("what"),
+        "threads": field("threads"),
+        **times("hnetfast", "hypnettorch", digits=1),
+        "× hypnettorch": times_as_fast(),
+    },
+    place=80,
+)
