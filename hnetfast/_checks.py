@@ -28,17 +28,19 @@ def check_integer(name: str, value: Any, minimum: int, stop: int | None = None) 
         TypeError: It is not an integer.
         ValueError: It is too small or too large.
     """
-    if stop is not None:
-        expected = f"an integer in [{minimum}, {stop})"
-    else:
-        expected = "a positive integer" if minimum == 1 else f"an integer of at least {minimum}"
     try:
         number = operator.index(value)
     except TypeError:
-        raise InputTypeError(f"{name}: expected {expected}, got {value!r}") from None
+        raise InputTypeError(f"{name}: expected {_integer(minimum, stop)}, got {value!r}") from None
     if number < minimum or (stop is not None and number >= stop):
-        raise InputError(f"{name}: expected {expected}, got {value!r}")
+        raise InputError(f"{name}: expected {_integer(minimum, stop)}, got {value!r}")
     return number
+
+
+def _integer(minimum: int, stop: int | None) -> str:
+    if stop is not None:
+        return f"an integer in [{minimum}, {stop})"
+    return "a positive integer" if minimum == 1 else f"an integer of at least {minimum}"
 
 
 def check_integers(name: str, values: Any, minimum: int, count: int | None = None) -> list[int]:

@@ -72,8 +72,7 @@ class GivenWeights(NamedTuple):
             check_placement(x, self.mod, partial(describe_entry, network))
         # The network's own are all alike.
         placed = self.internal[first:] if self.internal_given else self.internal[first : first + 1]
-        first += network._plan.num_mod
-        check_placement(x, placed, lambda i: describe_entry(network, first + i))
+        check_placement(x, placed, lambda i: describe_entry(network, network._plan.num_mod + first + i))
 
 
 def select_weights(
