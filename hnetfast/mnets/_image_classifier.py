@@ -5,10 +5,31 @@ from collections.abc import Sequence, Sized
 import torch.nn.functional as F
 from torch import Tensor
 
+from hnetfast._checks import check_integer, check_tensor
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast.mnets._arguments import check_batch_norm, positive_integer
 from hnetfast.mnets._layer_functions import LayerFunctions
+from hnetfast.mnets._statistics import check_batch_norm
 from hnetfast.mnets.classifier_interface import Classifier
+
+
+def output_size(size: Sequence[int], kernel: int, stride: int, padding: int) -> tuple[int, int]:
+    """Height and width of what a convolution makes of images or maps of the given height and width.
+
+    Args:
+        size: That height and width.
+        kernel: Height and width of the kernel.
+        stride: Step between two positions of the kernel.
+        padding: Zeros around the input.
+
+    Raises:
+        ValueError: If they are too small.
+    """
+    height, width = ((n + 2 * padding - kernel) // stride + 1 for n in size)
+    if height <= 0 or width <= 0:
+        raise InputError(
+            f"in_shape: maps of {size[0]} x {size[1]} pixels are too small for a kernel of {kernel}"
+        )
+    return height, width
 
 
 class ImageClassifier(Classifier):
@@ -35,7 +56,7 @@ class ImageClassifier(Classifier):
         if len(in_shape) != 3:
             raise InputError(f"in_shape: expected (height, width, channels), got {in_shape!r}")
         self._in_shape = in_shape
-        self._height, self._width, self._channels = (positive_integer("in_shape", n) for n in in_shape)
+        self._height, self._width, self._channels = (check_integer("in_shape", n, 1) for n in in_shape)
         self._chw_input_format = chw_input_format
 
     @property
@@ -59,8 +80,7 @@ class ImageClassifier(Classifier):
             ValueError: If the shape does not fit ``in_shape``.
             TypeError: If ``x`` is not a tensor.
         """
-        if not isinstance(x, Tensor):
-            raise InputTypeError(f"x: expected a tensor, got {type(x).__name__}")
+        check_tensor("x", x)
         if layers.num_sets is None:
             return self._batch_of_images(x)
         if x.stride(0) == 0:  # shared by all sets

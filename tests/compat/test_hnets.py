@@ -92,7 +92,7 @@ def calls(draw, hnet):
                 shape = (batch, hnet.num_chunks, hnet.chunk_emb_size)
                 kwargs["weights"] = {"chunk_embs": torch.randn(shape)}
     if hnet._uncond_in_size > 0:
-        # differs: `ChunkedHMLP.forward` broadcasts
+        # differs: `ChunkedHMLP` and `StructuredHMLP` broadcast
         size = batch if chunked_conds else draw(st.sampled_from([1, batch]))
         if size == batch == 1 and not chunked_conds:
             size = draw(st.integers(1, 3))

@@ -216,7 +216,7 @@ def test_hypernetworks_are_the_same(net_type, data, prefix, n_conds, no_cond, no
     assert ours.conditional_param_shapes == theirs.conditional_param_shapes
     # differs: `sim_utils.get_mnet_model` and `get_hypernet` take
     linear = getattr(config, f"{prefix or ''}hnet_net_act", None) == "linear"
-    # differs: `StructuredHMLP.train()`
+    # differs: `train()` and `eval()` of `StructuredHMLP`
     dropout = getattr(config, f"{prefix or ''}hnet_dropout_rate", -1) != -1
     if ours.conditional_params and not (no_uncond or uncond_in_size or linear or dropout):
         for our, their in zip(ours.eval()(cond_id=0), theirs.eval()(cond_id=0), strict=True):
