@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from hnetfast import ops
 from hnetfast.hnets._part import Part
 from hnetfast.hnets.hnet_interface import HyperNetInterface
+from hnetfast.ops._library import without_autocast
 from hnetfast.ops._mlp_layers import sizes_of
 from hnetfast.ops.output_reg import Corrections
 
@@ -41,7 +42,7 @@ def change_from_parts(
         Scalar; None if it cannot be had so.
     """
     device = previous["uncond_weights"][0].device if previous["uncond_weights"] else torch.device("cpu")
-    with torch.autocast(device.type, enabled=False):
+    with without_autocast(device.type):
         return _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored)
 
 

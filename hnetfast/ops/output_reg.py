@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors
+from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors, without_autocast
 from hnetfast.ops._mlp_layers import activate, check_network, sizes_of
 from hnetfast.ops.chunked_mlp import chunked_mlp_reference
 from hnetfast.ops.grouped_mlp import Group
@@ -89,7 +89,7 @@ def output_reg(
     scaling = weight.new_ones(count) if scaling is None else scaling.to(weight)
     if scaling.shape != (count,):
         raise ValueError(f"output_reg: scaling has shape {tuple(scaling.shape)}, expected [{count}]")
-    with torch.autocast(device, enabled=False):
+    with without_autocast(device):
         if _has_kernel(current, previous) and not scaling.requires_grad:
             old = (*previous[:3], current.activation, num_outputs, scaling)
             counts = (len(current.inputs), len(current.inputs) + len(current.weights))

@@ -26,6 +26,10 @@ from hnetfast.kernels import chunked_mlp, chunked_mlp_products, chunked_mlp_tile
 
 KERNELS = [
     "_chunked_mlp_hidden_kernel",
+    "_chunked_mlp_hidden_bwd_kernel",
+    "_chunked_mlp_hidden_sums_kernel",
+    "_chunked_mlp_inputs_bwd_kernel",
+    "_chunked_mlp_reduce_all_kernel",
     "_chunked_mlp_fwd_kernel",
     "_chunked_mlp_bwd_kernel",
     "_chunked_mlp_reduce_kernel",
