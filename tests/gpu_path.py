@@ -80,18 +80,19 @@ class GpuPath(TorchDispatchMode):
                     TorchDispatchMode.__exit__(self, None, None, None)
         if on_device and (name in _WAITING or _indexes_from_host(name, args)):
             self.waits[name] += 1
+        if name in ("_to_copy", "copy_"):
+            devices = {t.device.type for t in given if name == "_to_copy" or t.dim() > 0}
+            if len(devices | {torch.device(kwargs.get("device") or given[0].device).type}) > 1:
+                self.waits[name] += 1
         result = function(*args, **kwargs)
         results = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
-        if name in ("_to_copy", "copy_"):
-            devices = {t.device.type for t in [*given, *results] if name == "_to_copy" or t.dim() > 0}
-            if len(devices) > 1:
-                self.waits[name] += 1
         if not self._is_free(function, name, results) and any(map(_is_on_device, [*given, *results])):
             self.launches[name] += 1
         return result
 
     def _is_free(self, function, name: str, results: list[Tensor]) -> bool:
-        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in function._schema.returns)
+        aliases = [r.alias_info for r in function._schema.returns if r.alias_info is not None]
+        is_view = any(not alias.is_write for alias in aliases)
         return name in _FREE or is_view or (bool(results) and all(t.numel() == 0 for t in results))
 
 
@@ -119,7 +120,8 @@ class _FromHost(TorchFunctionMode):
             self._path.waits[function.__name__] += 1
         if function in (Tensor.__getitem__, Tensor.__setitem__) and _is_on_device(args[0]):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
-            self._path.waits[function.__name__] += any(isinstance(i, list) for i in index)
+            if any(isinstance(i, list) for i in index):
+                self._path.waits[function.__name__] += 1
         return result
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,11 +41,55 @@ _KERNEL_DTYPES = (torch.float32, torch.float64)
 _FEATURES_AT_ONCE = 1 << 22  # elements of the last layer's input, for as many conditions as that are
 
 
-class Corrections(NamedTuple):
-    """Squares of single outputs, times factors, to subtract: positions ``[E]``, factors ``[B or 1, E]``."""
+class Corrections:
+    """Squares of single outputs, times factors, to subtract.
 
-    positions: Tensor
-    factors: Tensor
+    What was found out about them, and copies on other devices, are kept with the object: no step of training
+    looks at them again or waits for a copy.
+
+    Args:
+        positions: Numbers of the outputs, int64 ``[E]``.
+        factors: ``[B or 1, E]``.
+        scaled: Factors to use instead, where those only tell which outputs never count.
+    """
+
+    def __init__(self, positions: Tensor, factors: Tensor, scaled: Tensor | None = None) -> None:
+        self.positions, self.factors = positions.cpu(), factors.cpu()
+        self._scaled = scaled
+        self._known: dict[tuple, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def with_factors(self, scaled: Tensor) -> Corrections:
+        """The same with other factors of the outputs that count."""
+        other = Corrections(self.positions, self.factors, scaled)
+        other._known = self._known
+        return other
+
+    def factors_like(self, tensor: Tensor) -> Tensor:
+        """The factors in a tensor's dtype, on its device."""
+        if self._scaled is not None:
+            return self._scaled.to(tensor)
+        return self.remembered(("factors", tensor.device, tensor.dtype), lambda: self.factors.to(tensor))
+
+    def positions_on(self, device: torch.device) -> Tensor:
+        """The positions on a device."""
+        return self.remembered(("positions", device), lambda: self.positions.to(device))
+
+    def between(self, start: int, end: int) -> Corrections:
+        """Those of the outputs ``start`` to ``end`` - 1, counted from ``start``."""
+        found = (self.positions >= start) & (self.positions < end)
+        return Corrections(self.positions[found] - start, self.factors[:, found])
+
+    def remembered(self, key: tuple, find: Callable[[], Any]) -> Any:
+        """Find something out once."""
+        if torch.compiler.is_compiling():
+            return find()
+        if key not in self._known:
+            with torch.inference_mode(False):  # autograd could not save tensors made in it
+                self._known[key] = find()
+        return self._known[key]
 
 
 def output_reg(
@@ -96,7 +140,7 @@ def output_reg(
             total = _OutputReg.apply(counts, split, old, *current.inputs, *current.weights, *current.biases)
         else:
             total = _by_products(current, previous, split, scaling)
-        if corrections is not None and len(corrections.positions):
+        if corrections is not None and len(corrections):
             total = total - _corrected(current, previous, scaling, corrections)
     return total.to(dtype)
 
@@ -109,38 +153,69 @@ def _change_without(
     Their rows of the last layer are left out. To subtract their squares, which may be far larger than those
     of the others, would leave rounding errors, and gradients of what has none.
     """
+    size = len(current.weights[-1])
+    device = current.weights[-1].device
+    rows = corrections.remembered(
+        ("rows that count", size, num_outputs, device),
+        lambda: _rows_that_count(corrections, size, num_outputs, device),
+    )
+    if rows is None:
+        return None
+    lengths, pieces = rows
+    if not pieces:  # zero, and so are all gradients
+        return sum(t[:0].sum() for tensors in current[:3] for t in tensors)
+    split = [[t.split(lengths) for t in (g.weights[-1], *g.biases[-1:])] for g in (current, previous)]
+    total = 0.0
+    for part in pieces:
+        groups = []
+        for group, of_tensors in zip((current, previous), split, strict=True):
+            last, *bias = [
+                ps[part.pieces[0]] if len(part.pieces) == 1 else torch.cat([ps[i] for i in part.pieces])
+                for ps in of_tensors
+            ]
+            groups.append(
+                group._replace(weights=[*group.weights[:-1], last], biases=[*group.biases[:-1], *bias])
+            )
+        rest = part.corrections
+        if corrections._scaled is not None:
+            rest = rest.with_factors(corrections._scaled.index_select(1, part.left))
+        total = total + output_reg(*groups, part.num_rows, scaling, rest)
+    return total
+
+
+class _Rows(NamedTuple):
+    """Pieces of the last layer, their rows, and the corrections among these, some of the given ones."""
+
+    pieces: list[int]
+    num_rows: int
+    corrections: Corrections
+    left: Tensor
+
+
+def _rows_that_count(
+    corrections: Corrections, size: int, num_outputs: int, device: torch.device
+) -> tuple[list[int], list[_Rows]] | None:
+    """Lengths of pieces that the last layer is cut into, and which of them count; None if all of them do."""
     never = corrections.positions[(corrections.factors == 1).all(0)].unique()
     if len(never) == 0:
         return None
-    size = len(current.weights[-1])
-    counts = torch.ones(size, dtype=torch.bool, device=never.device)
+    counts = torch.ones(size, dtype=torch.bool, device="cpu")
     counts[never] = False
     counts[num_outputs:] = False
     kept, lengths = torch.unique_consecutive(counts, return_counts=True)
     kept, lengths = kept.tolist(), lengths.tolist()
     starts = [0, *accumulate(lengths)]
     found = sorted((i for i in range(len(kept)) if kept[i]), key=lambda i: -lengths[i])
-    if not found:  # zero, and so are all gradients
-        return sum(t[:0].sum() for tensors in current[:3] for t in tensors)
-    pieces = [[t.split(lengths) for t in (g.weights[-1], *g.biases[-1:])] for g in (current, previous)]
-    total = 0.0
-    for part in filter(None, (found[:1], found[1:])):  # the longest piece is not copied
-        groups = []
-        for group, of_tensors in zip((current, previous), pieces, strict=True):
-            last, *bias = [
-                ps[part[0]] if len(part) == 1 else torch.cat([ps[i] for i in part]) for ps in of_tensors
-            ]
-            groups.append(
-                group._replace(weights=[*group.weights[:-1], last], biases=[*group.biases[:-1], *bias])
-            )
-        rows = torch.cat([torch.arange(starts[i], starts[i + 1], device=never.device) for i in part])
-        places = torch.full((size,), -1, device=never.device)
-        places[rows] = torch.arange(len(rows), device=never.device)
+    results = []
+    for pieces in filter(None, (found[:1], found[1:])):  # the longest piece is not copied
+        rows = torch.cat([torch.arange(starts[i], starts[i + 1], device="cpu") for i in pieces])
+        places = torch.full((size,), -1, device="cpu")
+        places[rows] = torch.arange(len(rows), device="cpu")
         positions = places[corrections.positions]
-        left = positions >= 0
+        left = (positions >= 0).nonzero().flatten()
         rest = Corrections(positions[left], corrections.factors[:, left])
-        total = total + output_reg(*groups, len(rows), scaling, rest)
-    return total
+        results.append(_Rows(pieces, len(rows), rest, left.to(device)))
+    return lengths, results
 
 
 def output_reg_reference(
@@ -156,7 +231,8 @@ def output_reg_reference(
     squares = (chunked_mlp_reference(*current, num_outputs) - former).square()
     total = squares.sum(1)
     if corrections is not None:
-        total = total - (squares[:, corrections.positions] * corrections.factors).sum(1)
+        factors = corrections.factors_like(squares)
+        total = total - (squares[:, corrections.positions_on(squares.device)] * factors).sum(1)
     return total.sum() if scaling is None else total @ scaling.to(squares)
 
 
@@ -340,11 +416,12 @@ def _change_of_rows(now, change, scaling, changes, mixed, unchanged):
 def _corrected(current: Group, previous: Group, scaling: Tensor, corrections: Corrections) -> Tensor:
     """Sum of squares of single outputs, times factors."""
     count, _ = sizes_of(current.inputs)
-    size = current.weights[-1].shape[0]
-    order = torch.argsort(corrections.positions)
-    positions = corrections.positions[order]
-    factors = (corrections.factors.to(scaling)[:, order] * scaling.unsqueeze(1)).expand(count, -1)
-    chunks, lengths = torch.unique_consecutive(positions // size, return_counts=True)
+    size, device = current.weights[-1].shape[0], scaling.device
+    order, chunks, rows, lengths = corrections.remembered(
+        ("by chunks", size, device), lambda: _by_chunks(corrections, size, device)
+    )
+    factors = corrections.factors_like(scaling).index_select(1, order) * scaling.unsqueeze(1)
+    factors = factors.expand(count, -1)
 
     def of_chunks(group: Group) -> Group:
         return group._replace(
@@ -352,13 +429,12 @@ def _corrected(current: Group, previous: Group, scaling: Tensor, corrections: Co
         )
 
     now, change = _last_input(of_chunks(current), of_chunks(previous), count, len(chunks))
-    rows = positions % size
     weight, old_weight = current.weights[-1].index_select(0, rows), previous.weights[-1].index_select(0, rows)
     bias_change = None
     if current.biases:
-        bias_change = (current.biases[-1] - previous.biases[-1])[rows]
+        bias_change = (current.biases[-1] - previous.biases[-1]).index_select(0, rows)
     total, start = scaling.new_zeros(()), 0
-    for i, length in enumerate(lengths.tolist()):
+    for i, length in enumerate(lengths):
         of_chunk = slice(start, start + length)
         start += length
         d = now[:, i] @ (weight - old_weight)[of_chunk].t() + change[:, i] @ old_weight[of_chunk].t()
@@ -366,6 +442,16 @@ def _corrected(current: Group, previous: Group, scaling: Tensor, corrections: Co
             d = d + bias_change[of_chunk]
         total = total + (factors[:, of_chunk] * d.square()).sum()
     return total
+
+
+def _by_chunks(
+    corrections: Corrections, size: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """The order of corrections by chunks, these chunks, rows of the layer, and how many each chunk has."""
+    order = torch.argsort(corrections.positions)
+    positions = corrections.positions[order]
+    chunks, lengths = torch.unique_consecutive(positions // size, return_counts=True)
+    return order.to(device), chunks.to(device), (positions % size).to(device), lengths.tolist()
 
 
 # --- compiled, on a CPU ---------------------------------------------------------------------------
