@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hnetfast.kernels import chunked_mlp_products
+from hnetfast.kernels import chunked_mlp_products, output_reg
+from hnetfast.ops import _output_reg_closed
 
 # Neither work on the device nor a view: memory, metadata.
 _FREE = {
@@ -33,6 +34,10 @@ _ON_GPU = {
     name + suffix: getattr(import_module(f"hnetfast.ops.{name}"), function)
     for name in ("chunked_mlp", "grouped_mlp")
     for suffix, function in (("", "_forward_triton"), ("_backward", "_backward_triton"))
+}
+_ON_GPU |= {
+    "hidden_change": _output_reg_closed._change_triton,
+    "hidden_change_backward": _output_reg_closed._change_backward_triton,
 }
 _FROM_HOST = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
 
@@ -52,9 +57,9 @@ class GpuPath(TorchDispatchMode):
         self._stack = ExitStack()
 
     def __enter__(self) -> GpuPath:
-        for name in vars(chunked_mlp_products):
-            if name.endswith("_kernel"):
-                self._stack.enter_context(mock.patch.object(chunked_mlp_products, name, _Kernel(self, name)))
+        for module in (chunked_mlp_products, output_reg):
+            for name in [name for name in vars(module) if name.endswith("_kernel")]:
+                self._stack.enter_context(mock.patch.object(module, name, _Kernel(self, name)))
         self._stack.enter_context(_FromHost(self))
         return super().__enter__()
 

@@ -67,9 +67,10 @@ def _change_of_part(
     now: Part, then: Part, count: int, scaling: Tensor | None, corrections: Corrections | None
 ) -> Tensor:
     tensor = now.source if isinstance(now.source, Tensor) else now.source.weights[-1]
-    scaling = tensor.new_ones(count) if scaling is None else scaling.to(tensor)
+    scaling = None if scaling is None else scaling.to(tensor)
     given = len(tensor) if isinstance(now.source, Tensor) else sizes_of(now.source.inputs)[0]
     if given == 1 and count > 1:  # the same for all conditions
+        scaling = tensor.new_ones(count) if scaling is None else scaling
         total = scaling.sum(0, keepdim=True)
         if corrections is not None:
             factors = corrections.factors_like(tensor)
@@ -84,7 +85,7 @@ def _change_of_part(
     if corrections is not None:
         chosen = squares.index_select(1, corrections.positions_on(squares.device))
         sums = sums - (chosen * corrections.factors_like(squares)).sum(1)
-    return scaling @ sums
+    return sums.sum() if scaling is None else scaling @ sums
 
 
 class IgnoredOutputs:

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors, without_autocast
 from hnetfast.ops._mlp_layers import activate, check_network, sizes_of
+from hnetfast.ops._output_reg_closed import ClosedForm, OfChunk, Problem
 from hnetfast.ops.chunked_mlp import chunked_mlp_reference
 from hnetfast.ops.grouped_mlp import Group
 
@@ -38,6 +39,7 @@ LIBRARY.define(
 _OP = torch.ops.hnetfast.output_reg.default
 _BACKWARD_OP = torch.ops.hnetfast.output_reg_backward.default
 _KERNEL_DTYPES = (torch.float32, torch.float64)
+_ROWS_AT_MOST = 1 << 26  # elements of the last layer's input that the closed form holds at once
 _FEATURES_AT_ONCE = 1 << 22  # elements of the last layer's input, for as many conditions as that are
 
 
@@ -120,6 +122,8 @@ def output_reg(
         ValueError: Sizes that do not fit; the argument is named.
     """
     split, count = _check(current, previous, num_outputs)
+    if _takes_closed_form(current, count, scaling):
+        return _by_closed_form(current, previous, split, count, num_outputs, scaling, corrections)
     if corrections is not None and sizes_of(current.inputs)[1] == 1:
         total = _change_without(current, previous, num_outputs, scaling, corrections)
         if total is not None:
@@ -291,6 +295,97 @@ def _has_kernel(*groups: Group) -> bool:
     )
 
 
+# --- gradients in closed form, on a GPU -----------------------------------------------------------
+
+
+def _takes_closed_form(current: Group, count: int, scaling: Tensor | None) -> bool:
+    weight = current.weights[-1]
+    return (
+        weight.device.type != "cpu"
+        and takes_plain_tensors()
+        and not (scaling is not None and scaling.requires_grad)
+        and 0 < count * sizes_of(current.inputs)[1] * weight.shape[1] <= _ROWS_AT_MOST
+    )
+
+
+def _by_closed_form(
+    current: Group,
+    previous: Group,
+    split: int,
+    count: int,
+    num_outputs: int,
+    scaling: Tensor | None,
+    corrections: Corrections | None,
+) -> Tensor:
+    dtype = current.weights[-1].dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        current = _convert(current, lambda t: t.float())
+    weight = current.weights[-1]
+    previous = _convert(previous, lambda t: _constant(t, weight.dtype))
+    if scaling is not None:
+        scaling = scaling.to(weight)
+        if scaling.shape != (count,):
+            raise ValueError(f"output_reg: scaling has shape {tuple(scaling.shape)}, expected [{count}]")
+    size, num_chunks = len(weight), sizes_of(current.inputs)[1]
+    never, parts = None, []
+    if corrections is not None and len(corrections):
+        plan = corrections.remembered(
+            ("closed form", size, num_chunks, count, weight.device, weight.dtype),
+            lambda: _closed_form_plan(corrections, size, num_chunks, count, weight),
+        )
+        never = plan.never
+        for chunk, rows, order, factors in plan.parts:
+            if corrections._scaled is not None:
+                factors = corrections.factors_like(weight).index_select(1, order)
+            if scaling is not None:
+                factors = factors * scaling.unsqueeze(1)
+            parts.append(OfChunk(chunk, rows, factors))
+
+    def differentiable(*lists: Sequence[Tensor]) -> Tensor:
+        group = Group(*lists, current.activation)
+        factors = weight.new_ones(count) if scaling is None else scaling
+        with without_autocast(weight.device.type):
+            total = _by_products(group, previous, split, factors)
+            if corrections is not None and len(corrections):
+                total = total - _corrected(group, previous, factors, corrections)
+        return total
+
+    problem = Problem(
+        previous[:3], current.activation, (count, num_chunks), split, scaling, never, parts, differentiable
+    )
+    counts = (len(current.inputs), len(current.inputs) + len(current.weights))
+    tensors = (*current.inputs, *current.weights, *current.biases)
+    with without_autocast(weight.device.type):
+        return ClosedForm.apply(counts, problem, *tensors).to(dtype)
+
+
+class _Plan(NamedTuple):
+    """Rows of the last layer that never count, and for each chunk with other corrections its number, their
+    rows, which of the corrections they are, and their factors."""
+
+    never: Tensor | None
+    parts: list[tuple[int, Tensor, Tensor, Tensor]]
+
+
+def _closed_form_plan(
+    corrections: Corrections, size: int, num_chunks: int, count: int, like: Tensor
+) -> _Plan:
+    never, left = None, torch.arange(len(corrections), device="cpu")
+    if num_chunks == 1:
+        out = (corrections.factors == 1).all(0)
+        if bool(out.any()):
+            never = corrections.positions[out].unique()
+            left = left[~torch.isin(corrections.positions, never)]
+            never = never.to(like.device)
+    parts = []
+    chunks = corrections.positions[left] // size
+    for chunk in chunks.unique().tolist():
+        order = left[chunks == chunk]
+        rows, factors = corrections.positions[order] % size, corrections.factors[:, order].to(like)
+        parts.append((chunk, rows.to(like.device), order.to(like.device), factors))
+    return _Plan(never, parts)
+
+
 # --- by products of matrices, in plain PyTorch ----------------------------------------------------
 
 
@@ -319,7 +414,15 @@ def _select(group: Group, begin: int, end: int) -> Group:
 
 
 def _last_input(current: Group, previous: Group, count: int, num_chunks: int) -> tuple[Tensor, Tensor]:
-    """What the last layer reads, ``[B, N, K]``, and its change.
+    """What the last layer reads, ``[B, N, K]``, and its change."""
+    layers, change = hidden_and_change(current, previous, count, num_chunks)
+    return layers[-1].expand(count, num_chunks, -1), change.expand(count, num_chunks, -1)
+
+
+def hidden_and_change(
+    current: Group, previous: Group, count: int, num_chunks: int
+) -> tuple[list[Tensor], Tensor]:
+    """What hidden layers give, or else the input, ``[B or 1, N or 1, width]`` each; and the last one's change.
 
     The change goes through the layers itself, as the difference of two results would hold little but their
     rounding errors.
@@ -328,7 +431,8 @@ def _last_input(current: Group, previous: Group, count: int, num_chunks: int) ->
         now, then = (
             torch.cat([p.expand(count, num_chunks, -1) for p in g.inputs], dim=2) for g in (current, previous)
         )
-        return now, now - then
+        return [now], now - then
+    layers = []
     widths = [part.shape[2] for part in current.inputs]
     parts = zip(
         current.inputs,
@@ -350,7 +454,8 @@ def _last_input(current: Group, previous: Group, count: int, num_chunks: int) ->
             after = after + current.biases[i].detach()
             change = change + (current.biases[i] - previous.biases[i])
         now, change = _activate(after, change, current.activation)
-    return now.expand(count, num_chunks, -1), change.expand(count, num_chunks, -1)
+        layers.append(now)
+    return layers, change
 
 
 def _activate(after: Tensor, change: Tensor, activation: str) -> tuple[Tensor, Tensor]:
