@@ -422,7 +422,9 @@ def _chunked_mlp_inputs_bwd_kernel(
             for i_first in range(0, count, BLOCK_ROWS):
                 o_row = i_first + tl.arange(0, BLOCK_ROWS)
                 p_rows = p_grads + (first + o_row * step).to(tl.int64)[:, None] * PITCH + o_unit[None, :]
-                b_sum += tl.sum(tl.load(p_rows, mask=(o_row < count)[:, None] & m_unit[None, :], other=0.0), 0)
+                b_sum += tl.sum(
+                    tl.load(p_rows, mask=(o_row < count)[:, None] & m_unit[None, :], other=0.0), 0
+                )
             for i_in in range(0, PARTS[i_part][0], BLOCK_IN):
                 o_in = i_in + tl.arange(0, BLOCK_IN)
                 m_in = o_in < PARTS[i_part][0]

@@ -146,7 +146,9 @@ def hidden_layers_backward(
     if any(needs[first_weight : first_weight + len(weights)]) or any(of_biases):
         _sums_over_rows(row_grads, hidden, inputs, weights, parts, columns, num_chunks, needs, grads)
     if any(needs[:first_weight]):
-        rows = [part.shape[0] * part.shape[1] if need else 0 for part, need in zip(inputs, needs, strict=False)]
+        rows = [
+            part.shape[0] * part.shape[1] if need else 0 for part, need in zip(inputs, needs, strict=False)
+        ]
         for i, part in enumerate(inputs):
             grads[i] = torch.empty_like(part) if needs[i] else None
         tasks = tuple(itertools.accumulate(rows, initial=0))
@@ -195,9 +197,7 @@ def _sums_over_rows(
     tasks = tuple(itertools.accumulate(per_source, initial=0))
     programs = tiles.num_programs(tiles.generation(hidden.device))
     row_groups = max(1, min(-(-num_rows // tile.block_rows), programs // tasks[-1], 32))
-    *starts, num_sums = itertools.accumulate(
-        [weight.numel() for weight in weights] + widths, initial=0
-    )
+    *starts, num_sums = itertools.accumulate([weight.numel() for weight in weights] + widths, initial=0)
     partial = torch.empty((row_groups, num_sums), dtype=torch.float32, device=hidden.device)
     _chunked_mlp_hidden_sums_kernel[(tasks[-1] * row_groups,)](
         tuple(inputs),

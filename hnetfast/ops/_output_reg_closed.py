@@ -38,7 +38,15 @@ _CHANGE_BACKWARD = torch.ops.hnetfast.hidden_change_backward.default
 
 
 def _change_reference(
-    inputs, weights, biases, previous_inputs, previous_weights, previous_biases, activation, conditions, chunks
+    inputs,
+    weights,
+    biases,
+    previous_inputs,
+    previous_weights,
+    previous_biases,
+    activation,
+    conditions,
+    chunks,
 ):
     from hnetfast.ops.grouped_mlp import Group
     from hnetfast.ops.output_reg import hidden_and_change
@@ -215,9 +223,7 @@ class ClosedForm(torch.autograd.Function):
         if any(needs[i] for i in last):
             of_matrix = matrix @ (sums[0][:, :layer_columns] * twice)
             if count > 1:
-                of_matrix[: problem.split].addmm_(
-                    matrix[: problem.split], sums[1][:, :layer_columns] * twice
-                )
+                of_matrix[: problem.split].addmm_(matrix[: problem.split], sums[1][:, :layer_columns] * twice)
             elif problem.split < len(of_matrix):
                 of_matrix[problem.split :] = 0
             for part, weights in zip(problem.corrections, scaled_weights, strict=True):
