@@ -1,7 +1,7 @@
 """``output_reg`` with gradients in closed form, on devices where every operation is a launch.
 
-With the matrix ``M = [D W*]`` of the last layer and the rows ``x = [h̃ Δ]``, see :mod:`hnetfast.ops.output_reg`,
-outputs have changed by ``M x``, and with ``G = MᵀM`` and ``F = Σ s x xᵀ``
+With the matrix ``M = [D W*]`` of the last layer and the rows ``x = [h̃ Δ]`` (see
+:mod:`hnetfast.ops.output_reg`) outputs have changed by ``M x``, and with ``G = MᵀM`` and ``F = Σ s x xᵀ``
 
     Σ s ‖M x‖² = ⟨G, F⟩        ∂/∂A = 2 M F[:, h̃]        ∂/∂h = 2 s G[h̃ and Δ, :] x
 
@@ -49,7 +49,7 @@ def _change_reference(
     chunks,
 ):
     from hnetfast.ops.grouped_mlp import Group
-    from hnetfast.ops.output_reg import hidden_and_change
+    from hnetfast.ops.output_reg import hidden_and_change  # which needs this file in turn
 
     groups = (
         Group(inputs, weights, biases, activation),

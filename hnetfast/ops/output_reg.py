@@ -12,7 +12,7 @@ docs/regulariser.md for its gradients and its rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ LIBRARY.define(
 _OP = torch.ops.hnetfast.output_reg.default
 _BACKWARD_OP = torch.ops.hnetfast.output_reg_backward.default
 _KERNEL_DTYPES = (torch.float32, torch.float64)
-_ROWS_AT_MOST = 1 << 26  # elements of the last layer's input that the closed form holds at once
+_ROWS_AT_MOST = 1 << 24  # elements of the last layer's input that the closed form holds at once
 _FEATURES_AT_ONCE = 1 << 22  # elements of the last layer's input, for as many conditions as that are
 
 
@@ -123,7 +123,7 @@ def output_reg(
     """
     split, count = _check(current, previous, num_outputs)
     if _takes_closed_form(current, count, scaling):
-        return _by_closed_form(current, previous, split, count, num_outputs, scaling, corrections)
+        return _by_closed_form(current, previous, split, count, scaling, corrections)
     if corrections is not None and sizes_of(current.inputs)[1] == 1:
         total = _change_without(current, previous, num_outputs, scaling, corrections)
         if total is not None:
@@ -313,7 +313,6 @@ def _by_closed_form(
     previous: Group,
     split: int,
     count: int,
-    num_outputs: int,
     scaling: Tensor | None,
     corrections: Corrections | None,
 ) -> Tensor:
@@ -361,7 +360,8 @@ def _by_closed_form(
 
 class _Plan(NamedTuple):
     """Rows of the last layer that never count, and for each chunk with other corrections its number, their
-    rows, which of the corrections they are, and their factors."""
+    rows, which of the corrections they are, and their factors.
+    """
 
     never: Tensor | None
     parts: list[tuple[int, Tensor, Tensor, Tensor]]

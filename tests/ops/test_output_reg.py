@@ -92,7 +92,7 @@ def test_closed_form(case):
     split = outputs - (chunks - 1) * len(group.weights[-1])
 
     def closed(current):
-        return MODULE._by_closed_form(current, previous, split, conditions, outputs, scaling, corrections)
+        return MODULE._by_closed_form(current, previous, split, conditions, scaling, corrections)
 
     exact = with_gradients(output_reg_reference, group, previous, outputs, scaling, corrections)
     torch.testing.assert_close(with_gradients(closed, group), exact, rtol=1e-9, atol=1e-10)
