@@ -7,26 +7,38 @@ The rows and counts are those of the architecture table of the hypernetwork pape
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hnetfast.examples._architectures import (
-    RESNET32_ROWS,
-    Shapes,
-    imagenet_resnet18_shapes,
-    resnet_shapes,
-    wide_resnet_shapes,
-)
+import torch
+
+from hnetfast.examples._speed import RESNET32_ROWS, resnet_shapes
 from hnetfast.hnets.structured_hmlp_examples import resnet_chunking, wrn_chunking
-from hnetfast.mnets import WRN, ResNet
+from hnetfast.mnets import WRN, ResNet, ResNetIN
 
 Rows = tuple[tuple[tuple[int, ...], int], ...]
+Shapes = list[list[int]]
+
+
+def _wide_resnet_shapes(num_classes: int) -> Shapes:
+    """Those of WRN-28-10 without biases in its convolutions."""
+    network = WRN(num_classes=num_classes, use_bias=False, use_fc_bias=True, no_weights=True, verbose=False)
+    return network.param_shapes
+
+
+def _imagenet_resnet18_shapes(num_classes: int) -> Shapes:
+    """Those of ResNet-18 with a 3×3 first convolution, projection shortcuts and no biases at all."""
+    arguments = {"use_bias": False, "projection_shortcut": True, "cutout_mod": True, "no_weights": True}
+    network = ResNetIN(in_shape=(32, 32, 3), num_classes=num_classes, verbose=False, **arguments)
+    return network.param_shapes
+
 
 _SHAPES: dict[str, Callable[[int], Shapes]] = {
     "ResNet-32": resnet_shapes,
-    "WRN-28-10": wide_resnet_shapes,
-    "ResNet-18": imagenet_resnet18_shapes,
+    "WRN-28-10": _wide_resnet_shapes,
+    "ResNet-18": _imagenet_resnet18_shapes,
 }
 
 
@@ -86,6 +98,23 @@ class ChunkedCase:
     def num_chunks(self) -> int:
         """Number of chunks, the last of which may be cut."""
         return math.ceil(self.num_outputs / self.chunk_size)
+
+    def build(self, library: str, device: str, num_conditions: int = 10):
+        """The ``ChunkedHMLP`` of a library, "hnetfast" or "hypnettorch", each with the same weights."""
+        torch.manual_seed(1)
+        return (
+            importlib.import_module(f"{library}.hnets")
+            .ChunkedHMLP(
+                self.target_shapes,
+                self.chunk_size,
+                chunk_emb_size=self.chunk_emb_size,
+                cond_in_size=self.cond_emb_size,
+                layers=self.layers,
+                num_cond_embs=num_conditions,
+                verbose=False,
+            )
+            .to(device)
+        )
 
 
 def _cases(

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.results import RESULTS, describe_environment
+from bench.environment import describe_environment
+from bench.results import RESULTS
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import statistics
 
 import numpy as np
 import pytest
 import torch
 
-from hnetfast.examples._speed import import_hypnettorch, time_in_turns
+from bench.harness import check
+from bench.tables import Table, field, times, times_as_fast
+from hnetfast._comparison import libraries
 
 _CASES = {"MLP 784-100-100-10": (200, 784), "ResNet-32": (20, 3072)}
 
@@ -50,12 +51,10 @@ def _network(library: str, name: str):
 
 
 @pytest.mark.parametrize("name", _CASES)
-def test_fisher(name, benchmark, results, pytestconfig):
+def test_fisher(name, bench):
     data = _Samples(*_CASES[name])
     calls, estimates = {}, {}
-    for library in ("hnetfast", "hypnettorch"):
-        if library == "hypnettorch" and import_hypnettorch("mnets") is None:
-            continue
+    for library in libraries():
         network = _network(library, name)
         module = importlib.import_module(f"{library}.utils.ewc_regularizer")
 
@@ -64,10 +63,20 @@ def test_fisher(name, benchmark, results, pytestconfig):
             return [value for key, value in network.named_buffers() if "fisher" in key]
 
         calls[library], estimates[library] = call, call()
-    for a, b in zip(*estimates.values(), strict=True) if len(estimates) == 2 else ():
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
-    durations = time_in_turns(calls, pytestconfig.option.seconds, minimum=5, maximum=60)
-    benchmark.pedantic(calls["hnetfast"], rounds=1, iterations=1)
-    row = {"network": name, "samples": _CASES[name][0]}
-    row["ms"] = {library: 1e3 * statistics.median(times) for library, times in durations.items()}
-    results.fishers.append(row)
+    check(estimates["hnetfast"], list(estimates.values())[-1], 1e-3, "Fisher information")
+    durations = bench.time(calls, minimum=5, maximum=60)
+    bench.add(TABLE, durations, network=name, samples=_CASES[name][0])
+
+
+TABLE = Table(
+    key="fishers",
+    title="Fisher information",
+    intro="`compute_fisher` of elastic weight consolidation, in milliseconds for all samples.",
+    columns={
+        "network": field("network"),
+        "samples": field("samples"),
+        **times("hnetfast", "hypnettorch", digits=1),
+        "× hypnettorch": times_as_fast(),
+    },
+    place=60,
+)

@@ -1,18 +1,20 @@
-"""What a search adds to its runs, and what many results cost: ``pytest bench/test_bench_hpsearch.py -s``."""
+"""What a search adds to its runs, and what many results cost: ``pytest bench/test_bench_hpsearch.py``."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import statistics
 import subprocess
 import sys
-import time
 
 import pytest
 
+from bench.tables import Rows, Table, field, times
 from hnetfast.hpsearch import _database, _results, hpsearch
 
+_RUNS = 20
 _SCRIPT = """
 import os, sys
 folder = sys.argv[-1].partition("=")[2]
@@ -20,8 +22,8 @@ os.mkdir(folder)
 with open(os.path.join(folder, "summary.txt"), "w") as file:
     file.write("acc 1\\nfinished 1\\n")
 """
-_CONFIG = """
-grid = {"x": list(range(20))}
+_CONFIG = f"""
+grid = {{"x": list(range({_RUNS}))}}
 conditions = []
 _SCRIPT_NAME = "script.py"
 _SUMMARY_FILENAME = "summary.txt"
@@ -39,36 +41,29 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_overhead_of_a_local_run(folder, benchmark):
+def test_overhead_of_a_local_run(folder, bench):
     """At most 50 ms on top of the command itself, which is executed alone in turn with the search."""
-    alone, together = [], []
-    for turn in range(5):
-        start = time.perf_counter()
-        for i in range(20):
+    turns = itertools.count()
+
+    def alone() -> None:
+        turn = next(turns)
+        for i in range(_RUNS):
             subprocess.run(["python3", "script.py", f"--out_dir=alone_{turn}_{i}"], check=True)
-        alone.append(time.perf_counter() - start)
-        start = time.perf_counter()
+
+    def together() -> None:
+        options = ["--grid_module=bench_search_config", "--force_out_dir", "--visible_gpus=-1"]
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            hpsearch.run(
-                [
-                    "--grid_module=bench_search_config",
-                    f"--out_dir=out_{turn}",
-                    "--force_out_dir",
-                    "--visible_gpus=-1",
-                ]
-            )
-        together.append(time.perf_counter() - start)
-    overhead = statistics.median(t - a for t, a in zip(together, alone, strict=True)) / 20
-    run = statistics.median(alone) / 20
-    print(f"\na run alone: {run * 1e3:.1f} ms, the search adds {overhead * 1e3:.1f} ms")
-    benchmark.extra_info["overhead_ms"] = overhead * 1e3
-    benchmark.pedantic(lambda: None, rounds=1)
-    assert overhead <= 0.05
+            hpsearch.run([*options, f"--out_dir=out_{next(turns)}"])
+
+    durations = bench.time({"alone": alone, "hnetfast": together}, minimum=5, maximum=5)
+    pairs = zip(durations["hnetfast"], durations["alone"], strict=True)
+    overhead = 1e3 * statistics.median(more - less for more, less in pairs) / _RUNS
+    bench.add(TABLE, durations, what=f"{_RUNS} runs of a script", overhead_ms=overhead)
+    assert overhead <= 50
 
 
-def _record(folder, number: int) -> float:
-    """Returns the seconds for keeping the ends of so many runs, the results file included."""
-    start = time.perf_counter()
+def _record(folder, number: int) -> None:
+    """Keep the ends of so many runs, the results file included."""
     path = folder / f"{number}"
     path.mkdir(exist_ok=True)
     (path / _database.NAME).unlink(missing_ok=True)
@@ -82,18 +77,34 @@ def _record(folder, number: int) -> float:
         results.write_if_due()
     results.write()
     database.close()
-    return time.perf_counter() - start
 
 
-def test_many_results(tmp_path, benchmark):
+def test_many_results(tmp_path, bench):
     """The time for 10,000 is no more than ten times that for 1,000, but for what a machine's noise adds."""
-    seconds = {1000: [], 10_000: []}
-    for _ in range(3):
-        for number, found in seconds.items():
-            found.append(_record(tmp_path, number))
-    fewer, more = (min(found) for found in seconds.values())  # what else uses the disk only adds
-    ratio = more / fewer
-    print(f"\n10,000 results: {more:.2f} s, {ratio:.1f} times as long as 1,000")
-    benchmark.extra_info["ratio"] = ratio
-    benchmark.pedantic(lambda: None, rounds=1)
-    assert ratio <= 13
+    calls = {"1,000 results": lambda: _record(tmp_path, 1000), "hnetfast": lambda: _record(tmp_path, 10_000)}
+    durations = bench.time(calls, minimum=3, maximum=3)
+    growth = min(durations["hnetfast"]) / min(durations["1,000 results"])  # other use of the disk only adds
+    bench.add(TABLE, durations, what="keeping 10,000 results", growth=growth)
+    assert growth <= 13
+
+
+def _facts(rows: Rows) -> list[str]:
+    overheads = [
+        f"A search adds {row['overhead_ms']:.1f} ms to a run" for row in rows if "overhead_ms" in row
+    ]
+    growths = [
+        f"Keeping 10,000 results takes {row['growth']:.1f} times as long as 1,000"
+        for row in rows
+        if "growth" in row
+    ]
+    return overheads + growths
+
+
+TABLE = Table(
+    key="searches",
+    title="Hyperparameter searches",
+    intro="A search on this machine and its commands executed alone, in milliseconds; what results cost.",
+    columns={"what": field("what"), **times("hnetfast", "alone", "1,000 results", digits=1)},
+    place=110,
+    facts=_facts,
+)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import importlib
-import statistics
 
 import pytest
 import torch
 from torch import nn
 
-from hnetfast.examples._speed import import_hypnettorch, time_in_turns
+from bench.harness import check
+from bench.tables import Table, field, mode_label, times, times_as_fast
+from hnetfast._comparison import MODES, compute, libraries
 
 STEPS, BATCH, N_IN, WIDTH, N_OUT = 100, 32, 10, 100, 10
-MODES = ("forward", "forward+backward")
 
 
 class _TorchNetwork(nn.Module):
@@ -30,18 +30,13 @@ class _TorchNetwork(nn.Module):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("use_lstm", [True, False], ids=["LSTM", "Elman"])
-def test_sequences(use_lstm, mode, benchmark, results, pytestconfig):
-    device = pytestconfig.option.bench_device
+def test_sequences(use_lstm, mode, bench):
+    device = bench.device
     torch.manual_seed(0)
     x = torch.randn(STEPS, BATCH, N_IN, device=device)
     calls, outputs, weights = {}, {}, None
-    for name, module in (
-        ("hnetfast", importlib.import_module("hnetfast.mnets")),
-        ("hypnettorch", import_hypnettorch("mnets")),
-    ):
-        if module is None:
-            continue
-        network = module.SimpleRNN(
+    for name in libraries():
+        network = importlib.import_module(f"{name}.mnets").SimpleRNN(
             N_IN, (WIDTH,), fc_layers=(N_OUT,), use_lstm=use_lstm, no_weights=True, verbose=False
         )
         if weights is None:
@@ -50,24 +45,26 @@ def test_sequences(use_lstm, mode, benchmark, results, pytestconfig):
             ]
         forward = functools.partial(network.forward, x, weights=weights)
         outputs[name] = forward()
-        calls[name] = functools.partial(_call, forward, weights, mode)
-    for name, output in outputs.items():
-        torch.testing.assert_close(output, outputs["hnetfast"], rtol=1e-4, atol=1e-5, msg=name)
+        calls[name] = functools.partial(compute, mode, forward, weights)
+        check([outputs[name]], [outputs["hnetfast"]], 1e-4, f"{name} against hnetfast")
     reference = _TorchNetwork(use_lstm).to(device)
-    calls["torch.nn"] = functools.partial(
-        _call, functools.partial(reference, x), list(reference.parameters()), mode
-    )
-    durations = time_in_turns(calls, pytestconfig.option.seconds, minimum=5)
-    benchmark.pedantic(calls["hnetfast"], rounds=1, iterations=1)
-    ms = {name: 1e3 * statistics.median(times) for name, times in durations.items()}
-    results.rnns.append({"network": "LSTM" if use_lstm else "Elman", "mode": mode, "ms": ms})
+    own = list(reference.parameters())
+    calls["torch.nn"] = functools.partial(compute, mode, functools.partial(reference, x), own)
+    bench.add(TABLE, bench.time(calls, minimum=5), network="LSTM" if use_lstm else "Elman", mode=mode)
 
 
-def _call(forward, parameters, mode) -> None:
-    if mode == MODES[0]:
-        with torch.no_grad():
-            result = forward()
-    else:
-        (result, *_) = torch.autograd.grad(forward().sum(), parameters)
-    if result.is_cuda:
-        torch.cuda.synchronize()
+TABLE = Table(
+    key="rnns",
+    title="Recurrent networks",
+    intro=(
+        "`SimpleRNN` with given weights, 100 steps, width 100, batch 32, and the layer of `torch.nn` with "
+        "its own, in milliseconds."
+    ),
+    columns={
+        "network": field("network"),
+        "mode": mode_label,
+        **times("hnetfast", "hypnettorch", "torch.nn", digits=2, digits_from_10=2),
+        "× hypnettorch": times_as_fast(),
+    },
+    place=100,
+)

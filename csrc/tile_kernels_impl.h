@@ -301,6 +301,11 @@ HN_TARGET void pack_transposed(T* tile, int64_t pitch, const T* matrix, const T*
       if (height > 0 && matrix + (j + height - 1) * ld + k + L <= end) {
         alignas(HN_BYTES) V block[L];
         if (height == L) {
+          // The rows of the next block: as so many streams, the processor may or may not see them coming.
+          if (const T* next = matrix + (j + L) * ld + k; next + L * ld <= end) {
+#pragma GCC unroll 16
+            for (int r = 0; r < L; ++r) __builtin_prefetch(next + r * ld);
+          }
 #pragma GCC unroll 16
           for (int r = 0; r < L; ++r) block[r] = *reinterpret_cast<const V*>(matrix + (j + r) * ld + k);
         } else {

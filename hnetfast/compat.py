@@ -6,6 +6,10 @@ Either call :func:`install` before the first ``import hypnettorch``, or start th
 
 import importlib
 import importlib.util
+import io
+import multiprocessing
+import multiprocessing.spawn
+import pkgutil
 import runpy
 import sys
 import threading
@@ -58,6 +62,19 @@ class _AliasFinder(MetaPathFinder):
 
 
 _finder = _AliasFinder()
+_prepare_process = multiprocessing.spawn.get_preparation_data
+
+
+class _InstallWhenUnpickled:
+    """Pickled, this is a call of :func:`install`."""
+
+    def __reduce__(self):
+        return install, ()
+
+
+def _prepare_process_with_compat(name: str) -> dict:
+    """Returns what a new process reads before it imports the program; reading it installs."""
+    return {**_prepare_process(name), __name__: _InstallWhenUnpickled()}
 
 
 def install() -> None:
@@ -66,7 +83,7 @@ def install() -> None:
     It doesn't matter whether hypnettorch itself is installed. Where it has been imported already, a
     ``RuntimeWarning`` says so: later imports resolve to hnetfast, names taken before stay what they are.
     A module that hnetfast lacks raises ``ModuleNotFoundError`` instead of falling back to the original.
-    Processes started afresh (``multiprocessing`` with "spawn") have to call this themselves.
+    Processes that ``multiprocessing`` starts from now on, data loaders' workers among them, do the same.
     """
     with _lock:
         if _finder in sys.meta_path:
@@ -75,6 +92,7 @@ def install() -> None:
         for name in _shadowed:
             del sys.modules[name]
         sys.meta_path.insert(0, _finder)
+        multiprocessing.spawn.get_preparation_data = _prepare_process_with_compat
         if _shadowed:
             warnings.warn(
                 "hypnettorch was imported before hnetfast.compat.install(): what was taken from it stays "
@@ -90,10 +108,24 @@ def uninstall() -> None:
         if _finder not in sys.meta_path:
             return
         sys.meta_path.remove(_finder)
+        multiprocessing.spawn.get_preparation_data = _prepare_process
         for name in [name for name in sys.modules if _is_old(name)]:
             del sys.modules[name]
         sys.modules.update(_shadowed)
         _shadowed.clear()
+
+
+def _run_script(script: Path) -> None:
+    """Runs a file as ``python script`` does: ``__file__`` is absolute, ``sys.argv[0]`` as it was given.
+
+    ``runpy.run_path`` gives both the same value, and takes ``__main__`` away before ``atexit``.
+    """
+    main = ModuleType("__main__")
+    main.__file__ = str(script.absolute())
+    sys.modules["__main__"] = main
+    with io.open_code(main.__file__) as file:
+        code = compile(file.read(), main.__file__, "exec", dont_inherit=True)
+    exec(code, vars(main))
 
 
 def _main() -> None:
@@ -110,12 +142,17 @@ def _main() -> None:
         sys.exit(f"{program}: no such file\n{usage}")
     # Not this module's install(): here it runs as __main__, and the program may import hnetfast.compat.
     importlib.import_module("hnetfast.compat").install()
+    # The server of "forkserver" is told nothing but would import the program; its processes do so themselves.
+    multiprocessing.set_forkserver_preload([])
     sys.argv[0] = program
     if as_module:
         runpy.run_module(program, run_name="__main__", alter_sys=True)
     else:
         sys.path[0] = str(Path(program).resolve().parent)
-        runpy.run_path(program, run_name="__main__")
+        if pkgutil.get_importer(program) is None:
+            _run_script(Path(program))
+        else:  # a folder or an archive with a __main__.py
+            runpy.run_path(program, run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -106,8 +106,8 @@ def assert_within_budget(
 ) -> None:
     """Check that ``result`` is about as accurate as plain PyTorch of the same precision.
 
-    The error ``‖result - exact‖`` may be twice the larger of two, that of ``plain`` and what one rounding of
-    the arguments causes, and ``floor`` roundings of the result more:
+    The error ``‖result - exact‖`` may be twice the larger of two, that of ``plain`` and that of the plain
+    reference with arguments rounded once more, and ``floor`` roundings of the result more:
     ``2·max(‖plain - exact‖, sensitivity) + floor·eps·‖exact‖``.
 
     Args:
@@ -115,8 +115,8 @@ def assert_within_budget(
         plain: The same from the plain reference in the same precision.
         exact: The same from the plain reference in float64, from the same values.
         name: What the message calls it.
-        sensitivity: Norm of the change of ``exact`` under one rounding of the arguments. It matters for small
-            sums whose terms cancel, where ``plain`` may be exact by chance.
+        sensitivity: Of :func:`sensitivities`. It matters for small sums whose terms cancel, where ``plain``
+            may be exact by chance.
         floor: In units of the precision's ``eps``.
 
     Raises:
@@ -137,7 +137,7 @@ def assert_within_budget(
     worst = tuple(i.item() for i in torch.unravel_index(difference.argmax(), exact.shape))
     raise AssertionError(
         f"{name} {tuple(result.shape)}: error {error:.3g} (norm of the exact {scale:.3g}) where plain "
-        f"{result.dtype} has {plain_error:.3g}, one rounding of the arguments "
+        f"{result.dtype} has {plain_error:.3g}, with arguments rounded once more "
         f"{sensitivity:.3g}, and {budget:.3g} is allowed; worst at {worst}: "
         f"{result[worst].item():.9g}, exact {exact[worst].item():.9g}"
     )
@@ -148,20 +148,22 @@ def sensitivities(
     exact: Sequence[Tensor],
     dtype: torch.dtype,
 ) -> list[float]:
-    """How far each result moves when its arguments are rounded once, for :func:`assert_within_budget`.
+    """The errors that the plain reference may have in ``dtype``, for :func:`assert_within_budget`.
 
     Args:
-        compute: Called some times with a function that rounds a float64 tensor as ``dtype`` may, at random,
-            and returns a leaf; computes the results from its arguments rounded by that.
+        compute: Called some times with a function that changes a float64 tensor as much as one rounding to
+            ``dtype`` may, at random, and returns a leaf of ``dtype``; computes the results from its arguments
+            changed by that.
         exact: The results without rounding.
-        dtype: The precision of the rounding.
+        dtype: The precision.
 
     Returns:
-        For each result the largest norm of its change.
+        For each result the largest norm of its errors.
     """
 
     def rounded(t: Tensor) -> Tensor:
-        return (t * (1 + torch.finfo(dtype).eps * (2 * torch.rand_like(t) - 1))).detach().requires_grad_()
+        changed = t * (1 + torch.finfo(dtype).eps * (2 * torch.rand_like(t) - 1))
+        return changed.detach().to(dtype).requires_grad_()
 
     found = [0.0] * len(exact)
     # The norm of few errors, unlike that of many, is small by chance now and then.

@@ -171,6 +171,58 @@ def test_unmodified_script_from_the_command_line(tmp_path, as_module):
     assert "'--rate', '-m'" in done.stdout and "script.py" in done.stdout
 
 
+SCRIPT_THAT_LOOKS_AT_ITSELF = """
+import atexit, os, pickle, sys
+class Mine:
+    pass
+atexit.register(lambda: print(type(pickle.loads(pickle.dumps(Mine()))) is Mine))
+print([__file__, sys.argv, sys.path[0], __name__, __package__, __spec__, sys.modules["__main__"].__file__])
+"""
+
+
+def test_script_sees_itself_as_without_compat(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT_THAT_LOOKS_AT_ITSELF)
+    plain = run("script.py", "--rate", cwd=tmp_path)
+    done = run("-m", "hnetfast.compat", "script.py", "--rate", cwd=tmp_path)
+    assert done.stdout == plain.stdout != "", done.stderr
+    assert done.stdout.endswith("True\n")
+
+
+SCRIPT_WITH_WORKERS = """
+import multiprocessing
+from hypnettorch.mnets.mlp import MLP
+class Mine(MLP):
+    pass
+def bases(network):
+    return [base.__module__ for base in (MLP, type(network).__mro__[1])]
+if __name__ == "__main__":
+    # Both at once, to wait for one start only.
+    pools = [multiprocessing.get_context(method).Pool(1) for method in ("spawn", "forkserver")]
+    results = [pool.apply_async(bases, [Mine(verbose=False)]) for pool in pools]
+    print(*(module for result in results for module in result.get(60)))
+"""
+
+
+def test_processes_that_a_script_starts_see_hnetfast_too(tmp_path):
+    (tmp_path / "hypnettorch.py").write_text("raise ImportError('the original')")
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT_WITH_WORKERS)
+    done = run("-m", "hnetfast.compat", script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["hnetfast.mnets.mlp"] * 4
+
+
+def test_processes_started_after_uninstall_are_left_alone():
+    run_code("""
+        import multiprocessing.spawn, hnetfast.compat
+        before = multiprocessing.spawn.get_preparation_data("worker").keys()
+        hnetfast.compat.install()
+        assert multiprocessing.spawn.get_preparation_data("worker").keys() == before | {"hnetfast.compat"}
+        hnetfast.compat.uninstall()
+        assert multiprocessing.spawn.get_preparation_data("worker").keys() == before
+    """)
+
+
 @pytest.mark.parametrize("arguments", [[], ["-m"], ["no_such_file.py"], ["--fast"]])
 def test_command_line_without_a_program_explains_itself(arguments):
     done = run("-m", "hnetfast.compat", *arguments)

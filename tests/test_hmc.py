@@ -13,7 +13,7 @@ from torch import nn
 from hnetfast._progress import progress_bar
 from hnetfast.mnets import MLP
 from hnetfast.utils import hmc
-from hnetfast.utils._potentials import evaluate
+from hnetfast.utils._potentials import evaluate, evaluate_all
 from hnetfast.utils.mcmc_diagnostics import bulk_ess, rank_normalised_rhat
 
 
@@ -145,6 +145,18 @@ def test_gradients_are_those_of_autograd_to_the_last_bit(threads):
             assert not position.requires_grad
     finally:
         torch.set_num_threads(before)
+
+
+def test_energies_and_gradients_at_several_positions_at_once():
+    for seed in range(60):
+        potential, position = _random_potential(seed)
+        positions = torch.stack([position, -position, 0.1 * position])
+        for q, (energy, gradient) in zip(positions, evaluate_all(potential, positions), strict=True):
+            expected_energy, expected = evaluate(potential, q)
+            tolerance = 1e-4 if q.dtype == torch.float32 else 1e-10
+            assert energy == pytest.approx(expected_energy, rel=tolerance)
+            assert (gradient - expected).norm() <= tolerance * expected.norm()
+            assert not gradient.requires_grad
 
 
 def test_networks_that_compute_something_else_are_called():

@@ -111,7 +111,7 @@ def torch_input_transforms(
     cutout_length: int = 16,
     cutout_n_holes: int = 1,
 ) -> tuple[Any, Any]:
-    """See :meth:`hnetfast.data.cifar10_data.CIFAR10Data.torch_input_transforms`."""
+    """What :meth:`hnetfast.data.cifar10_data.CIFAR10Data.torch_input_transforms` returns."""
     from torchvision import transforms
 
     from hnetfast.utils.torch_utils import CutoutTransform

@@ -42,19 +42,26 @@ def layer_outputs(net: MLP, inputs: Tensor, weights: Sequence[Tensor]) -> list[T
 
     Args:
         net: A network that :func:`is_plain`.
-        inputs: ``[B, n_in]``.
-        weights: All weights, as in ``net.param_shapes``.
+        inputs: ``[B, n_in]``, or ``[K, B, n_in]`` for K sets of weights.
+        weights: All weights, as in ``net.param_shapes``; of K sets ``[K, *shape]``.
 
     Returns:
-        The inputs, then for each layer ``[B, width]``; the last one is the network's output.
+        The inputs, then for each layer ``[B, width]`` or ``[K, B, width]``; the last one is the network's
+        output.
     """
     outputs, activation = [inputs], net._a_fun
     step = 2 if net._has_bias else 1
     for i in range(0, len(weights), step):
         if i and activation is not None:
             outputs[-1] = activation(outputs[-1])
-        outputs.append(F.linear(outputs[-1], *weights[i : i + step]))
+        outputs.append(_linear(outputs[-1], *weights[i : i + step]))
     return outputs
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if weight.dim() == 2:
+        return F.linear(x, weight, bias)
+    return x.bmm(weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
 
 
 def weight_gradients(
@@ -66,20 +73,20 @@ def weight_gradients(
         net: A network that :func:`is_plain`.
         outputs: What :func:`layer_outputs` has returned.
         weights: What it was given.
-        gradient: That of the network's output, ``[B, n_out]``.
+        gradient: That of the network's output, ``[B, n_out]`` or ``[K, B, n_out]``.
 
     Returns:
-        Flattened and joined, ``[n]``.
+        Flattened and joined, ``[n]`` or ``[K, n]``.
     """
     backward = _BACKWARD.get(type(net._a_fun))
     step = 2 if net._has_bias else 1
     gradients = []
     for i in range(len(outputs) - 2, -1, -1):
         if net._has_bias:
-            gradients.append(gradient.sum(0))
-        gradients.append(gradient.t().mm(outputs[i]).view(-1))
+            gradients.append(gradient.sum(-2))
+        gradients.append((gradient.mT @ outputs[i]).flatten(-2))
         if i:
-            gradient = gradient.mm(weights[step * i])
+            gradient = gradient @ weights[step * i]
             gradient = gradient if backward is None else backward(gradient, outputs[i])
     # Not written in place: the bits of products may depend on where in memory the result begins.
-    return torch.cat(gradients[::-1])
+    return torch.cat(gradients[::-1], dim=-1)

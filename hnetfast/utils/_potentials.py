@@ -27,7 +27,7 @@ def evaluate(potential: Potential, position: Tensor, gradient: bool = True) -> E
     if gradient and isinstance(potential, NetworkPotential):
         evaluation = potential.without_autograd(position)
         if evaluation is not None:
-            return evaluation
+            return evaluation[0].item(), evaluation[1]
     position = position.detach().requires_grad_()
     with torch.enable_grad():
         energy = _checked_energy(potential(position))
@@ -62,10 +62,16 @@ def evaluate_all(potential: Potential, positions: Tensor) -> list[Evaluation]:
 
 
 def _evaluate_at_once(potential: Potential, positions: Tensor) -> list[Evaluation]:
-    positions = positions.detach().requires_grad_()
-    with torch.enable_grad():
-        energies = getattr(potential, "batched", torch.vmap(potential))(positions).reshape(len(positions))
-        (grads,) = torch.autograd.grad(energies.sum(), positions)
+    evaluations = None
+    if isinstance(potential, NetworkPotential):
+        evaluations = potential.without_autograd(positions)
+    if evaluations is None:
+        positions = positions.detach().requires_grad_()
+        with torch.enable_grad():
+            energies = getattr(potential, "batched", torch.vmap(potential))(positions)
+            energies = energies.reshape(len(positions))
+            evaluations = energies, *torch.autograd.grad(energies.sum(), positions)
+    energies, grads = evaluations
     return list(zip(energies.tolist(), grads.unbind(), strict=True))
 
 
@@ -166,40 +172,48 @@ class NetworkPotential:
         outputs = self._net.forward(self._inputs, weights=weights)
         return self._loss(outputs, self._targets) - self._prior(position)
 
-    def without_autograd(self, position: Tensor) -> Evaluation | None:
-        """Evaluate a position and the gradient there, bit for bit as autograd does.
+    def without_autograd(self, position: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Evaluate one position, or several, and the gradients there; one bit for bit as autograd does.
 
         Only the prior, and the loss of a classification, are left to autograd.
 
         Args:
-            position: ``[n]``.
+            position: ``[n]`` or ``[K, n]``.
 
         Returns:
-            Energy and gradient; None where autograd has to take all.
+            Energy, a scalar or ``[K]``, and gradient; None where autograd has to take all.
         """
         net, inputs, targets = self._net, self._inputs, self._targets
         if position.dtype != inputs.dtype or position.device != inputs.device or not is_plain(net, inputs):
             return None
         self._check(position)
         position = position.detach().contiguous()
-        weights = split_targets(position[None], self._shapes)[0]
+        if position.dim() == 1:
+            weights = split_targets(position[None], self._shapes)[0]
+        else:
+            parts = position.split(self._sizes, 1)
+            weights = [p.view(-1, *shape) for p, shape in zip(parts, self._shapes, strict=True)]
+            inputs, targets = (t.expand(len(position), *t.shape) for t in (inputs, targets))
         position = position.requires_grad_()
         with torch.no_grad():
             layers = layer_outputs(net, inputs, weights)
         outputs = layers[-1].requires_grad_(self._classification or targets.dtype != inputs.dtype)
         with torch.enable_grad():
-            energy = _checked_energy(self._loss(outputs, targets) - self._prior(position))
+            energy = self._loss(outputs, targets) - self._priors(position)
+            if position.dim() == 1:
+                _checked_energy(energy)
+            total = energy if energy.dim() == 0 else energy.sum()
             of_prior = of_outputs = None
             if outputs.requires_grad:
-                of_outputs, of_prior = torch.autograd.grad(energy, (outputs, position), allow_unused=True)
-            elif energy.requires_grad:
-                (of_prior,) = torch.autograd.grad(energy, position, allow_unused=True)
+                of_outputs, of_prior = torch.autograd.grad(total, (outputs, position), allow_unused=True)
+            elif total.requires_grad:
+                (of_prior,) = torch.autograd.grad(total, position, allow_unused=True)
         with torch.no_grad():
             if of_outputs is None:
                 scale = outputs.new_full((), self._scale)
                 of_outputs = torch.ops.aten.mse_loss_backward.default(scale, outputs, targets, 2)  # a sum
             gradient = weight_gradients(net, layers, weights, of_outputs)
-            return energy.item(), gradient if of_prior is None else gradient.add_(of_prior)
+            return energy.detach(), gradient if of_prior is None else gradient.add_(of_prior)
 
     def batched(self, positions: Tensor) -> Tensor:
         """Evaluate several positions.
@@ -215,7 +229,13 @@ class NetworkPotential:
         self._check(positions)
         outputs = self._net.forward_batched(self._inputs, positions, x_per_set=False)
         losses = self._loss(outputs, self._targets.expand(len(positions), *self._targets.shape))
-        return losses - torch.vmap(self._prior)(positions).reshape(len(positions))
+        return losses - self._priors(positions)
+
+    def _priors(self, position: Tensor) -> Tensor:
+        """Logarithm of the prior density at one position ``[n]``, or at several ``[K, n]``."""
+        if position.dim() == 1:
+            return self._prior(position)
+        return torch.vmap(self._prior)(position).reshape(len(position))
 
     def _check(self, position: Tensor) -> None:
         if position.shape[-1] != sum(self._sizes):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hnetfast.examples._speed import import_hypnettorch
+from hnetfast._comparison import import_hypnettorch
 
 pytest.importorskip("hypnettorch")
 

@@ -60,12 +60,12 @@ def test_outputs_and_gradients(sets, rows, width, outputs, bias, shared, dtype):
     results = outputs_and_gradients(batched_linear, tensors, grad)
     plain = outputs_and_gradients(batched_linear_reference, tensors, grad)
 
-    def in_float64(change=lambda t: t):
+    def compute(change=lambda t: t):
         doubles = [None if t is None else change(t.double()) for t in (*tensors, grad)]
         return outputs_and_gradients(batched_linear_reference, doubles[:-1], doubles[-1])
 
-    exact = in_float64()
-    sensitivity = sensitivities(in_float64, exact, dtype)
+    exact = compute()
+    sensitivity = sensitivities(compute, exact, dtype)
     for result, reference, truth, s in zip(results, plain, exact, sensitivity, strict=True):
         assert result.shape == reference.shape
         assert result.dtype == dtype

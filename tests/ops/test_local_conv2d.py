@@ -50,12 +50,12 @@ def assert_accurate(tensors, geometry, change=lambda t: t):
     dtype = tensors[0].dtype
     grad = torch.randn_like(reference(*tensors, geometry))
 
-    def in_float64(rounded=lambda t: t):
+    def compute(rounded=lambda t: t):
         doubles = [None if t is None else rounded(t.double()) for t in tensors]
         return run(reference, doubles, rounded(grad.double()), geometry)
 
-    exact = in_float64()
-    moved = sensitivities(in_float64, exact, dtype)
+    exact = compute()
+    moved = sensitivities(compute, exact, dtype)
     plain = run(reference, tensors, grad, geometry)
     found = run(local_conv2d_unchecked, tensors, change(grad), geometry, change=change)
     for i, (result, p, e, s) in enumerate(zip(found, plain, exact, moved, strict=True)):

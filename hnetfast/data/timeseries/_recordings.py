@@ -84,16 +84,16 @@ def shared_array(path: Path, name: str, kind: str, script: str, page: str) -> np
     Args:
         path: The file.
         name: The array's name.
-        kind: See :func:`read_recordings`, as the following ones.
-        script: See there.
-        page: See there.
+        kind: Letters of the kinds of dtype that are accepted.
+        script: Name of the module that makes the file.
+        page: Where the recordings come from.
 
     Returns:
         The array, which nobody may change.
 
     Raises:
-        FileNotFoundError: See there.
-        ValueError: See there.
+        FileNotFoundError: If there is no such file; the message says how to make it.
+        ValueError: If it is broken, or lacks the array.
     """
     load = partial(_read_array, path, name, kind, script, page)
     return shared([path], load) if path.is_file() else load()

@@ -117,13 +117,13 @@ class AudiosetData(SequentialDataset):
         """Draw embeddings and classes over time.
 
         Args:
-            fig: See the base class, as the following ones.
-            inner_grid: See there.
-            num_inner_plots: See there.
-            ind: See there.
-            inputs: See there.
-            outputs: See there.
-            predictions: See there.
+            fig: The figure.
+            inner_grid: Grid of the axes for this sample.
+            num_inner_plots: How many of them are to be used.
+            ind: Number of the sample, from 0.
+            inputs: Its input ``[1, D_in]``.
+            outputs: Its output ``[1, D_out]``.
+            predictions: A network's output ``[1, …]``.
             is_one_hot: Whether outputs and predictions are one-hot encoded, by default as the data set is.
         """
         one_hot = self.is_one_hot if is_one_hot is None else is_one_hot

@@ -350,13 +350,13 @@ class CopyTask(SequentialDataset):
         """Return a permutation of the bits of a pattern.
 
         Args:
-            permute_time: See :class:`CopyTask`.
-            permute_width: See there.
+            permute_time: Whether time steps are permuted; with ``permute_width`` as well, all bits.
+            permute_width: Whether bits are permuted within a time step, in the same way for all.
             pat_len_perm: Number of time steps of a pattern.
             seq_width: Number of bits of a step.
             rstate_permute: ``RandomState`` or module that it is drawn from.
-            pairwise_permute: See :class:`CopyTask`.
-            revert_output_seq: See there; counts only if nothing is permuted.
+            pairwise_permute: Whether time steps 0 and 1, 2 and 3 and so on are swapped, nothing random.
+            revert_output_seq: Whether time steps run backwards; counts only if nothing is permuted.
 
         Returns:
             Where each bit of an output comes from, integers ``[pat_len_perm * seq_width]``, or None.
@@ -493,13 +493,13 @@ class CopyTask(SequentialDataset):
         """Draw a sample as images, time from left to right.
 
         Args:
-            fig: See :meth:`Dataset._plot_sample`, as for the next arguments.
-            inner_grid: See there.
-            num_inner_plots: See there.
-            ind: See there.
-            inputs: See there.
-            outputs: See there.
-            predictions: See there.
+            fig: The figure.
+            inner_grid: Grid of the axes for this sample.
+            num_inner_plots: How many of them are to be used.
+            ind: Number of the sample, from 0.
+            inputs: Its input ``[1, D_in]``.
+            outputs: Its output ``[1, D_out]``.
+            predictions: A network's output ``[1, …]``.
             equalize_size: Whether images of outputs are as high as those of inputs.
             mask_predictions: Whether predictions are set to zero outside the pattern.
             sample_ids: IDs of all samples of the figure, integers ``[B]``; needed to mask.

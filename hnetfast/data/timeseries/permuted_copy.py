@@ -29,10 +29,10 @@ class PermutedCopy(CopyTask):
             for every time.
         scatter_steps: The time steps to be copied, integers ``[pat_len]``; by default they are drawn. Needs
             ``scatter_pattern``.
-        permute_xor: See :class:`hnetfast.data.timeseries.copy_data.CopyTask`.
-        permute_xor_iter: See there; by default 1.
-        permute_xor_separate: See there.
-        **kwargs: More arguments of it.
+        permute_xor: Whether the bits of targets are combined by exclusive or with the permuted ones.
+        permute_xor_iter: How often that is done; by default once.
+        permute_xor_separate: Whether every time another permutation is used.
+        **kwargs: More arguments of :class:`hnetfast.data.timeseries.copy_data.CopyTask`.
 
     Raises:
         TypeError: If an argument of the copy task is given that this task fixes.

@@ -156,13 +156,13 @@ class SeqSMNIST(SequentialDataset):
         """Draw the digits of a sample side by side.
 
         Args:
-            fig: See the base class, as the following ones.
-            inner_grid: See there.
-            num_inner_plots: See there.
-            ind: See there.
-            inputs: See there.
-            outputs: See there.
-            predictions: See there; of several time steps the last one before padding counts.
+            fig: The figure.
+            inner_grid: Grid of the axes for this sample.
+            num_inner_plots: How many of them are to be used.
+            ind: Number of the sample, from 0.
+            inputs: Its input ``[1, D_in]``.
+            outputs: Its output ``[1, D_out]``.
+            predictions: A network's output ``[1, …]``; of several time steps the last before padding counts.
             sample_ids: IDs of all samples that are drawn, integers ``[B]``; by default the last time step of
                 all counts.
             is_one_hot: Whether outputs and predictions are one-hot encoded, by default as the data set is.

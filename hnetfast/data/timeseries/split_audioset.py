@@ -18,11 +18,14 @@ class SplitAudioset(ClassesTask, AudiosetData):
     """The sounds of some classes.
 
     Args:
-        data_path: See :class:`hnetfast.data.timeseries.audioset_data.AudiosetData`.
-        use_one_hot: See there.
-        validation_size: How many of this task's training samples are for validation instead; see there.
-        target_per_timestep: See there.
-        rseed: See there.
+        data_path: The folder of all data sets, see
+            :class:`hnetfast.data.timeseries.audioset_data.AudiosetData`.
+        use_one_hot: Whether outputs are one-hot encoded.
+        validation_size: How many of this task's training samples are for validation instead; they are drawn,
+            with the same share of each class.
+        target_per_timestep: Whether every time step has the class as its output; otherwise the whole sequence
+            has one.
+        rseed: Seed of that draw; None takes numpy's global generator.
         labels: The classes, at least one and none twice.
         full_out_dim: Whether outputs are those of all classes; otherwise they count the classes from 0, in
             the order of ``labels``.

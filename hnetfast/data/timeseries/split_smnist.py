@@ -19,10 +19,11 @@ class SplitSMNIST(ClassesTask, SMNISTData):
     """The strokes of some digits.
 
     Args:
-        data_path: See :class:`hnetfast.data.timeseries.smnist_data.SMNISTData`.
+        data_path: The folder of all data sets, see :class:`hnetfast.data.timeseries.smnist_data.SMNISTData`.
         use_one_hot: Whether outputs are one-hot encoded.
         validation_size: How many of the training samples, the first ones, are for validation instead.
-        target_per_timestep: See there.
+        target_per_timestep: Whether every time step has the digit as its output, padding included; otherwise
+            the whole sequence has one.
         labels: The digits, at least one and none twice.
         full_out_dim: Whether outputs are those of all ten digits; otherwise they count the digits from 0, in
             the order of ``labels``.

@@ -99,13 +99,13 @@ def evaluate(
     """Measure the accuracy on the validation set of the task that is learned, if there is one.
 
     Args:
-        task_id: See :func:`train`, as for the others.
-        data: See there.
-        mnet: See there.
-        hnet: See there.
-        device: See there.
-        config: See there.
-        logger: See there.
+        task_id: The task, from 0.
+        data: Its data.
+        mnet: The main network, without weights of its own.
+        hnet: The hypernetwork.
+        device: Where the networks are.
+        config: The options.
+        logger: Where the log goes.
         writer: Gets "eval/task_<task_id>/accuracy".
         train_iter: The iteration that comes next.
 
@@ -133,11 +133,11 @@ def test(
 
     Args:
         dhandlers: Data of these tasks, in the order of their embeddings.
-        mnet: See :func:`train`, as for the others.
-        hnet: See there.
-        device: See there.
-        config: See there; with ``test_with_val_set``, validation sets take the place of test sets.
-        logger: See there.
+        mnet: The main network, without weights of its own.
+        hnet: The hypernetwork.
+        device: Where the networks are.
+        config: The options; with ``test_with_val_set``, validation sets take the place of test sets.
+        logger: Where the log goes.
         writer: Gets "test/task_<number>/accuracy" for each, after as many tasks.
 
     Returns:
