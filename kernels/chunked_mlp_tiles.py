@@ -104,6 +104,12 @@ def hidden_tile() -> Tile:
     return Tile(16, 0, 16, 8)
 
 
+def hidden_sums_tile(width: int) -> Tile:
+    """The tile of the sums over rows for the gradients of hidden layers, the widest of ``width``."""
+    block = min(padded_width(width), 64)
+    return Tile(32, block, 0, 8 if block == 64 else 2)
+
+
 def forward_tile(arch: int, precision: str, rows: int, width: int, alignment: int) -> Tile:
     """The tile of the output product of ``rows`` rows of ``width`` features; alignment in elements."""
     tile = _forward_blocks(arch, precision, rows, width, alignment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -43,6 +44,11 @@ def check_tensor(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], lik
 def is_forward_mode() -> bool:
     """Returns whether tensors may carry tangents (forward-mode differentiation), which no kernel knows of."""
     return forward_ad._current_level >= 0
+
+
+def without_autocast(device_type: str) -> AbstractContextManager:
+    """Turn automatic mixed precision off, on a kind of device that may not have it."""
+    return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
 
 
 def takes_plain_tensors() -> bool:

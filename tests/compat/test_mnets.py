@@ -267,7 +267,7 @@ def test_masks_refuse_what_hypnettorch_refuses():
             with pytest.raises(IndexError):
                 network.get_output_weight_mask(out_inds=out_inds)
     for out_inds in ([1.5], [1j]):
-        with pytest.raises(IndexError, match="out_inds: integers or booleans"):
+        with pytest.raises(IndexError, match="out_inds: expected integers or booleans"):
             MLP(n_in=3, n_out=2, verbose=False).get_output_weight_mask(out_inds=out_inds)
 
 

@@ -1,4 +1,4 @@
-"""Compiles the launches of chunked_mlp for GPUs that need not be there, and reads the compiler's report.
+"""Compiles the launches of chunked_mlp and output_reg for GPUs that need not be there, and reads the compiler's report.
 
 ``python compile_launches.py SHARE SHARES`` takes every SHARES-th launch, starting from SHARE, and prints a
 line of JSON for each. The launches are recorded from the launchers themselves, on meta tensors, so what is
@@ -22,13 +22,17 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hnetfast.kernels import chunked_mlp, chunked_mlp_products, chunked_mlp_tiles
+from hnetfast.kernels import chunked_mlp, chunked_mlp_products, chunked_mlp_tiles, output_reg
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", ".."))
 from bench import tiles
 
 KERNELS = [
     "_chunked_mlp_hidden_kernel",
+    "_chunked_mlp_hidden_bwd_kernel",
+    "_chunked_mlp_hidden_sums_kernel",
+    "_chunked_mlp_inputs_bwd_kernel",
+    "_chunked_mlp_reduce_all_kernel",
     "_chunked_mlp_fwd_kernel",
     "_chunked_mlp_bwd_kernel",
     "_chunked_mlp_reduce_kernel",
@@ -115,7 +119,7 @@ def _specialize(kernel, args: tuple, kwargs: dict) -> Launch:
 
 
 def launches_of(network: Network, conditions: int, dtype: torch.dtype, arch: int) -> list[Launch]:
-    """The launches of a forward and a backward call, in order."""
+    """The launches of a forward and a backward call and of the regulariser, in order."""
     launches = []
 
     class Recorder:
@@ -141,11 +145,16 @@ def launches_of(network: Network, conditions: int, dtype: torch.dtype, arch: int
         for name in KERNELS:
             recorder = Recorder(getattr(chunked_mlp_products, name))
             stack.enter_context(mock.patch.object(chunked_mlp_products, name, recorder))
+        change = Recorder(output_reg._hidden_change_kernel)
+        stack.enter_context(mock.patch.object(output_reg, "_hidden_change_kernel", change))
         stack.enter_context(mock.patch.object(chunked_mlp_tiles, "generation", return_value=arch))
         args = (inputs, weights, biases, "elu", network.num_outputs)
         out, hidden = chunked_mlp.chunked_mlp_forward(*args, True)
         needs = [True] * len(inputs + weights + biases)
         chunked_mlp.chunked_mlp_backward(torch.empty_like(out), hidden, *args, needs)
+        tensors = inputs, weights, biases
+        if output_reg.takes(dtype, weights):
+            output_reg.hidden_change(tensors, tensors, "elu", conditions, network.chunks)
     return launches
 
 

@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 import torch
-from chunked_mlp_cases import CASES, Case, check, reference, with_kernels
+from chunked_mlp_cases import CASES, Case, check, reference, reference_with_gradients, with_kernels
 
 from bench import tiles as sweep
 from hnetfast.kernels import chunked_mlp, chunked_mlp_tiles
@@ -58,6 +58,18 @@ def test_forward_and_gradients(case, programs, monkeypatch):
     """With one program each sum is carried through the workspace, with many it is put together of parts."""
     monkeypatch.setattr(chunked_mlp_tiles, "num_programs", lambda arch: programs)
     check(case, around_kernels=poisoned_memory)
+
+
+@pytest.mark.parametrize(("hidden", "width"), [((), 140), ((130,), 6), ((20, 130), 6), ((20,), 6)])
+def test_half_precision_sums_over_many_conditions(hidden, width):
+    """Added one by one in bfloat16, equal terms would add up to 256 of them at most."""
+    shape = {"conditions": 600, "chunks": 2, "chunk_size": 33, "cut": 5, "part_width": width}
+    case = Case("", "bn", hidden, **shape, activation="sigmoid", dtype=torch.bfloat16)
+    tensors = case.tensors()
+    grad_out = torch.ones(case.conditions, case.num_outputs, dtype=case.dtype)
+    exact = reference_with_gradients(case, tensors, grad_out, torch.float64)
+    for want, got in zip(exact, with_kernels(case, tensors, grad_out), strict=True):
+        assert (got.double() - want).norm() <= 0.01 * want.norm()
 
 
 @pytest.mark.parametrize("arch", chunked_mlp_tiles.GENERATIONS)

@@ -85,6 +85,20 @@ def test_loss_and_gradients(case):
 
 
 @given(cases())
+def test_closed_form(case):
+    """What is computed on GPUs."""
+    group, previous, outputs, scaling, corrections = case
+    conditions, chunks = (max(p.shape[axis] for p in group.inputs) for axis in (0, 1))
+    split = outputs - (chunks - 1) * len(group.weights[-1])
+
+    def closed(current):
+        return MODULE._by_closed_form(current, previous, split, conditions, scaling, corrections)
+
+    exact = with_gradients(output_reg_reference, group, previous, outputs, scaling, corrections)
+    torch.testing.assert_close(with_gradients(closed, group), exact, rtol=1e-9, atol=1e-10)
+
+
+@given(cases())
 def test_plain_pytorch(case):
     group, previous, outputs, scaling, _ = case
     scaling = (
