@@ -25,7 +25,7 @@ LAYERS = {
     ],
     "mnets": ["hnetfast.mnets"],
     "data": ["hnetfast.data"],  # one of its tasks is taught by a recurrent network
-    "hnets": ["hnetfast._embeddings", "hnetfast.hnets"],
+    "hnets": ["hnetfast.hnets"],
     "regularizers": ["hnetfast.regularizers"],
     "faces": ["hnetfast.utils"],
     "top": [
