@@ -323,7 +323,7 @@ def _chunked_mlp_hidden_sums_kernel(
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Compute the gradients of the hidden layers' matrices and biases, sums over rows of g_lᵀ·h_{l-1} and g_l.
+    """Compute the gradients of the hidden layers' matrices and biases, sums of g_lᵀ·h_{l-1} and g_l.
 
     Inputs, hidden, PARTS, WIDTHS and COLUMNS as in the forward kernel; grads [R, Σ widths] is what
     ``_chunked_mlp_hidden_bwd_kernel`` computes. TASKS has the first program of each part, then of each layer
