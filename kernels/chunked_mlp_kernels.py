@@ -61,8 +61,8 @@ def _accumulate_product(
 ):
     """Return sum[x, w] + Σ_k x[x, k] · w[w, k], k < WIDTH; [BX, BW], offsets of rows [BX] and [BW].
 
-    Neighbouring k of w are W_STRIDE elements apart. The first DOT_WIDTH features go through `tl.dot` in blocks; the few left over are added one at a time,
-    which is cheaper than padding them to a block of 16.
+    Neighbouring k of w are W_STRIDE elements apart. The first DOT_WIDTH features go through `tl.dot` in
+    blocks; the few left over are added one at a time, which is cheaper than padding them to a block of 16.
     """
     o_k = tl.arange(0, BLOCK_K)
     for i_k in tl.range(0, DOT_WIDTH, BLOCK_K, num_stages=NUM_STAGES):
@@ -204,10 +204,11 @@ def _chunked_mlp_hidden_bwd_kernel(
 ):
     """Compute the gradients of what all hidden layers are before their activation, g_l.
 
-    g_L = grad_features · act'(h_L), g_l = (W_{l+1}ᵀ·g_{l+1}) · act'(h_l). Layers lie side by side in hidden and
-    in grads [R, Σ widths], the latter float32; grad_features [R, K]. Tuples, an entry a layer from the last to
-    the first: weights [out, in], of which that of the first is not read; COLUMNS where layers begin. Programs
-    as in the forward kernel: each does BLOCK_ROWS rows of all layers and reads those of the layer above back.
+    g_L = grad_features · act'(h_L), g_l = (W_{l+1}ᵀ·g_{l+1}) · act'(h_l). Layers lie side by side in hidden
+    and in grads [R, Σ widths], the latter float32; grad_features [R, K]. Tuples, an entry a layer from the
+    last to the first: weights [out, in], of which that of the first is not read; COLUMNS where layers begin.
+    Programs as in the forward kernel: each does BLOCK_ROWS rows of all layers and reads those of the layer
+    above back.
     """
     o_local = tl.arange(0, BLOCK_ROWS)
     m_row = tl.program_id(0) * BLOCK_ROWS + o_local < num_rows
@@ -322,7 +323,7 @@ def _chunked_mlp_hidden_sums_kernel(
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Compute the gradients of the hidden layers' matrices and biases, the sums over rows of g_lᵀ·h_{l-1} and g_l.
+    """Compute the gradients of the hidden layers' matrices and biases, sums of g_lᵀ·h_{l-1} and g_l.
 
     Inputs, hidden, PARTS, WIDTHS and COLUMNS as in the forward kernel; grads [R, Σ widths] is what
     ``_chunked_mlp_hidden_bwd_kernel`` computes. TASKS has the first program of each part, then of each layer
@@ -399,10 +400,11 @@ def _chunked_mlp_inputs_bwd_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_IN: tl.constexpr,
 ):
-    """Compute the gradients of the parts of the input, grad_part[q] = (Σ_r g_1[r]) · W_1[:, part], r that read q.
+    """Compute the gradients of the parts of the input, grad_part[q] = (Σ_r g_1[r]) · W_1[:, part].
 
-    grads [R, PITCH] begins with those of the first layer, [R, WIDTH]; weight [WIDTH, IN_WIDTH]. PARTS as in the
-    forward kernel, TASKS the first program of each; a program does one row of a part, [width].
+    Row q of a part meets the rows r that read it. grads [R, PITCH] begins with those of the first layer,
+    [R, WIDTH]; weight [WIDTH, IN_WIDTH]. PARTS as in the forward kernel, TASKS the first program of each; a
+    program does one row of a part, [width].
     """
     i_program = tl.program_id(0)
     o_unit = tl.arange(0, BLOCK_WIDTH)
@@ -456,7 +458,7 @@ def _chunked_mlp_reduce_all_kernel(
             o_element = (i_program - TASKS[i_tensor]) * BLOCK_ELEMENTS + tl.arange(0, BLOCK_ELEMENTS)
             m_element = o_element < SIZES[i_tensor]
             b_sum = tl.zeros([BLOCK_ELEMENTS], dtype=tl.float32)
-            for i_part in range(0, num_parts):
+            for i_part in range(num_parts):
                 p_part = p_parts + tl.cast(i_part, tl.int64) * NUM_ELEMENTS + STARTS[i_tensor] + o_element
                 b_sum += tl.load(p_part, mask=m_element, other=0.0)
             p_sum = p_sums[i_tensor] + o_element

@@ -242,7 +242,7 @@ def product_backward(
         grad_offset = _sum_over_chunks(grad_out, chunk_size).sum(0, keepdim=True)
     else:
         grad_offset = None
-    # Cut chunks become whole ones with zeros, so that one product adds all conditions up without rounding between.
+    # Cut chunks become whole ones with zeros: one product adds all conditions up, without rounding between.
     tail = num_chunks * chunk_size - grad_out.shape[1]
     grad_rows = grad_out.to(weight.dtype)
     if tail:

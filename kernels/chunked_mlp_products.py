@@ -419,7 +419,7 @@ def _launch_backward(
 
 
 def _sum_parts(parts: Tensor, total: Tensor | None = None) -> Tensor:
-    """parts[0] + parts[1] + … in a fixed order; [P, rows, columns] float32 → [rows, columns], or into total."""
+    """parts[0] + parts[1] + … in a fixed order; [P, rows, columns] float32 → [rows, columns], or total."""
     if total is None:
         if parts.shape[0] == 1:
             return parts[0]

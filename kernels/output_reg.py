@@ -110,7 +110,7 @@ def _hidden_change_kernel(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Compute all hidden layers h_l, and δ_l = h_l − h*_l from layer to layer, never as a difference of results.
+    """Compute all hidden layers h_l, and δ_l = h_l − h*_l layer by layer, never as a difference of results.
 
     Layers lie side by side in hidden and change [R, PITCH]. What the last layer reads is also left in rows
     [R, ROWS_PITCH]: h_L, a 1 if HAS_BIAS, δ_L. Tuples as in ``_chunked_mlp_hidden_kernel``, those that begin

@@ -1,6 +1,7 @@
-"""Runs what a GPU would run, without one: on meta tensors, to count launches and to find waits for the device.
+"""Runs what a GPU would run, without one: on meta tensors, to count launches and find waits for it.
 
-Operations of hnetfast take the way that is registered for CUDA; in the place of Triton's kernels stands a count.
+Operations of hnetfast take the way that is registered for CUDA; a count stands in the place of Triton's
+kernels.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _FREE = {
 }  # fmt: skip
 # The number of what comes out, or a number itself, decides how the host goes on.
 _WAITING = {
-    "_local_scalar_dense", "_unique", "_unique2", "bincount", "equal", "is_nonzero", "masked_select", "nonzero",
-    "repeat_interleave", "unique_consecutive", "unique_dim",
+    "_local_scalar_dense", "_unique", "_unique2", "bincount", "equal", "is_nonzero", "masked_select",
+    "nonzero", "repeat_interleave", "unique_consecutive", "unique_dim",
 }  # fmt: skip
 # What is registered for CUDA, or else for every device; other operations are one kernel there.
 _ON_GPU = {
@@ -76,13 +77,12 @@ class GpuPath(TorchDispatchMode):
         name = function.overloadpacket.__name__
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         on_device = any(_is_on_device(t) for t in given)
-        if function.namespace == "hnetfast" and on_device:
-            if name in _ON_GPU:
-                TorchDispatchMode.__enter__(self)
-                try:
-                    return _ON_GPU[name](*args, **kwargs)
-                finally:
-                    TorchDispatchMode.__exit__(self, None, None, None)
+        if function.namespace == "hnetfast" and name in _ON_GPU and on_device:
+            TorchDispatchMode.__enter__(self)
+            try:
+                return _ON_GPU[name](*args, **kwargs)
+            finally:
+                TorchDispatchMode.__exit__(self, None, None, None)
         if on_device and (name in _WAITING or _indexes_from_host(name, args)):
             self.waits[name] += 1
         if name in ("_to_copy", "copy_"):

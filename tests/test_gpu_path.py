@@ -25,7 +25,7 @@ from hnetfast.utils.si_regularizer import (
 from tests.small_networks import HNETS, SHAPES
 
 pytest.importorskip("triton")
-from tests.gpu_path import GpuPath  # noqa: E402
+from tests.gpu_path import GpuPath
 
 NAMES = sorted(HNETS.keys() - {"StructuredHMLP that computes"})  # whose function makes tensors on the CPU
 HEADS = [[0], [1]]

@@ -343,3 +343,31 @@ def test_two_processes():
 
 if __name__ == "__main__":
     train_distributed(int(sys.argv[3]), *sys.argv[1:3])
+
+
+def test_what_is_remembered_notices_changes():
+    """Heads, and importances that were looked at, may be changed in place between calls."""
+    mnet = MLP(3, 4, (5,), verbose=False)
+    hnet = HMLP(mnet.param_shapes, layers=(6,), num_cond_embs=3, verbose=False)
+    previous = {
+        "prev_theta": [p + 0.1 for p in hnet.unconditional_params],
+        "prev_task_embs": [p + 0.1 for p in hnet.conditional_params],
+    }
+    heads = [[0, 1], [2]]
+
+    def loss(**options):
+        return calc_fix_target_reg(hnet, 2, mnet=mnet, inds_of_out_heads=heads, **previous, **options)
+
+    before = loss()
+    assert torch.equal(loss(), before)
+    heads[1] = [3]
+    fresh = calc_fix_target_reg(hnet, 2, mnet=mnet, inds_of_out_heads=[[0, 1], [3]], **previous)
+    assert torch.equal(loss(), fresh) and not torch.equal(loss(), before)
+    heads[1] = [False, False, True, False]  # a mask, not unit 0 and unit 1
+    assert torch.equal(loss(), before)
+
+    fisher = [[torch.ones(shape) for shape in mnet.param_shapes] for _ in range(2)]
+    loss(fisher_estimates=fisher)
+    fisher[1][0][0, 0] = -1
+    with pytest.raises(ValueError, match=r"fisher_estimates\[1\]"):
+        loss(fisher_estimates=fisher)

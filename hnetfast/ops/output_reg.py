@@ -422,7 +422,7 @@ def _last_input(current: Group, previous: Group, count: int, num_chunks: int) ->
 def hidden_and_change(
     current: Group, previous: Group, count: int, num_chunks: int
 ) -> tuple[list[Tensor], Tensor]:
-    """What hidden layers give, or else the input, ``[B or 1, N or 1, width]`` each; and the last one's change.
+    """What hidden layers give, or else the input, ``[B or 1, N or 1, width]`` each; and its last change.
 
     The change goes through the layers itself, as the difference of two results would hold little but their
     rounding errors.

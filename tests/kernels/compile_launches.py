@@ -1,4 +1,4 @@
-"""Compiles the launches of chunked_mlp and output_reg for GPUs that need not be there, and reads the compiler's report.
+"""Compiles launches of chunked_mlp and output_reg for GPUs that need not be there, and reads the report.
 
 ``python compile_launches.py SHARE SHARES`` takes every SHARES-th launch, starting from SHARE, and prints a
 line of JSON for each. The launches are recorded from the launchers themselves, on meta tensors, so what is

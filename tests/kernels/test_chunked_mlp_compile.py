@@ -39,8 +39,9 @@ def test_launches_compile_without_spills(tmp_path):
 
     rows.sort(key=lambda row: (row["arch"], row["kernel"], row["case"], row["tile"]))
     for row in rows:
+        kernel = row["kernel"].removeprefix("_chunked_mlp")[1:-7]
         print(
-            f"sm_{row['arch']:<4}{row['kernel'].removeprefix('_chunked_mlp')[1:-7]:<13} {row['case']:<38} {row['tile']:<62} "
+            f"sm_{row['arch']:<4}{kernel:<13} {row['case']:<38} {row['tile']:<62} "
             f"{row['reg']:>4} registers {row['shared']:>7} B shared"
         )
     assert {row["arch"] for row in rows} == set(SHARED_MEMORY)
