@@ -418,3 +418,22 @@ def test_bad_arguments_raise_errors_of_hypnettorchs_type(cls, arguments):
     expected = ValueError if info.type in (AssertionError, ZeroDivisionError, Exception) else info.type
     with pytest.raises(expected):
         cls(**arguments)
+
+
+def test_gradients_of_bio_conv_net_are_as_accurate():
+    """With weights given, in training mode; a tensor's error is at most 1.8 of hypnettorch's, was 5.5."""
+    options = {"in_shape": (30, 31, 1), "num_classes": 3, "no_weights": True}
+    theirs, ours = build_both(BioConvNet, options, torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(shape, generator=generator) for shape in ours.param_shapes]
+    weights = [w * (w[0].numel() ** -0.5 if w.ndim > 1 else 1) for w in weights]
+    x = torch.randn(1, 930, generator=generator)
+
+    def gradients(network, dtype=torch.float32):
+        leaves = [w.to(dtype).requires_grad_() for w in weights]
+        out = network.to(dtype).train()(x.to(dtype), weights=leaves)
+        return torch.autograd.grad((out * torch.linspace(-1, 2, 3, dtype=dtype)).sum(), leaves)
+
+    found = gradients(theirs), gradients(ours)
+    for their, our, exact in zip(*found, gradients(theirs, torch.float64), strict=True):
+        assert (our - exact).norm() <= 2.5 * (their - exact).norm() + 1e-7 * exact.norm()
