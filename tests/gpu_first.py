@@ -128,7 +128,9 @@ def dry_parts() -> list[Part]:
         Part("chunked_mlp", DRY_LIMIT, pytest("tests/kernels/test_chunked_mlp_interpret.py")),
         Part("local_conv2d", DRY_LIMIT, pytest("tests/kernels/test_local_conv2d_cuda.py", "-k", "on_host")),
         Part("ops", DRY_LIMIT, pytest("tests/kernels/test_grouped_mlp_interpret.py")),
-        Part("compile", DRY_LIMIT, pytest("-s", "tests/kernels/test_chunked_mlp_compile.py")),
+        Part(
+            "compile", DRY_LIMIT, pytest("-s", "--every-launch", "tests/kernels/test_chunked_mlp_compile.py")
+        ),
         Part("memcheck", 0, why_not=no_gpu),
         Part("racecheck", 0, why_not=no_gpu),
         Part(

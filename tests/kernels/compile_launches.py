@@ -1,8 +1,8 @@
 """Compiles launches of chunked_mlp and output_reg for GPUs that need not be there, and reads the report.
 
-``python compile_launches.py SHARE SHARES`` takes every SHARES-th launch, starting from SHARE, and prints a
-line of JSON for each. The launches are recorded from the launchers themselves, on meta tensors, so what is
-compiled is what a call would run.
+``python compile_launches.py SHARE SHARES MOST`` takes every SHARES-th launch, starting from SHARE, but at
+most MOST of a kernel on a GPU (0: all), and prints a line of JSON for each. The launches are recorded from the
+the launchers themselves, on meta tensors, so what is compiled is what a call would run.
 """
 
 import contextlib
@@ -218,8 +218,20 @@ def describe(launch: Launch) -> str:
     return " ".join([sizes, f"w{launch.options['num_warps']}", *flags])
 
 
-def main(share: int, shares: int) -> None:
-    for name, arch, launch in all_launches()[share::shares]:
+def spread(launches: list[tuple[str, int, Launch]], most: int) -> list[tuple[str, int, Launch]]:
+    """At most as many launches of each kernel on each GPU, those in between left out."""
+    groups: dict[tuple[int, str], list[tuple[str, int, Launch]]] = {}
+    for each in launches:
+        groups.setdefault((each[1], each[2].kernel.__name__), []).append(each)
+    chosen = []
+    for group in groups.values():
+        count = min(most or len(group), len(group))
+        chosen += [group[i * (len(group) - 1) // max(count - 1, 1)] for i in range(count)]
+    return chosen
+
+
+def main(share: int, shares: int, most: int) -> None:
+    for name, arch, launch in spread(all_launches(), most)[share::shares]:
         usage = compile_launch(launch, arch)
         row = {
             "case": name,
@@ -232,4 +244,4 @@ def main(share: int, shares: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:4]))
