@@ -1,7 +1,7 @@
 """Compiles launches of chunked_mlp and output_reg for GPUs that need not be there, and reads the report.
 
 ``python compile_launches.py SHARE SHARES MOST`` takes every SHARES-th launch, starting from SHARE, but at
-most MOST of a kernel on a GPU (0: all), and prints a line of JSON for each. The launches are recorded from the
+most MOST of a kernel on a GPU (0: all), and prints a line of JSON for each. The launches are recorded from
 the launchers themselves, on meta tensors, so what is compiled is what a call would run.
 """
 
