@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hnetfast.mnets import SimpleRNN
-from hnetfast.mnets._recurrent import TwiceDifferentiableLSTM, fused_lstm
+from hnetfast.mnets._recurrent import TwiceDifferentiableLSTM, _library_lstm, fused_lstm
 
 STEPS, BATCH, N_IN, SETS = 6, 4, 2, 3
 
@@ -333,3 +333,15 @@ def test_a_kernel_without_second_derivatives_gets_them(num_weights):
     for a, b in zip(first, torch.autograd.grad(loss, inputs[1:]), strict=True):
         assert torch.equal(a, b)
     assert torch.autograd.gradgradcheck(apply, inputs)
+
+
+def test_weights_that_two_layers_share_and_second_derivatives():
+    weight, start = torch.randn(16, 4, requires_grad=True), torch.zeros(2, 4)
+    x, hidden = torch.randn(3, 2, 4), torch.full((16, 4), 0.1)
+
+    def gradient(layer, create_graph):
+        outputs, _, _ = layer(layer(x, start, start, hidden, weight)[0], start, start, hidden, weight)
+        return torch.autograd.grad(outputs.sum(), weight, create_graph=create_graph)[0]
+
+    expected = gradient(_library_lstm, False)
+    torch.testing.assert_close(gradient(TwiceDifferentiableLSTM.apply, True), expected)

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from hnetfast import ops
 from hnetfast.hnets._part import Part
 from hnetfast.hnets.hnet_interface import HyperNetInterface
-from hnetfast.ops._library import without_autocast
+from hnetfast.ops._library import may_remember, without_autocast
 from hnetfast.ops._mlp_layers import sizes_of
 from hnetfast.ops.output_reg import Corrections
 
@@ -76,7 +76,8 @@ def _change_of_part(
             factors = corrections.factors_like(tensor)
             scaled = (scaling.unsqueeze(1) * factors).sum(0, keepdim=True)
             exact = (total == 0) | (factors == factors[:1]).all(0)
-            corrections = corrections.with_factors(torch.where(exact, factors[:1], scaled / total))
+            mean = scaled / torch.where(total == 0, 1, total)  # no 0/0, whose gradient is NaN
+            corrections = corrections.with_factors(torch.where(exact, factors[:1], mean))
         scaling = total
     if not isinstance(now.source, Tensor):
         return ops.output_reg(now.source, then.source, now.num_outputs, scaling, corrections)
@@ -102,17 +103,23 @@ class IgnoredOutputs:
 
     def positions_on(self, device: torch.device) -> list[Tensor]:
         """The positions on a device."""
-        if device not in self._on_device:
+        found = self._on_device.get(device)
+        if found is None:
             with torch.inference_mode(False):  # autograd could not save tensors made in it
-                self._on_device[device] = [positions.to(device) for positions in self._positions]
-        return self._on_device[device]
+                found = [positions.to(device) for positions in self._positions]
+            if may_remember():
+                self._on_device[device] = found
+        return found
 
     def corrections(self, hnet: HyperNetInterface, lengths: Sequence[int]) -> list[Corrections] | None:
         """Elements of the parts of a hypernetwork that do not count once, for each part, or None."""
-        if self._corrections is None or self._corrections[0] != tuple(lengths):
+        known = self._corrections
+        if known is None or known[0] != tuple(lengths):
             with torch.inference_mode(False):
-                self._corrections = tuple(lengths), _corrections(hnet, lengths, self._positions)
-        return self._corrections[1]
+                known = tuple(lengths), _corrections(hnet, lengths, self._positions)
+            if may_remember():
+                self._corrections = known
+        return known[1]
 
 
 def _corrections(
@@ -123,8 +130,10 @@ def _corrections(
     if ignored is None:
         known = hnet.__dict__.get("_uneven_corrections")
         if known is None and len(uneven):
-            every = Corrections(uneven, (1 - uses).unsqueeze(0))
-            known = hnet.__dict__["_uneven_corrections"] = _of_parts(every, lengths)
+            with torch.inference_mode(False):
+                known = _of_parts(Corrections(uneven, (1 - uses).unsqueeze(0)), lengths)
+            if may_remember():
+                hnet.__dict__["_uneven_corrections"] = known
         return known
     elements = [hnet._part_positions(positions) for positions in ignored]
     positions = torch.cat([uneven, *elements]).unique()
@@ -152,7 +161,9 @@ def _uneven_uses(hnet: HyperNetInterface) -> tuple[Tensor, Tensor]:
             elements = hnet._part_positions(torch.arange(hnet.num_outputs, device="cpu"))
             uses = elements.bincount(minlength=hnet._num_part_outputs)
             uneven = uses.ne(1).nonzero().flatten()
-            known = hnet.__dict__["_uneven_part_uses"] = uneven, uses[uneven].float()
+            known = uneven, uses[uneven].float()
+        if may_remember():
+            hnet.__dict__["_uneven_part_uses"] = known
     return known
 
 

@@ -142,7 +142,8 @@ class TwiceDifferentiableLSTM(torch.autograd.Function):
         """Gradients of the inputs."""
         inputs, results = ctx.leaves, ctx.results
         if torch.is_grad_enabled():
-            inputs = ctx.saved_tensors
+            # Views, as the same tensor may be given twice, or one be computed from another.
+            inputs = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]
             results = _lstm_by_steps(*inputs)
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad) if needed]
         found = torch.autograd.grad(

@@ -51,6 +51,18 @@ def without_autocast(device_type: str) -> AbstractContextManager:
     return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
 
 
+def may_remember() -> bool:
+    """Returns whether tensors that are made now may be kept for later calls.
+
+    Those of a traced graph, of a transform of :mod:`torch.func` and fake ones mean nothing outside of it.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+    )
+
+
 def takes_plain_tensors() -> bool:
     """Returns whether an op whose gradient is part of its C++ may be called.
 

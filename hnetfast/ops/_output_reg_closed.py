@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hnetfast import _env
-from hnetfast.ops._library import LIBRARY
+from hnetfast.ops._library import LIBRARY, without_autocast
 from hnetfast.ops._mlp_layers import activation_grad
 
 LIBRARY.define(
@@ -196,58 +196,70 @@ class ClosedForm(torch.autograd.Function):
             change = rows[:, part.chunk] @ chosen[-1].t()
             weighted.append(change * part.factors)
             loss = loss - torch.dot(weighted[-1].view(-1), change.view(-1))
-        ctx.counts, ctx.problem = counts, problem
-        ctx.save_for_backward(*tensors, hidden, rows, scaled, matrix, *sums, *products, *weighted, *chosen)
+        # What is constant is saved too: autograd then notices if it is changed in place.
+        constants = [t for part in problem.previous for t in part]
+        constants += [] if problem.scaling is None else [problem.scaling]
+        constants = [t for t in constants if not t.is_inference()]  # which nobody can save or change
+        ctx.counts, ctx.problem, ctx.num_constants = counts, problem, len(constants)
+        ctx.save_for_backward(
+            *constants, *tensors, hidden, rows, scaled, matrix, *sums, *products, *weighted, *chosen
+        )
         return loss
 
     @staticmethod
     def backward(ctx, grad):
-        problem, (num_inputs, first_bias) = ctx.problem, ctx.counts
         needs = ctx.needs_input_grad[2:]
-        tensors, saved = ctx.saved_tensors[: len(needs)], ctx.saved_tensors[len(needs) :]
-        lists = tensors[:num_inputs], tensors[num_inputs:first_bias], tensors[first_bias:]
-        if torch.is_grad_enabled():
-            return None, None, *_differentiable_gradients(problem, ctx.counts, tensors, needs, grad)
-        hidden, rows, scaled, matrix, *saved = saved
-        parts = len(problem.corrections)
-        count = len(saved) // 2 - parts
-        sums, products, weighted = saved[:count], saved[count : 2 * count], saved[2 * count :][:parts]
-        chosen = saved[len(saved) - parts :]
-        has_bias = len(tensors) > first_bias
-        width, twice = lists[1][-1].shape[1], 2 * grad
-        layer_columns = width + has_bias
-        results: list[Tensor | None] = [None] * len(tensors)
-        scaled_weights = [twice * w for w in weighted]
+        saved = ctx.saved_tensors[ctx.num_constants :]
+        tensors, saved = saved[: len(needs)], saved[len(needs) :]
+        with without_autocast(grad.device.type):
+            if torch.is_grad_enabled():
+                return None, None, *_differentiable_gradients(ctx.problem, ctx.counts, tensors, needs, grad)
+            return None, None, *_gradients(ctx.problem, ctx.counts, tensors, needs, saved, grad)
 
-        last = [first_bias - 1, len(tensors) - 1] if has_bias else [first_bias - 1]
-        if any(needs[i] for i in last):
-            of_matrix = matrix @ (sums[0][:, :layer_columns] * twice)
-            if count > 1:
-                of_matrix[: problem.split].addmm_(matrix[: problem.split], sums[1][:, :layer_columns] * twice)
-            elif problem.split < len(of_matrix):
-                of_matrix[problem.split :] = 0
-            for part, weights in zip(problem.corrections, scaled_weights, strict=True):
-                of_rows = weights.t() @ rows[:, part.chunk, :layer_columns]
-                of_matrix.index_add_(0, part.rows, of_rows, alpha=-1)  # no row is named twice
-            if problem.never is not None:
-                of_matrix.index_fill_(0, problem.never, 0)
-            results[last[0]] = of_matrix[:, :width].contiguous() if needs[last[0]] else None
-            if has_bias and needs[last[1]]:
-                results[last[1]] = of_matrix[:, width].contiguous()
-        if any(need for i, need in enumerate(needs) if i not in last):
-            folded = [(m[:, :width] + m[:, layer_columns:]) * twice for m in products]
-            of_rows = (scaled.flatten(0, 1) @ folded[0]).view(*rows.shape[:2], width)
-            if count > 1:
-                of_rows[:, -1] = scaled[:, -1] @ folded[1]
-            for part, weights, m in zip(problem.corrections, scaled_weights, chosen, strict=True):
-                of_rows[:, part.chunk].addmm_(weights, m[:, :width] + m[:, layer_columns:], alpha=-1)
-            below = [need and i not in last for i, need in enumerate(needs)]
-            found = _CHANGE_BACKWARD(
-                of_rows.flatten(0, 1), hidden, *lists, problem.activation, *problem.sizes, below
-            )
-            for i, need in enumerate(below):
-                results[i] = found[i] if need else results[i]
-        return None, None, *results
+
+def _gradients(problem, counts, tensors, needs, saved, grad) -> list[Tensor | None]:
+    num_inputs, first_bias = counts
+    lists = tensors[:num_inputs], tensors[num_inputs:first_bias], tensors[first_bias:]
+    hidden, rows, scaled, matrix, *saved = saved
+    parts = len(problem.corrections)
+    count = len(saved) // 2 - parts
+    sums, products, weighted = saved[:count], saved[count : 2 * count], saved[2 * count :][:parts]
+    chosen = saved[len(saved) - parts :]
+    has_bias = len(tensors) > first_bias
+    width, twice = lists[1][-1].shape[1], 2 * grad
+    layer_columns = width + has_bias
+    results: list[Tensor | None] = [None] * len(tensors)
+    scaled_weights = [twice * w for w in weighted]
+
+    last = [first_bias - 1, len(tensors) - 1] if has_bias else [first_bias - 1]
+    if any(needs[i] for i in last):
+        of_matrix = matrix @ (sums[0][:, :layer_columns] * twice)
+        if count > 1:
+            of_matrix[: problem.split].addmm_(matrix[: problem.split], sums[1][:, :layer_columns] * twice)
+        elif problem.split < len(of_matrix):
+            of_matrix[problem.split :] = 0
+        for part, weights in zip(problem.corrections, scaled_weights, strict=True):
+            of_rows = weights.t() @ rows[:, part.chunk, :layer_columns]
+            of_matrix.index_add_(0, part.rows, of_rows, alpha=-1)  # no row is named twice
+        if problem.never is not None:
+            of_matrix.index_fill_(0, problem.never, 0)
+        results[last[0]] = of_matrix[:, :width].contiguous() if needs[last[0]] else None
+        if has_bias and needs[last[1]]:
+            results[last[1]] = of_matrix[:, width].contiguous()
+    if any(need for i, need in enumerate(needs) if i not in last):
+        folded = [(m[:, :width] + m[:, layer_columns:]) * twice for m in products]
+        of_rows = (scaled.flatten(0, 1) @ folded[0]).view(*rows.shape[:2], width)
+        if count > 1:
+            of_rows[:, -1] = scaled[:, -1] @ folded[1]
+        for part, weights, m in zip(problem.corrections, scaled_weights, chosen, strict=True):
+            of_rows[:, part.chunk].addmm_(weights, m[:, :width] + m[:, layer_columns:], alpha=-1)
+        below = [need and i not in last for i, need in enumerate(needs)]
+        found = _CHANGE_BACKWARD(
+            of_rows.flatten(0, 1), hidden, *lists, problem.activation, *problem.sizes, below
+        )
+        for i, need in enumerate(below):
+            results[i] = found[i] if need else results[i]
+    return results
 
 
 def _matrix(lists: Sequence[Sequence[Tensor]], problem: Problem) -> Tensor:

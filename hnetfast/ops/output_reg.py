@@ -20,7 +20,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors, without_autocast
+from hnetfast.ops._library import (
+    EXTENSION_LOADED,
+    LIBRARY,
+    may_remember,
+    takes_plain_tensors,
+    without_autocast,
+)
 from hnetfast.ops._mlp_layers import activate, check_network, sizes_of
 from hnetfast.ops._output_reg_closed import ClosedForm, OfChunk, Problem
 from hnetfast.ops.chunked_mlp import chunked_mlp_reference
@@ -43,6 +49,12 @@ _ROWS_AT_MOST = 1 << 24  # elements of the last layer's input that the closed fo
 _FEATURES_AT_ONCE = 1 << 22  # elements of the last layer's input, for as many conditions as that are
 
 
+def _to_keep(tensor: Tensor) -> Tensor:
+    with torch.inference_mode(False):  # autograd could not save a tensor made in it
+        tensor = tensor.cpu()
+        return tensor.clone() if tensor.is_inference() else tensor
+
+
 class Corrections:
     """Squares of single outputs, times factors, to subtract.
 
@@ -56,7 +68,7 @@ class Corrections:
     """
 
     def __init__(self, positions: Tensor, factors: Tensor, scaled: Tensor | None = None) -> None:
-        self.positions, self.factors = positions.cpu(), factors.cpu()
+        self.positions, self.factors = map(_to_keep, (positions, factors))
         self._scaled = scaled
         self._known: dict[tuple, Any] = {}
 
@@ -86,7 +98,7 @@ class Corrections:
 
     def remembered(self, key: tuple, find: Callable[[], Any]) -> Any:
         """Find something out once."""
-        if torch.compiler.is_compiling():
+        if not may_remember():
             return find()
         if key not in self._known:
             with torch.inference_mode(False):  # autograd could not save tensors made in it

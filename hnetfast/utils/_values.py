@@ -13,7 +13,10 @@ _not_negative = WeakIdKeyDictionary()
 
 
 def has_negative(tensor: Tensor) -> bool:
-    """Tell whether a tensor has negative values; looks again when it was changed in place."""
+    """Tell whether a tensor has negative values; looks again when it was changed in place.
+
+    Changes that PyTorch does not count (through ``.data`` or numpy) are not seen.
+    """
     if tensor.is_inference():  # has no version that tells
         return bool((tensor < 0).any())
     if _not_negative.get(tensor) == tensor._version:

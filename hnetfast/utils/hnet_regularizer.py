@@ -17,16 +17,19 @@ import torch
 from torch import Tensor
 
 from hnetfast._errors import InputError, InputIndexError, InputTypeError
+from hnetfast._locks import ProcessLock
 from hnetfast.hnets._output_change import IgnoredOutputs, change_from_outputs, change_from_parts, join
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops._library import may_remember
 from hnetfast.utils._values import has_negative
 
 __all__ = ["calc_fix_target_reg", "flatten_and_remove_out_heads", "get_current_targets"]
 
 # What output heads leave out of a hypernetwork's outputs, for the last combinations of heads that were used.
 _known_heads: WeakKeyDictionary[HyperNetInterface, OrderedDict] = WeakKeyDictionary()
-_HEADS_AT_MOST = 16
+_HEADS_AT_MOST = 2
+_heads_lock = ProcessLock()
 
 
 @contextmanager
@@ -192,7 +195,7 @@ def _scaling(factors: Sequence[Any], device: torch.device | None) -> Tensor:
         raise InputError(f"reg_scaling: factors of at least 0 are accepted, got {given}")
     if not any(isinstance(factor, Tensor) for factor in factors):
         numbers = tuple(map(float, factors))
-        return (_constants.__wrapped__ if torch.compiler.is_compiling() else _constants)(numbers, device)
+        return (_constants if may_remember() else _constants.__wrapped__)(numbers, device)
     return torch.stack([torch.as_tensor(f, device=device, dtype=torch.float64) for f in factors])
 
 
@@ -237,26 +240,46 @@ def _weights_of_others(
     hnet: HyperNetInterface, mnet: MainNetInterface, heads: Sequence[Any]
 ) -> IgnoredOutputs:
     """For each of several output heads the weights that belong to other output units, among all outputs."""
-    units = [torch.as_tensor(head, device="cpu") for head in heads]
-    shapes = tuple(map(tuple, mnet.param_shapes))
-    key = (shapes, *((str(unit.dtype), tuple(unit.tolist())) for unit in units))
-    known = _known_heads.setdefault(hnet, OrderedDict())
-    network, ignored = known.get(key, (lambda: None, None))
-    if network() is mnet:
-        known.move_to_end(key)
-        return ignored
+    # What others have written may depend on more than the units.
+    is_ours = type(mnet).get_output_weight_mask is MainNetInterface.get_output_weight_mask
+    if not (is_ours and may_remember()):
+        return _found_weights_of_others(hnet, mnet, heads)
+    key = (tuple(map(tuple, mnet.param_shapes)), *map(_key_of_head, heads))
+    with _heads_lock:
+        known = _known_heads.setdefault(hnet, OrderedDict())
+        network, ignored = known.get(key, (lambda: None, None))
+        if network() is mnet:
+            known.move_to_end(key)
+            return ignored
+    ignored = _found_weights_of_others(hnet, mnet, heads)
+    with _heads_lock:
+        known[key] = ref(mnet), ignored
+        while len(known) > _HEADS_AT_MOST:
+            known.popitem(last=False)
+    return ignored
+
+
+def _key_of_head(head: Any) -> Any:
+    if head is None:
+        return None
+    units = torch.as_tensor(head, device="cpu")
+    return str(units.dtype), tuple(units.shape), tuple(units.flatten().tolist())
+
+
+def _found_weights_of_others(
+    hnet: HyperNetInterface, mnet: MainNetInterface, heads: Sequence[Any]
+) -> IgnoredOutputs:
     positions = []
-    for head in heads:
-        masks, start, found = _masks(mnet, len(hnet.target_shapes), head, torch.device("cpu")), 0, []
-        for shape, mask in zip(hnet.target_shapes, masks, strict=True):
-            if mask is not None:
-                found.append((~mask.reshape(-1)).nonzero().flatten() + start)
-            start += math.prod(shape)
-        positions.append(torch.cat(found))
-    known[key] = ref(mnet), IgnoredOutputs(positions)
-    if len(known) > _HEADS_AT_MOST:
-        known.popitem(last=False)
-    return known[key][1]
+    with torch.inference_mode(False):
+        for head in heads:
+            masks = _masks(mnet, len(hnet.target_shapes), head, torch.device("cpu"))
+            start, found = 0, [torch.empty(0, dtype=torch.int64, device="cpu")]
+            for shape, mask in zip(hnet.target_shapes, masks, strict=True):
+                if mask is not None:
+                    found.append((~mask.reshape(-1)).nonzero().flatten() + start)
+                start += math.prod(shape)
+            positions.append(torch.cat(found))
+    return IgnoredOutputs(positions)
 
 
 def _check_known(task_id: int, hnet: HyperNetInterface) -> None:
