@@ -42,7 +42,8 @@ std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& hidden, Tenso
   const Sizes sizes = check_arguments(mlp, "grad_out.shape[1]", grad_out.size(1));
   const at::ScalarType type = weights[0].scalar_type();
   check_tensor(kBackwardOp, "grad_out", grad_out, type, {sizes.conditions, sizes.outputs});
-  if (weights.size() > 1) check_tensor(kBackwardOp, "hidden", hidden, type, {sizes.rows(), mlp.hidden_width()});
+  const std::vector<int64_t> saved = weights.size() > 1 ? std::vector{sizes.rows(), mlp.hidden_width()} : std::vector<int64_t>{0};
+  check_tensor(kBackwardOp, "hidden", hidden, type, saved);
   TORCH_CHECK_VALUE(needs.size() == mlp.tensors(), kBackwardOp, ": ", needs.size(), " needs for ", mlp.tensors(), " tensors");
   const auto need = [&](size_t i) { return static_cast<bool>(needs.get(i)); };
   return mlp_backward(mlp, grad_out.contiguous(), hidden, sizes, {}, need);

@@ -98,9 +98,9 @@ def _check_backward(grad_out, hidden, inputs, weights, biases, activation: str, 
     _check(inputs, weights, biases, activation, grad_out.shape[1], op)
     num_conditions, num_chunks = sizes_of(inputs)
     check_tensor(op, "grad_out", grad_out, (num_conditions, grad_out.shape[1]), weights[0])
-    if len(weights) > 1:
-        width = sum(weight.shape[0] for weight in weights[:-1])
-        check_tensor(op, "hidden", hidden, (num_conditions * num_chunks, width), weights[0])
+    width = sum(weight.shape[0] for weight in weights[:-1])
+    saved = (num_conditions * num_chunks, width) if len(weights) > 1 else (0,)
+    check_tensor(op, "hidden", hidden, saved, weights[0])
     check_needs(op, needs, [*inputs, *weights, *biases])
 
 
