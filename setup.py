@@ -9,18 +9,26 @@ from pathlib import Path
 import setuptools
 from setuptools import find_packages, setup
 
-# pip checks this only when it isolates the build; a new environment of Python 3.11 and older has an old one
-if int(setuptools.__version__.split(".")[0]) < 77:
+# pip checks this only when it isolates the build; editable installations came with 64
+if int(setuptools.__version__.split(".")[0]) < 64:
     raise SystemExit(
-        f"hnetfast: setuptools 77 or newer is needed to build, found {setuptools.__version__}. "
-        "Leave out --no-build-isolation, or: python -m pip install -U 'setuptools>=77,<82'"
+        f"hnetfast: setuptools 64 or newer is needed to build, found {setuptools.__version__}. "
+        "Leave out --no-build-isolation, or: python -m pip install -U 'setuptools>=64,<82'"
     )
 
-from setuptools.command.bdist_wheel import bdist_wheel
+
 from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
+from setuptools.errors import ModuleError
 
 ROOT = Path(__file__).resolve().parent
+try:
+    bdist_wheel = setuptools.Distribution().get_command_class("bdist_wheel")
+except ModuleError:  # setuptools has its own since 70.1, and wheel none since 0.46
+    raise SystemExit(
+        f"hnetfast: setuptools {setuptools.__version__} needs the package wheel to build. Leave out "
+        "--no-build-isolation, or: python -m pip install 'wheel<0.46', or: -U 'setuptools>=70.1,<82'"
+    ) from None
 sys.path.insert(0, str(ROOT / "build_support"))
 import hnetfast_build as build  # noqa: E402
 
@@ -159,5 +167,6 @@ pure_reason = build.why_pure() if cpp_sources else "the sources hold no extensio
 setup(
     packages=PACKAGES,
     package_dir=PACKAGE_DIR,
+    license="Apache-2.0",
     **(pure_setup(pure_reason) if pure_reason else extension_setup(cpp_sources)),
 )

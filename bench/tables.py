@@ -80,9 +80,10 @@ class Table:
 
 
 def all_tables() -> list[Table]:
-    """The tables of all files with benchmarks, in their order."""
+    """The tables of all files with benchmarks and those of a GPU, in their order."""
     paths = Path(__file__).parent.glob("test_bench_*.py")
-    return sorted((importlib.import_module(f"bench.{p.stem}").TABLE for p in paths), key=lambda t: t.place)
+    found = [importlib.import_module(f"bench.{path.stem}").TABLE for path in paths]
+    return sorted((*found, *importlib.import_module("bench.gpu_tables").TABLES), key=lambda t: t.place)
 
 
 def field(name: str) -> Cell:

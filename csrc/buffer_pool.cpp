@@ -118,12 +118,12 @@ class BufferPool final : public c10::Allocator {
   }
 
  public:
-  static BufferPool& instance() {
-    static BufferPool* pool = make();
-    return *pool;
-  }
+  static BufferPool& instance() { return *instance_; }
 
  private:
+  // Made when the library is loaded: a static variable in a function is itself locked during the first call.
+  static BufferPool* const instance_;
+
   static BufferPool* make() {
 #ifndef _WIN32
     // A process that is forked has the memory of all threads, but no thread that could unlock the mutex.
@@ -138,6 +138,8 @@ class BufferPool final : public c10::Allocator {
   size_t free_bytes_ = 0;
   std::atomic<size_t> limit_{size_t(2) << 30};
 };
+
+BufferPool* const BufferPool::instance_ = BufferPool::make();
 
 void set_pool_limit(int64_t bytes) {
   TORCH_CHECK_VALUE(bytes >= 0, "set_pool_limit: bytes is ", bytes, ", accepted is 0 or more");

@@ -39,6 +39,7 @@ void input_gradient_by_positions(const Shape& s, Source<T> grad, const S* weight
 
 // What both share.
 
+constexpr int64_t kFieldsAtOnce = 64;      // of a sum; longer ones are sums of such sums, which round less
 constexpr int64_t kPieceBytes = 28 << 10;  // of weights that pass through the first-level cache together
 
 inline int64_t multiply_adds(const Shape& s) { return s.sets * s.images * s.outputs * s.fields() * s.positions(); }
@@ -57,6 +58,31 @@ struct Parts {
   int64_t begin(int64_t i) const { return total * i / count; }
   int64_t size(int64_t i) const { return begin(i + 1) - begin(i); }
   int64_t largest() const { return (total + count - 1) / count; }
+};
+
+// The fields of a filter in pieces of at most `most`. The first kFieldsAtOnce or so are summed up in place; each sum of as
+// many others, which some pieces begin and end, is added to them. Which these are depends on the number of fields alone.
+struct FieldPieces {
+  struct FieldPiece {
+    int64_t first, count;
+    bool in_place, begins, ends;
+  };
+  std::vector<FieldPiece> all;
+
+  FieldPieces(int64_t fields, int64_t most) {
+    const Parts sums(fields, kFieldsAtOnce);
+    for (int64_t i = 0; i < sums.count; ++i) {
+      const Parts pieces(sums.size(i), most);
+      for (int64_t j = 0; j < pieces.count; ++j) {
+        all.push_back({sums.begin(i) + pieces.begin(j), pieces.size(j), i == 0, j == 0, j + 1 == pieces.count});
+      }
+    }
+  }
+  int64_t largest() const {
+    int64_t result = 0;
+    for (const FieldPiece& piece : all) result = std::max(result, piece.count);
+    return result;
+  }
 };
 
 // A band of rows of padded images, the elements of a pixel `pitch` apart: [channels, height, width, pitch].

@@ -63,7 +63,7 @@ void forward_by_images(const Shape& s, Source<T> input, int64_t input_stride, co
   const Parts position_parts(P, P <= 48 || !kInPlace ? P : 32);
   const Parts output_parts(per_group, 13, s.sets * s.groups * position_parts.count % threads ? threads : 1);
   const int64_t most = output_parts.largest(), piece = kPieceBytes / static_cast<int64_t>(sizeof(T));
-  const Parts field_parts(F, std::max<int64_t>(piece / (most * position_parts.largest()), 8));
+  const FieldPieces pieces(F, std::max<int64_t>(piece / (most * position_parts.largest()), 8));
 
   for (int64_t block = 0; block < blocks.count; ++block) {
     const int64_t n0 = blocks.begin(block), images = blocks.size(block);
@@ -76,7 +76,8 @@ void forward_by_images(const Shape& s, Source<T> input, int64_t input_stride, co
     });
     parallel(s.sets * s.groups * output_parts.count * position_parts.count, multiply_adds(s), [&](int64_t begin, int64_t end) {
       const int64_t all_sums = most * position_parts.largest() * pitch;
-      T* sums = scratch<T>(all_sums + Piece<T>::template room<S>(most, field_parts.largest() * P));  // [o, p, n]
+      T* sums = scratch<T>(2 * all_sums + Piece<T>::template room<S>(most, pieces.largest() * P));  // [o, p, n]
+      T *const others = sums + all_sums, *const room = others + all_sums;
       std::vector<int64_t> filter_rows(most), sum_rows(most);
       for (int64_t task = begin; task < end; ++task) {
         const int64_t part = task % position_parts.count, rest = task / position_parts.count, outputs_part = rest % output_parts.count;
@@ -88,17 +89,19 @@ void forward_by_images(const Shape& s, Source<T> input, int64_t input_stride, co
           for (int64_t p = 0; p < count; ++p) std::fill_n(sums + (o * count + p) * pitch, pitch, bias[(first + o) * P + p0 + p]);
         }
         const T* seen_by_group = seen + ((input_sets > 1 ? b : 0) * s.channels + g * in_group) * layout.channel();
-        for (int64_t i = 0; i < field_parts.count; ++i) {
-          const int64_t f0 = field_parts.begin(i), width = field_parts.size(i);
+        for (size_t i = 0; i < pieces.all.size(); ++i) {
+          const auto [f0, width, to_sums, begins, ends] = pieces.all[i];
           const S* filters = weight + (first * F + f0) * P;
-          const Piece<T> piece(filters, outputs, F * P, width * P, sums + all_sums);
+          const Piece<T> piece(filters, outputs, F * P, width * P, room);
           for (int64_t o = 0; o < outputs; ++o) filter_rows[o] = o * piece.ld;
-          const int64_t next = kInPlace && count == P && i + 1 < field_parts.count ? field_parts.size(i + 1) : 0;
+          const int64_t next = kInPlace && count == P && i + 1 < pieces.all.size() ? pieces.all[i + 1].count : 0;
+          T* const to = to_sums ? sums : others;
           for (int64_t p = 0; p < count; ++p) {
             prefetch(filters + width * P + p0, outputs, F, P, next, count, p, count);
             kernels.multiply_rows(outputs, pitch, width, piece.data + p0 + p, filter_rows.data(), P, seen_by_group + places[p0 + p],
-                                  shifts.data() + f0, sums + p * pitch, sum_rows.data(), bias || i > 0);
+                                  shifts.data() + f0, to + p * pitch, sum_rows.data(), !begins || (to_sums && bias));
           }
+          if (ends && !to_sums) kernels.add(sums, others, outputs * count * pitch);
         }
         const Columns run{p0, 0, count};
         for (int64_t o = 0; o < outputs; ++o) {

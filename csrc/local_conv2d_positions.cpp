@@ -76,9 +76,10 @@ void forward_by_positions(const Shape& s, Source<T> input, int64_t input_stride,
   const int64_t tasks = s.sets * s.groups, threads = at::get_num_threads();
   const Parts output_parts(per_group, 4, tasks % threads ? threads : 1);
   const int64_t most = output_parts.largest(), sums_of_output = s.images * vectors.padded;
-  const Parts field_parts(F, std::max<int64_t>(kPieceBytes / static_cast<int64_t>(sizeof(T)) / (most * P), 8));
+  const FieldPieces pieces(F, std::max<int64_t>(kPieceBytes / static_cast<int64_t>(sizeof(T)) / (most * P), 8));
   parallel(tasks * output_parts.count, multiply_adds(s), [&](int64_t begin, int64_t end) {
-    T* sums = scratch<T>(most * sums_of_output + Piece<T>::template room<S>(most, field_parts.largest() * P));  // [o, n, p]
+    T* sums = scratch<T>(2 * most * sums_of_output + Piece<T>::template room<S>(most, pieces.largest() * P));  // [o, n, p]
+    T *const others = sums + most * sums_of_output, *const room = others + most * sums_of_output;
     for (int64_t task = begin; task < end; ++task) {
       const int64_t part = task % output_parts.count, g = task / output_parts.count % s.groups, b = task / output_parts.count / s.groups;
       const int64_t outputs = output_parts.size(part), first = b * s.outputs + g * per_group + output_parts.begin(part);
@@ -86,11 +87,12 @@ void forward_by_positions(const Shape& s, Source<T> input, int64_t input_stride,
       for (int64_t i = 0; i < outputs * s.images && bias; ++i) {
         vectors.spread(bias + (first + i / s.images) * P, sums + i * vectors.padded);
       }
-      for (int64_t i = 0; i < field_parts.count; ++i) {
-        const int64_t f0 = field_parts.begin(i), width = field_parts.size(i);
-        const Piece<T> piece(weight + (first * F + f0) * P, outputs, F * P, width * P, sums + most * sums_of_output);
+      for (const auto& [f0, width, to_sums, begins, ends] : pieces.all) {
+        const Piece<T> piece(weight + (first * F + f0) * P, outputs, F * P, width * P, room);
         kernels.multiply_positions(outputs, s.images, width, P, piece.data, piece.ld, P, seen + f0 * vectors.padded, all_fields,
-                                   vectors.padded, sums, sums_of_output, vectors.padded, bias || i > 0, false);
+                                   vectors.padded, to_sums ? sums : others, sums_of_output, vectors.padded,
+                                   !begins || (to_sums && bias), false);
+        if (ends && !to_sums) kernels.add(sums, others, outputs * sums_of_output);
       }
       for (int64_t i = 0; i < outputs * s.images; ++i) {
         const int64_t o = (first + i / s.images) % s.outputs, n = i % s.images;

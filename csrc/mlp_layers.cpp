@@ -245,17 +245,18 @@ struct LastGrads {
 };
 
 // What the blocks give to rows [begin, end) of the gradients of matrix and bias, one block after the other; the
-// first replaces what is in that of the matrix where `overwrite`.
+// first replaces what is in that of the matrix where `overwrite`. The type is that of the gradients.
 void add_parameter_grads(const std::vector<Block>& parts, const Tensor& x, int64_t begin, int64_t end, bool overwrite,
                          LastGrads& grads) {
   for (size_t i = 0; i < parts.size(); ++i) {
     const Block& block = parts[i];
     const int64_t count = std::min(end, block.columns) - begin;
     if (count <= 0) continue;
-    const Tensor flat = block.flat.narrow(1, begin, count);
     const bool first = overwrite && i == 0;
+    const Tensor& like = grads.weight.defined() ? grads.weight : grads.bias;
+    const Tensor flat = block.flat.narrow(1, begin, count).to(like.scalar_type());
     if (grads.weight.defined()) {
-      const Tensor rows = x.narrow(0, block.first_row, block.rows);
+      const Tensor rows = x.narrow(0, block.first_row, block.rows).to(like.scalar_type());
       product_out(grads.weight.narrow(0, begin, count), flat.t(), rows, {}, !first);
     }
     if (grads.bias.defined()) grads.bias.narrow(0, begin, count).add_(flat.sum(0));
@@ -278,13 +279,20 @@ void product_backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
     });
   }
   if (!grads.weight.defined() && !grads.bias.defined()) return;
+  // Half and bfloat16 would round what a block adds to the sum of those before it.
+  const bool widen = parts.size() > 1 && grad.scalar_type() != at::kFloat && grad.scalar_type() != at::kDouble;
+  const auto sum_of = [&](const Tensor& t) { return t.defined() && widen ? t.to(at::kFloat) : t; };
+  LastGrads sums{sum_of(grads.weight), sum_of(grads.bias), {}, {}};
   const int64_t columns = sizes.chunk_size, tasks = parts.size() < kManyBlocks ? 1 : std::clamp<int64_t>(columns / 256, 2, 8);
   parallel(tasks, work, [&](int64_t begin, int64_t end) {
     at::AutoDispatchBelowADInplaceOrView guard;
     for (int64_t task = begin; task < end; ++task) {
-      add_parameter_grads(parts, x, columns * task / tasks, columns * (task + 1) / tasks, all_columns, grads);
+      add_parameter_grads(parts, x, columns * task / tasks, columns * (task + 1) / tasks, all_columns, sums);
     }
   });
+  if (!widen) return;
+  if (grads.weight.defined()) grads.weight.copy_(sums.weight);
+  if (grads.bias.defined()) grads.bias.copy_(sums.bias);
 }
 
 // --- chunks in pieces, by way of one product of the last layer -----------------------------------------------------

@@ -9,6 +9,7 @@
 #include "output_reg.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 namespace hnetfast {
@@ -18,7 +19,8 @@ using at::Tensor;
 using at::TensorList;
 
 constexpr const char *kOp = "output_reg", *kBackwardOp = "output_reg_backward";
-constexpr int64_t kRowsAtOnce = 8192;  // rows of the hidden layers in memory
+constexpr int64_t kRowsAtOnce = 8192;    // rows of the hidden layers in memory
+constexpr double kLargestChange = 0.25;  // of the last layer in single precision: ‖D‖² as a part of ‖W‖²
 
 Tensor last_or_none(TensorList biases) { return biases.empty() ? Tensor() : biases.back().contiguous(); }
 
@@ -93,9 +95,26 @@ Block block_of(const Mlp& mlp, const Mlp& previous, const Sizes& sizes, int64_t 
   return block;
 }
 
+// Where the last layer has changed by much of what it is, products of D and W* nearly cancel, and their rounding is lost.
+bool needs_double(const std::array<Tensor, 3>& matrices) {
+  if (matrices[0].scalar_type() == at::kDouble) return false;
+  const auto trace = [](const Tensor& m, int64_t size) {
+    return m.narrow(1, 0, size).diagonal(0, 1, 2).sum(at::kDouble).item<double>();
+  };
+  const int64_t K = matrices[2].size(1);
+  const double change = trace(matrices[0], K), weight = change + 2 * trace(matrices[1], K) + trace(matrices[2], K);
+  return change > kLargestChange * weight && std::isfinite(change);
+}
+
+std::vector<Tensor> in_type(TensorList tensors, at::ScalarType type) {
+  std::vector<Tensor> results;
+  for (const Tensor& t : tensors) results.push_back(t.to(type));
+  return results;
+}
+
 // The loss; two tensors from which output_reg_backward finds the gradients of the last layer; and the gradients of inputs,
 // hidden weights and hidden biases. The two are the gradients for DᵀD and DᵀW*; or, for few rows, these rows and
-// their changes, [2, R, K], and a factor for each, [R].
+// their changes, [2, R, K], and a factor for each, [R]. The former are in double precision where single is not enough.
 std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList biases, TensorList old_inputs, TensorList old_weights,
                             TensorList old_biases, std::string_view activation, int64_t num_outputs, const Tensor& scaling,
                             bool gradients) {
@@ -142,6 +161,15 @@ std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList bi
     if (gradients) add_gradients(block, sums.rows, 0);
   } else {
     const auto matrices = layer_matrices(layer);
+    if (needs_double(matrices)) {
+      const auto wide = [](TensorList tensors) { return in_type(tensors, at::kDouble); };
+      std::vector<Tensor> result = forward(wide(inputs), wide(weights), wide(biases), wide(old_inputs), wide(old_weights),
+                                           wide(old_biases), activation, num_outputs, scaling.to(at::kDouble), gradients);
+      for (size_t i = 0; i < result.size(); ++i) {
+        if (i == 0 || i > 2) result[i] = result[i].to(at::kFloat);
+      }
+      return result;
+    }
     const int64_t step = std::max<int64_t>(kRowsAtOnce / sizes.chunks, 1);
     for (int64_t begin = 0; begin < sizes.conditions; begin += step) {
       const int64_t count = std::min(step, sizes.conditions - begin);
@@ -183,21 +211,23 @@ std::tuple<Tensor, Tensor> last_layer_backward(const Tensor& grad, const Tensor&
   const int64_t split = num_outputs - (chunks - 1) * S;
   const bool few = second.dim() == 1;
   check_tensor(kBackwardOp, "grad", grad, type, {});
+  const at::ScalarType sums = second.scalar_type() == at::kDouble ? at::kDouble : type;  // see kLargestChange
   if (few) {
-    check_tensor(kBackwardOp, "second", second, type, second.sizes());
+    check_tensor(kBackwardOp, "second", second, sums, second.sizes());
     TORCH_CHECK_VALUE(second.size(0) % chunks == 0, kBackwardOp, ": second has shape ", second.sizes(), ", expected a factor for each of ",
                       chunks, " chunks of every condition");
-    check_tensor(kBackwardOp, "first", first, type, {2, second.size(0), K});
+    check_tensor(kBackwardOp, "first", first, sums, {2, second.size(0), K});
   } else {
-    check_tensor(kBackwardOp, "first", first, type, {2, C, C});
-    check_tensor(kBackwardOp, "second", second, type, {2, C, K});
+    check_tensor(kBackwardOp, "first", first, sums, {2, C, C});
+    check_tensor(kBackwardOp, "second", second, sums, {2, C, K});
   }
-  const ChangedLayer layer{weight.contiguous(), bias ? bias->contiguous() : Tensor(), old_weight.contiguous(),
-                           old_bias ? old_bias->contiguous() : Tensor(), split};
+  const auto prepared = [&](const Tensor& t) { return t.to(sums).contiguous(); };
+  const ChangedLayer layer{prepared(weight), bias ? prepared(*bias) : Tensor(), prepared(old_weight),
+                           old_bias ? prepared(*old_bias) : Tensor(), split};
   const Tensor scaled = (grad * second).contiguous();
   const auto [of_weight, of_bias] =
       few ? layer_gradients_of_few_rows(layer, first[0], first[1], scaled, chunks) : layer_gradients(layer, grad * first, scaled);
-  return {of_weight, of_bias};
+  return {of_weight.to(weight.scalar_type()), of_bias.to(weight.scalar_type())};
 }
 
 TORCH_LIBRARY_IMPL(hnetfast, CPU, m) {

@@ -46,16 +46,22 @@
 
 namespace hnetfast {
 
+#if defined(__x86_64__)
+// Chosen when the library is loaded: a static variable in a function would be locked during the first call, for
+// ever in a process that is forked then.
+template <typename T>
+const TileKernels<T>* const kBest = [] {
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return avx512 ? &avx512::kTable<T> : avx2 ? &avx2::kTable<T> : &baseline::kTable<T>;
+}();
+#endif
+
 template <typename T>
 const TileKernels<T>& tile_kernels() {
 #if defined(__x86_64__)
-  static const TileKernels<T>* const best = [] {
-    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    return avx512 ? &avx512::kTable<T> : avx2 ? &avx2::kTable<T> : &baseline::kTable<T>;
-  }();
-  return *best;
+  return *kBest<T>;
 #else
   return baseline::kTable<T>;
 #endif

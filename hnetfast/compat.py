@@ -12,15 +12,16 @@ import multiprocessing.spawn
 import pkgutil
 import runpy
 import sys
-import threading
 import warnings
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, ModuleType
 
+from hnetfast._locks import ProcessLock
+
 _OLD, _NEW = "hypnettorch", "hnetfast"
-_lock = threading.RLock()
+_lock = ProcessLock()
 _shadowed: dict[str, ModuleType] = {}
 
 

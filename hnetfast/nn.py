@@ -99,8 +99,8 @@ class LocalConv2d(nn.Module):
         expected = (self.in_channels, *self.input_size)
         if isinstance(input, Tensor) and tuple(input.shape[-3:]) != expected:
             raise ValueError(
-                f"LocalConv2d: input: images {list(expected)} are accepted, with or without a dimension in "
-                f"front, got {list(input.shape)}"
+                f"input: expected the shape {list(expected)}, with or without a dimension in front, got "
+                f"{list(input.shape)}"
             )
         return local_conv2d(
             input,

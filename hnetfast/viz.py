@@ -1,4 +1,4 @@
-"""Pictures of hypernetworks: which part of the target network each of their chunks is."""
+"""Pictures of hypernetworks: which weights of the target network each of their chunks is."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ import torch
 from torch import Tensor
 
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast.hnets import HContainer, HPerturbWrapper, StructuredHMLP
-from hnetfast.hnets._chunked_hnet import ChunkedHyperNet
-from hnetfast.hnets._full_hnet import FullHyperNet
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 
 if TYPE_CHECKING:
@@ -51,76 +48,10 @@ def sources_of_targets(hnet: HyperNetInterface) -> tuple[list[TargetSource], lis
     """
     if not isinstance(hnet, HyperNetInterface):
         raise InputTypeError(f"hnet: a hypernetwork is accepted, got {type(hnet).__name__}")
-    sources, flat = _sources(hnet, "")
-    pieces = flat.split([prod(shape) for shape in hnet.target_shapes])
-    return sources, [piece.view(*shape) for piece, shape in zip(pieces, hnet.target_shapes, strict=True)]
-
-
-def _sources(hnet: HyperNetInterface, prefix: str) -> tuple[list[TargetSource], Tensor]:
-    """The sources, and the number of that of each of the flattened targets."""
-    if isinstance(hnet, HPerturbWrapper):
-        return _sources(hnet.internal_hnet, prefix)
-    if isinstance(hnet, FullHyperNet):
-        return [TargetSource(f"{prefix}hypernetwork", None)], torch.zeros(hnet.num_outputs, dtype=torch.int32)
-    if isinstance(hnet, ChunkedHyperNet):
-        chunks = torch.arange(hnet.num_chunks, dtype=torch.int32)
-        sources = [TargetSource(f"{prefix}hypernetwork", i) for i in range(hnet.num_chunks)]
-        return sources, chunks.repeat_interleave(hnet._chunk_size)[: hnet.num_outputs]
-    if isinstance(hnet, StructuredHMLP):
-        return _structured_sources(hnet, prefix)
-    if isinstance(hnet, HContainer):
-        return _container_sources(hnet, prefix)
-    raise InputTypeError(f"hnet: the hypernetworks of hnetfast are accepted, got {type(hnet).__name__}")
-
-
-def _check_moves(hnet: StructuredHMLP | HContainer) -> None:
-    if hnet.assembly != "moves":
-        raise InputError(
-            f"hnet: assembly_fct computes the targets (assembly={hnet.assembly!r}), which therefore have "
-            "no single source"
-        )
-
-
-def _structured_sources(hnet: StructuredHMLP, prefix: str) -> tuple[list[TargetSource], Tensor]:
-    _check_moves(hnet)
-    counts = hnet._num_per_chunk
-    sources = [TargetSource(f"{prefix}hypernetwork {i}", j) for i, n in enumerate(counts) for j in range(n)]
-    sizes = torch.tensor([part.num_outputs for part in hnet.internal_hnets])
-    return sources, _chunks_of_targets(hnet, sizes.repeat_interleave(torch.tensor(counts)))
-
-
-def _chunks_of_targets(hnet: StructuredHMLP, sizes: Tensor) -> Tensor:
-    """For each of the flattened targets the number of its chunk; ``sizes`` are those of all chunks.
-
-    By runs of targets whose sources follow one another, not by targets, of which there are many millions.
-    """
-    ends = sizes.cumsum(0)
-    positions, begins = hnet._assembly._runs
-    lengths = torch.cat([positions, torch.tensor([hnet.num_outputs])]).diff()
-    first = torch.searchsorted(ends, begins, right=True)
-    counts = torch.searchsorted(ends, begins + lengths - 1, right=True) - first + 1
-    run = torch.arange(len(begins)).repeat_interleave(counts)
-    chunks = first[run] + torch.arange(len(run)) - (counts.cumsum(0) - counts)[run]
-    starts = torch.maximum(begins[run], ends[chunks] - sizes[chunks])
-    stops = torch.minimum((begins + lengths)[run], ends[chunks])
-    return chunks.to(torch.int32).repeat_interleave(stops - starts)
-
-
-def _container_sources(hnet: HContainer, prefix: str) -> tuple[list[TargetSource], Tensor]:
-    _check_moves(hnet)
-    sources: list[TargetSource] = []
-    slots = []
-    for i, part in enumerate(hnet.internal_hnets):
-        name = f"{prefix}hnets[{i}] " if len(hnet.internal_hnets) > 1 else prefix
-        of_part, flat = _sources(part, name)
-        slots.append(flat + len(sources))
-        sources += of_part
-    for name, shapes in (("shared", hnet._uncond_param_shapes), ("condition", hnet._cond_param_shapes)):
-        for shape in shapes:
-            slots.append(torch.full((prod(shape),), len(sources), dtype=torch.int32))
-        if shapes:
-            sources.append(TargetSource(f"{prefix}{name}", None))
-    return sources, hnet._finish([slot[None] for slot in slots])[0]
+    sources, flat = hnet._target_sources()
+    tensors = flat.split([prod(shape) for shape in hnet.target_shapes])
+    targets = [tensor.view(*shape) for tensor, shape in zip(tensors, hnet.target_shapes, strict=True)]
+    return [TargetSource(*source) for source in sources], targets
 
 
 def plot_chunking(hnet: HyperNetInterface, *, columns: int = 8, panel_size: float = 1.2) -> Figure:

@@ -130,7 +130,7 @@ def chunked_mlp_backward(
             )
             grads = [None] * len(tensors)
             if needs_below:
-                grads = library.hidden_layers_backward(
+                grads = products.hidden_layers_backward(
                     grad_features,
                     hidden,
                     inputs,

@@ -57,21 +57,23 @@ def _accumulate_product(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
     NUM_STAGES: tl.constexpr,
+    W_STRIDE: tl.constexpr = 1,
 ):
     """Return sum[x, w] + Σ_k x[x, k] · w[w, k], k < WIDTH; [BX, BW], offsets of rows [BX] and [BW].
 
-    The first DOT_WIDTH features go through `tl.dot` in blocks; the few left over are added one at a time,
-    which is cheaper than padding them to a block of 16.
+    Neighbouring k of w are W_STRIDE elements apart. The first DOT_WIDTH features go through `tl.dot` in
+    blocks; the few left over are added one at a time, which is cheaper than padding them to a block of 16.
     """
     o_k = tl.arange(0, BLOCK_K)
     for i_k in tl.range(0, DOT_WIDTH, BLOCK_K, num_stages=NUM_STAGES):
         m_k = o_k < WIDTH - i_k
         b_x = tl.load(p_x + i_k + (o_x[:, None] + o_k[None, :]), mask=m_x[:, None] & m_k[None, :], other=0.0)
-        b_w = tl.load(p_w + i_k + (o_w[None, :] + o_k[:, None]), mask=m_w[None, :] & m_k[:, None], other=0.0)
+        p_block = p_w + i_k * W_STRIDE + (o_w[None, :] + o_k[:, None] * W_STRIDE)
+        b_w = tl.load(p_block, mask=m_w[None, :] & m_k[:, None], other=0.0)
         b_sum = tl.dot(b_x.to(tl.float32), b_w.to(tl.float32), b_sum, input_precision=PRECISION)
     for i_k in tl.static_range(DOT_WIDTH, WIDTH):
         b_x_column = tl.load(p_x + i_k + o_x, mask=m_x, other=0.0).to(tl.float32)
-        b_w_column = tl.load(p_w + i_k + o_w, mask=m_w, other=0.0).to(tl.float32)
+        b_w_column = tl.load(p_w + i_k * W_STRIDE + o_w, mask=m_w, other=0.0).to(tl.float32)
         b_sum += b_x_column[:, None] * b_w_column[None, :]
     return b_sum
 
@@ -161,6 +163,306 @@ def _chunked_mlp_hidden_kernel(
         tl.store(p_layer, b_hidden, mask=m_row[:, None] & m_unit[None, :])
         # The next layer's loads of these rows come from other threads of the same program.
         tl.debug_barrier()
+
+
+@triton.jit
+def _activation_gradient(b_grad, b_h, ACTIVATION: tl.constexpr):
+    """Return grad · act'(z), [...] → [...], the derivative taken from h = act(z)."""
+    if ACTIVATION == "relu":
+        b_grad = tl.where(b_h > 0.0, b_grad, 0.0)
+    elif ACTIVATION == "sigmoid":
+        b_grad = b_grad * (b_h * (1.0 - b_h))
+    elif ACTIVATION == "tanh":
+        b_grad = b_grad * (1.0 - b_h * b_h)
+    elif ACTIVATION == "elu":
+        b_grad = tl.where(b_h > 0.0, b_grad, b_grad * (b_h + 1.0))
+    elif ACTIVATION == "leaky_relu":
+        b_grad = tl.where(b_h > 0.0, b_grad, 0.01 * b_grad)
+    else:
+        tl.static_assert(ACTIVATION == "identity", "unknown activation")
+    return b_grad
+
+
+@triton.jit(do_not_specialize=_UNSPECIALIZED)
+def _chunked_mlp_hidden_bwd_kernel(
+    p_grad_features,
+    p_hidden,
+    p_weights,
+    p_grads,
+    num_rows,
+    FEATURE_PITCH: tl.constexpr,
+    WIDTHS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BLOCK_WIDTHS: tl.constexpr,
+    DOT_WIDTHS: tl.constexpr,
+    PITCH: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+    NUM_STAGES: tl.constexpr,
+):
+    """Compute the gradients of what all hidden layers are before their activation, g_l.
+
+    g_L = grad_features · act'(h_L), g_l = (W_{l+1}ᵀ·g_{l+1}) · act'(h_l). Layers lie side by side in hidden
+    and in grads [R, Σ widths], the latter float32; grad_features [R, K]. Tuples, an entry a layer from the
+    last to the first: weights [out, in], of which that of the first is not read; COLUMNS where layers begin.
+    Programs as in the forward kernel: each does BLOCK_ROWS rows of all layers and reads those of the layer
+    above back.
+    """
+    o_local = tl.arange(0, BLOCK_ROWS)
+    m_row = tl.program_id(0) * BLOCK_ROWS + o_local < num_rows
+    i_first = tl.program_id(0).to(tl.int64) * BLOCK_ROWS
+    p_rows = p_grads + i_first * PITCH
+    for i_layer in tl.static_range(len(WIDTHS)):
+        o_unit = tl.arange(0, BLOCK_WIDTHS[i_layer])
+        m_unit = o_unit < WIDTHS[i_layer]
+        m_layer = m_row[:, None] & m_unit[None, :]
+        if i_layer == 0:
+            o_in_features = o_local[:, None] * FEATURE_PITCH + o_unit[None, :]
+            p_features = p_grad_features + i_first * FEATURE_PITCH + o_in_features
+            b_grad = tl.load(p_features, mask=m_layer, other=0.0).to(tl.float32)
+        else:
+            b_grad = _accumulate_product(
+                tl.zeros([BLOCK_ROWS, 1], dtype=tl.float32) + (o_unit * 0).to(tl.float32)[None, :],
+                p_rows + COLUMNS[i_layer - 1],
+                o_local * PITCH,
+                m_row,
+                p_weights[i_layer - 1],
+                o_unit,
+                m_unit,
+                WIDTHS[i_layer - 1],
+                DOT_WIDTHS[i_layer - 1],
+                BLOCK_K,
+                PRECISION,
+                NUM_STAGES,
+                WIDTHS[i_layer],
+            )
+        o_in_layer = COLUMNS[i_layer] + (o_local[:, None] * PITCH + o_unit[None, :])
+        b_h = tl.load(p_hidden + i_first * PITCH + o_in_layer, mask=m_layer, other=0.0).to(tl.float32)
+        tl.store(p_rows + o_in_layer, _activation_gradient(b_grad, b_h, ACTIVATION), mask=m_layer)
+        tl.debug_barrier()
+
+
+@triton.jit
+def _sum_of_outer_products(
+    p_matrix,
+    p_bias,
+    i_tile,
+    i_group,
+    p_grads,
+    p_x,
+    num_rows,
+    num_chunks,
+    row_groups,
+    OUT_WIDTH: tl.constexpr,
+    IN_WIDTH: tl.constexpr,
+    GRAD_PITCH: tl.constexpr,
+    X_PITCH: tl.constexpr,
+    MATRIX_PITCH: tl.constexpr,
+    OF_CONDITION: tl.constexpr,
+    OF_CHUNK: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Compute matrix[o, k] = Σ_r grads[r, o] · x[row of r, k] and bias[o] = Σ_r grads[r, o] for one tile.
+
+    Rows are those of every row_groups-th block from i_group on; x has one for each condition, chunk or both.
+    """
+    num_in_tiles: tl.constexpr = (IN_WIDTH + BLOCK - 1) // BLOCK
+    o_out = i_tile // num_in_tiles * BLOCK + tl.arange(0, BLOCK)
+    o_in = i_tile % num_in_tiles * BLOCK + tl.arange(0, BLOCK)
+    m_out = o_out < OUT_WIDTH
+    m_in = o_in < IN_WIDTH
+    b_matrix = tl.zeros([BLOCK, BLOCK], dtype=tl.float32)
+    b_bias = tl.zeros([BLOCK], dtype=tl.float32)
+    for i_block in range(i_group, tl.cdiv(num_rows, BLOCK_ROWS), row_groups):
+        o_row = i_block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+        m_row = o_row < num_rows
+        if OF_CONDITION and OF_CHUNK:
+            o_x = o_row
+        elif OF_CONDITION:
+            o_x = o_row // num_chunks
+        elif OF_CHUNK:
+            o_x = o_row % num_chunks
+        else:
+            o_x = o_row * 0
+        p_grad = p_grads + o_row.to(tl.int64)[:, None] * GRAD_PITCH + o_out[None, :]
+        b_grad = tl.load(p_grad, mask=m_row[:, None] & m_out[None, :], other=0.0)
+        p_row = p_x + o_x.to(tl.int64)[:, None] * X_PITCH + o_in[None, :]
+        b_x = tl.load(p_row, mask=m_row[:, None] & m_in[None, :], other=0.0).to(tl.float32)
+        b_matrix = tl.dot(tl.trans(b_grad), b_x, b_matrix, input_precision=PRECISION)
+        b_bias += tl.sum(b_grad, axis=0)
+    o_in_matrix = o_out[:, None] * MATRIX_PITCH + o_in[None, :]
+    tl.store(p_matrix + o_in_matrix, b_matrix, mask=m_out[:, None] & m_in[None, :])
+    if HAS_BIAS:
+        tl.store(p_bias + o_out, b_bias, mask=m_out & (i_tile % num_in_tiles == 0))
+
+
+@triton.jit(do_not_specialize=_UNSPECIALIZED)
+def _chunked_mlp_hidden_sums_kernel(
+    p_inputs,
+    p_hidden,
+    p_grads,
+    p_partial,
+    num_rows,
+    num_chunks,
+    row_groups,
+    PARTS: tl.constexpr,
+    WIDTHS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PITCH: tl.constexpr,
+    IN_WIDTH: tl.constexpr,
+    MATRICES: tl.constexpr,
+    BIASES: tl.constexpr,
+    NUM_SUMS: tl.constexpr,
+    TASKS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Compute the gradients of the hidden layers' matrices and biases, sums of g_lᵀ·h_{l-1} and g_l.
+
+    Inputs, hidden, PARTS, WIDTHS and COLUMNS as in the forward kernel; grads [R, Σ widths] is what
+    ``_chunked_mlp_hidden_bwd_kernel`` computes. TASKS has the first program of each part, then of each layer
+    but the first, then their number; a program does a tile of one matrix for every row_groups-th block of
+    rows, and leaves it in partial [row_groups, NUM_SUMS], where matrix and bias of layer l begin at
+    MATRICES[l] and BIASES[l].
+    """
+    i_task = tl.program_id(0) // row_groups
+    i_group = tl.program_id(0) % row_groups
+    p_sums = p_partial + i_group.to(tl.int64) * NUM_SUMS
+    for i_part in tl.static_range(len(PARTS)):
+        if (i_task >= TASKS[i_part]) & (i_task < TASKS[i_part + 1]):
+            _sum_of_outer_products(
+                p_sums + MATRICES[0] + PARTS[i_part][1],
+                p_sums + BIASES[0],
+                i_task - TASKS[i_part],
+                i_group,
+                p_grads,
+                p_inputs[i_part],
+                num_rows,
+                num_chunks,
+                row_groups,
+                WIDTHS[0],
+                PARTS[i_part][0],
+                PITCH,
+                PARTS[i_part][0],
+                IN_WIDTH,
+                PARTS[i_part][2],
+                PARTS[i_part][3],
+                i_part == 0,
+                BLOCK_ROWS,
+                BLOCK,
+                PRECISION,
+            )
+    for i_layer in tl.static_range(1, len(WIDTHS)):
+        if (i_task >= TASKS[len(PARTS) + i_layer - 1]) & (i_task < TASKS[len(PARTS) + i_layer]):
+            _sum_of_outer_products(
+                p_sums + MATRICES[i_layer],
+                p_sums + BIASES[i_layer],
+                i_task - TASKS[len(PARTS) + i_layer - 1],
+                i_group,
+                p_grads + COLUMNS[i_layer],
+                p_hidden + COLUMNS[i_layer - 1],
+                num_rows,
+                num_chunks,
+                row_groups,
+                WIDTHS[i_layer],
+                WIDTHS[i_layer - 1],
+                PITCH,
+                PITCH,
+                WIDTHS[i_layer - 1],
+                True,
+                True,
+                True,
+                BLOCK_ROWS,
+                BLOCK,
+                PRECISION,
+            )
+
+
+@triton.jit(do_not_specialize=_UNSPECIALIZED)
+def _chunked_mlp_inputs_bwd_kernel(
+    p_grads,
+    p_weight,
+    p_grad_inputs,
+    num_rows,
+    num_chunks,
+    PARTS: tl.constexpr,
+    TASKS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_WIDTH: tl.constexpr,
+    PITCH: tl.constexpr,
+    IN_WIDTH: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+):
+    """Compute the gradients of the parts of the input, grad_part[q] = (Σ_r g_1[r]) · W_1[:, part].
+
+    Row q of a part meets the rows r that read it. grads [R, PITCH] begins with those of the first layer,
+    [R, WIDTH]; weight [WIDTH, IN_WIDTH]. PARTS as in the forward kernel, TASKS the first program of each; a
+    program does one row of a part, [width].
+    """
+    i_program = tl.program_id(0)
+    o_unit = tl.arange(0, BLOCK_WIDTH)
+    m_unit = o_unit < WIDTH
+    for i_part in tl.static_range(len(PARTS)):
+        if (i_program >= TASKS[i_part]) & (i_program < TASKS[i_part + 1]):
+            i_row = i_program - TASKS[i_part]
+            if PARTS[i_part][2] and PARTS[i_part][3]:
+                first, step, count = i_row, 1, 1
+            elif PARTS[i_part][2]:
+                first, step, count = i_row * num_chunks, 1, num_chunks
+            elif PARTS[i_part][3]:
+                first, step, count = i_row, num_chunks, num_rows // num_chunks
+            else:
+                first, step, count = 0, 1, num_rows
+            b_sum = tl.zeros([BLOCK_WIDTH], dtype=tl.float32)
+            for i_first in range(0, count, BLOCK_ROWS):
+                o_row = i_first + tl.arange(0, BLOCK_ROWS)
+                p_rows = p_grads + (first + o_row * step).to(tl.int64)[:, None] * PITCH + o_unit[None, :]
+                b_sum += tl.sum(
+                    tl.load(p_rows, mask=(o_row < count)[:, None] & m_unit[None, :], other=0.0), 0
+                )
+            for i_in in range(0, PARTS[i_part][0], BLOCK_IN):
+                o_in = i_in + tl.arange(0, BLOCK_IN)
+                m_in = o_in < PARTS[i_part][0]
+                p_block = p_weight + PARTS[i_part][1] + o_unit[:, None] * IN_WIDTH + o_in[None, :]
+                b_weight = tl.load(p_block, mask=m_unit[:, None] & m_in[None, :], other=0.0).to(tl.float32)
+                b_grad = tl.sum(b_weight * b_sum[:, None], axis=0)
+                p_out = p_grad_inputs[i_part] + i_row.to(tl.int64) * PARTS[i_part][0] + o_in
+                tl.store(p_out, b_grad.to(p_grad_inputs[i_part].dtype.element_ty), mask=m_in)
+
+
+@triton.jit(do_not_specialize=["num_parts"])
+def _chunked_mlp_reduce_all_kernel(
+    p_parts,
+    p_sums,
+    num_parts,
+    SIZES: tl.constexpr,
+    STARTS: tl.constexpr,
+    TASKS: tl.constexpr,
+    NUM_ELEMENTS: tl.constexpr,
+    BLOCK_ELEMENTS: tl.constexpr,
+):
+    """Compute sums[i][e] = Σ_p parts[p, STARTS[i] + e] in a fixed order; parts [P, NUM_ELEMENTS] float32.
+
+    Tuples, an entry a tensor: sums [SIZES[i]]; TASKS the first program of each, and their number.
+    """
+    i_program = tl.program_id(0)
+    for i_tensor in tl.static_range(len(SIZES)):
+        if (i_program >= TASKS[i_tensor]) & (i_program < TASKS[i_tensor + 1]):
+            o_element = (i_program - TASKS[i_tensor]) * BLOCK_ELEMENTS + tl.arange(0, BLOCK_ELEMENTS)
+            m_element = o_element < SIZES[i_tensor]
+            b_sum = tl.zeros([BLOCK_ELEMENTS], dtype=tl.float32)
+            for i_part in range(num_parts):
+                p_part = p_parts + tl.cast(i_part, tl.int64) * NUM_ELEMENTS + STARTS[i_tensor] + o_element
+                b_sum += tl.load(p_part, mask=m_element, other=0.0)
+            p_sum = p_sums[i_tensor] + o_element
+            tl.store(p_sum, b_sum.to(p_sums[i_tensor].dtype.element_ty), mask=m_element)
 
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)

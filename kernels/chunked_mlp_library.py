@@ -54,14 +54,16 @@ def hidden_layers(
 def _first_layer(inputs: Sequence[Tensor], weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
     """Fill out [B, N, width] with Σ_parts x·Wᵀ + b: each product on the rows the part has, then broadcast."""
     weight_parts = weight.split([part.shape[2] for part in inputs], dim=1)
-    for i, (part, weight_part) in enumerate(zip(inputs, weight_parts, strict=True)):
+    total = bias
+    for part, weight_part in zip(inputs, weight_parts, strict=True):
         product = torch.matmul(part, weight_part.t())  # [B or 1, N or 1, width]
-        if i == 0:
-            out.copy_(product)
-        else:
-            out += product
-    if bias is not None:
-        out += bias
+        total = product.to(_sum_dtype(out)) if total is None else total + product.to(_sum_dtype(out))
+    out.copy_(total)
+
+
+def _sum_dtype(tensor: Tensor) -> torch.dtype:
+    """What sums over tensors of half precision are kept in: they would be rounded with each that is added."""
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def hidden_layers_backward(
@@ -240,36 +242,22 @@ def product_backward(
         grad_offset = _sum_over_chunks(grad_out, chunk_size).sum(0, keepdim=True)
     else:
         grad_offset = None
-    grad_out = grad_out.to(weight.dtype)
-    num_conditions = grad_out.shape[0]
-    rows = features.unflatten(0, (num_conditions, num_chunks))
-    whole = _whole_chunks(grad_out, chunk_size)
-    num_whole = whole.shape[1]
-    rest = grad_out[:, num_whole * chunk_size :]
-    grad_features = torch.zeros_like(rows) if need_features else None
+    # Cut chunks become whole ones with zeros: one product adds all conditions up, without rounding between.
+    tail = num_chunks * chunk_size - grad_out.shape[1]
+    grad_rows = grad_out.to(weight.dtype)
+    if tail:
+        grad_rows = torch.nn.functional.pad(grad_rows, (0, tail))
+    grad_rows = grad_rows.view(-1, chunk_size)
     if grad_weight is not None:
-        if num_whole == num_chunks:
-            total = whole.reshape(-1, chunk_size).t() @ features
-        else:
-            total = torch.zeros_like(weight)
-            for condition in range(num_conditions if num_whole else 0):
-                total.addmm_(whole[condition].t(), rows[condition, :num_whole])
-        if rest.shape[1]:
-            total[: rest.shape[1]] += rest.t() @ rows[:, num_whole]
-        grad_weight.copy_(total)
-    if need_features:
-        if num_whole:
-            grad_features[:, :num_whole] = torch.matmul(whole, weight)
-        if rest.shape[1]:
-            grad_features[:, num_whole] = rest @ weight[: rest.shape[1]]
-        grad_features = grad_features.flatten(0, 1)
-    return grad_offset, grad_features
+        torch.mm(grad_rows.t(), features, out=grad_weight)
+    return grad_offset, grad_rows @ weight if need_features else None
 
 
 def _sum_over_chunks(grad_out: Tensor, chunk_size: int) -> Tensor:
-    """Sum [B, n] over the chunks to [B, S]; the last chunk may be cut."""
+    """Sum [B, n] over the chunks to [B, S], at least in float32; the last chunk may be cut."""
+    dtype = _sum_dtype(grad_out)
     whole = _whole_chunks(grad_out, chunk_size)
-    total = whole.sum(1)
+    total = whole.sum(1, dtype=dtype)
     rest = grad_out[:, whole.shape[1] * chunk_size :]
     total[:, : rest.shape[1]] += rest
     return total

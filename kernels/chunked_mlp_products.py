@@ -16,7 +16,11 @@ from . import chunked_mlp_tiles as tiles
 from .chunked_mlp_kernels import (
     _chunked_mlp_bwd_kernel,
     _chunked_mlp_fwd_kernel,
+    _chunked_mlp_hidden_bwd_kernel,
     _chunked_mlp_hidden_kernel,
+    _chunked_mlp_hidden_sums_kernel,
+    _chunked_mlp_inputs_bwd_kernel,
+    _chunked_mlp_reduce_all_kernel,
     _chunked_mlp_reduce_kernel,
 )
 
@@ -83,6 +87,164 @@ def hidden_layers(
         **_options(tile),
     )
     return hidden
+
+
+def hidden_layers_backward(
+    grad_features: Tensor,
+    hidden: Tensor,
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    has_bias: bool,
+    activation: str,
+    num_conditions: int,
+    num_chunks: int,
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of everything below the last layer, see ``chunked_mlp_library.hidden_layers_backward``.
+
+    Four launches, however many layers there are.
+    """
+    widths = [weight.shape[0] for weight in weights]
+    if not is_fused(hidden.dtype, *widths):
+        return library.hidden_layers_backward(
+            grad_features, hidden, inputs, weights, has_bias, activation, num_conditions, num_chunks, needs
+        )
+    grads: list[Tensor | None] = [None] * len(needs)
+    num_rows, pitch = hidden.shape
+    precision = tiles.input_precision(hidden.dtype)
+    tile = tiles.hidden_tile()
+    if grad_features.stride(1) != 1:
+        grad_features = grad_features.contiguous()
+    columns = tuple(itertools.accumulate(widths[:-1], initial=0))
+    row_grads = torch.empty((num_rows, pitch), dtype=torch.float32, device=hidden.device)
+    _chunked_mlp_hidden_bwd_kernel[(-(-num_rows // tile.block_rows),)](
+        grad_features,
+        hidden,
+        tuple(reversed(weights)),
+        row_grads,
+        num_rows,
+        FEATURE_PITCH=grad_features.stride(0),
+        WIDTHS=tuple(reversed(widths)),
+        COLUMNS=tuple(reversed(columns)),
+        BLOCK_WIDTHS=tuple(tiles.padded_width(width) for width in reversed(widths)),
+        DOT_WIDTHS=tuple(tiles.dot_width(width, tile.block_k, precision) for width in reversed(widths)),
+        PITCH=pitch,
+        ACTIVATION=activation,
+        BLOCK_ROWS=tile.block_rows,
+        BLOCK_K=tile.block_k,
+        PRECISION=precision,
+        NUM_STAGES=tile.num_stages,
+        **_options(tile),
+    )
+    part_columns = itertools.accumulate((part.shape[2] for part in inputs), initial=0)
+    parts = tuple(
+        (part.shape[2], column, part.shape[0] > 1, part.shape[1] > 1)
+        for part, column in zip(inputs, part_columns, strict=False)
+    )
+    first_weight, first_bias = len(inputs), len(inputs) + len(weights) + 1
+    of_biases = needs[first_bias : first_bias + len(weights)] if has_bias else []
+    if any(needs[first_weight : first_weight + len(weights)]) or any(of_biases):
+        _sums_over_rows(row_grads, hidden, inputs, weights, parts, columns, num_chunks, needs, grads)
+    if any(needs[:first_weight]):
+        rows = [
+            part.shape[0] * part.shape[1] if need else 0 for part, need in zip(inputs, needs, strict=False)
+        ]
+        for i, part in enumerate(inputs):
+            grads[i] = torch.empty_like(part) if needs[i] else None
+        tasks = tuple(itertools.accumulate(rows, initial=0))
+        _chunked_mlp_inputs_bwd_kernel[(tasks[-1],)](
+            row_grads,
+            weights[0],
+            tuple(part if grad is None else grad for part, grad in zip(inputs, grads, strict=False)),
+            num_rows,
+            num_chunks,
+            PARTS=parts,
+            TASKS=tasks,
+            WIDTH=widths[0],
+            BLOCK_WIDTH=tiles.padded_width(widths[0]),
+            PITCH=pitch,
+            IN_WIDTH=weights[0].shape[1],
+            BLOCK_ROWS=32,
+            BLOCK_IN=32,
+            num_warps=4,
+        )
+    return grads
+
+
+def _sums_over_rows(
+    row_grads: Tensor,
+    hidden: Tensor,
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    parts: tuple[tuple, ...],
+    columns: tuple[int, ...],
+    num_chunks: int,
+    needs: Sequence[bool],
+    grads: list[Tensor | None],
+) -> None:
+    """Fill in the gradients of the hidden layers' matrices and biases from those of their rows."""
+    widths = [weight.shape[0] for weight in weights]
+    num_rows = row_grads.shape[0]
+    tile = tiles.hidden_sums_tile(max(widths))
+    precision = tiles.input_precision(hidden.dtype)
+    in_widths = [part[0] for part in parts] + widths[:-1]
+    out_widths = [widths[0]] * len(parts) + widths[1:]
+
+    def blocks(size: int) -> int:
+        return -(-size // tile.block_size)
+
+    per_source = [blocks(a) * blocks(b) for a, b in zip(out_widths, in_widths, strict=True)]
+    tasks = tuple(itertools.accumulate(per_source, initial=0))
+    programs = tiles.num_programs(tiles.generation(hidden.device))
+    row_groups = max(1, min(-(-num_rows // tile.block_rows), programs // tasks[-1], 32))
+    *starts, num_sums = itertools.accumulate([weight.numel() for weight in weights] + widths, initial=0)
+    partial = torch.empty((row_groups, num_sums), dtype=torch.float32, device=hidden.device)
+    _chunked_mlp_hidden_sums_kernel[(tasks[-1] * row_groups,)](
+        tuple(inputs),
+        hidden,
+        row_grads,
+        partial,
+        num_rows,
+        num_chunks,
+        row_groups,
+        PARTS=parts,
+        WIDTHS=tuple(widths),
+        COLUMNS=columns,
+        PITCH=hidden.shape[1],
+        IN_WIDTH=weights[0].shape[1],
+        MATRICES=tuple(starts[: len(weights)]),
+        BIASES=tuple(starts[len(weights) :]),
+        NUM_SUMS=num_sums,
+        TASKS=tasks,
+        BLOCK_ROWS=tile.block_rows,
+        BLOCK=tile.block_size,
+        PRECISION=precision,
+        **_options(tile),
+    )
+    # Where the gradients of matrices and biases are in needs; those of the output layer lie between.
+    places = [*range(len(inputs), len(inputs) + len(weights))]
+    if len(needs) > len(inputs) + len(weights) + 1:
+        places += range(len(inputs) + len(weights) + 1, len(needs) - 1)
+    wanted = [(place, start) for place, start in zip(places, starts, strict=False) if needs[place]]
+    for place, _ in wanted:
+        i = place - len(inputs)
+        like = weights[i] if i < len(weights) else None
+        shape = like.shape if like is not None else (widths[i - len(weights) - 1],)
+        grads[place] = torch.empty(shape, dtype=hidden.dtype, device=hidden.device)
+    block_elements = 128
+    sizes = [grads[place].numel() for place, _ in wanted]
+    tasks = tuple(itertools.accumulate((-(-size // block_elements) for size in sizes), initial=0))
+    _chunked_mlp_reduce_all_kernel[(tasks[-1],)](
+        partial,
+        tuple(grads[place] for place, _ in wanted),
+        row_groups,
+        SIZES=tuple(sizes),
+        STARTS=tuple(start for _, start in wanted),
+        TASKS=tasks,
+        NUM_ELEMENTS=num_sums,
+        BLOCK_ELEMENTS=block_elements,
+        num_warps=4,
+    )
 
 
 def product(
@@ -200,7 +362,9 @@ def _launch_backward(
     else:
         # Each group of rows writes sums as large as the weight: only where the weight is small.
         row_groups = max(1, min(num_blocks, programs // num_tiles, 8))
-    tile_groups = min(num_tiles, max(1, programs // row_groups)) if need_features else num_tiles
+    tile_groups = num_tiles
+    if need_features:
+        tile_groups = min(num_tiles, max(1, tiles.feature_programs(arch, precision) // row_groups))
     partial_pitch = (width + 3) // 4 * 4
     workspace = {"dtype": torch.float32, "device": grad_out.device}
     grad_offset = grad_features = None
@@ -243,7 +407,10 @@ def _launch_backward(
         **_options(tile),
     )
     if grad_weight is not None and row_groups > 1:
-        grad_weight.copy_(_sum_parts(partial_weight))
+        if grad_weight.is_contiguous():
+            _sum_parts(partial_weight, grad_weight)
+        else:
+            grad_weight.copy_(_sum_parts(partial_weight))
     if need_offset:
         grad_offset = _sum_parts(grad_offset)
     if need_features:
@@ -251,11 +418,12 @@ def _launch_backward(
     return grad_offset, grad_features
 
 
-def _sum_parts(parts: Tensor) -> Tensor:
-    """parts[0] + parts[1] + … in a fixed order; [P, rows, columns] float32 → [rows, columns]."""
-    if parts.shape[0] == 1:
-        return parts[0]
-    total = parts.new_empty(parts.shape[1:])
+def _sum_parts(parts: Tensor, total: Tensor | None = None) -> Tensor:
+    """parts[0] + parts[1] + … in a fixed order; [P, rows, columns] float32 → [rows, columns], or total."""
+    if total is None:
+        if parts.shape[0] == 1:
+            return parts[0]
+        total = parts.new_empty(parts.shape[1:])
     block_elements = 128
     _chunked_mlp_reduce_kernel[(-(-total.numel() // block_elements),)](
         parts,

@@ -1,6 +1,7 @@
 """Tile sizes of the ``chunked_mlp`` kernels: a static table per generation of GPU.
 
-They were chosen from the compiler's output (registers, spills, shared memory). There is no autotuning: a call
+They were chosen from the compiler's output (registers, spills, shared memory). What that cannot decide is in
+``VARIANTS``, rows of which ``python -m bench.tiles`` measures and prints. There is no autotuning: a call
 never waits for measurements, and the same shapes give the same bits on every run.
 """
 
@@ -27,6 +28,33 @@ class Tile(NamedTuple):
     num_stages: int = 1
 
 
+class Variant(NamedTuple):
+    """Ways to launch that compute the same; only a GPU can tell which is the fastest.
+
+    Attributes:
+        forward_stages: Blocks of features that the output product has in flight.
+        repeat_stages: Conditions in flight in the backward pass that sums over them (no hidden layers).
+        repeat_rows: Rows of a block in that pass, at least.
+        feature_programs: Programs that share the gradient of the features, in units of ``num_programs``.
+    """
+
+    forward_stages: int = 1
+    repeat_stages: int = 1
+    repeat_rows: int = 16
+    feature_programs: int = 1
+
+
+# By generation and input precision. What a sweep measured on one generation says nothing about another.
+VARIANTS = {
+    (80, "ieee"): Variant(repeat_stages=4),
+    (80, "tf32"): Variant(),
+    (90, "ieee"): Variant(repeat_stages=4),
+    (90, "tf32"): Variant(),
+    (100, "ieee"): Variant(repeat_stages=4),
+    (100, "tf32"): Variant(),
+}
+
+
 @functools.cache
 def _generation_of(device_index: int) -> int:
     major = torch.cuda.get_device_capability(device_index)[0]
@@ -42,6 +70,11 @@ def generation(device: torch.device) -> int:
 def num_programs(arch: int) -> int:
     """How many programs fill a device of this generation about twice over."""
     return _PROGRAMS[arch]
+
+
+def feature_programs(arch: int, precision: str) -> int:
+    """How many programs share the gradient of the features; each leaves a part of the sums in memory."""
+    return num_programs(arch) * VARIANTS[arch, precision].feature_programs
 
 
 def input_precision(dtype: torch.dtype) -> str:
@@ -71,8 +104,19 @@ def hidden_tile() -> Tile:
     return Tile(16, 0, 16, 8)
 
 
+def hidden_sums_tile(width: int) -> Tile:
+    """The tile of the sums over rows for the gradients of hidden layers, the widest of ``width``."""
+    block = min(padded_width(width), 64)
+    return Tile(32, block, 0, 8 if block == 64 else 2)
+
+
 def forward_tile(arch: int, precision: str, rows: int, width: int, alignment: int) -> Tile:
     """The tile of the output product of ``rows`` rows of ``width`` features; alignment in elements."""
+    tile = _forward_blocks(arch, precision, rows, width, alignment)
+    return tile._replace(num_stages=VARIANTS[arch, precision].forward_stages)
+
+
+def _forward_blocks(arch: int, precision: str, rows: int, width: int, alignment: int) -> Tile:
     if precision == "ieee":
         # Padded rows cost arithmetic, small blocks cost shared-memory traffic for every product. Rows that
         # start anywhere need an address each, for which a large block has no registers.
@@ -90,10 +134,20 @@ def forward_tile(arch: int, precision: str, rows: int, width: int, alignment: in
 
 def backward_tile(arch: int, precision: str, rows: int, width: int, need: str, repeated: bool) -> Tile:
     """The tile of a backward pass; need is 'weight', 'features' or 'both' (of their gradients)."""
+    tile = _backward_blocks(arch, precision, rows, width, need, repeated)
+    if not repeated:
+        return tile
+    variant = VARIANTS[arch, precision]
+    # More rows of 128 features than that do not fit into registers.
+    wide = min(variant.repeat_rows, padded_width(rows), 4096 // tile.block_k)
+    return tile._replace(block_rows=max(tile.block_rows, wide), num_stages=variant.repeat_stages)
+
+
+def _backward_blocks(arch: int, precision: str, rows: int, width: int, need: str, repeated: bool) -> Tile:
     block_k = padded_width(width)
     if precision == "ieee":
         if repeated or need == "both":
-            return Tile(16, 32, block_k, 8, 4)
+            return Tile(16, 32, block_k, 8)
         if need == "weight":
             return Tile(16, 128 if block_k == 16 else 64, block_k, 8 if block_k == 128 else 4)
         return Tile(64 if rows > 16 else 16, 32, block_k, 8 if block_k == 128 and rows > 16 else 4)

@@ -14,6 +14,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--every-launch", action="store_true", help="compile every launch of the Triton kernels, for minutes"
+    )
+
+
 def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return

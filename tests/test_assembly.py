@@ -398,6 +398,7 @@ def test_spectral_norm_moves_and_is_saved():
         ({"hnets": HMLP([[3]], verbose=False)}, "hnets: a list"),
         ({"num_cond_embs": 4}, r"num_cond_embs=4 conditions or none, but hnets\[0\] knows 2"),
         ({"cond_param_names": ["a", "b"]}, "cond_param_names: 1 names"),
+        ({"cond_param_names": [0]}, r"cond_param_names\[0\]: a string is accepted, got 0"),
         ({"uncond_param_shapes": [[0]]}, r"uncond_param_shapes\[0\]\[0\]"),
     ],
 )

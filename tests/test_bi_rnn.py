@@ -251,8 +251,8 @@ def test_arguments_are_not_changed():
     ("kwargs", "message"),
     [
         ({"rnn": []}, "rnn_args: expected at least one"),
-        ({"rnn": [rnn_args(), rnn_args()]}, r"rnn_args\[1\]: n_in must be 6"),
-        ({"mlp": mlp_args(n_in=3)}, "mlp_args: n_in must be 6"),
+        ({"rnn": [rnn_args(), rnn_args()]}, r"rnn_args\[1\]: expected n_in=6"),
+        ({"mlp": mlp_args(n_in=3)}, "mlp_args: expected n_in=6"),
         ({"mlp": 3}, "mlp_args: expected a dictionary"),
         ({"rnn": [None]}, r"rnn_args\[0\]: expected a dictionary"),
         ({"rnn": rnn_args(no_weights=True)}, "no_weights=True contradicts"),

@@ -1,7 +1,6 @@
 """The base of the data handlers: our own behaviour."""
 
 import copy
-import multiprocessing
 import pickle
 import threading
 
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from hnetfast.data import _cache, _samples
 from hnetfast.data._batches import IndexStream
 from hnetfast.data._samples import Pixels, Repeated, Rows, Samples
 from hnetfast.data.dataset import Dataset
@@ -118,34 +116,6 @@ def test_all_threads_get_the_same_array():
     for thread in threads:
         thread.join()
     assert all(array is found[0] for array in found)
-
-
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-@pytest.mark.parametrize("lock", [_samples._CONVERTING, _cache._lock])
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_lock_that_another_thread_holds_is_free_in_a_forked_process(lock):
-    held, release = threading.Event(), threading.Event()
-
-    def hold():
-        with lock:
-            held.set()
-            release.wait()
-
-    def take():
-        with lock:
-            pass
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait()
-    process = multiprocessing.get_context("fork").Process(target=take)
-    process.start()
-    process.join(10)
-    code = process.exitcode
-    process.kill()
-    release.set()
-    thread.join()
-    assert code == 0
 
 
 def test_missing_entries():

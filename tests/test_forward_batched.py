@@ -243,7 +243,7 @@ def test_a_condition_for_each_set(training):
     torch.testing.assert_close(actual, expected)
     for a, b in zip(network.buffers(), looped.buffers(), strict=True):
         torch.testing.assert_close(a, b)
-    with pytest.raises(ValueError, match="condition: a list must have an entry for each of 3 sets"):
+    with pytest.raises(ValueError, match="condition: expected one entry for each of 3 sets"):
         network.forward_batched(x, flat, condition=[0, 1])
     one = network.forward_batched(x, flat, condition=1)
     assert one.shape == expected.shape
@@ -422,7 +422,7 @@ def test_bad_input(name, chunk_size):
 @pytest.mark.parametrize("chunk_size", [0, -1])
 def test_bad_chunk_sizes(chunk_size):
     network = build()
-    with pytest.raises(ValueError, match="chunk_size: expected a positive number"):
+    with pytest.raises(ValueError, match="chunk_size: expected a positive integer"):
         network.forward_batched(torch.randn(BATCH, N_IN), flat_weights(network), chunk_size=chunk_size)
 
 

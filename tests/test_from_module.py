@@ -611,7 +611,11 @@ def test_bad_weights_are_named_and_change_nothing():
         (None, TypeError, "expected a tensor, got NoneType"),
         (torch.zeros(2), ValueError, r"expected the shape \[3\], got \[2\]"),
         (torch.zeros(3).double(), TypeError, "expected the dtype of the network, torch.float32"),
-        (torch.zeros(3, device="meta"), ValueError, "expected to be on cpu like the network, got meta"),
+        (
+            torch.zeros(3, device="meta"),
+            ValueError,
+            "expected to be on the device of the network, cpu, got meta",
+        ),
     ]:
         with pytest.raises(error, match=r"weights\[2\] \(7.bias\): " + message):
             network(x, [*good[:2], bias])
@@ -640,7 +644,7 @@ def test_outputs_that_cannot_be_stacked_are_refused():
     network = from_module(Opaque(3, 2))
     assert network(torch.zeros(1, 3))["y"].shape == (1, 2)
     for chunk_size in (1, 2):
-        with pytest.raises(TypeError, match="outputs may be tensors"):
+        with pytest.raises(TypeError, match="expected outputs to be tensors"):
             network.forward_batched(torch.zeros(1, 3), random_sets(network, 2), chunk_size=chunk_size)
 
 

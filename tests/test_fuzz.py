@@ -1,6 +1,7 @@
 """The comparison of random cases: a few of them, and what it makes of differences of every kind."""
 
 import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ pytest.importorskip("hypnettorch")
 from tests.fuzz.__main__ import main, make_case
 from tests.fuzz._case import Case
 from tests.fuzz._judge import judge, smaller
+from tests.fuzz._known import KNOWN
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 OURS = "library.__name__ == 'hnetfast'"
@@ -100,3 +102,9 @@ def test_the_status_tells_whether_there_were_findings(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed.count("def case(library, cast):") == 2
     assert printed.splitlines()[-1].split() == ["2", "fact:", "test"]
+
+
+def test_known_differences_are_lines_of_the_documentation():
+    lines = (Path(__file__).parent.parent / "docs" / "differences.md").read_text().splitlines()
+    names = dict.fromkeys(name for name, _ in KNOWN)
+    assert [name for name in names if not any(line.startswith(f"- {name}") for line in lines)] == []

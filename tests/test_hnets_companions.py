@@ -37,6 +37,7 @@ def hypernetworks(draw):
         "uncond_in_size": draw(st.sampled_from([0, 3])),
         "cond_in_size": draw(st.sampled_from([1, 8, 33])),
         "num_cond_embs": NUM_CONDITIONS,
+        "use_batch_norm": draw(st.sampled_from([False, False, True])),
         "verbose": False,
     }
     chunks = {
@@ -51,7 +52,7 @@ def hypernetworks(draw):
         return ChunkedHMLP(shapes, **options, **chunks, cond_chunk_embs=True)
     del options["layers"]
     if kind == "StructuredHMLP":
-        hmlp = {name: options.pop(name) for name in ("activation_fn", "use_bias")}
+        hmlp = {name: options.pop(name) for name in ("activation_fn", "use_bias", "use_batch_norm")}
         return StructuredHMLP(
             [*shapes, *shapes],
             [shapes],
@@ -72,18 +73,27 @@ def hypernetworks(draw):
     return ChunkedHDeconv(shapes, draw(st.sampled_from([(8, 8, 2), (13, 7, 3)])), **options)
 
 
-def draw_threads(data, hnet):
-    """As many threads for all calls where the library computes convolutions, whose bits depend on them."""
-    convolves = isinstance(hnet, (HDeconv, ChunkedHDeconv))
-    torch.set_num_threads(2 if convolves else data.draw(st.integers(1, 2)))
+def draw_inputs(hnet, dtype):
+    """Options of a call; batch normalisation has statistics of its own by then and is in evaluation mode."""
+    inputs = {}
+    if hnet._uncond_in_size:
+        inputs["uncond_input"] = torch.randn(1, hnet._uncond_in_size, dtype=dtype)
+    if hnet._batchnorm_layers:
+        hnet(cond_id=list(range(NUM_CONDITIONS)), **inputs)
+    return hnet.eval(), inputs
+
+
+def draw_threads(data, hnet, with_gradients=False):
+    """As many threads for all calls where PyTorch computes what has bits that depend on them: convolutions,
+    and gradients of batch normalisation.
+    """
+    depends = isinstance(hnet, (HDeconv, ChunkedHDeconv)) or (with_gradients and hnet._batchnorm_layers)
+    torch.set_num_threads(2 if depends else data.draw(st.integers(1, 2)))
 
 
 @given(st.data(), hypernetworks(), st.sampled_from(DTYPES))
 def test_a_condition_alone_and_among_others(data, hnet, dtype):
-    hnet = hnet.to(dtype)
-    inputs = {}
-    if hnet._uncond_in_size:
-        inputs["uncond_input"] = torch.randn(1, hnet._uncond_in_size, dtype=dtype)
+    hnet, inputs = draw_inputs(hnet.to(dtype), dtype)
     ids = data.draw(
         st.lists(st.integers(0, NUM_CONDITIONS - 1), min_size=1, max_size=NUM_CONDITIONS, unique=True)
     )
@@ -100,17 +110,14 @@ def test_a_condition_alone_and_among_others(data, hnet, dtype):
 
 @given(st.data(), hypernetworks(), st.sampled_from([torch.float32, torch.float64]))
 def test_gradients_of_a_condition_alone_and_among_others(data, hnet, dtype):
-    hnet = hnet.to(dtype)
-    inputs = {}
-    if hnet._uncond_in_size:
-        inputs["uncond_input"] = torch.randn(1, hnet._uncond_in_size, dtype=dtype)
+    hnet, inputs = draw_inputs(hnet.to(dtype), dtype)
     ids = data.draw(
         st.lists(st.integers(0, NUM_CONDITIONS - 1), min_size=1, max_size=NUM_CONDITIONS, unique=True)
     )
     chosen = data.draw(st.integers(0, len(ids) - 1))
 
     def gradients(ids, row):
-        draw_threads(data, hnet)
+        draw_threads(data, hnet, with_gradients=True)
         hnet.zero_grad()
         out = hnet(cond_id=ids, ret_format="flattened", **inputs)[row]
         (out * torch.linspace(-1, 2, len(out), dtype=dtype)).sum().backward()

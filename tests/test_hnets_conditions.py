@@ -11,8 +11,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hnetfast import _embeddings
-from hnetfast.hnets import HMLP, ChunkedHDeconv, ChunkedHMLP, HContainer, HDeconv, StructuredHMLP
+from hnetfast.hnets import HMLP, ChunkedHDeconv, ChunkedHMLP, HContainer, HDeconv, StructuredHMLP, _conditions
 
 TARGETS = [[3, 2], [3]]
 
@@ -157,10 +156,10 @@ def test_gathering_by_a_tensor_gives_the_same_gradients():
     params = [torch.randn(4, requires_grad=True) for _ in range(3)]
     weight = torch.randn(2, 4)
     expected = torch.autograd.grad(
-        (_embeddings.select_embeddings(params, [2, 0]) * weight).sum(), [params[2]]
+        (_conditions.select_embeddings(params, [2, 0]) * weight).sum(), [params[2]]
     )
     found = torch.autograd.grad(
-        (_embeddings.select_embeddings(params, torch.tensor([2, 0])) * weight).sum(), params
+        (_conditions.select_embeddings(params, torch.tensor([2, 0])) * weight).sum(), params
     )
     assert torch.equal(found[2], expected[0])
     assert torch.equal(found[1], torch.zeros(4))

@@ -1,5 +1,6 @@
 """Wheels built from the sources, installed in an empty folder and used outside the repository."""
 
+import ensurepip
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import hnetfast
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = (
@@ -130,7 +133,9 @@ def test_wheel_holds_the_packages_and_nothing_else(compiled, sources):
     assert modules == {name for name in names if name.endswith(".py")}
     assert {"hnetfast/py.typed", "hnetfast/_C.abi3.so", "hnetfast/_build_info.json"} <= set(names)
     metadata = next(name for name in names if name.endswith(".dist-info/METADATA"))
-    assert "\nRequires-Dist: torch==2." in zipfile.ZipFile(wheel).read(metadata).decode()
+    text = zipfile.ZipFile(wheel).read(metadata).decode()
+    assert "\nRequires-Dist: torch==2." in text and "\nLicense: Apache-2.0\n" in text
+    assert any(name.endswith("/LICENSE") for name in names)
 
 
 @needs_compiler
@@ -148,6 +153,20 @@ def test_build_that_is_switched_off_gives_a_pure_wheel_that_says_so(pure, tmp_pa
     assert done.returncode == 0, done.stderr
     assert "pure Python build: HNETFAST_BUILD=0" in done.stdout
     assert done.stderr.count("RuntimeWarning") == 1
+
+
+def test_old_setuptools_reads_the_project_and_says_what_is_missing(sources):
+    """That of a new environment of Python 3.11 and older."""
+    bundled = sorted(Path(ensurepip.__file__).parent.glob("_bundled/setuptools-*.whl"))
+    if not bundled:
+        pytest.skip("this Python brings no setuptools")
+    read = "from setuptools.config.pyprojecttoml import read_configuration as r; r('pyproject.toml', False)"
+    options = {"cwd": sources, "capture_output": True, "text": True}
+    options["env"] = {**os.environ, "PYTHONPATH": str(bundled[-1]), "HNETFAST_BUILD": "0"}
+    done = subprocess.run([sys.executable, "-c", read], **options)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, "setup.py", "--version"], **options)
+    assert done.stdout.strip() == hnetfast.__version__ or "pip install 'wheel<0.46'" in done.stderr
 
 
 def test_without_a_compiler_the_wheel_is_pure_and_says_so(sources, tmp_path):

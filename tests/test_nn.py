@@ -90,5 +90,5 @@ def test_bad_arguments(change, message):
 
 
 def test_images_of_another_size():
-    with pytest.raises(ValueError, match=r"input: images \[2, 5, 5\] are accepted"):
+    with pytest.raises(ValueError, match=r"input: expected the shape \[2, 5, 5\]"):
         LocalConv2d(2, 4, 3, input_size=5)(torch.randn(1, 2, 6, 6))

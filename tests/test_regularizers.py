@@ -1,17 +1,20 @@
 """The output regulariser as an object: snapshots, state, mixed precision, several processes."""
 
+import contextlib
 import copy
 import io
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import distributed
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parallel import DistributedDataParallel
 
-from hnetfast.hnets import HMLP, ChunkedHMLP
+from hnetfast.hnets import HMLP, ChunkedHMLP, HContainer
 from hnetfast.mnets import MLP
 from hnetfast.regularizers import OutputRegularizer
 from hnetfast.utils.hnet_regularizer import calc_fix_target_reg, get_current_targets
@@ -343,3 +346,146 @@ def test_two_processes():
 
 if __name__ == "__main__":
     train_distributed(int(sys.argv[3]), *sys.argv[1:3])
+
+
+def test_what_is_remembered_notices_changes():
+    """Heads, and importances that were looked at, may be changed in place between calls."""
+    mnet = MLP(3, 4, (5,), verbose=False)
+    hnet = HMLP(mnet.param_shapes, layers=(6,), num_cond_embs=3, verbose=False)
+    previous = {
+        "prev_theta": [p + 0.1 for p in hnet.unconditional_params],
+        "prev_task_embs": [p + 0.1 for p in hnet.conditional_params],
+    }
+    heads = [[0, 1], [2]]
+
+    def loss(**options):
+        return calc_fix_target_reg(hnet, 2, mnet=mnet, inds_of_out_heads=heads, **previous, **options)
+
+    before = loss()
+    assert torch.equal(loss(), before)
+    heads[1] = [3]
+    fresh = calc_fix_target_reg(hnet, 2, mnet=mnet, inds_of_out_heads=[[0, 1], [3]], **previous)
+    assert torch.equal(loss(), fresh) and not torch.equal(loss(), before)
+    heads[1] = [False, False, True, False]  # a mask, not unit 0 and unit 1
+    assert torch.equal(loss(), before)
+
+    fisher = [[torch.ones(shape) for shape in mnet.param_shapes] for _ in range(2)]
+    loss(fisher_estimates=fisher)
+    fisher[1][0][0, 0] = -1
+    with pytest.raises(ValueError, match=r"fisher_estimates\[1\]"):
+        loss(fisher_estimates=fisher)
+
+
+@pytest.mark.parametrize("form", ["targets", "parameters"])
+def test_heads_of_a_main_network_that_keeps_its_output_layer(form):
+    mnet = MLP(
+        n_in=4,
+        n_out=4,
+        hidden_layers=[5],
+        use_context_mod=True,
+        context_mod_no_weights=True,
+        verbose=False,
+    )
+    hnet = HMLP(mnet.hyper_shapes_learned, layers=[8], cond_in_size=4, num_cond_embs=3, verbose=False)
+    arguments = {"targets": get_current_targets(2, hnet)}
+    if form == "parameters":
+        arguments = {
+            "prev_theta": [p.detach().clone() for p in hnet.unconditional_params],
+            "prev_task_embs": [p.detach().clone() for p in hnet.conditional_params],
+        }
+    change(hnet)
+    expected = calc_fix_target_reg(hnet, 2, **arguments)
+    found = calc_fix_target_reg(hnet, 2, **arguments, mnet=mnet, inds_of_out_heads=[[0, 1], [2, 3]])
+    torch.testing.assert_close(found, expected)
+
+
+def test_heads_may_be_all_units_or_one():
+    hnet = build()
+    targets = get_current_targets(2, hnet)
+    change(hnet)
+
+    def penalty(heads):
+        return calc_fix_target_reg(hnet, 2, targets=targets, mnet=MNET, inds_of_out_heads=heads)
+
+    assert penalty([None, None]) == calc_fix_target_reg(hnet, 2, targets=targets)
+    assert penalty([torch.tensor(0), torch.tensor(1)]) == penalty([[0], [1]])
+
+
+def test_heads_of_a_network_whose_masks_may_change():
+    class Shifted(MLP):
+        shift = 0
+
+        def get_output_weight_mask(self, out_inds=None, device=None):
+            return super().get_output_weight_mask([i + self.shift for i in out_inds], device)
+
+    mnet = Shifted(n_in=3, n_out=6, hidden_layers=[4], no_weights=True, verbose=False)
+    hnet = build()
+    targets = get_current_targets(2, hnet)
+    change(hnet)
+    found = []
+    for mnet.shift in (0, 3):
+        found.append(calc_fix_target_reg(hnet, 2, targets=targets, mnet=mnet, inds_of_out_heads=[[0], [1]]))
+    assert found[0] != found[1]
+
+
+def test_threads_with_other_heads():
+    hnet = build()
+    targets = get_current_targets(1, hnet)
+
+    def penalties(first):
+        return [
+            calc_fix_target_reg(hnet, 1, targets=targets, mnet=MNET, inds_of_out_heads=[[(first + i) % 6]])
+            for i in range(60)
+        ]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert len([p for found in pool.map(penalties, range(4)) for p in found]) == 240
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def unevenly_used():
+    """A container that uses its first tensor twice, and its earlier parameters."""
+    container = HContainer(
+        [[3], [3], [40]],
+        lambda hnets, uncond, cond: [uncond[0], uncond[0], uncond[1]],
+        uncond_param_shapes=[[3], [40]],
+        num_cond_embs=3,
+        verbose=False,
+    )
+    return container, [p.detach().clone() for p in container.unconditional_params]
+
+
+def test_what_is_remembered_in_inference_mode_can_be_trained_with():
+    container, theta = unevenly_used()
+    with torch.inference_mode():
+        calc_fix_target_reg(container, 2, prev_theta=theta, prev_task_embs=[])
+    calc_fix_target_reg(container, 2, prev_theta=theta, prev_task_embs=[]).backward()
+
+
+def test_nothing_of_a_transform_or_of_fake_tensors_is_remembered():
+    container, theta = unevenly_used()
+    change(container)
+    arguments = {"prev_theta": theta, "prev_task_embs": [], "reg_scaling": [1.0, 5.0]}
+
+    def penalty(first):
+        return calc_fix_target_reg(container, 2, dTheta=[first, torch.zeros(40)], **arguments)
+
+    with contextlib.suppress(Exception), FakeTensorMode(allow_non_fake_inputs=True):
+        calc_fix_target_reg(container, 2, **arguments)
+    torch.func.grad(penalty)(torch.zeros(3))
+    assert calc_fix_target_reg(copy.deepcopy(container), 2, **arguments) == calc_fix_target_reg(
+        container, 2, **arguments
+    )
+
+
+def test_gradients_of_factors_that_are_all_zero():
+    container, theta = unevenly_used()
+    change(container)
+    factors = [torch.zeros((), requires_grad=True) for _ in range(2)]
+    penalty = calc_fix_target_reg(container, 2, prev_theta=theta, prev_task_embs=[], reg_scaling=factors)
+    penalty.backward()
+    assert all(factor.grad.isfinite() for factor in factors)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hnetfast.mnets import SimpleRNN
-from hnetfast.mnets._recurrence import TwiceDifferentiableLSTM, fused_lstm
+from hnetfast.mnets._recurrent import TwiceDifferentiableLSTM, _library_lstm, fused_lstm
 
 STEPS, BATCH, N_IN, SETS = 6, 4, 2, 3
 
@@ -235,8 +235,8 @@ def test_initial_weights():
     ("kwargs", "message"),
     [
         ({"rnn_layers": ()}, "rnn_layers: expected at least one"),
-        ({"rnn_layers": (0,)}, "rnn_layers: expected a positive integer"),
-        ({"fc_layers": (2.5,)}, "fc_layers: expected a positive integer"),
+        ({"rnn_layers": (0,)}, r"rnn_layers\[0\]: expected a positive integer"),
+        ({"fc_layers": (2.5,)}, r"fc_layers\[0\]: expected a positive integer"),
         ({"n_in": 0}, "n_in: expected a positive integer"),
         ({"activation": "tanh"}, "activation: expected a function"),
         ({"nonsense": 1}, "nonsense"),
@@ -267,7 +267,7 @@ def test_bad_calls():
         ({"x": x[..., :1]}, "x: expected the shape"),
         ({"x": x.tolist()}, "x: expected a tensor"),
         ({"x": x.double()}, "x: expected the dtype"),
-        ({"x": torch.cat([x, x])}, r"context modulation has 6 steps \(context_mod_num_ts\), got 12"),
+        ({"x": torch.cat([x, x])}, r"at most 6 steps \(context_mod_num_ts\), got 12"),
         ({"weights": weights[:-1]}, "weights: expected"),
         ({"weights": [*weights[:-1], weights[-1][1:]]}, rf"entry {last} of param_shapes \(bias\)"),
         (
@@ -333,3 +333,15 @@ def test_a_kernel_without_second_derivatives_gets_them(num_weights):
     for a, b in zip(first, torch.autograd.grad(loss, inputs[1:]), strict=True):
         assert torch.equal(a, b)
     assert torch.autograd.gradgradcheck(apply, inputs)
+
+
+def test_weights_that_two_layers_share_and_second_derivatives():
+    weight, start = torch.randn(16, 4, requires_grad=True), torch.zeros(2, 4)
+    x, hidden = torch.randn(3, 2, 4), torch.full((16, 4), 0.1)
+
+    def gradient(layer, create_graph):
+        outputs, _, _ = layer(layer(x, start, start, hidden, weight)[0], start, start, hidden, weight)
+        return torch.autograd.grad(outputs.sum(), weight, create_graph=create_graph)[0]
+
+    expected = gradient(_library_lstm, False)
+    torch.testing.assert_close(gradient(TwiceDifferentiableLSTM.apply, True), expected)

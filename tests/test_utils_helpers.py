@@ -38,9 +38,9 @@ def test_lists_of_numbers(parse):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match=r"'foo'.*'relu'"):
+    with pytest.raises(ValueError, match=r"'relu'.*'foo'"):
         misc.str_to_act("foo")
-    with pytest.raises(ValueError, match=r"'foo'.*'Set2'"):
+    with pytest.raises(ValueError, match=r"'Set2'.*'foo'"):
         misc.get_colorbrewer2_colors("foo")
     misc.get_colorbrewer2_colors().clear()
     assert len(misc.get_colorbrewer2_colors()) == 8

@@ -247,6 +247,39 @@ class Assembly:
         run = torch.searchsorted(first, positions, right=True) - 1
         return begins[run] + positions - first[run]
 
+    def require_moves(self) -> None:
+        """Refuse a function that computes, whose result elements have no single source."""
+        if self.kind != "moves":
+            raise InputError(
+                f"hnet: assembly_fct computes the targets (assembly={self.kind!r}), which therefore have no "
+                "single source"
+            )
+
+    def blocks_of_targets(self, sizes: Tensor) -> Tensor:
+        """For every result element the number of the block that it is from, where all elements are cut in
+        blocks.
+
+        By runs of elements whose sources follow one another, not by elements, of which there are many
+        millions.
+
+        Args:
+            sizes: Sizes of the blocks.
+
+        Returns:
+            int32 ``[n]``.
+        """
+        ends = sizes.cumsum(0)
+        first, begins = self._runs
+        count = sum(map(prod, self._target_shapes))
+        lengths = torch.cat([first, torch.tensor([count])]).diff()
+        first_block = torch.searchsorted(ends, begins, right=True)
+        num_blocks = torch.searchsorted(ends, begins + lengths - 1, right=True) - first_block + 1
+        run = torch.arange(len(begins)).repeat_interleave(num_blocks)
+        blocks = first_block[run] + torch.arange(len(run)) - (num_blocks.cumsum(0) - num_blocks)[run]
+        starts = torch.maximum(begins[run], ends[blocks] - sizes[blocks])
+        stops = torch.minimum((begins + lengths)[run], ends[blocks])
+        return blocks.to(torch.int32).repeat_interleave(stops - starts)
+
     def forget_sources(self) -> None:
         """Free :attr:`sources`, which are large."""
         self.sources = None
@@ -330,7 +363,7 @@ class Assembly:
         lengths = torch.cat([torch.tensor([0]), jumps, torch.tensor([len(sources)])]).diff()
         if len(begins) > _MANY_PIECES and len(begins) * _SHORT_PIECES > len(sources):
             return _Gather(sources)
-        # Everything is cut where a run begins or ends, and where a tensor does; a run is some of these parts.
+        # Everything is cut where a run begins or ends, and where a tensor does; a run is some such stretches.
         cuts = torch.cat([torch.tensor([0]), begins, begins + lengths, ends]).unique()
         first, last = torch.searchsorted(cuts, begins), torch.searchsorted(cuts, begins + lengths)
         order = [i for a, b in zip(first.tolist(), last.tolist(), strict=True) for i in range(a, b)]
@@ -340,16 +373,16 @@ class Assembly:
 
 
 class _Moves:
-    """Cuts tensors and joins the parts: one concatenation forward, and one for each tensor backward."""
+    """Cuts tensors and joins what it cut: one concatenation forward, and one for each tensor backward."""
 
     def __init__(self, splits: list[list[int]], order: list[int]) -> None:
         self._splits, self._order = splits, order
 
     def __call__(self, slots: Sequence[Tensor]) -> Tensor:
-        parts = []
+        stretches = []
         for slot, sizes in zip(slots, self._splits, strict=True):
-            parts.extend([slot] if len(sizes) == 1 else slot.split_with_sizes(sizes, 1))
-        return torch.cat([parts[i] for i in self._order], dim=1)
+            stretches.extend([slot] if len(sizes) == 1 else slot.split_with_sizes(sizes, 1))
+        return torch.cat([stretches[i] for i in self._order], dim=1)
 
 
 class _Gather:

@@ -1,4 +1,4 @@
-"""What hypernetworks that keep parameters of conditions share: growth, and clear errors about checkpoints."""
+"""The parameters of conditions: choosing those of some conditions, new ones, checkpoints of others."""
 
 from __future__ import annotations
 
@@ -6,57 +6,112 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+
+from hnetfast.mnets._weights import look_up
 
 
-def insert_conditional(
-    hnet: nn.Module,
-    position: int,
-    shapes: Sequence[list[int]],
-    params: Sequence[nn.Parameter | None],
-    **meta_entries: Any,
-) -> None:
-    """Insert conditional parameters into all lists that a hypernetwork describes its parameters by.
+def own_params(hnet: nn.Module) -> nn.ParameterList:
+    """The internal parameters of a hypernetwork, ten times as fast as by the attribute, which is a module."""
+    return hnet._modules["_internal_params"]
+
+
+def select_embeddings(params: Sequence[Tensor], cond_ids: list[int] | Tensor) -> Tensor:
+    """Stack the parameters of the requested conditions.
 
     Args:
-        hnet: The hypernetwork.
-        position: Index in ``param_shapes`` before which they are inserted.
-        shapes: Their shapes.
-        params: The parameters; None for those kept outside.
-        **meta_entries: Further entries of their metadata.
+        params: One tensor of shape ``[...]`` a condition, all of the same shape.
+        cond_ids: Condition IDs, a list or an integer tensor ``[B]`` on any device. IDs on a GPU are not
+            copied to the host: all parameters are stacked and the rows picked on the device, so that the
+            gradient of an unused parameter is zero and not None.
+
+    Returns:
+        Tensor ``[B, ...]``.
     """
-    old_params = list(hnet._internal_params)
-    meta = hnet._param_shapes_meta
-    meta[position:position] = [{"name": "embedding", "index": -1, "layer": 0, **meta_entries} for _ in shapes]
-    hnet._param_shapes[position:position] = [list(shape) for shape in shapes]
-
-    all_params = [None if m["index"] == -1 else old_params[m["index"]] for m in meta]
-    all_params[position : position + len(shapes)] = params
-    internal = [p for p in all_params if p is not None]
-    index = 0
-    for entry, param in zip(meta, all_params, strict=True):
-        entry["index"] = -1 if param is None else index
-        index += param is not None
-    hnet._internal_params = nn.ParameterList(internal)
-
-    external = [i for i, param in enumerate(all_params) if param is None]
-    hnet._hyper_shapes_learned[:] = [hnet._param_shapes[i] for i in external]
-    hnet._hyper_shapes_learned_ref[:] = external
-    shift = len(shapes)
-    ref = [i if i < position else i + shift for i in hnet._unconditional_param_shapes_ref]
-    hnet._unconditional_param_shapes_ref = ref
-    if hnet._unconditional_params_ref is not None:
-        hnet._unconditional_params_ref = [meta[i]["index"] for i in ref]
+    if isinstance(cond_ids, Tensor):
+        # Not index_select: on a GPU its gradient adds the rows of an ID in an order that differs each time.
+        rows = F.embedding(cond_ids, torch.stack([param.flatten() for param in params]))
+        return rows.view(-1, *params[0].shape)
+    return torch.stack([params[i] for i in cond_ids])
 
 
-def new_embedding(shape: Sequence[int], like: torch.Tensor | None) -> nn.Parameter:
+def select_parameters(
+    params: nn.ParameterList,
+    keys: Sequence[str],
+    given: Sequence[Tensor] | None,
+    cond_ids: list[int] | Tensor,
+    shape: tuple[int, ...],
+) -> Tensor:
+    """Parameters of the requested conditions, a parameter list's own or given ones.
+
+    Args:
+        params: The parameters of a hypernetwork.
+        keys: The name of each condition's parameter in it.
+        given: One tensor a condition, used instead unless None.
+        cond_ids: Condition IDs, see :func:`select_embeddings`.
+        shape: Shape to bring each of them to.
+
+    Returns:
+        Tensor ``[B, *shape]``.
+    """
+    if given is None and isinstance(cond_ids, list):
+        if len(cond_ids) == 1:
+            return look_up(params, (keys[cond_ids[0]],))[0].view(1, *shape)
+        return torch.stack(look_up(params, [keys[i] for i in cond_ids])).view(-1, *shape)
+    every = look_up(params, keys) if given is None else given
+    return select_embeddings(every, cond_ids).view(-1, *shape)
+
+
+class _TouchParameters(torch.autograd.Function):
+    """Identity of its first argument that has parameters as further inputs, which get no gradient."""
+
+    @staticmethod
+    def forward(x, *params):
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.num_params = len(inputs) - 1
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, *(None,) * ctx.num_params
+
+
+def touch_parameters(x: Tensor, params: Sequence[Tensor]) -> Tensor:
+    """Make parameters part of the graph of ``x`` without giving them a gradient.
+
+    :class:`torch.nn.parallel.DistributedDataParallel` waits in every backward pass for the hook of each
+    parameter. The hook of a parameter that this function touched runs, and finds no gradient; without it a
+    step that leaves most task embeddings unused would fail. Does nothing unless a process group exists and
+    gradients are recorded. A traced graph drops edges without a gradient: compiled, it is one of zeros.
+
+    Args:
+        x: Any tensor that the result is computed from.
+        params: Parameters to touch; those that need no gradient are ignored.
+
+    Returns:
+        ``x`` or a view of it.
+    """
+    if (
+        not torch.is_grad_enabled()
+        or not (distributed.is_available() and distributed.is_initialized())
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return x
+    params = [p for p in params if p.requires_grad]
+    if torch.compiler.is_compiling():
+        for param in params:
+            x = x + param.flatten()[:0].sum()  # 0, whatever the parameter holds
+        return x
+    return _TouchParameters.apply(x, *params) if params else x
+
+
+def new_embedding(shape: Sequence[int], like: Tensor | None) -> nn.Parameter:
     """A standard-normal parameter with dtype and device of another one."""
-    if like is None:
-        param = nn.Parameter(torch.empty(*shape))
-    else:
-        param = nn.Parameter(torch.empty(*shape, dtype=like.dtype, device=like.device))
-    nn.init.normal_(param, mean=0.0, std=1.0)
-    return param
+    options = {} if like is None else {"dtype": like.dtype, "device": like.device}
+    return nn.Parameter(nn.init.normal_(torch.empty(*shape, **options)))
 
 
 def check_checkpoint(hnet: nn.Module, state_dict: dict[str, Any], prefix: str, strict: bool) -> None:

@@ -1,11 +1,11 @@
-"""Initialisation of hypernetworks by the variance that the generated weights shall have."""
+"""The variances that generated weights shall have, and distributions that lead to them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 from warnings import warn
 
 import torch
@@ -14,13 +14,6 @@ from torch import Tensor, nn
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.utils.init_utils import calc_fan_in_and_out, xavier_fan_in_
-
-if TYPE_CHECKING:
-    from hnetfast.hnets.chunked_deconv_hnet import ChunkedHDeconv
-    from hnetfast.hnets.chunked_mlp_hnet import ChunkedHMLP
-    from hnetfast.hnets.deconv_hnet import HDeconv
-    from hnetfast.hnets.hnet_interface import HyperNetInterface
-    from hnetfast.hnets.mlp_hnet import HMLP
 
 METHODS = ("in", "out", "harmonic")
 # Value and variance of the biases that generate these tensors if the user says nothing; weights are zero.
@@ -47,7 +40,7 @@ _KNOWN_ACTIVATIONS = (
 
 
 @dataclass
-class _Target:
+class Target:
     """What is known of one generated tensor."""
 
     name: str
@@ -63,7 +56,7 @@ class _Target:
         return math.prod(self.shape)
 
 
-def _describe_targets(shapes: Sequence[Sequence[int]], mnet: MainNetInterface | None) -> list[_Target]:
+def describe_targets(shapes: Sequence[Sequence[int]], mnet: MainNetInterface | None) -> list[Target]:
     """Find out what the generated tensors are, from the main network if there is one."""
     shapes = [list(shape) for shape in shapes]
     meta = None if mnet is None else _meta_of_targets(shapes, mnet)
@@ -102,7 +95,7 @@ def _describe_targets(shapes: Sequence[Sequence[int]], mnet: MainNetInterface | 
             fan_in, fan_out = weight_fans[i]
         elif name == "bias":
             fan_in = entry.get("fan_in") or layer_fan_in.get(layer, fan_in)
-        targets.append(_Target(name, shape, fan_in, fan_out, layer in bias_layers, _initial_moments(entry)))
+        targets.append(Target(name, shape, fan_in, fan_out, layer in bias_layers, _initial_moments(entry)))
     return targets
 
 
@@ -116,7 +109,8 @@ def _meta_of_targets(shapes: list[list[int]], mnet: MainNetInterface) -> list[di
     """What the main network knows of the targets, None where that is nothing.
 
     The targets are its parameters, or those of them that it is given. Where their number is the same but not
-    their shapes, e.g. for a part of a wrapped network, names and layers are taken from there all the same.
+    their shapes, e.g. for a few layers of a wrapped network, names and layers are taken from there all the
+    same.
     """
     if not isinstance(mnet, MainNetInterface) and not hasattr(mnet, "param_shapes_meta"):
         raise InputTypeError(f"mnet: a main network is accepted, got {type(mnet).__name__}")
@@ -143,7 +137,7 @@ def _meta_of_targets(shapes: list[list[int]], mnet: MainNetInterface) -> list[di
     warn(
         f"mnet has {len(candidates[0][0])} parameters, none of its lists as many as there are target_shapes "
         f"({len(shapes)}): the initialisation goes by these shapes.",
-        stacklevel=5,
+        stacklevel=4,
     )
     return None
 
@@ -155,7 +149,7 @@ def _learned_ref(mnet: MainNetInterface) -> list[int] | None:
         return None
 
 
-def _check_variances(**variances: float) -> None:
+def check_variances(**variances: float) -> None:
     for name, value in variances.items():
         if not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
             raise InputTypeError(f"{name}: a number is accepted, got {value!r}")
@@ -163,12 +157,12 @@ def _check_variances(**variances: float) -> None:
             raise InputError(f"{name}: a variance of at least 0 is accepted, got {value}")
 
 
-def _check_method(method: str) -> None:
+def check_method(method: str) -> None:
     if method not in METHODS:
         raise InputError(f"method: {method!r} is unknown, accepted are {', '.join(map(repr, METHODS))}")
 
 
-def _entries(name: str, values: Any, targets: list[_Target]) -> list[float | None]:
+def _entries(name: str, values: Any, targets: list[Target]) -> list[float | None]:
     """The user's value for every target, None where there is none."""
     if values is None:
         return [None] * len(targets)
@@ -189,34 +183,14 @@ def _combine(method: str, var_in: float, var_out: float) -> float:
     return 2 * var_in * var_out / (var_in + var_out) if var_in > 0 and var_out > 0 else 0.0
 
 
-def _variances_of_inputs(
-    hnet: HMLP | ChunkedHMLP | HDeconv | ChunkedHDeconv, uncond_var: float, cond_var: float
-) -> tuple[float, float]:
-    """Check the variances of those inputs that the hypernetwork has; that of another counts as 0."""
-    if hnet._uncond_in_size == 0:
-        uncond_var = 0.0
-    if hnet._cond_in_size == 0:
-        cond_var = 0.0
-    _check_variances(uncond_var=uncond_var, cond_var=cond_var)
-    return uncond_var, cond_var
-
-
-def _input_variance(hnet: HMLP | ChunkedHMLP, uncond_var: float, cond_var: float) -> float:
-    """Mean variance of the inputs, chunk embeddings not counted; 0 if there are none."""
-    num_cond, num_uncond = hnet._cond_in_size, hnet._uncond_in_size
-    if num_cond + num_uncond == 0:
-        return 0.0
-    return num_cond / (num_cond + num_uncond) * cond_var + num_uncond / (num_cond + num_uncond) * uncond_var
-
-
-def _init_fan_in_(weight: Tensor, use_xavier: bool) -> None:
+def init_fan_in_(weight: Tensor, use_xavier: bool) -> None:
     if use_xavier:
         xavier_fan_in_(weight)
     else:
         nn.init.kaiming_uniform_(weight, mode="fan_in", nonlinearity="relu")
 
 
-def _uniform_(tensor: Tensor, mean: float, variance: float) -> None:
+def uniform_(tensor: Tensor, mean: float, variance: float) -> None:
     bound = math.sqrt(3.0 * variance)
     with torch.no_grad():
         tensor.uniform_(mean - bound, mean + bound)
@@ -226,93 +200,82 @@ def _fill_(tensor: Tensor, mean: float, variance: float) -> None:
     if variance == 0:
         nn.init.constant_(tensor, mean)
     else:
-        _uniform_(tensor, mean, variance)
+        uniform_(tensor, mean, variance)
 
 
-def hyperfan_init(
-    hnet: HMLP,
-    method: str,
-    use_xavier: bool,
-    uncond_var: float,
-    cond_var: float,
-    mnet: MainNetInterface | None,
-    w_val: Any,
-    w_var: Any,
-    b_val: Any,
-    b_var: Any,
-) -> None:
-    """See :meth:`hnetfast.hnets.mlp_hnet.HMLP.apply_hyperfan_init`."""
-    _check_method(method)
-    uncond_var, cond_var = _variances_of_inputs(hnet, uncond_var, cond_var)
-    if hnet.unconditional_params is None:
-        raise InputError("apply_hyperfan_init: the hypernetwork keeps no weights that could be initialised")
-    targets = _describe_targets(hnet.target_shapes, mnet)
-    given = {
-        name: _entries(name, values, targets)
-        for name, values in (("w_val", w_val), ("w_var", w_var), ("b_val", b_val), ("b_var", b_var))
-    }
+class Head(NamedTuple):
+    """How the last layer's rows that generate a target are initialised: mean and variance of their entries.
+
+    Attributes:
+        size: Number of rows.
+        weight: Of the weights.
+        bias: Of the biases; None where they stay zero.
+        draws: Whether weights are drawn even if their variance is 0, so that they use up random numbers.
+    """
+
+    size: int
+    weight: tuple[float, float]
+    bias: tuple[float, float] | None
+    draws: bool
+
+    def fill_(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Initialise the rows."""
+        (uniform_ if self.draws else _fill_)(weight, *self.weight)
+        if self.bias is not None:
+            _fill_(bias, *self.bias)
+
+
+def plan_heads(
+    targets: list[Target], method: str, use_xavier: bool, scale: float, has_bias: bool, **user: Any
+) -> list[Head]:
+    """Find out how the rows that generate each target are to be initialised.
+
+    Args:
+        targets: The targets.
+        method: See :meth:`hnetfast.hnets.mlp_hnet.HMLP.apply_hyperfan_init`, as for ``use_xavier``.
+        use_xavier: See there.
+        scale: Sum of the mean squares of what the last layer reads.
+        has_bias: Whether the last layer has biases.
+        **user: What the user asks for: the arguments ``w_val``, ``w_var``, ``b_val`` and ``b_var``.
+
+    Raises:
+        TypeError, ValueError: If what the user asks for is not accepted.
+    """
+    given = {name: _entries(name, values, targets) for name, values in user.items()}
     for name in ("w_var", "b_var"):
-        _check_variances(**{f"{name}[{i}]": v for i, v in enumerate(given[name]) if v is not None})
-    weights, biases = list(hnet.layer_weight_tensors), list(hnet.layer_bias_vectors)
-    # The hidden layers keep the variance of the input, unless batch normalisation makes it 1.
-    in_var = 1.0 if hnet.batchnorm_layers else _input_variance(hnet, uncond_var, cond_var)
-    scale = weights[-1].shape[1] * in_var
-    plans = []
-    for i, target in enumerate(targets):
-        user = [given[name][i] for name in ("w_val", "w_var", "b_val", "b_var")]
-        plans.append(_plan_head(i, target, user, method, use_xavier, scale, bool(biases)))
-
-    for layer in hnet.batchnorm_layers or ():
-        if layer.weights is not None:
-            nn.init.ones_(layer.scale)
-            nn.init.zeros_(layer.bias)
-    for weight in weights[:-1]:
-        _init_fan_in_(weight, use_xavier)
-    for bias in biases:
-        nn.init.zeros_(bias)
-    start = 0
-    for target, (head_weight, head_bias) in zip(targets, plans, strict=True):
-        rows = slice(start, start + target.size)
-        start += target.size
-        fill, *distribution = head_weight
-        fill(weights[-1].data[rows], *distribution)
-        if head_bias is not None:
-            _fill_(biases[-1].data[rows], *head_bias)
+        check_variances(**{f"{name}[{i}]": v for i, v in enumerate(given[name]) if v is not None})
+    return [
+        _plan_head(i, target, [values[i] for values in given.values()], method, use_xavier, scale, has_bias)
+        for i, target in enumerate(targets)
+    ]
 
 
 def _plan_head(
     index: int,
-    target: _Target,
+    target: Target,
     user: list[float | None],
     method: str,
     use_xavier: bool,
     scale: float,
     has_bias: bool,
-) -> tuple[tuple, tuple[float, float] | None]:
-    """Distribution of the weights and of the biases of the head that generates a target."""
+) -> Head:
     w_val, w_var, b_val, b_var = user
-    fill = _fill_
-    if target.name in ("weight", "bias"):
-        default_b = (0, 0)
-        default_w_var = 0.0
-        if w_var is None:
-            default_w_var, fill = _head_variance(target, method, use_xavier, scale), _uniform_
-    else:
-        default_b, default_w_var = _BIAS_DEFAULTS.get(target.name, target.initial), 0.0
-    weight = (fill, 0 if w_val is None else w_val, default_w_var if w_var is None else w_var)
-    bias = (default_b[0] if b_val is None else b_val, default_b[1] if b_var is None else b_var)
-    if has_bias:
-        # Biases are zero already; drawing from a zero-width distribution would use up random numbers.
-        return weight, None if bias == (0, 0) and target.name in ("weight", "bias") else bias
-    if bias != (0, 0):
+    in_layer = target.name in ("weight", "bias")
+    draws = in_layer and w_var is None
+    if w_var is None:
+        w_var = _head_variance(target, method, use_xavier, scale) if in_layer else 0.0
+    default = (0, 0) if in_layer else _BIAS_DEFAULTS.get(target.name, target.initial)
+    bias = (default[0] if b_val is None else b_val, default[1] if b_var is None else b_var)
+    if bias != (0, 0) and not has_bias:
         raise InputError(
             f"target {index} ({target.name!r}) needs biases in the last layer, of mean {bias[0]} and "
             f"variance {bias[1]}, but the hypernetwork was constructed with use_bias=False"
         )
-    return weight, None
+    weight = (0 if w_val is None else w_val, w_var)
+    return Head(target.size, weight, None if bias == (0, 0) else bias, draws)
 
 
-def _head_variance(target: _Target, method: str, use_xavier: bool, scale: float) -> float:
+def _head_variance(target: Target, method: str, use_xavier: bool, scale: float) -> float:
     gain = 1 if use_xavier else 2
     if scale == 0:
         raise InputError("uncond_var, cond_var: the variance of the hypernetwork's input must not be 0")
@@ -326,73 +289,34 @@ def _head_variance(target: _Target, method: str, use_xavier: bool, scale: float)
     return _combine(method, var_in, var_out)
 
 
-def chunked_hyperfan_init(
-    hnet: ChunkedHMLP,
-    method: str,
-    use_xavier: bool,
-    uncond_var: float,
-    cond_var: float,
-    eps: float,
-    cemb_normal_init: bool,
-    mnet: MainNetInterface | None,
-    target_vars: Any,
-) -> None:
-    """See :meth:`hnetfast.hnets.chunked_mlp_hnet.ChunkedHMLP.apply_chunked_hyperfan_init`."""
-    _check_method(method)
-    _check_variances(eps=eps)
-    uncond_var, cond_var = _variances_of_inputs(hnet, uncond_var, cond_var)
-    if hnet.unconditional_params is None or not hnet._chunk_keys:
-        raise InputError(
-            "apply_chunked_hyperfan_init: the hypernetwork keeps not all weights to be initialised"
-        )
-    if hnet.batchnorm_layers is not None:
-        raise InputError(
-            "apply_chunked_hyperfan_init: not applicable with batch normalisation (use_batch_norm=True)"
-        )
-    targets, variances = _target_variances(hnet, method, use_xavier, mnet, target_vars)
-    chunk_vars = _mean_per_chunk(targets, variances, hnet._chunk_size)
-    num_other = hnet._cond_in_size + hnet._uncond_in_size
-    num_chunk = hnet.chunk_emb_size
-    other_var = _input_variance(hnet, uncond_var, cond_var)
-    wanted = [((num_other + num_chunk) * var - num_other * other_var) / num_chunk for var in chunk_vars]
+def target_variances(targets: list[Target], method: str, use_xavier: bool, target_vars: Any) -> list[float]:
+    """The variance that each of the generated tensors shall have.
 
-    for weight in hnet.layer_weight_tensors:
-        _init_fan_in_(weight, use_xavier)
-    for bias in hnet.layer_bias_vectors:
-        nn.init.zeros_(bias)
-    if num_other > 0:
-        _warn_of_large_inputs(chunk_vars, num_other, num_chunk, other_var)
-    num_clipped = sum(var < eps for var in wanted)
-    if num_clipped:
-        warn(
-            f"The variance of {num_clipped}/{len(wanted)} chunk embeddings had to be clipped to {eps}.",
-            stacklevel=3,
-        )
-    chunk_embs = [hnet._internal_params[int(key)] for key in hnet._chunk_keys]
-    for i, var in enumerate(wanted):
-        var = max(eps, var)
-        for chunk_emb in chunk_embs:
-            if cemb_normal_init:
-                nn.init.normal_(chunk_emb.data[i], mean=0, std=math.sqrt(var))
-            else:
-                _uniform_(chunk_emb.data[i], 0, var)
+    Args:
+        targets: The tensors.
+        method: See :meth:`hnetfast.hnets.chunked_mlp_hnet.ChunkedHMLP.apply_chunked_hyperfan_init`, as for
+            the others.
+        use_xavier: See there.
+        target_vars: See there.
 
-
-def _target_variances(
-    hnet: HyperNetInterface, method: str, use_xavier: bool, mnet: MainNetInterface | None, target_vars: Any
-) -> tuple[list[_Target], list[float]]:
-    """The generated tensors and the variance that each shall have."""
-    targets = _describe_targets(hnet.target_shapes, mnet)
+    Raises:
+        TypeError, ValueError: If ``target_vars`` are not accepted.
+    """
     given = _entries("target_vars", target_vars, targets)
-    _check_variances(**{f"target_vars[{i}]": v for i, v in enumerate(given) if v is not None})
-    variances = [
+    check_variances(**{f"target_vars[{i}]": v for i, v in enumerate(given) if v is not None})
+    return [
         _target_variance(target, method, use_xavier) if value is None else value
         for target, value in zip(targets, given, strict=True)
     ]
-    return targets, variances
 
 
-def _target_variance(target: _Target, method: str, use_xavier: bool) -> float:
+def mean_variance(targets: list[Target], method: str, use_xavier: bool, target_vars: Any) -> float:
+    """Mean over all elements of what :func:`target_variances` returns."""
+    variances = target_variances(targets, method, use_xavier, target_vars)
+    return sum(t.size * v for t, v in zip(targets, variances, strict=True)) / sum(t.size for t in targets)
+
+
+def _target_variance(target: Target, method: str, use_xavier: bool) -> float:
     """Variance that an ordinary initialisation of a main network gives to a tensor."""
     if target.name == "bias":
         return 1 / (3 * target.fan_in)
@@ -405,7 +329,7 @@ def _target_variance(target: _Target, method: str, use_xavier: bool) -> float:
     return _combine(method, gain / target.fan_in, gain / target.fan_out)
 
 
-def _mean_per_chunk(targets: list[_Target], variances: list[float], chunk_size: int) -> list[float]:
+def mean_per_chunk(targets: list[Target], variances: list[float], chunk_size: int) -> list[float]:
     """Mean variance of the weights in every chunk.
 
     What the last chunk has beyond the targets counts as if it belonged to the last one, as in hypnettorch.
@@ -424,7 +348,7 @@ def _mean_per_chunk(targets: list[_Target], variances: list[float], chunk_size: 
     return means
 
 
-def _warn_of_large_inputs(chunk_vars: list[float], num_other: int, num_chunk: int, other_var: float) -> None:
+def warn_of_large_inputs(chunk_vars: list[float], num_other: int, num_chunk: int, other_var: float) -> None:
     """Tell how small the variance of the inputs must be if it is too large for the method to work."""
     limit = (num_other + num_chunk) / num_other * min(chunk_vars)
     if other_var >= limit:
@@ -432,65 +356,22 @@ def _warn_of_large_inputs(chunk_vars: list[float], num_other: int, num_chunk: in
             f"The variance of the hypernetwork's inputs is {other_var:.6f}; chunked hyperfan init needs "
             f"less than {limit:.6f} (std {math.sqrt(limit):.6f}). Make the inputs smaller, embeddings by "
             "torch.nn.init.normal_(embedding, std=...), and pass their variance as cond_var or uncond_var.",
-            stacklevel=4,
+            stacklevel=3,
         )
 
 
-# --- transposed convolutions ------------------------------------------------------------------------------
-
-
-def deconv_hyperfan_init(
-    hnet: HDeconv | ChunkedHDeconv,
-    method: str,
-    use_xavier: bool,
-    uncond_var: float,
-    cond_var: float,
-    mnet: MainNetInterface | None,
-    target_vars: Any,
-) -> None:
-    """See :meth:`hnetfast.hnets.deconv_hnet.HDeconv.apply_hyperfan_init`."""
-    _check_method(method)
-    uncond_var, cond_var = _variances_of_inputs(hnet, uncond_var, cond_var)
-    if hnet.unconditional_params is None:
-        raise InputError("apply_hyperfan_init: the hypernetwork keeps no weights that could be initialised")
-    targets, variances = _target_variances(hnet, method, use_xavier, mnet, target_vars)
-    wanted = sum(t.size * v for t, v in zip(targets, variances, strict=True)) / sum(t.size for t in targets)
-    deconv = getattr(hnet, "_hnet", hnet)
-    # Chunk embeddings, standard normal, are a part of the unconditional input.
-    num_chunk = deconv._uncond_in_size - hnet._uncond_in_size
-    squares = hnet._uncond_in_size * uncond_var + num_chunk + hnet._cond_in_size * cond_var
-    if squares == 0:
-        raise InputError("uncond_var, cond_var: the variance of the hypernetwork's input must not be 0")
-
-    for layer in deconv.batchnorm_layers or ():
-        nn.init.ones_(layer.scale)
-        nn.init.zeros_(layer.bias)
-    _, attention, (first, *kernels), biases = deconv._sort(deconv.unconditional_params)
-    for param in [*(unit[-1] for unit in attention), *biases]:
-        nn.init.zeros_(param)
-    # Variance of the hidden layers before their activation: that of the output, unless normalisation says 1.
-    hidden = wanted if wanted > 0 and deconv.batchnorm_layers is None else 1.0
-    _uniform_(first, 0, hidden / squares)
-    square, variance = _moments_of_activation(deconv._act_fn, math.sqrt(hidden))
-    for i, (layer, kernel) in enumerate(zip(deconv._layers, kernels, strict=True)):
-        # The activations' mean cancels out if there are several channels.
-        of_input = square if layer.in_channels == 1 else variance
-        out = wanted if i == len(kernels) - 1 else hidden
-        _uniform_centred_(kernel, out / (of_input * layer.fan_in))
-
-
-def _uniform_centred_(kernel: Tensor, variance: float) -> None:
+def uniform_centred_(kernel: Tensor, variance: float) -> None:
     """Fill a kernel ``[in, out, ...]`` with values whose mean over the inputs is 0, unless there is one."""
     num_inputs = kernel.shape[0]
     if num_inputs == 1:
-        _uniform_(kernel, 0, variance)
+        uniform_(kernel, 0, variance)
         return
-    _uniform_(kernel, 0, variance * num_inputs / (num_inputs - 1))
+    uniform_(kernel, 0, variance * num_inputs / (num_inputs - 1))
     with torch.no_grad():
         kernel -= kernel.mean(dim=0)
 
 
-def _moments_of_activation(activation_fn: Callable | None, std: float) -> tuple[float, float]:
+def moments_of_activation(activation_fn: Callable | None, std: float) -> tuple[float, float]:
     """Mean square and variance of the activation of a normal variable; those of ReLU if it is unknown."""
     if activation_fn is None:
         return std**2, std**2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from hnetfast import ops
 from hnetfast.hnets._part import Part
 from hnetfast.hnets.hnet_interface import HyperNetInterface
+from hnetfast.ops._library import may_remember, without_autocast
 from hnetfast.ops._mlp_layers import sizes_of
 from hnetfast.ops.output_reg import Corrections
 
@@ -25,7 +27,7 @@ def change_from_parts(
     weights: dict[str, Any] | None,
     previous: dict[str, Any],
     scaling: Tensor | None,
-    ignored: Sequence[Tensor] | None,
+    ignored: IgnoredOutputs | None,
 ) -> Tensor | None:
     """Sum over conditions of the squared change of what is generated, without generating it.
 
@@ -35,13 +37,13 @@ def change_from_parts(
         weights: Its parameters, see the argument of ``forward``.
         previous: What they were; no gradient reaches them.
         scaling: A factor for each condition, ``[B]``.
-        ignored: For each condition the positions of outputs that do not count.
+        ignored: Outputs that do not count.
 
     Returns:
         Scalar; None if it cannot be had so.
     """
     device = previous["uncond_weights"][0].device if previous["uncond_weights"] else torch.device("cpu")
-    with torch.autocast(device.type, enabled=False):
+    with without_autocast(device.type):
         return _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored)
 
 
@@ -49,19 +51,15 @@ def _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored) -> T
     current = hnet._parts(cond_ids, weights)
     if current is None:
         return None
-    corrections = _corrections(hnet, ignored)
-    if corrections is not None and len(corrections.positions) > _CORRECTIONS_AT_MOST * hnet._num_part_outputs:
+    lengths = [part.num_outputs for part in current]
+    corrections = _corrections(hnet, lengths) if ignored is None else ignored.corrections(hnet, lengths)
+    if sum(map(len, corrections or ())) > _CORRECTIONS_AT_MOST * hnet._num_part_outputs:
         return None
     with torch.no_grad():
         former = hnet._parts(cond_ids, previous)
-    total, start = 0.0, 0
-    for now, then in zip(current, former, strict=True):
-        of_part = None
-        if corrections is not None:
-            found = (corrections.positions >= start) & (corrections.positions < start + now.num_outputs)
-            of_part = Corrections(corrections.positions[found] - start, corrections.factors[:, found])
+    total = 0.0
+    for now, then, of_part in zip(current, former, corrections or [None] * len(current), strict=True):
         total = total + _change_of_part(now, then, len(cond_ids), scaling, of_part)
-        start += now.num_outputs
     return total - total.detach().clamp(max=0)  # it may be a little less than zero where terms cancel
 
 
@@ -69,41 +67,86 @@ def _change_of_part(
     now: Part, then: Part, count: int, scaling: Tensor | None, corrections: Corrections | None
 ) -> Tensor:
     tensor = now.source if isinstance(now.source, Tensor) else now.source.weights[-1]
-    scaling = tensor.new_ones(count) if scaling is None else scaling.to(tensor)
-    if corrections is not None:
-        positions, factors = corrections.positions.to(tensor.device), corrections.factors.to(tensor)
-        corrections = Corrections(positions, factors)
+    scaling = None if scaling is None else scaling.to(tensor)
     given = len(tensor) if isinstance(now.source, Tensor) else sizes_of(now.source.inputs)[0]
     if given == 1 and count > 1:  # the same for all conditions
+        scaling = tensor.new_ones(count) if scaling is None else scaling
         total = scaling.sum(0, keepdim=True)
         if corrections is not None:
-            factors = corrections.factors
+            factors = corrections.factors_like(tensor)
             scaled = (scaling.unsqueeze(1) * factors).sum(0, keepdim=True)
             exact = (total == 0) | (factors == factors[:1]).all(0)
-            factors = torch.where(exact, factors[:1], scaled / total)
-            corrections = Corrections(corrections.positions, factors)
+            mean = scaled / torch.where(total == 0, 1, total)  # no 0/0, whose gradient is NaN
+            corrections = corrections.with_factors(torch.where(exact, factors[:1], mean))
         scaling = total
     if not isinstance(now.source, Tensor):
         return ops.output_reg(now.source, then.source, now.num_outputs, scaling, corrections)
     squares = (now.source - then.source.detach().to(now.source)).square()
     sums = squares.sum(1)
     if corrections is not None:
-        sums = sums - (squares[:, corrections.positions] * corrections.factors).sum(1)
-    return scaling @ sums
+        chosen = squares.index_select(1, corrections.positions_on(squares.device))
+        sums = sums - (chosen * corrections.factors_like(squares)).sum(1)
+    return sums.sum() if scaling is None else scaling @ sums
 
 
-def _corrections(hnet: HyperNetInterface, ignored: Sequence[Tensor] | None) -> Corrections | None:
+class IgnoredOutputs:
+    """Outputs that do not count, and what follows from them, found out once.
+
+    Args:
+        positions: For each condition their positions, int64 on the CPU.
+    """
+
+    def __init__(self, positions: Sequence[Tensor]) -> None:
+        self._positions = list(positions)
+        self._on_device: dict[torch.device, list[Tensor]] = {}
+        self._corrections: tuple[tuple[int, ...], list[Corrections] | None] | None = None
+
+    def positions_on(self, device: torch.device) -> list[Tensor]:
+        """The positions on a device."""
+        found = self._on_device.get(device)
+        if found is None:
+            with torch.inference_mode(False):  # autograd could not save tensors made in it
+                found = [positions.to(device) for positions in self._positions]
+            if may_remember():
+                self._on_device[device] = found
+        return found
+
+    def corrections(self, hnet: HyperNetInterface, lengths: Sequence[int]) -> list[Corrections] | None:
+        """Elements of the parts of a hypernetwork that do not count once, for each part, or None."""
+        known = self._corrections
+        if known is None or known[0] != tuple(lengths):
+            with torch.inference_mode(False):
+                known = tuple(lengths), _corrections(hnet, lengths, self._positions)
+            if may_remember():
+                self._corrections = known
+        return known[1]
+
+
+def _corrections(
+    hnet: HyperNetInterface, lengths: Sequence[int], ignored: Sequence[Tensor] | None = None
+) -> list[Corrections] | None:
     """Elements of the parts that do not count once, with factors of what to subtract of them."""
     uneven, uses = _uneven_uses(hnet)
     if ignored is None:
-        return Corrections(uneven, (1 - uses).unsqueeze(0)) if len(uneven) else None
-    elements = [hnet._part_positions(positions.cpu()) for positions in ignored]
+        known = hnet.__dict__.get("_uneven_corrections")
+        if known is None and len(uneven):
+            with torch.inference_mode(False):
+                known = _of_parts(Corrections(uneven, (1 - uses).unsqueeze(0)), lengths)
+            if may_remember():
+                hnet.__dict__["_uneven_corrections"] = known
+        return known
+    elements = [hnet._part_positions(positions) for positions in ignored]
     positions = torch.cat([uneven, *elements]).unique()
     factors = torch.zeros(len(ignored), len(positions), device="cpu")
     factors[:, torch.searchsorted(positions, uneven)] = 1.0 - uses
     for of_condition, found in zip(factors, elements, strict=True):
         of_condition.index_add_(0, torch.searchsorted(positions, found), torch.ones(len(found), device="cpu"))
-    return Corrections(positions, factors)
+    return _of_parts(Corrections(positions, factors), lengths)
+
+
+def _of_parts(corrections: Corrections, lengths: Sequence[int]) -> list[Corrections]:
+    ends = list(accumulate(lengths))
+    return [corrections.between(end - n, end) for end, n in zip(ends, lengths, strict=True)]
 
 
 def _uneven_uses(hnet: HyperNetInterface) -> tuple[Tensor, Tensor]:
@@ -118,7 +161,9 @@ def _uneven_uses(hnet: HyperNetInterface) -> tuple[Tensor, Tensor]:
             elements = hnet._part_positions(torch.arange(hnet.num_outputs, device="cpu"))
             uses = elements.bincount(minlength=hnet._num_part_outputs)
             uneven = uses.ne(1).nonzero().flatten()
-            known = hnet.__dict__["_uneven_part_uses"] = uneven, uses[uneven].float()
+            known = uneven, uses[uneven].float()
+        if may_remember():
+            hnet.__dict__["_uneven_part_uses"] = known
     return known
 
 
@@ -129,7 +174,7 @@ def change_from_outputs(
     reference: Callable[[Sequence[int]], Tensor],
     importance: Callable[[Sequence[int]], Tensor] | None,
     scaling: Tensor | None,
-    ignored: Sequence[Tensor] | None,
+    ignored: IgnoredOutputs | None,
 ) -> Tensor:
     """The same from what is generated, for some conditions at a time.
 
@@ -141,7 +186,7 @@ def change_from_outputs(
             ``[B, num_outputs]``.
         importance: Likewise a factor for each output.
         scaling: A factor for each condition, ``[B]``.
-        ignored: For each condition the positions of outputs that do not count.
+        ignored: Outputs that do not count.
 
     Returns:
         Scalar.
@@ -160,9 +205,9 @@ def change_from_outputs(
         if importance is not None:
             squares = importance(chosen) * squares
         if ignored is not None:
-            rows = [torch.full_like(ignored[i], i - begin) for i in chosen]
-            places = torch.cat(rows), torch.cat([ignored[i] for i in chosen])
-            squares = squares.index_put(tuple(p.to(squares.device) for p in places), squares.new_zeros(()))
+            positions = ignored.positions_on(squares.device)[begin:end]
+            rows = [torch.full_like(columns, i) for i, columns in enumerate(positions)]
+            squares = squares.index_put((torch.cat(rows), torch.cat(positions)), squares.new_zeros(()))
         sums = squares.sum(1)
         return sums.sum() if scaling is None else sums @ scaling[begin:end].to(sums)
 

@@ -7,9 +7,9 @@ from math import prod
 from typing import Any
 
 from hnetfast.hnets._arguments import check_mlp_arguments
-from hnetfast.hnets._chunked_hnet import ChunkedHyperNet, check_chunk_arguments
+from hnetfast.hnets._chunked_hnet import ChunkedHyperNet
 from hnetfast.hnets._deconv import SA_UNITS, Pair, check_hyper_img_shape
-from hnetfast.hnets._hyperfan import deconv_hyperfan_init
+from hnetfast.hnets._hyperfan import describe_targets, mean_variance
 from hnetfast.hnets.deconv_hnet import HDeconv
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.ops._activations import RELU
@@ -73,27 +73,24 @@ class ChunkedHDeconv(ChunkedHyperNet):
         use_batch_norm: bool = False,
     ) -> None:
         uncond_in_size, cond_in_size, _, num_cond_embs = check_mlp_arguments(
-            target_shapes, uncond_in_size, cond_in_size, (), activation_fn, num_cond_embs, dropout_rate=-1
+            target_shapes, uncond_in_size, cond_in_size, activation_fn, num_cond_embs
         )
         chunk_size = prod(check_hyper_img_shape(hyper_img_shape))
-        chunk_emb_size = check_chunk_arguments(
-            chunk_emb_size, cond_chunk_embs, num_cond_embs, uncond_in_size, cond_in_size
-        )
         super().__init__(
             target_shapes,
             chunk_size,
             chunk_emb_size,
             cond_chunk_embs,
-            uncond_in_size,
-            cond_in_size,
-            no_uncond_weights,
-            no_cond_weights,
-            num_cond_embs,
+            uncond_in_size=uncond_in_size,
+            cond_in_size=cond_in_size,
+            no_uncond_weights=no_uncond_weights,
+            no_cond_weights=no_cond_weights,
+            num_cond_embs=num_cond_embs,
         )
         hnet = HDeconv(
             [[chunk_size]],
             hyper_img_shape,
-            uncond_in_size=uncond_in_size + chunk_emb_size,
+            uncond_in_size=uncond_in_size + self.chunk_emb_size,
             cond_in_size=cond_in_size,
             num_layers=num_layers,
             num_filters=num_filters,
@@ -143,4 +140,8 @@ class ChunkedHDeconv(ChunkedHyperNet):
             ValueError: If an argument is not accepted, or there are no internal weights. Nothing has changed
                 by then.
         """
-        deconv_hyperfan_init(self, method, use_xavier, uncond_var, cond_var, mnet, target_vars)
+        uncond_var, cond_var = self._check_hyperfan(method, uncond_var, cond_var)
+        targets = describe_targets(self.target_shapes, mnet)
+        wanted = mean_variance(targets, method, use_xavier, target_vars)
+        of_uncond = self._uncond_in_size * uncond_var + self.chunk_emb_size  # these are standard normal
+        self._hnet._initialise(wanted, of_uncond + self._cond_in_size * cond_var)

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
+from warnings import warn
 
+from torch import nn
+
+from hnetfast._errors import InputError
 from hnetfast.hnets._arguments import check_mlp_arguments, check_size
-from hnetfast.hnets._chunked_hnet import ChunkedHyperNet, check_chunk_arguments
-from hnetfast.hnets._hyperfan import chunked_hyperfan_init
+from hnetfast.hnets._call import parse_call
+from hnetfast.hnets._chunked_hnet import ChunkedHyperNet
+from hnetfast.hnets._hyperfan import (
+    check_variances,
+    describe_targets,
+    init_fan_in_,
+    mean_per_chunk,
+    target_variances,
+    uniform_,
+    warn_of_large_inputs,
+)
 from hnetfast.hnets._part import Part
 from hnetfast.hnets.mlp_hnet import HMLP
 from hnetfast.mnets.mnet_interface import MainNetInterface
@@ -66,26 +80,23 @@ class ChunkedHMLP(ChunkedHyperNet):
         use_batch_norm: bool = False,
     ) -> None:
         uncond_in_size, cond_in_size, layers, num_cond_embs = check_mlp_arguments(
-            target_shapes, uncond_in_size, cond_in_size, layers, activation_fn, num_cond_embs, dropout_rate
+            target_shapes, uncond_in_size, cond_in_size, activation_fn, num_cond_embs, layers, dropout_rate
         )
         chunk_size = check_size("chunk_size", chunk_size, 1)
-        chunk_emb_size = check_chunk_arguments(
-            chunk_emb_size, cond_chunk_embs, num_cond_embs, uncond_in_size, cond_in_size
-        )
         super().__init__(
             target_shapes,
             chunk_size,
             chunk_emb_size,
             cond_chunk_embs,
-            uncond_in_size,
-            cond_in_size,
-            no_uncond_weights,
-            no_cond_weights,
-            num_cond_embs,
+            uncond_in_size=uncond_in_size,
+            cond_in_size=cond_in_size,
+            no_uncond_weights=no_uncond_weights,
+            no_cond_weights=no_cond_weights,
+            num_cond_embs=num_cond_embs,
         )
         hnet = HMLP(
             [[chunk_size]],
-            uncond_in_size=uncond_in_size + chunk_emb_size,
+            uncond_in_size=uncond_in_size + self.chunk_emb_size,
             cond_in_size=cond_in_size,
             layers=layers,
             verbose=False,
@@ -107,8 +118,8 @@ class ChunkedHMLP(ChunkedHyperNet):
         return self._has_forward_of(ChunkedHMLP) and self._hnet._has_independent_rows()
 
     def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part]:
-        group = self._hnet._group(*self._arrange(None, None, cond_ids, weights), None)
-        return [Part(group, self._num_targets)]
+        arranged = self._arrange(parse_call(self, None, None, cond_ids, weights))
+        return [Part(self._hnet._group(*arranged, None), self._num_targets)]
 
     def apply_chunked_hyperfan_init(
         self,
@@ -146,6 +157,41 @@ class ChunkedHMLP(ChunkedHyperNet):
                 by then.
             RuntimeError: If the hypernetwork has batch normalisation.
         """
-        chunked_hyperfan_init(
-            self, method, use_xavier, uncond_var, cond_var, eps, cemb_normal_init, mnet, target_vars
-        )
+        if self._no_uncond_weights or not self._keeps_chunk_embs():
+            raise InputError(
+                "apply_chunked_hyperfan_init: the hypernetwork keeps not all weights to be initialised"
+            )
+        uncond_var, cond_var = self._check_hyperfan(method, uncond_var, cond_var)
+        check_variances(eps=eps)
+        if self._batchnorm_layers is not None:
+            raise InputError(
+                "apply_chunked_hyperfan_init: not applicable with batch normalisation (use_batch_norm=True)"
+            )
+        targets = describe_targets(self.target_shapes, mnet)
+        variances = target_variances(targets, method, use_xavier, target_vars)
+        chunk_vars = mean_per_chunk(targets, variances, self._chunk_size)
+        num_other = self._cond_in_size + self._uncond_in_size
+        num_chunk = self.chunk_emb_size
+        other_var = self._mean_variance_of_inputs(uncond_var, cond_var)
+        wanted = [((num_other + num_chunk) * var - num_other * other_var) / num_chunk for var in chunk_vars]
+
+        for weight in self._layer_weight_tensors:
+            init_fan_in_(weight, use_xavier)
+        for bias in self._layer_bias_vectors:
+            nn.init.zeros_(bias)
+        if num_other > 0:
+            warn_of_large_inputs(chunk_vars, num_other, num_chunk, other_var)
+        num_clipped = sum(var < eps for var in wanted)
+        if num_clipped:
+            warn(
+                f"The variance of {num_clipped}/{len(wanted)} chunk embeddings had to be clipped to {eps}.",
+                stacklevel=2,
+            )
+        chunk_embs = [self._internal_params[int(key)] for key in self._chunk_keys]
+        for i, var in enumerate(wanted):
+            var = max(eps, var)
+            for chunk_emb in chunk_embs:
+                if cemb_normal_init:
+                    nn.init.normal_(chunk_emb.data[i], mean=0, std=math.sqrt(var))
+                else:
+                    uniform_(chunk_emb.data[i], 0, var)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hnetfast import ops
+from hnetfast._errors import InputError
 from hnetfast.hnets._arguments import check_mlp_arguments, check_size
 from hnetfast.hnets._deconv import (
     SA_UNITS,
@@ -22,7 +24,13 @@ from hnetfast.hnets._deconv import (
     plan_layers,
 )
 from hnetfast.hnets._full_hnet import FullHyperNet
-from hnetfast.hnets._hyperfan import deconv_hyperfan_init
+from hnetfast.hnets._hyperfan import (
+    describe_targets,
+    mean_variance,
+    moments_of_activation,
+    uniform_,
+    uniform_centred_,
+)
 from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.ops._activations import RELU, is_elementwise, is_watched
@@ -102,7 +110,7 @@ class HDeconv(FullHyperNet):
         use_batch_norm: bool = False,
     ) -> None:
         uncond_in_size, cond_in_size, _, num_cond_embs = check_mlp_arguments(
-            target_shapes, uncond_in_size, cond_in_size, (), activation_fn, num_cond_embs, dropout_rate=-1
+            target_shapes, uncond_in_size, cond_in_size, activation_fn, num_cond_embs
         )
         hyper_img_shape = check_hyper_img_shape(hyper_img_shape)
         check_enough_pixels(hyper_img_shape, MainNetInterface.shapes_to_num_weights(target_shapes))
@@ -111,15 +119,15 @@ class HDeconv(FullHyperNet):
         kernels = check_kernels(kernel_size, num_layers)
         sa_units = check_sa_units(sa_units, filters)
         super().__init__(
-            uncond_in_size,
-            cond_in_size,
-            no_uncond_weights,
-            no_cond_weights,
-            num_cond_embs,
             target_shapes,
             activation_fn,
             use_bias,
             num_norm_weights=2 * len(filters) if use_batch_norm else 0,
+            uncond_in_size=uncond_in_size,
+            cond_in_size=cond_in_size,
+            no_uncond_weights=no_uncond_weights,
+            no_cond_weights=no_cond_weights,
+            num_cond_embs=num_cond_embs,
         )
         self._layers = plan_layers(hyper_img_shape, filters, kernels)
         self._first_image_shape = (filters[0], *self._layers[0].in_size)
@@ -148,8 +156,7 @@ class HDeconv(FullHyperNet):
             # The shape alone would be read as that of an ordinary convolution.
             weight_meta = self._param_shapes_meta[-2 if self._has_bias else -1]
             weight_meta.update(fan_in=layer.fan_in, fan_out=layer.fan_out)
-        self._register_unconditional()
-        self._set_keys()
+        self._note_parameters()
         self._is_properly_setup()
         if not no_uncond_weights:
             self.apply_hyperfan_init()
@@ -226,7 +233,7 @@ class HDeconv(FullHyperNet):
 
     def _generate(
         self,
-        parts: list[Tensor],
+        inputs: list[Tensor],
         uncond_weights: list[Tensor],
         own_weights: bool,
         num_outputs: int,
@@ -236,9 +243,9 @@ class HDeconv(FullHyperNet):
         norm_weights, attention, weights, biases = self._sort(uncond_weights)
         if self._spectral_norms is not None:
             attention, weights = self._normalise(attention, weights, own_weights)
-        num_chunks = max(part.shape[1] for part in parts)
+        num_chunks = max(tensor.shape[1] for tensor in inputs)
         num_pixels = num_chunks * prod(self._first_image_shape)
-        flat = ops.chunked_mlp(parts, weights[:1], biases[:1], "identity", num_pixels)
+        flat = ops.chunked_mlp(inputs, weights[:1], biases[:1], "identity", num_pixels)
         images = flat.reshape(-1, *self._first_image_shape)  # [B·N, C, W, H]
         units = dict(zip(self._attention, attention, strict=True))
 
@@ -264,8 +271,9 @@ class HDeconv(FullHyperNet):
 
     def _has_independent_images(self) -> bool:
         """Whether the images of a condition surely are the same alone and among others, and nobody counts."""
-        watched = any(map(is_watched, [self._act_fn, *self._attention.values()]))
-        return self._batchnorm_layers is None and is_elementwise(self._act_fn) and not watched
+        norms = self._batchnorm_layers or ()
+        watched = any(map(is_watched, [self._act_fn, *self._attention.values(), *norms]))
+        return not any(n._uses_batch for n in norms) and is_elementwise(self._act_fn) and not watched
 
     def apply_hyperfan_init(
         self,
@@ -309,4 +317,33 @@ class HDeconv(FullHyperNet):
             ValueError: If an argument is not accepted, or there are no internal weights. Nothing has changed
                 by then.
         """
-        deconv_hyperfan_init(self, method, use_xavier, uncond_var, cond_var, mnet, target_vars)
+        uncond_var, cond_var = self._check_hyperfan(method, uncond_var, cond_var)
+        targets = describe_targets(self.target_shapes, mnet)
+        wanted = mean_variance(targets, method, use_xavier, target_vars)
+        self._initialise(wanted, self._uncond_in_size * uncond_var + self._cond_in_size * cond_var)
+
+    def _initialise(self, wanted: float, squares: float) -> None:
+        """Initialise all but embeddings.
+
+        Args:
+            wanted: Mean square that the pixels shall have.
+            squares: Sum of the mean squares of the inputs.
+        """
+        if squares == 0:
+            raise InputError("uncond_var, cond_var: the variance of the hypernetwork's input must not be 0")
+        for layer in self._batchnorm_layers or ():
+            nn.init.ones_(layer.scale)
+            nn.init.zeros_(layer.bias)
+        _, attention, (first, *kernels), biases = self._sort(self.unconditional_params)
+        for param in [*(unit[-1] for unit in attention), *biases]:
+            nn.init.zeros_(param)
+        # Variance of the hidden layers before their activation: that of the output, unless normalisation
+        # says 1.
+        hidden = wanted if wanted > 0 and self._batchnorm_layers is None else 1.0
+        uniform_(first, 0, hidden / squares)
+        square, variance = moments_of_activation(self._act_fn, math.sqrt(hidden))
+        for i, (layer, kernel) in enumerate(zip(self._layers, kernels, strict=True)):
+            # The activations' mean cancels out if there are several channels.
+            of_input = square if layer.in_channels == 1 else variance
+            out = wanted if i == len(kernels) - 1 else hidden
+            uniform_centred_(kernel, out / (of_input * layer.fan_in))

@@ -8,16 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from hnetfast._embeddings import select_parameters, touch_parameters
-from hnetfast._errors import InputError, InputTypeError, UnsupportedError
-from hnetfast.hnets._arguments import check_size, check_target_shapes
+from hnetfast._errors import InputError, InputTypeError
+from hnetfast.hnets._arguments import (
+    check_assembly_fct,
+    check_hnets,
+    check_param_names,
+    check_param_shapes,
+    check_size,
+    check_target_shapes,
+)
+from hnetfast.hnets._assembled import Assembled
 from hnetfast.hnets._assembly import Assembly
-from hnetfast.hnets._conditions import check_checkpoint
-from hnetfast.hnets._inputs import check_ret_format, parse_cond_ids, sort_weights
+from hnetfast.hnets._call import Call, no_such_condition, parse_call, refuse_distilled_params
+from hnetfast.hnets._conditions import check_checkpoint, own_params, select_parameters, touch_parameters
 from hnetfast.hnets._part import Part
-from hnetfast.hnets._part_arguments import check_hnets, check_param_names, check_param_shapes
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
-from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets._ties import find_ties, tie_again
 from hnetfast.mnets._weights import look_up
 from hnetfast.mnets.mnet_interface import MainNetInterface
@@ -27,7 +32,7 @@ __all__ = ["HContainer"]
 _STD = 0.02
 
 
-class HContainer(nn.Module, HyperNetInterface):
+class HContainer(Assembled, nn.Module, HyperNetInterface):
     """Container whose target tensors come from hypernetworks, from shared parameters, and from parameters
     that each condition has its own of, put together by a function. Containers may hold containers.
 
@@ -54,6 +59,8 @@ class HContainer(nn.Module, HyperNetInterface):
         TypeError, ValueError: If an argument is not accepted; it is named.
     """
 
+    _further_keys = ("hnets",)
+
     def __init__(
         self,
         target_shapes: Sequence[Sequence[int]],
@@ -69,8 +76,7 @@ class HContainer(nn.Module, HyperNetInterface):
         num_cond_embs: int = 1,
     ) -> None:
         check_target_shapes(target_shapes)
-        if not callable(assembly_fct):
-            raise InputTypeError(f"assembly_fct: a function is accepted, got {assembly_fct!r}")
+        check_assembly_fct(assembly_fct)
         num_cond_embs = check_size("num_cond_embs", num_cond_embs, 0)
         hnets = check_hnets(hnets, num_cond_embs)
         uncond_param_shapes = check_param_shapes("uncond_param_shapes", uncond_param_shapes)
@@ -89,7 +95,6 @@ class HContainer(nn.Module, HyperNetInterface):
         self._target_shapes = target_shapes
         self._meta_pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []  # of a hypernetwork's, and ours
         self._own_meta: dict[tuple[Any, int], dict[str, Any]] = {}
-        # A plain list: its members' parameters are registered once, as the whole's.
         self._hnets: list[HyperNetInterface] = hnets
         self._uncond_param_shapes = uncond_param_shapes
         self._cond_param_shapes = cond_param_shapes
@@ -117,13 +122,7 @@ class HContainer(nn.Module, HyperNetInterface):
         uncond = new(uncond_param_shapes, no_uncond_weights)
         cond = [new(cond_param_shapes, no_cond_weights) for _ in range(self._num_cond_embs)]
         self._register_parameters(uncond, cond)
-        batchnorm_layers = [layer for hnet in hnets for layer in hnet.batchnorm_layers or ()]
-        if batchnorm_layers:
-            self._batchnorm_layers = nn.ModuleList(batchnorm_layers)
-        modules = dict.fromkeys(m for h in hnets if isinstance(h, nn.Module) for m in h.modules())
-        norms = [module for module in modules if isinstance(module, SpectralNorm)]
-        if norms:
-            self._spectral_norms = nn.ModuleList(norms)
+        self._register_layers_of_members()
         self._is_properly_setup()
         if verbose:
             print(
@@ -223,15 +222,6 @@ class HContainer(nn.Module, HyperNetInterface):
         """The hypernetworks in the container."""
         return self._hnets
 
-    @property
-    def assembly(self) -> str:
-        """What ``assembly_fct`` turned out to do.
-
-        "moves": it only moves elements, and is not called any more. "vmap": it computes, and is called for
-        all conditions at once by :func:`torch.vmap`. "loop": it is called one condition at a time.
-        """
-        return self._assembly.kind
-
     def own_cond_params(self, cond_id: int) -> list[nn.Parameter]:
         """The parameters that the container itself keeps for a condition.
 
@@ -282,25 +272,16 @@ class HContainer(nn.Module, HyperNetInterface):
             TypeError, ValueError: If an argument is not accepted; it is named.
             NotImplementedError: If ``distilled_params`` are given.
         """
-        check_ret_format(ret_format)
-        if distilled_params is not None:
-            raise UnsupportedError(
-                "distilled_params: this hypernetwork does not support them, None is accepted"
-            )
-        uncond_weights = cond_weights = extra = ids = None
-        if weights is not None:
-            uncond_weights, cond_weights = sort_weights(self, weights, ("hnets",))
-            if isinstance(weights, dict) and "hnets" in weights:
-                extra = self._checked_extra_weights(weights["hnets"])
-        if cond_id is not None:
-            ids = parse_cond_ids(cond_id, self._num_known_conds)
-        elif self._cond_param_shapes:
+        refuse_distilled_params(distilled_params)
+        call = parse_call(
+            self, uncond_input, cond_input, cond_id, weights, condition, ret_format, exclusive=False
+        )
+        if call.ids is None and self._cond_param_shapes:
             raise InputError("cond_id: needed, because the container has parameters of conditions")
-        params = self._internal_params
-        of_hnets = self._given_to_hnets(params, uncond_weights, cond_weights, extra)
-        uncond, cond = self._own_tensors(params, uncond_weights, cond_weights, ids)
+        of_hnets = self._given_to_hnets(call)
+        uncond, cond = self._own_tensors(call)
         if cond and distributed.is_available() and distributed.is_initialized():
-            own = look_up(params, [key for key in self._own_cond_keys if key != "-1"])
+            own = look_up(own_params(self), [key for key in self._own_cond_keys if key != "-1"])
             cond[0][0] = touch_parameters(cond[0][0], own)
 
         as_lists = ret_format != "flattened" and self._chosen_pieces is not None
@@ -319,7 +300,7 @@ class HContainer(nn.Module, HyperNetInterface):
                 )
             except (InputError, InputTypeError) as error:
                 raise type(error)(f"hnets[{i}]: {error}") from error
-        batch_size = self._batch_size(outputs, ids)
+        batch_size = self._batch_size(outputs, call.ids)
         if as_lists:
             samples = []
             for b in range(batch_size):
@@ -327,9 +308,7 @@ class HContainer(nn.Module, HyperNetInterface):
                 pieces += [*uncond, *(tensors[b] for tensors in cond)]
                 samples.append([pieces[i] for i in self._chosen_pieces])
             return samples[0] if ret_format == "squeezed" and batch_size == 1 else samples
-        slots = [*outputs, *(tensor.reshape(1, -1) for tensor in uncond)]
-        slots += [torch.stack([t.reshape(-1) for t in tensors]) for tensors in cond]
-        slots = [slot.expand(batch_size, -1) for slot in slots]
+        slots = [slot.expand(batch_size, -1) for slot in [*outputs, *_flat_rows(uncond, cond)]]
         return self._flat_to_ret_format(self._finish(slots), ret_format)
 
     def _is_plain(self) -> bool:
@@ -338,20 +317,14 @@ class HContainer(nn.Module, HyperNetInterface):
     def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part] | None:
         if self._assembly.kind != "moves":
             return None
-        uncond_weights = cond_weights = None
-        if weights is not None:
-            uncond_weights, cond_weights = sort_weights(self, weights, ("hnets",))
-        params = self._internal_params
-        of_hnets = self._given_to_hnets(params, uncond_weights, cond_weights, None)
-        uncond, cond = self._own_tensors(params, uncond_weights, cond_weights, cond_ids)
+        call = parse_call(self, None, None, cond_ids, weights)
         parts: list[Part] = []
-        for hnet, given in zip(self._hnets, of_hnets, strict=True):
+        for hnet, given in zip(self._hnets, self._given_to_hnets(call), strict=True):
             of_hnet = hnet._parts(cond_ids if hnet.num_known_conds > 0 else None, given)
             if of_hnet is None:
                 return None
             parts += of_hnet
-        own = [tensor.reshape(1, -1) for tensor in uncond]
-        own += [torch.stack([t.reshape(-1) for t in tensors]) for tensors in cond]
+        own = _flat_rows(*self._own_tensors(call))
         return parts + [Part(tensor, tensor.shape[1]) for tensor in own]
 
     def _part_positions(self, positions: Tensor) -> Tensor:
@@ -370,30 +343,27 @@ class HContainer(nn.Module, HyperNetInterface):
         own = self._assembly.num_elements - sum(hnet.num_outputs for hnet in self._hnets)
         return own + sum(hnet._num_part_outputs for hnet in self._hnets)
 
-    def _checked_extra_weights(self, extra: Any) -> list[dict[str, Any]]:
-        if not isinstance(extra, (list, tuple)):
-            raise InputTypeError(f"weights['hnets']: a list is accepted, got {type(extra).__name__}")
-        if len(extra) != len(self._hnets):
+    def _checked_entries(self, entries: Any) -> list[dict[str, Any]]:
+        """What was given as ``weights["hnets"]``."""
+        if not isinstance(entries, (list, tuple)):
+            raise InputTypeError(f"weights['hnets']: a list is accepted, got {type(entries).__name__}")
+        if len(entries) != len(self._hnets):
             raise InputError(
                 f"weights['hnets']: {len(self._hnets)} entries are accepted, one for each hypernetwork, got "
-                f"{len(extra)}"
+                f"{len(entries)}"
             )
-        for i, entry in enumerate(extra):
+        for i, entry in enumerate(entries):
             if entry is not None and not isinstance(entry, dict):
                 raise InputTypeError(
                     f"weights['hnets'][{i}]: a dictionary or None is accepted, got {type(entry).__name__}"
                 )
-        return [entry or {} for entry in extra]
+        return [entry or {} for entry in entries]
 
-    def _given_to_hnets(
-        self,
-        params: nn.ParameterList,
-        uncond_weights: list[Tensor] | None,
-        cond_weights: list[Tensor] | None,
-        extra: list[dict[str, Any]] | None,
-    ) -> list[dict[str, Any] | None]:
+    def _given_to_hnets(self, call: Call) -> list[dict[str, Any] | None]:
         """The argument ``weights`` of each hypernetwork; None for its own ones."""
-        given: list[dict[str, Any] | None] = []
+        uncond_weights, cond_weights = call.uncond_weights, call.cond_weights
+        further = self._checked_entries(call.further["hnets"]) if call.further else None
+        params, given = own_params(self), []
         uncond_start = cond_start = 0
         for i, hnet in enumerate(self._hnets):
             entry: dict[str, Any] = {}
@@ -409,8 +379,8 @@ class HContainer(nn.Module, HyperNetInterface):
                 # Something has put other tensors in the place of the container's parameters.
                 for key, tensors in self._sorted_parameters(hnet, own).items():
                     entry.setdefault(key, tensors)
-            if extra is not None:
-                entry |= extra[i]
+            if further is not None:
+                entry |= further[i]
             given.append(entry or None)
         return given
 
@@ -428,14 +398,9 @@ class HContainer(nn.Module, HyperNetInterface):
                 found[key] = [tensors[meta[i]["index"]] for i in ref]
         return found
 
-    def _own_tensors(
-        self,
-        params: nn.ParameterList,
-        uncond_weights: list[Tensor] | None,
-        cond_weights: list[Tensor] | None,
-        ids: list[int] | Tensor | None,
-    ) -> tuple[list[Tensor], list[list[Tensor]]]:
+    def _own_tensors(self, call: Call) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Shared tensors, and for each tensor of a condition a list of those of the requested conditions."""
+        params, uncond_weights, cond_weights = own_params(self), call.uncond_weights, call.cond_weights
         uncond: list[Tensor] = []
         if self._uncond_param_shapes:
             if uncond_weights is not None:
@@ -454,13 +419,13 @@ class HContainer(nn.Module, HyperNetInterface):
             raise InputTypeError(
                 "weights: needed for cond_id, because parameters of conditions are not kept internally"
             )
-        if isinstance(ids, Tensor):
+        if isinstance(call.ids, Tensor):
             chosen = [
                 select_parameters(
                     params,
                     self._own_cond_keys[i::count],
                     None if given is None else given[i::count],
-                    ids,
+                    call.ids,
                     tuple(shape),
                 ).unbind(0)
                 for i, shape in enumerate(self._cond_param_shapes)
@@ -468,7 +433,7 @@ class HContainer(nn.Module, HyperNetInterface):
             return uncond, [list(tensors) for tensors in chosen]
         if given is None:
             given = look_up(params, self._own_cond_keys)
-        return uncond, [[given[count * cond_id + i] for cond_id in ids] for i in range(count)]
+        return uncond, [[given[count * cond_id + i] for cond_id in call.ids] for i in range(count)]
 
     def _batch_size(self, outputs: list[Any], ids: list[int] | Tensor | None) -> int:
         sizes = {f"hnets[{i}]": len(out) for i, out in enumerate(outputs)}
@@ -477,8 +442,22 @@ class HContainer(nn.Module, HyperNetInterface):
         wide = {size for size in sizes.values() if size != 1}
         if len(wide) > 1:
             given = ", ".join(f"{name}: {size}" for name, size in sizes.items())
-            raise InputError(f"The batch sizes of the container's parts must agree or be 1, got {given}")
+            raise InputError(f"The batch sizes of the container's members must agree or be 1, got {given}")
         return next(iter(wide), 1)
+
+    def _target_sources(self) -> tuple[list[tuple[str, int | None]], Tensor]:
+        self._assembly.require_moves()
+        sources: list[tuple[str, int | None]] = []
+        slots = []
+        for i, hnet in enumerate(self._hnets):
+            prefix = f"hnets[{i}] " if len(self._hnets) > 1 else ""
+            of_hnet, numbers = hnet._target_sources()
+            slots.append(numbers + len(sources))
+            sources += [(prefix + name, chunk) for name, chunk in of_hnet]
+        for name, shapes in (("shared", self._uncond_param_shapes), ("condition", self._cond_param_shapes)):
+            slots += [torch.full((_size(shape),), len(sources), dtype=torch.int32) for shape in shapes]
+            sources += [(name, None)] if shapes else []
+        return sources, self._finish([slot[None] for slot in slots])[0]
 
     def distillation_targets(self) -> None:
         """There is nothing to distil.
@@ -488,13 +467,19 @@ class HContainer(nn.Module, HyperNetInterface):
         """
         return None
 
-    # --- state ----------------------------------------------------------------------------------------
+    def _kept_cond_embs(self) -> list[tuple[nn.Parameter, int]]:
+        return [found for hnet in self._hnets for found in hnet._kept_cond_embs()]
 
-    def train(self, mode: bool = True) -> HContainer:
-        """Set the mode of the container and of its hypernetworks, see :meth:`torch.nn.Module.train`."""
-        for hnet in self._hnets:
-            hnet.train(mode)
-        return super().train(mode)
+    def _kept_chunk_embs(self) -> list[tuple[Tensor, int, int | None]]:
+        return [found for hnet in self._hnets for found in hnet._kept_chunk_embs()]
+
+    def _kept_params_of(self, cond_id: int) -> list[nn.Parameter]:
+        if cond_id >= self._num_known_conds:
+            raise no_such_condition(cond_id, self._num_known_conds)
+        having = [hnet for hnet in self._hnets if hnet.conditional_params]
+        return [p for hnet in having for p in hnet._kept_params_of(cond_id)] + self.own_cond_params(cond_id)
+
+    # --- state ----------------------------------------------------------------------------------------
 
     def _apply(self, fn: Callable, recurse: bool = True) -> HContainer:
         ties = find_ties(self)
@@ -553,6 +538,12 @@ class HContainer(nn.Module, HyperNetInterface):
 
 def _size(shape: Sequence[int]) -> int:
     return MainNetInterface.shapes_to_num_weights([shape])
+
+
+def _flat_rows(uncond: list[Tensor], cond: list[list[Tensor]]) -> list[Tensor]:
+    """Shared tensors and tensors of conditions, ``[1 or B, n]`` each."""
+    rows = [tensor.reshape(1, -1) for tensor in uncond]
+    return rows + [torch.stack([t.reshape(-1) for t in tensors]) for tensors in cond]
 
 
 def _new_parameter(shape: Sequence[int], like: Tensor | None) -> nn.Parameter:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from hnetfast import ops
-from hnetfast._embeddings import select_embeddings
-from hnetfast._errors import InputError, InputTypeError
-from hnetfast.hnets._inputs import check_ret_format, check_weights, parse_cond_ids, sort_weights
+from hnetfast._errors import InputError, InputTypeError, UnsupportedError
+from hnetfast.hnets._call import Call, check_ret_format, check_weights, parse_call, require_any_input
+from hnetfast.hnets._conditions import select_embeddings
 from hnetfast.hnets._part import Part
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.ops.split_targets import split_targets_reference
@@ -33,6 +33,9 @@ class HyperNetInterface(MainNetInterface):
     ``_num_known_conds``, ``_unconditional_param_shapes_ref`` and, if it keeps unconditional parameters,
     ``_unconditional_params_ref``.
     """
+
+    # Keys that a dictionary ``weights`` may have besides those that all hypernetworks know.
+    _further_keys: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,6 +195,51 @@ class HyperNetInterface(MainNetInterface):
             As ``ret_format`` says.
         """
 
+    # --- what companions of hypernetworks ask them ----------------------------------------------------
+
+    def _kept_cond_embs(self) -> list[tuple[nn.Parameter, int]]:
+        """Embeddings of conditions that are kept internally, each with its condition.
+
+        Raises:
+            NotImplementedError: If it is not known which of the conditional parameters they are.
+        """
+        return self._nothing_unless(bool(self.conditional_params))
+
+    def _kept_chunk_embs(self) -> list[tuple[Tensor, int, int | None]]:
+        """Chunk embeddings that are kept internally, each with its number and its condition, if it has one.
+
+        Raises:
+            NotImplementedError: If it is not known whether there are any.
+        """
+        return self._nothing_unless(True)
+
+    def _kept_params_of(self, cond_id: int) -> list[nn.Parameter]:
+        """Parameters of a condition that are kept internally.
+
+        Raises:
+            ValueError: If there is no such condition.
+            NotImplementedError: If it is not known which of the conditional parameters they are.
+        """
+        return self._nothing_unless(bool(self.conditional_params))
+
+    def _nothing_unless(self, unknown: bool) -> list[Any]:
+        if unknown:
+            raise UnsupportedError(
+                f"hnet: it is not known where a {type(self).__name__} keeps its embeddings, accepted are "
+                "classes derived from those of hnetfast"
+            )
+        return []
+
+    def _target_sources(self) -> tuple[list[tuple[str, int | None]], Tensor]:
+        """Names and chunks of what generates weights, and for each of the flattened weights the number of its
+        source, int32 ``[num_outputs]``.
+
+        Raises:
+            TypeError: If they are not known.
+            ValueError: If weights have no single source.
+        """
+        raise InputTypeError(f"hnet: the hypernetworks of hnetfast are accepted, got {type(self).__name__}")
+
     def _is_plain(self) -> bool:
         """Whether what :meth:`forward` generates for a condition depends on nothing else.
 
@@ -323,19 +371,17 @@ class HyperNetInterface(MainNetInterface):
         Raises:
             TypeError, ValueError, RuntimeError: If an argument is not accepted; it is named.
         """
-        uncond_input, cond_input = kwargs.get("uncond_input"), kwargs.get("cond_input")
-        cond_id, weights = kwargs.get("cond_id"), kwargs.get("weights")
-        check_ret_format(kwargs.get("ret_format", "squeezed"))
-        if cond_input is not None and cond_id is not None:
-            raise InputError("cond_input and cond_id exclude each other, both were given")
-        if _input_required and uncond_input is None and cond_input is None and cond_id is None:
-            raise InputError("No input was given: pass cond_id, cond_input or uncond_input")
+        names = ("uncond_input", "cond_input", "cond_id", "weights")
+        given = {name: kwargs.get(name) for name in names}
+        call = parse_call(self, **given, ret_format=kwargs.get("ret_format", "squeezed"))
+        if _input_required:
+            require_any_input(call)
+        cond_input = call.cond_input
         if cond_input is not None and cond_input.dim() < 2:
             raise InputError(
                 f"cond_input: the batch dimension is missing, got shape {list(cond_input.shape)}"
             )
-
-        uncond_weights, cond_weights = (None, None) if weights is None else sort_weights(self, weights)
+        uncond_weights, cond_weights = call.uncond_weights, call.cond_weights
         if uncond_weights is None:
             uncond_weights = self.unconditional_params
             if uncond_weights is None and self.unconditional_param_shapes:
@@ -344,21 +390,20 @@ class HyperNetInterface(MainNetInterface):
                 )
         if cond_weights is None:
             cond_weights = self.conditional_params
-        if cond_id is not None:
-            cond_input = self._conditional_input(cond_id, cond_weights, _parse_cond_id_fct)
-        return uncond_input, cond_input, uncond_weights, cond_weights
+        if call.ids is not None:
+            cond_input = self._conditional_input(call, cond_weights, _parse_cond_id_fct)
+        return call.uncond_input, cond_input, uncond_weights, cond_weights
 
     def _conditional_input(
-        self, cond_id: Any, cond_weights: list[Tensor] | None, parse_cond_id_fct: Callable | None
+        self, call: Call, cond_weights: list[Tensor] | None, parse_cond_id_fct: Callable | None
     ) -> Tensor:
-        ids = parse_cond_ids(cond_id, self.num_known_conds)
         if parse_cond_id_fct is not None:
-            return parse_cond_id_fct(self, ids, cond_weights)
+            return parse_cond_id_fct(self, call.ids, cond_weights)
         if cond_weights is None or len(cond_weights) != self.num_known_conds:
             raise InputError(
                 "cond_id: there is not one conditional weight a condition, so IDs have no meaning"
             )
-        return select_embeddings(cond_weights, ids)
+        return select_embeddings(cond_weights, call.ids)
 
     def __str__(self) -> str:
         num_uncond = MainNetInterface.shapes_to_num_weights(self.unconditional_param_shapes)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast.hnets._arguments import check_size
-from hnetfast.hnets._chunked_hnet import repeat_batchnorm_entries
-from hnetfast.hnets._inputs import check_ret_format
+from hnetfast.hnets._arguments import check_hnet, check_size
+from hnetfast.hnets._call import check_ret_format
+from hnetfast.hnets._shared_batchnorm import share_batchnorm_layers
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
 
 __all__ = ["HPerturbWrapper"]
@@ -26,7 +26,7 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
 
     Args:
         hnet: The hypernetwork to wrap.
-        hnet_uncond_in_size: Width ``n`` of the part of ``uncond_input`` that goes to ``hnet``; not used if
+        hnet_uncond_in_size: Width ``n`` of the slice of ``uncond_input`` that goes to ``hnet``; not used if
             ``input_handler`` is given.
         sigma_noise: Standard deviation of the noise if ``z`` is standard normal: a number, or a tensor of one
             or of ``num_outputs`` entries, which may be a parameter to be learned; not used if
@@ -50,8 +50,7 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         output_handler: Callable[..., Tensor] | None = None,
         verbose: bool = True,
     ) -> None:
-        if not isinstance(hnet, HyperNetInterface):
-            raise InputTypeError(f"hnet: a hypernetwork is accepted, got {type(hnet).__name__}")
+        check_hnet(hnet)
         if input_handler is None:
             if hnet_uncond_in_size is None:
                 raise InputError("hnet_uncond_in_size, input_handler: one of them is needed, got none")
@@ -79,10 +78,7 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         self._mask_fc_out = hnet.mask_fc_out
         self._has_linear_out = False
         self._take_over()
-        if hnet.batchnorm_layers is not None:
-            # Not registered: torch.func.functional_call leaves its substitutes in a module with two names.
-            self.__dict__["_batchnorm_layers"] = hnet.batchnorm_layers
-            self.register_state_dict_post_hook(repeat_batchnorm_entries)
+        share_batchnorm_layers(self, hnet)
         self._is_properly_setup()
         if verbose:
             print("Created a wrapper of a hypernetwork that changes its inputs and outputs.")
@@ -177,7 +173,7 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         return self._flat_to_ret_format(flat.contiguous(), ret_format)
 
     def _check_noise(self, uncond_input: Any) -> None:
-        """Check the input where it is the noise, or part of it is."""
+        """Check the input where it is the noise, or some of it is."""
         if not isinstance(uncond_input, Tensor):
             raise InputError(
                 f"uncond_input: needed, a tensor of shape [batch size, {self.num_outputs}], got "
@@ -213,14 +209,17 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         self._take_over()
         return new_params
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *args: Any
-    ):
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *args)
-        unexpected_keys = args[1]
-        if self._batchnorm_layers is not None:
-            repeated = f"{prefix}_batchnorm_layers."
-            unexpected_keys[:] = [key for key in unexpected_keys if not key.startswith(repeated)]
+    def _kept_cond_embs(self) -> list[tuple[nn.Parameter, int]]:
+        return self._hnet._kept_cond_embs()
+
+    def _kept_chunk_embs(self) -> list[tuple[Tensor, int, int | None]]:
+        return self._hnet._kept_chunk_embs()
+
+    def _kept_params_of(self, cond_id: int) -> list[nn.Parameter]:
+        return self._hnet._kept_params_of(cond_id)
+
+    def _target_sources(self) -> tuple[list[tuple[str, int | None]], Tensor]:
+        return self._hnet._target_sources()
 
 
 def _check_sigma(sigma_noise: Any, num_outputs: int) -> None:

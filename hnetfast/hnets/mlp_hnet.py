@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from hnetfast import ops
 from hnetfast.hnets._arguments import check_mlp_arguments
+from hnetfast.hnets._call import parse_call
 from hnetfast.hnets._full_hnet import FullHyperNet
-from hnetfast.hnets._hyperfan import hyperfan_init
+from hnetfast.hnets._hyperfan import describe_targets, init_fan_in_, plan_heads
 from hnetfast.hnets._part import Part
 from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets.mnet_interface import MainNetInterface
@@ -90,18 +91,18 @@ class HMLP(FullHyperNet):
         use_batch_norm: bool = False,
     ) -> None:
         uncond_in_size, cond_in_size, layers, num_cond_embs = check_mlp_arguments(
-            target_shapes, uncond_in_size, cond_in_size, layers, activation_fn, num_cond_embs, dropout_rate
+            target_shapes, uncond_in_size, cond_in_size, activation_fn, num_cond_embs, layers, dropout_rate
         )
         super().__init__(
-            uncond_in_size,
-            cond_in_size,
-            no_uncond_weights,
-            no_cond_weights,
-            num_cond_embs,
             target_shapes,
             activation_fn,
             use_bias,
             num_norm_weights=2 * len(layers) if use_batch_norm else 0,
+            uncond_in_size=uncond_in_size,
+            cond_in_size=cond_in_size,
+            no_uncond_weights=no_uncond_weights,
+            no_cond_weights=no_cond_weights,
+            num_cond_embs=num_cond_embs,
         )
         self._layers = layers
         self._dropout_rate = dropout_rate
@@ -120,7 +121,7 @@ class HMLP(FullHyperNet):
             self._no_uncond_weights,
             range(1, 2 * len(layers) + 2, 2),
         )
-        self._register_unconditional()
+        self._note_parameters()
         if use_spectral_norm:
             matrices = [None] * (len(layers) + 1) if no_uncond_weights else self._layer_weight_tensors
             widths = [uncond_in_size + cond_in_size, *layers, self._num_targets]
@@ -129,7 +130,6 @@ class HMLP(FullHyperNet):
                 self._spectral_norms = nn.ModuleList(
                     SpectralNorm(matrix, widths[i + 1], widths[i]) for i, matrix in enumerate(matrices)
                 )
-        self._set_keys()
         self._is_properly_setup()
         if verbose:
             print("Created MLP Hypernet.")
@@ -137,30 +137,17 @@ class HMLP(FullHyperNet):
 
     def _generate(
         self,
-        parts: list[Tensor],
+        inputs: list[Tensor],
         uncond_weights: list[Tensor],
         own_weights: bool,
         num_outputs: int,
         condition: int | None,
     ) -> Tensor:
-        """Apply the network to every pair of a condition and a chunk.
-
-        Args:
-            parts: See :meth:`_group`, as for the others.
-            uncond_weights: See there.
-            own_weights: See there.
-            num_outputs: Outputs a condition to keep.
-            condition: See there.
-
-        Returns:
-            Tensor ``[B, num_outputs]``.
-        """
-        group = self._group(parts, uncond_weights, own_weights, condition)
-        return ops.chunked_mlp(*group, num_outputs)
+        return ops.chunked_mlp(*self._group(inputs, uncond_weights, own_weights, condition), num_outputs)
 
     def _group(
         self,
-        parts: list[Tensor],
+        inputs: list[Tensor],
         uncond_weights: list[Tensor],
         own_weights: bool,
         condition: int | None,
@@ -169,7 +156,7 @@ class HMLP(FullHyperNet):
         one.
 
         Args:
-            parts: Parts of the input, each ``[B or 1, N or 1, width]``.
+            inputs: What the first layer reads side by side, each ``[B or 1, N or 1, width]``.
             uncond_weights: Gains and offsets of batch normalisation, then weights and biases of the layers.
             own_weights: Whether these are the network's own, for which singular vectors are kept.
             condition: See :meth:`forward`.
@@ -184,15 +171,11 @@ class HMLP(FullHyperNet):
                 norm(weight, own_weights) for norm, weight in zip(self._spectral_norms, weights, strict=True)
             ]
         activation = _op_activation(self._act_fn) if num_hidden else "identity"
-        plain = num_hidden > 0 and (
-            activation is None
-            or self._use_batch_norm
-            or (self._dropout is not None and self._dropout.training)
-        )
+        plain = num_hidden > 0 and (activation is None or self._use_batch_norm or self._is_random())
         if not plain:
-            return Group(parts, weights, biases, activation)
+            return Group(inputs, weights, biases, activation)
         bn_weights = uncond_weights[: 2 * num_hidden] if self._use_batch_norm else None
-        hidden = self._hidden(parts, weights, biases, bn_weights, condition)
+        hidden = self._hidden(inputs, weights, biases, bn_weights, condition)
         return Group([hidden], weights[-1:], biases[-1:], "identity")
 
     def _is_plain(self) -> bool:
@@ -205,27 +188,31 @@ class HMLP(FullHyperNet):
 
     def _has_independent_layers(self) -> bool:
         """Whether the layers compute row by row, with weights that may change from call to call."""
-        random = self._dropout is not None and self._dropout.training
-        return not (random or self._use_batch_norm)
+        return not (self._is_random() or self._use_batch_norm)
+
+    def _is_random(self) -> bool:
+        return self._dropout is not None and self._dropout.training
 
     def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part]:
-        return [Part(self._group(*self._arrange(None, None, cond_ids, weights), None), self._num_targets)]
+        arranged = self._arrange(parse_call(self, None, None, cond_ids, weights))
+        return [Part(self._group(*arranged, None), self._num_targets)]
 
     def _hidden(
         self,
-        parts: list[Tensor],
+        inputs: list[Tensor],
         weights: list[Tensor],
         biases: list[Tensor],
         bn_weights: list[Tensor] | None,
         condition: int | None,
     ) -> Tensor:
         """Last hidden layer ``[B, N, K]`` where rows depend on one another or the op lacks the activation."""
-        batch_size = max(part.shape[0] for part in parts)
-        num_chunks = max(part.shape[1] for part in parts)
-        x = torch.cat([part.expand(batch_size, num_chunks, -1) for part in parts], dim=2)
+        batch_size = max(tensor.shape[0] for tensor in inputs)
+        num_chunks = max(tensor.shape[1] for tensor in inputs)
+        x = torch.cat([tensor.expand(batch_size, num_chunks, -1) for tensor in inputs], dim=2)
         x = x.flatten(0, 1)  # [B·N, in], in the order that hypnettorch draws random numbers in
         self._check_stats(condition)
-        apart = self._has_independent_layers()  # then the bits of a condition's results depend on it alone
+        # Then the bits of a condition's results depend on it alone.
+        apart = not (self._is_random() or any(layer._uses_batch for layer in self._batchnorm_layers or ()))
         elementwise = apart and is_elementwise(self._act_fn) and not is_watched(self._act_fn)
         for i in range(len(self._layers)):
             bias = biases[i : i + 1]
@@ -237,7 +224,12 @@ class HMLP(FullHyperNet):
                 x = F.linear(x, weights[i], *bias)
             if bn_weights is not None:
                 gain, offset = bn_weights[2 * i : 2 * i + 2]
-                x = self._batchnorm_layers[i](x, weight=gain, bias=offset, stats_id=condition)
+                norm = self._batchnorm_layers[i]
+                # With several chunks, sums over rows, which gradients are, would run in another order.
+                split = apart and num_chunks > 1 and not is_watched(norm)
+                groups = x.split(num_chunks) if split else [x]
+                groups = [norm(rows, weight=gain, bias=offset, stats_id=condition) for rows in groups]
+                x = torch.cat(groups) if split else groups[0]
             if self._dropout is not None:
                 x = self._dropout(x)
             if self._act_fn is not None:
@@ -281,4 +273,25 @@ class HMLP(FullHyperNet):
             ValueError: If an argument is not accepted, or there are no internal weights. Nothing has changed
                 by then.
         """
-        hyperfan_init(self, method, use_xavier, uncond_var, cond_var, mnet, w_val, w_var, b_val, b_var)
+        uncond_var, cond_var = self._check_hyperfan(method, uncond_var, cond_var)
+        targets = describe_targets(self.target_shapes, mnet)
+        weights, biases = list(self._layer_weight_tensors), list(self._layer_bias_vectors)
+        # The hidden layers keep the variance of the input, unless batch normalisation makes it 1.
+        mean_var = self._mean_variance_of_inputs(uncond_var, cond_var)
+        scale = weights[-1].shape[1] * (1.0 if self._batchnorm_layers else mean_var)
+        user = {"w_val": w_val, "w_var": w_var, "b_val": b_val, "b_var": b_var}
+        heads = plan_heads(targets, method, use_xavier, scale, bool(biases), **user)
+
+        for layer in self._batchnorm_layers or ():
+            if layer.weights is not None:
+                nn.init.ones_(layer.scale)
+                nn.init.zeros_(layer.bias)
+        for weight in weights[:-1]:
+            init_fan_in_(weight, use_xavier)
+        for bias in biases:
+            nn.init.zeros_(bias)
+        start = 0
+        for head in heads:
+            rows = slice(start, start + head.size)
+            start += head.size
+            head.fill_(weights[-1].data[rows], biases[-1].data[rows] if biases else None)

@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hnetfast._errors import InputError
-from hnetfast.mnets._arguments import check_placement, parse_condition
-from hnetfast.mnets._image_classifier import ImageClassifier
+from hnetfast.mnets._image_classifier import ImageClassifier, output_size
 from hnetfast.mnets._layer_functions import LayerFunctions
+from hnetfast.mnets._statistics import parse_condition
 from hnetfast.mnets._weights import WeightPlan, select_weights
 
 Shape = Sequence[int]
 
 
-class Convolution(NamedTuple):
-    """A convolution and what follows it.
+class ConvStage(NamedTuple):
+    """A convolution with the pooling and dropout that follow it.
 
     Attributes:
         kernel: Height and width of its kernel.
@@ -43,7 +43,7 @@ class ConvNet(ImageClassifier):
     modulation. With ``context_mod_post_activation`` modulation follows the activation function.
     """
 
-    _convs: tuple[Convolution, ...]
+    _convs: tuple[ConvStage, ...]
     _activation: Callable[[Tensor], Tensor] = staticmethod(F.relu)
     _fc_dropout: str | None = None
 
@@ -51,11 +51,7 @@ class ConvNet(ImageClassifier):
         self, no_weights: bool, context_mod_apply_pixel_wise: bool = False, **context_mod: bool
     ) -> None:
         """Keep options of the constructor; those of context modulation are the ones of ``MLP``."""
-        self._parse_context_mod_args(context_mod)
-        if context_mod["context_mod_gain_offset"] and context_mod["context_mod_gain_softplus"]:
-            raise InputError("context_mod_gain_offset and context_mod_gain_softplus exclude each other")
-        for name, value in context_mod.items():
-            setattr(self, f"_{name}", value)
+        self._keep_context_mod_args(context_mod)
         self._context_mod_apply_pixel_wise = context_mod_apply_pixel_wise
         self._no_weights = no_weights
         self._has_bias = self._has_fc_out = self._mask_fc_out = self._has_linear_out = True
@@ -90,12 +86,7 @@ class ConvNet(ImageClassifier):
             self._add_context_mod_layers(cm_shapes[first:last], cm_layers=[2 * i for i in range(first, last)])
         for i, (shape, bias) in enumerate(zip(shapes[::2], biases, strict=True)):
             self._add_linear_map(list(shape), True, self._no_weights, 2 * i + 1, list(bias))
-        self._plan = WeightPlan(
-            tuple(tuple(shape) for shape in self._param_shapes),
-            self._num_context_mod_shapes(),
-            not self._context_mod_no_weights,
-            not self._no_weights,
-        )
+        self._plan = WeightPlan.of(self)
         self._is_properly_setup()
         if init_weights is not None:
             if self._no_weights:
@@ -104,22 +95,16 @@ class ConvNet(ImageClassifier):
 
     def _map_shapes(self, biases: Sequence[Shape]) -> list[list[int]]:
         """Shapes of gain and shift for the images and for the feature maps of each convolution."""
-        height, width = self._height, self._width
-        shapes = [[self._channels, height, width]]
+        size = (self._height, self._width)
+        shapes = [[self._channels, *size]]
         for conv, bias in zip(self._convs, biases, strict=False):
-            height, width = ((n + 2 * conv.padding - conv.kernel) // conv.stride + 1 for n in (height, width))
+            size = output_size(size, conv.kernel, conv.stride, conv.padding)
             if conv.pools:
-                height, width = height // 2, width // 2
-            shapes.append([bias[0], height, width])
+                size = (size[0] // 2, size[1] // 2)
+            shapes.append([bias[0], *size])
         if self._context_mod_apply_pixel_wise:
             return shapes
         return [[channels, 1, 1] for channels, _, _ in shapes]
-
-    def _context_mod_description(self) -> str:
-        if not self._use_context_mod:
-            return ""
-        num = self.shapes_to_num_weights(self._plan.shapes[: self._plan.num_mod])
-        return f" (including {num} weights associated with-context modulation)"
 
     def _evaluate(
         self,
@@ -131,18 +116,14 @@ class ConvNet(ImageClassifier):
         collect_activations: bool = False,
     ) -> Any:
         if distilled_params is not None:
-            raise InputError("distilled_params: the network has no distillation targets")
+            raise InputError("distilled_params: the network has no distillation targets, expected None")
         if isinstance(condition, Mapping):
             _, condition = parse_condition(condition)
-        plan = self._plan
         images = self._images(layers, x)
-        ckpt_id = condition if plan.own_mod else None
-        given = select_weights(plan, weights, self, layers, layers.batch_size(images), ckpt_id)
+        ckpt_id = condition if self._plan.own_mod else None
+        given = select_weights(self, weights, layers, layers.batch_size(images), ckpt_id)
+        given.check_placement(images, self)
         internal = given.internal
-        if given.mod_given or given.internal_given:
-            check_placement(images, [*given.mod, *internal], self, 0)
-        else:
-            check_placement(images, internal[:1], self, plan.num_mod)
         post = self._context_mod_post_activation
         collected = []
 

@@ -2,14 +2,34 @@
 
 from collections.abc import Sequence, Sized
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hnetfast._checks import check_integer, check_tensor
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast.mnets._arguments import check_batch_norm, positive_integer
 from hnetfast.mnets._layer_functions import LayerFunctions
+from hnetfast.mnets._statistics import check_batch_norm
 from hnetfast.mnets.classifier_interface import Classifier
+
+
+def output_size(size: Sequence[int], kernel: int, stride: int, padding: int) -> tuple[int, int]:
+    """Height and width of what a convolution makes of images or maps of the given height and width.
+
+    Args:
+        size: That height and width.
+        kernel: Height and width of the kernel.
+        stride: Step between two positions of the kernel.
+        padding: Zeros around the input.
+
+    Raises:
+        ValueError: If they are too small.
+    """
+    height, width = ((n + 2 * padding - kernel) // stride + 1 for n in size)
+    if height <= 0 or width <= 0:
+        raise InputError(
+            f"in_shape: maps of {size[0]} x {size[1]} pixels are too small for a kernel of {kernel}"
+        )
+    return height, width
 
 
 class ImageClassifier(Classifier):
@@ -36,7 +56,7 @@ class ImageClassifier(Classifier):
         if len(in_shape) != 3:
             raise InputError(f"in_shape: expected (height, width, channels), got {in_shape!r}")
         self._in_shape = in_shape
-        self._height, self._width, self._channels = (positive_integer("in_shape", n) for n in in_shape)
+        self._height, self._width, self._channels = (check_integer("in_shape", n, 1) for n in in_shape)
         self._chw_input_format = chw_input_format
 
     @property
@@ -51,16 +71,16 @@ class ImageClassifier(Classifier):
             x: The input of :meth:`forward`; for many sets of weights with that additional first dimension.
 
         Returns:
-            ``[batch, channels, height, width]``: with the channels last in memory, which convolutions on a
-            CPU like best; contiguous for many sets of weights, whose channels lie side by side in one
-            convolution.
+            ``[batch, channels, height, width]``, as they lie in memory: with the channels last unless
+            ``chw_input_format``. (In batch normalisation PyTorch's sums over maps with the channels last are
+            less accurate than over others.) Contiguous for many sets of weights, whose channels lie side by
+            side in one convolution.
 
         Raises:
             ValueError: If the shape does not fit ``in_shape``.
             TypeError: If ``x`` is not a tensor.
         """
-        if not isinstance(x, Tensor):
-            raise InputTypeError(f"x: expected a tensor, got {type(x).__name__}")
+        check_tensor("x", x)
         if layers.num_sets is None:
             return self._batch_of_images(x)
         if x.stride(0) == 0:  # shared by all sets
@@ -76,7 +96,7 @@ class ImageClassifier(Classifier):
                     f"x: expected the shape [batch, {channels}, {height}, {width}] (chw_input_format=True), "
                     f"got {list(x.shape)}"
                 )
-            return x.contiguous(memory_format=torch.channels_last)
+            return x
         flattened = height * width * channels
         is_flat = x.shape[-1:] == (flattened,) and x.ndim in (1, 2)
         if not is_flat and x.shape[1:] != (height, width, channels):
@@ -90,13 +110,10 @@ class ImageClassifier(Classifier):
     def _drop(self, layers: LayerFunctions, h: Tensor, rate: float) -> Tensor:
         """Apply dropout to feature maps ``[batch, C, H, W]`` in training mode.
 
-        With the masks that hypnettorch draws for the same seed, in the order in which its maps lie in memory:
-        channels last unless the images were given with the channels first.
+        With the masks that hypnettorch draws for the same seed, in the order in which maps lie in memory.
         """
         if rate == -1 or not self.training:
             return h
-        if layers.num_sets is None and self._chw_input_format:
-            return h * F.dropout(torch.ones_like(h, memory_format=torch.contiguous_format), rate)
         return F.dropout(h, rate)
 
     def _check_num_values(self, x: Tensor, num_images: int, map_sizes: Sequence[int]) -> None:

@@ -1,11 +1,13 @@
 """Creation and registration of the layers that main networks share."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
 from torch import nn
 
+from hnetfast._errors import InputError, InputTypeError
 from hnetfast.utils.batchnorm_layer import BatchNormLayer
 from hnetfast.utils.context_mod_layer import ContextModLayer
 from hnetfast.utils.torch_utils import init_params
@@ -24,7 +26,7 @@ _CONTEXT_MOD_DEFAULTS = {
 
 
 class LayerBuilding:
-    """The part of ``MainNetInterface`` that its subclasses call while they are constructed."""
+    """What subclasses of ``MainNetInterface`` call while they are constructed."""
 
     _internal_params: nn.ParameterList | None
     _weights: nn.ParameterList | None
@@ -53,6 +55,32 @@ class LayerBuilding:
         for key, default in _CONTEXT_MOD_DEFAULTS.items():
             cm_kwargs.setdefault(key, default)
         return unknown
+
+    def _keep_context_mod_args(self, cm_kwargs: dict[str, Any]) -> None:
+        """Keep options of context modulation as the attributes ``_use_context_mod`` and so on.
+
+        Args:
+            cm_kwargs: Keyword arguments, completed in place.
+
+        Raises:
+            TypeError: If one of them does not concern context modulation.
+            ValueError: If options contradict each other.
+        """
+        unknown = self._parse_context_mod_args(cm_kwargs)
+        if unknown:
+            raise InputTypeError(f"{type(self).__name__}: unknown keyword arguments {unknown}")
+        gain_options = ("use_context_mod", "context_mod_gain_offset", "context_mod_gain_softplus")
+        if all(cm_kwargs[name] for name in gain_options):
+            raise InputError("context_mod_gain_offset and context_mod_gain_softplus exclude each other")
+        for name, value in cm_kwargs.items():
+            setattr(self, f"_{name}", value)
+
+    def _context_mod_note(self) -> str:
+        """Tell, in the description of a network, how many weights context modulation has."""
+        if not self._use_context_mod:
+            return ""
+        num_weights = sum(prod(shape) for shape in self._plan.shapes[: self._plan.num_mod])
+        return f" (including {num_weights} weights associated with-context modulation)"
 
     def _add_internal_param(self, param: nn.Parameter) -> int:
         """Add a parameter to the list of them, under the names that are in use; return its index."""
@@ -171,7 +199,7 @@ class LayerBuilding:
         """
         if len(in_sizes) != len(out_sizes):
             raise ValueError(
-                f"in_sizes and out_sizes must be equally long, got {len(in_sizes)} and {len(out_sizes)}"
+                f"out_sizes: expected {len(in_sizes)} sizes, as many as in_sizes has, got {len(out_sizes)}"
             )
         for i, (n_in, n_out) in enumerate(zip(in_sizes, out_sizes, strict=True)):
             layer = -1 if fc_layers is None else fc_layers[i]

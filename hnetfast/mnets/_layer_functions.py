@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hnetfast.mnets._statistics import Stats
 from hnetfast.ops._activations import is_elementwise, is_watched
 from hnetfast.ops.batched_linear import batched_linear
 from hnetfast.utils.batchnorm_layer import EPS, BatchNormLayer
 from hnetfast.utils.context_mod_layer import ContextModLayer
 from hnetfast.utils.local_conv2d_layer import LocalConv2dLayer
-
-Stats = tuple[Tensor | None, Tensor | None]
 
 
 class LayerFunctions:

@@ -9,20 +9,12 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hnetfast._checks import check_integers
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast.mnets._arguments import check_placement, parse_condition, positive_integer, select_stats
 from hnetfast.mnets._image_classifier import ImageClassifier
-from hnetfast.mnets._layer_functions import LayerFunctions, Stats
+from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
+from hnetfast.mnets._statistics import Stats, latest_stats, parse_condition, select_stats
 from hnetfast.mnets._weights import WeightPlan, select_weights
-
-
-def several_integers(name: str, values: Sequence[int], count: int) -> list[int]:
-    """The values of an argument, if they are as many positive integers."""
-    if not hasattr(values, "__len__"):
-        raise InputTypeError(f"{name}: expected {count} integers, got {values!r}")
-    if len(values) != count:
-        raise InputError(f"{name}: expected {count} integers, got {values!r}")
-    return [positive_integer(name, value) for value in values]
 
 
 class Convolution(NamedTuple):
@@ -47,16 +39,6 @@ class Convolution(NamedTuple):
     padding: int
     use_bias: bool
     layer: int = -1
-
-    @staticmethod
-    def output_size(size: tuple[int, int], kernel: int, stride: int, padding: int) -> tuple[int, int]:
-        """Height and width of what comes out of an image of the given height and width."""
-        height, width = ((n + 2 * padding - kernel) // stride + 1 for n in size)
-        if height <= 0 or width <= 0:
-            raise InputError(
-                f"in_shape: maps of {size[0]} x {size[1]} pixels are too small for a kernel of {kernel}"
-            )
-        return height, width
 
 
 class Inputs(NamedTuple):
@@ -93,21 +75,7 @@ class ResidualNetwork(ImageClassifier):
     ) -> None:
         """Keep the options of the constructor, ``kwargs`` those of context modulation."""
         pixel_wise = kwargs.pop("context_mod_apply_pixel_wise", False)
-        unknown = self._parse_context_mod_args(kwargs)
-        if unknown:
-            raise InputTypeError(f"{type(self).__name__}: unknown keyword arguments {unknown}")
-        if use_batch_norm and distill_bn_stats and not bn_track_stats:
-            raise InputError(
-                "distill_bn_stats=True needs bn_track_stats=True: there are no statistics otherwise"
-            )
-        if (
-            kwargs["use_context_mod"]
-            and kwargs["context_mod_gain_offset"]
-            and kwargs["context_mod_gain_softplus"]
-        ):
-            raise InputError("context_mod_gain_offset and context_mod_gain_softplus exclude each other")
-        for name, value in kwargs.items():
-            setattr(self, f"_{name}", value)
+        self._keep_context_mod_args(kwargs)
         self._context_mod_apply_pixel_wise = pixel_wise
         self._no_weights = no_weights
         self._use_batch_norm = use_batch_norm
@@ -120,7 +88,7 @@ class ResidualNetwork(ImageClassifier):
 
     def _feature_maps(self, num_feature_maps: Sequence[int], count: int, factor: int = 1) -> list[int]:
         """Check the number of feature maps of each group, and multiply all but the first."""
-        num_feature_maps = several_integers("num_feature_maps", num_feature_maps, count)
+        num_feature_maps = check_integers("num_feature_maps", num_feature_maps, 1, count)
         if not isinstance(factor, Real):
             raise InputTypeError(f"k: expected a positive number, got {factor!r}")
         if not factor > 0:
@@ -193,20 +161,41 @@ class ResidualNetwork(ImageClassifier):
         self._fc_index = len(self._param_shapes) - num_mod
         fc_shape = [self._num_classes, convs[-1].out_maps]
         self._add_linear_map(fc_shape, self._use_fc_bias, self._no_weights, fc_layer)
-        self._plan = WeightPlan(
-            tuple(tuple(shape) for shape in self._param_shapes),
-            num_mod,
-            not self._context_mod_no_weights,
-            not self._no_weights,
-        )
+        self._plan = WeightPlan.of(self)
         self._first_weight = first
         self._is_properly_setup(check_has_bias=False)
 
-    def _context_mod_description(self) -> str:
-        if not self._use_context_mod:
-            return ""
-        num = self.shapes_to_num_weights(self._plan.shapes[: self._plan.num_mod])
-        return f" (including {num} weights associated with-context modulation)"
+    def forward(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor] | Mapping[str, Sequence[Tensor]] | None = None,
+        distilled_params: Sequence[Tensor] | None = None,
+        condition: int | Mapping[str, int] | None = None,
+    ) -> Tensor:
+        """Compute the logits of a batch of images.
+
+        Args:
+            x: Images, ``[B, H·W·C]`` or ``[B, H, W, C]``; ``[B, C, H, W]`` with ``chw_input_format=True``.
+            weights: The parameters to use instead of the network's own. A list is, by its length, all of
+                :attr:`param_shapes`, or those of context modulation, or (if all others are kept by the
+                network) :attr:`hyper_shapes_learned`. A dictionary has the keys "internal_weights" (all but
+                those of context modulation) or "mod_weights" (those), or both; None stands for the network's
+                own. Parameters of context modulation may have a leading dimension of size B: one set a
+                sample.
+            distilled_params: Mean and variance of every batch-normalisation layer in turn, instead of its
+                own. Requires ``distill_bn_stats``.
+            condition: Index of stored statistics to use in batch normalisation (the latest by default); or a
+                dictionary with "bn_stats_id" (the same) and/or "cmod_ckpt_id" (index of stored weights of
+                context modulation, used unless such weights are given).
+
+        Returns:
+            The logits ``[B, num_classes]``.
+
+        Raises:
+            ValueError: If an argument has a wrong length, shape, key or value.
+            TypeError: If an argument is of a wrong type, or images and weights differ in dtype.
+        """
+        return self._evaluate(SINGLE_SET, x, weights, distilled_params, condition)
 
     def _evaluate(
         self,
@@ -219,15 +208,11 @@ class ResidualNetwork(ImageClassifier):
         stats_id, cmod_ckpt_id = parse_condition(condition)
         images = self._images(layers, x)
         batch_size = layers.batch_size(images)
-        given = select_weights(self._plan, weights, self, layers, batch_size, cmod_ckpt_id)
+        given = select_weights(self, weights, layers, batch_size, cmod_ckpt_id)
         stats: Sequence[Stats] = ()
         if self._use_batch_norm or distilled_params is not None:
-            stats = select_stats(self, layers, distilled_params, stats_id)
-        first = self._first_weight
-        if given.mod_given:
-            check_placement(images, given.mod, self, 0)
-        placed = given.internal[first:] if given.internal_given else given.internal[first : first + 1]
-        check_placement(images, placed, self, self._plan.num_mod + first)
+            stats = select_stats(self, distilled_params, stats_id, layers.num_sets)
+        given.check_placement(images, self, self._first_weight)
         self._check_num_values(x, batch_size, self._map_sizes)
         inputs = Inputs(layers, given.mod, given.internal, stats)
         if self._use_context_mod and self._context_mod_inputs:
@@ -325,6 +310,4 @@ class ResidualNetwork(ImageClassifier):
             Mean and variance of every layer in turn, the network's own tensors; None without
             ``distill_bn_stats``.
         """
-        if self.hyper_shapes_distilled is None:
-            return None
-        return [stat for layer in self._batchnorm_layers for stat in layer.get_stats()]
+        return latest_stats(self)

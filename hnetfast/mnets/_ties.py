@@ -2,7 +2,7 @@
 
 That does ``load_state_dict(assign=True)``, ``to_empty`` of a network built on the device "meta", and any
 conversion with ``torch.__future__.set_overwrite_module_params_on_conversion(True)``: each name would get a
-parameter of its own, and names in parts that are not registered would keep the old one.
+parameter of its own, and names in modules that are not registered would keep the old one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Ties = dict[nn.Parameter, list[tuple[nn.Module, str]]]
 
 
 def find_ties(network: nn.Module) -> Ties:
-    """Find the parameters that a network, or its parts, hold under more than one name.
+    """Find the parameters that a network, or modules in it, hold under more than one name.
 
     Args:
         network: The network.
@@ -25,7 +25,7 @@ def find_ties(network: nn.Module) -> Ties:
         For each of them the modules that hold it, with its name there; those of the network itself first.
     """
     places: Ties = {}
-    for module in _with_parts(network, set()):
+    for module in _with_submodules(network, set()):
         for name, param in module._parameters.items():
             if param is not None:
                 places.setdefault(param, []).append((module, name))
@@ -71,7 +71,7 @@ def _after_loading(network: nn.Module, incompatible_keys: Any) -> None:
     network.__dict__["_ties"] = {}
 
 
-def _with_parts(module: nn.Module, seen: set[nn.Module]) -> Iterator[nn.Module]:
+def _with_submodules(module: nn.Module, seen: set[nn.Module]) -> Iterator[nn.Module]:
     """A module and all modules in it, registered or not."""
     if module in seen:
         return
@@ -79,6 +79,6 @@ def _with_parts(module: nn.Module, seen: set[nn.Module]) -> Iterator[nn.Module]:
     yield module
     held = [*module._modules.values(), *vars(module).values()]
     for value in held:
-        for part in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(part, nn.Module):
-                yield from _with_parts(part, seen)
+        for entry in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(entry, nn.Module):
+                yield from _with_submodules(entry, seen)

@@ -1,15 +1,16 @@
 """Interpretation of the argument ``weights`` of main networks with context modulation."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hnetfast._errors import InputTypeError
+from hnetfast._checks import check_placement, check_tensor
+from hnetfast._errors import InputError, InputTypeError
+from hnetfast._parameter_lists import look_up as look_up  # hnets take it from here
+from hnetfast._parameter_lists import own_tensors
 from hnetfast.mnets._layer_functions import LayerFunctions
-
-_KEYS = ("internal_weights", "mod_weights")
 
 
 class WeightPlan(NamedTuple):
@@ -29,6 +30,16 @@ class WeightPlan(NamedTuple):
     own_internal: bool
     order: tuple[int, ...] | None = None
 
+    @classmethod
+    def of(cls, network: Any) -> "WeightPlan":
+        """The plan of a network that has registered its parameters in this order."""
+        return cls(
+            tuple(tuple(shape) for shape in network._param_shapes),
+            network._num_context_mod_shapes(),
+            not network._context_mod_no_weights,
+            not network._no_weights,
+        )
+
 
 class GivenWeights(NamedTuple):
     """The parameters to compute with.
@@ -40,43 +51,33 @@ class GivenWeights(NamedTuple):
         internal_given: Whether the latter came from outside.
     """
 
-    mod: Sequence[torch.Tensor]
-    internal: Sequence[torch.Tensor]
+    mod: Sequence[Tensor]
+    internal: Sequence[Tensor]
     mod_given: bool
     internal_given: bool
 
+    def check_placement(self, x: Tensor, network: Any, first: int = 0) -> None:
+        """Refuse an input of another dtype or device than what was given, or than the network's own.
 
-def own_tensors(params: nn.ParameterList | Sequence[torch.Tensor] | None) -> list[torch.Tensor]:
-    """The entries of a parameter list, without the cost of its item access."""
-    if params is None:
-        return []
-    if isinstance(params, nn.ParameterList):
-        return look_up(params, list(map(str, range(len(params)))))
-    return list(params)
+        Args:
+            x: The input.
+            network: The network.
+            first: Index of the first of the internal weights that are multiplied with the input.
 
-
-def look_up(params: nn.ParameterList, names: Sequence[str]) -> list[torch.Tensor]:
-    """Entries of a parameter list by their names.
-
-    Args:
-        params: The list.
-        names: Indices as strings, under which the list has registered the entries.
-
-    Returns:
-        The entries.
-    """
-    registered = params._parameters
-    try:
-        return [registered[name] for name in names]
-    except KeyError:
-        # Pruned, parametrised, or replaced by a tensor that is no parameter.
-        return [getattr(params, name) for name in names]
+        Raises:
+            ValueError, RuntimeError: A device differs.
+            TypeError: A dtype differs, and autocast is off.
+        """
+        if self.mod_given and self.mod:
+            check_placement(x, self.mod, partial(describe_entry, network))
+        # The network's own are all alike.
+        placed = self.internal[first:] if self.internal_given else self.internal[first : first + 1]
+        check_placement(x, placed, lambda i: describe_entry(network, network._plan.num_mod + first + i))
 
 
 def select_weights(
-    plan: WeightPlan,
-    weights: Any,
     network: Any,
+    weights: Any,
     layers: LayerFunctions,
     batch_size: int | None,
     cmod_ckpt_id: int | None = None,
@@ -84,10 +85,9 @@ def select_weights(
     """Sort the weights given to a network, and fill what is missing from its own.
 
     Args:
-        plan: What the network expects.
+        network: The network, whose own parameters are in the order of its ``param_shapes``.
         weights: A sequence or dictionary as documented in :meth:`hnetfast.mnets.mlp.MLP.forward`, or None;
             for many sets of weights all tensors have that additional first dimension.
-        network: The network, whose own parameters are in the order of its ``param_shapes``.
         layers: How the network is evaluated: with one set of weights or many.
         batch_size: Number of samples; parameters of context modulation may differ between them. None if there
             is no such dimension.
@@ -100,6 +100,7 @@ def select_weights(
         ValueError: If a number of tensors, a shape or a key is wrong, or a parameter is missing.
         TypeError: If something is not a tensor.
     """
+    plan = network._plan
     num_mod, num_all = plan.num_mod, len(plan.shapes)
     mod = internal = None
     if weights is None:
@@ -118,12 +119,12 @@ def select_weights(
         elif num_mod and count == num_mod:
             mod = weights
         else:
-            raise ValueError(_count_message(plan, weights))
+            raise InputError(_count_message(plan, weights))
 
-    if mod is not None:
-        _check_mod(plan, network, mod, layers.num_sets, batch_size)
+    if mod:
+        _check_shapes(network, mod, 0, layers.num_sets, batch_size)
     if internal is not None:
-        _check_internal(plan, network, internal, layers.num_sets)
+        _check_shapes(network, internal, num_mod, layers.num_sets)
         if mod is not None:
             return GivenWeights(mod, internal, True, True)
     own = own_tensors(network._internal_params)
@@ -131,61 +132,43 @@ def select_weights(
         indices = [network.param_shapes_meta[i]["index"] for i in plan.order]
         own = [own[i] for i in indices if i != -1]
     num_own_mod = num_mod if plan.own_mod else 0
-    if internal is None:
+    mod_given, internal_given = mod is not None, internal is not None
+    if not internal_given:
         if not plan.own_internal:
-            raise ValueError(
-                "weights: the network was built without weights (no_weights=True), "
-                + (
-                    "pass them"
-                    if weights is None
-                    else "what was passed contains only those of context modulation"
-                )
-            )
-        chosen_internal = _for_each_set(own[num_own_mod:], layers.num_sets)
-    else:
-        chosen_internal = internal
-    if mod is None and cmod_ckpt_id is not None:
-        stored = [
-            weight
-            for layer in network.context_mod_layers or ()
-            for weight in layer.get_weights(cmod_ckpt_id)
-            if weight is not None
-        ]
-        chosen_mod = _for_each_set(stored, layers.num_sets)
-    elif mod is None:
-        if num_mod and not plan.own_mod:
-            raise ValueError(
+            got = "pass them" if weights is None else "what was passed are only those of context modulation"
+            raise InputError(f"weights: the network was built without weights (no_weights=True), {got}")
+        internal = _for_each_set(own[num_own_mod:], layers.num_sets)
+    if not mod_given:
+        if cmod_ckpt_id is not None:
+            mod_layers = network.context_mod_layers or ()
+            stored = [weight for layer in mod_layers for weight in layer.get_weights(cmod_ckpt_id)]
+            mod = [weight for weight in stored if weight is not None]
+        elif num_mod and not plan.own_mod:
+            raise InputError(
                 "weights: the context-modulation layers were built without weights "
                 "(context_mod_no_weights=True), pass them"
             )
-        chosen_mod = _for_each_set(own[:num_own_mod], layers.num_sets)
-    else:
-        chosen_mod = mod
-    return GivenWeights(chosen_mod, chosen_internal, mod is not None, internal is not None)
+        else:
+            mod = own[:num_own_mod]
+        mod = _for_each_set(mod, layers.num_sets)
+    return GivenWeights(mod, internal, mod_given, internal_given)
 
 
 def _from_mapping(
     plan: WeightPlan, weights: Mapping[str, Any]
-) -> tuple[Sequence[torch.Tensor] | None, Sequence[torch.Tensor] | None]:
-    unknown = [key for key in weights if key not in _KEYS]
-    if unknown or not weights:
-        raise ValueError(f"weights: expected a dictionary with keys from {list(_KEYS)}, got {list(weights)}")
-    mod, internal = weights.get("mod_weights"), weights.get("internal_weights")
-    num_internal = len(plan.shapes) - plan.num_mod
-    if mod is not None:
-        mod = _as_sequence("weights['mod_weights']", mod)
-        if len(mod) != plan.num_mod:
-            raise ValueError(f"weights['mod_weights']: expected {plan.num_mod} tensors, got {len(mod)}")
-    if internal is not None:
-        internal = _as_sequence("weights['internal_weights']", internal)
-        if len(internal) != num_internal:
-            raise ValueError(
-                f"weights['internal_weights']: expected {num_internal} tensors, got {len(internal)}"
-            )
-    return mod, internal
+) -> tuple[Sequence[Tensor] | None, Sequence[Tensor] | None]:
+    given = {"internal_weights": None, "mod_weights": None}
+    if not weights or any(key not in given for key in weights):
+        raise InputError(f"weights: expected a dictionary with keys from {list(given)}, got {list(weights)}")
+    for key, count in zip(given, (len(plan.shapes) - plan.num_mod, plan.num_mod), strict=True):
+        if weights.get(key) is not None:
+            given[key] = _as_sequence(f"weights[{key!r}]", weights[key])
+            if len(given[key]) != count:
+                raise InputError(f"weights[{key!r}]: expected {count} tensors, got {len(given[key])}")
+    return given["mod_weights"], given["internal_weights"]
 
 
-def _as_sequence(name: str, value: Any) -> Sequence[torch.Tensor]:
+def _as_sequence(name: str, value: Any) -> Sequence[Tensor]:
     if isinstance(value, (list, tuple)):
         return value
     if isinstance(value, nn.ParameterList):
@@ -205,7 +188,7 @@ def _count_message(plan: WeightPlan, weights: Sequence[Any]) -> str:
     return f"weights: expected {accepted}, got {len(weights)}{got}"
 
 
-def _for_each_set(tensors: list[torch.Tensor], num_sets: int | None) -> list[torch.Tensor]:
+def _for_each_set(tensors: list[Tensor], num_sets: int | None) -> list[Tensor]:
     if num_sets is None:
         return tensors
     return [tensor.expand(num_sets, *tensor.shape) for tensor in tensors]
@@ -213,47 +196,31 @@ def _for_each_set(tensors: list[torch.Tensor], num_sets: int | None) -> list[tor
 
 def describe_entry(network: Any, i: int) -> str:
     """Name an entry of a network's parameters, in the order of its plan, in a message."""
-    plan = getattr(network, "_plan", None)
-    if plan is not None and plan.order is not None:
+    plan = network._plan
+    if plan.order is not None:
         i = plan.order[i]
-    return f"entry {i} of param_shapes ({network.param_shapes_meta[i]['name']})"
+    return f"weights: entry {i} of param_shapes ({network.param_shapes_meta[i]['name']})"
 
 
-def _check_internal(
-    plan: WeightPlan, network: Any, weights: Sequence[torch.Tensor], num_sets: int | None
-) -> None:
-    i = plan.num_mod
-    shapes = plan.shapes
-    for weight in weights:
-        if not isinstance(weight, torch.Tensor):
-            raise TypeError(
-                f"weights: {describe_entry(network, i)} must be a tensor, got {type(weight).__name__}"
-            )
-        shape = shapes[i] if num_sets is None else (num_sets, *shapes[i])
-        if weight.shape != shape:
-            raise ValueError(
-                f"weights: {describe_entry(network, i)} has the shape {list(shape)}, got {list(weight.shape)}"
-            )
-        i += 1
-
-
-def _check_mod(
-    plan: WeightPlan,
+def _check_shapes(
     network: Any,
-    weights: Sequence[torch.Tensor],
+    weights: Sequence[Tensor],
+    first: int,
     num_sets: int | None,
-    batch_size: int | None,
+    batch_size: int | None = None,
 ) -> None:
-    sets = () if num_sets is None else (num_sets,)
-    for i, weight in enumerate(weights):
-        shape = (*sets, *plan.shapes[i])
-        if not isinstance(weight, torch.Tensor):
-            raise TypeError(
-                f"weights: {describe_entry(network, i)} must be a tensor, got {type(weight).__name__}"
-            )
-        a_sample = (*sets, batch_size, *plan.shapes[i])
-        if weight.shape != shape and (batch_size is None or weight.shape != a_sample):
-            raise ValueError(
-                f"weights: {describe_entry(network, i)} has the shape {list(shape)} (or, one set a sample, "
-                f"{list(a_sample)}), got {list(weight.shape)}"
-            )
+    """Check tensors for the entries of the plan from ``first`` on, which may differ between samples."""
+    shapes = network._plan.shapes
+    for i, weight in enumerate(weights, first):
+        shape = shapes[i] if num_sets is None else (num_sets, *shapes[i])
+        if isinstance(weight, Tensor) and weight.shape == shape:
+            continue
+        name = describe_entry(network, i)
+        check_tensor(name, weight)
+        accepted = f"{list(shape)}"
+        if batch_size is not None:
+            a_sample = (*shape[: num_sets is not None], batch_size, *shapes[i])
+            if weight.shape == a_sample:
+                continue
+            accepted += f" (or, one set a sample, {list(a_sample)})"
+        raise InputError(f"{name}: expected the shape {accepted}, got {list(weight.shape)}")

@@ -42,14 +42,12 @@ def sets_at_once(network: Any, x: Tensor, num_sets: int) -> int:
         return 1
     try:
         work = _count(network, x)
-    except (
-        Exception
-    ):  # a subclass that can't do without data; the call itself tells what is wrong with an input
+    except Exception:  # a subclass needs data; what is wrong with an input, the call itself tells
         return 1
     if work.multiply_adds > _BUSY or (work.convolves and x.shape[0] > _FEW_IMAGES):
         return 1
     fitting = max(2, int(_CACHED / (x.element_size() * network.num_params)))
-    return ceil(num_sets / ceil(num_sets / fitting))  # parts of about the same size
+    return ceil(num_sets / ceil(num_sets / fitting))  # groups of about the same size
 
 
 def multiply_adds(network: Any, x: Tensor) -> int:

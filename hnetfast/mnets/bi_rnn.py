@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hnetfast._checks import check_function
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast.mnets._arguments import check_placement, parse_condition
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
+from hnetfast.mnets._statistics import parse_condition
 from hnetfast.mnets._weights import GivenWeights, WeightPlan, select_weights
 from hnetfast.mnets.mlp import MLP
 from hnetfast.mnets.mnet_interface import MainNetInterface
@@ -38,8 +39,8 @@ class BiRNN(nn.Module, MainNetInterface):
         verbose: Print the number of weights.
 
     Raises:
-        ValueError: If an argument of a part is not accepted, widths do not fit, parts keep weights and others
-            do not, or there is no layer.
+        ValueError: If an argument of a member is not accepted, widths do not fit, members keep weights and
+            others do not, or there is no layer.
         TypeError: If an argument is of a wrong type.
     """
 
@@ -57,7 +58,7 @@ class BiRNN(nn.Module, MainNetInterface):
         if not isinstance(layers, (list, tuple)):
             raise InputTypeError(f"rnn_args: expected a dictionary or a list of these, got {rnn_args!r}")
         if not layers:
-            raise ValueError("rnn_args: expected at least one bidirectional layer, got none")
+            raise InputError("rnn_args: expected at least one bidirectional layer, got none")
         given = [(f"rnn_args[{i}]", arguments) for i, arguments in enumerate(layers)]
         given += [] if mlp_args is None else [("mlp_args", mlp_args)]
         completed = [_complete(name, arguments, no_weights) for name, arguments in given]
@@ -69,10 +70,10 @@ class BiRNN(nn.Module, MainNetInterface):
             self._forward_rnns.append(SimpleRNN(**arguments))
             self._backward_rnns.append(SimpleRNN(**arguments))
         self._out_mlp = None if mlp_args is None else MLP(**completed[-1])
-        self._preprocess_fct = _checked(preprocess_fct)
+        self._preprocess_fct = check_function("preprocess_fct", preprocess_fct)
         self._forward_called = False
         self._check_widths()
-        self._register_parts(no_weights)
+        self._register_members(no_weights)
         self._is_properly_setup(check_has_bias=False)
         if verbose:
             print(f"Constructed Bidirectional RNN with {self.num_params} weights.")
@@ -81,35 +82,35 @@ class BiRNN(nn.Module, MainNetInterface):
         width = None
         for i, rnn in enumerate(self._forward_rnns):
             if width is not None and rnn._n_in != width:
-                raise ValueError(
-                    f"rnn_args[{i}]: n_in must be {width}, twice as wide as what the layer before computes, "
+                raise InputError(
+                    f"rnn_args[{i}]: expected n_in={width}, twice as wide as what the layer before computes, "
                     f"got {rnn._n_in}"
                 )
             width = 2 * [*rnn._rnn_layers, *rnn._fc_layers][-1]
         if self._out_mlp is not None and self._out_mlp._n_in != width:
-            raise ValueError(
-                f"mlp_args: n_in must be {width}, twice as wide as what the last layer computes, "
+            raise InputError(
+                f"mlp_args: expected n_in={width}, twice as wide as what the last layer computes, "
                 f"got {self._out_mlp._n_in}"
             )
 
     @property
-    def _parts(self) -> list[tuple[SimpleRNN | MLP, str, int]]:
+    def _members(self) -> list[tuple[SimpleRNN | MLP, str, int]]:
         """The networks in the order of their parameters, what they are, and the number of their layer."""
-        parts: list[tuple[SimpleRNN | MLP, str, int]] = []
+        members: list[tuple[SimpleRNN | MLP, str, int]] = []
         for i, (forward, backward) in enumerate(zip(self._forward_rnns, self._backward_rnns, strict=True)):
-            parts += [(forward, "forward_rnn", i), (backward, "backward_rnn", i)]
+            members += [(forward, "forward_rnn", i), (backward, "backward_rnn", i)]
         if self._out_mlp is not None:
-            parts.append((self._out_mlp, "out_mlp", -1))
-        return parts
+            members.append((self._out_mlp, "out_mlp", -1))
+        return members
 
-    def _register_parts(self, no_weights: bool) -> None:
-        networks = [network for network, _, _ in self._parts]
+    def _register_members(self, no_weights: bool) -> None:
+        networks = [network for network, _, _ in self._members]
         modulated = [network for network in networks if network._plan.num_mod]
         keeps_mod = {not network._context_mod_no_weights for network in modulated}
         if len(keeps_mod) == 2:
-            raise ValueError(
-                "rnn_args, mlp_args: context_mod_no_weights must be the same for all parts that use context "
-                "modulation"
+            raise InputError(
+                "rnn_args, mlp_args: expected the same context_mod_no_weights wherever context modulation is "
+                "used, got True and False"
             )
         self._has_bias = all(network.has_bias for network in networks)
         last = networks[-1] if self._out_mlp is not None else self._forward_rnns[-1]
@@ -121,8 +122,8 @@ class BiRNN(nn.Module, MainNetInterface):
             self._internal_params = nn.ParameterList()
         if any(network.hyper_shapes_learned is not None for network in networks):
             self._hyper_shapes_learned, self._hyper_shapes_learned_ref = [], []
-        for network, kind, i in self._parts:
-            self._register_part(network, kind, i)
+        for network, kind, i in self._members:
+            self._register_member(network, kind, i)
         if self._out_mlp is not None:
             self._hyper_shapes_distilled = self._out_mlp.hyper_shapes_distilled
             self._batchnorm_layers = self._out_mlp.batchnorm_layers
@@ -132,7 +133,7 @@ class BiRNN(nn.Module, MainNetInterface):
             )
         self._plan = self._make_plan(True not in keeps_mod, no_weights)
 
-    def _register_part(self, network: SimpleRNN | MLP, kind: str, i: int) -> None:
+    def _register_member(self, network: SimpleRNN | MLP, kind: str, i: int) -> None:
         first = len(self._param_shapes)
         num_own = 0 if self._internal_params is None else len(self._internal_params)
         for entry in network.param_shapes_meta:
@@ -199,7 +200,7 @@ class BiRNN(nn.Module, MainNetInterface):
     def preprocess_fct(self, value: Preprocessing | None) -> None:
         if self._forward_called:
             raise RuntimeError("preprocess_fct: cannot be changed after the first call of forward()")
-        self._preprocess_fct = _checked(value)
+        self._preprocess_fct = check_function("preprocess_fct", value)
 
     def forward(
         self,
@@ -213,10 +214,16 @@ class BiRNN(nn.Module, MainNetInterface):
 
         Args:
             x: Inputs ``[T, B, n_in]``, or what ``preprocess_fct`` turns into these.
-            weights: As of :meth:`hnetfast.mnets.mlp.MLP.forward`.
+            weights: The parameters to use instead of the network's own. A list is, by its length, all of
+                :attr:`param_shapes`, or those of context modulation, or (if all others are kept by the
+                network) :attr:`hyper_shapes_learned`. A dictionary has the keys "internal_weights" (all but
+                those of context modulation) or "mod_weights" (those), or both; None stands for the network's
+                own. Parameters of context modulation may have a leading dimension of size B: one set a
+                sample.
             distilled_params: Statistics of batch normalisation in the fully connected network.
-            condition: Index of stored weights of context modulation, or a dictionary as of
-                :meth:`hnetfast.mnets.mlp.MLP.forward`.
+            condition: Index of stored weights of context modulation, used unless such weights are given; or a
+                dictionary with that as "cmod_ckpt_id" and/or "bn_stats_id" (index of stored statistics to use
+                in batch normalisation of the fully connected network, the latest by default).
             seq_lengths: Length of each of the B sequences without its padding, which stays where it is when
                 they are reversed; the outputs of backward networks are 0 there. By default all of the T steps
                 are reversed.
@@ -248,26 +255,26 @@ class BiRNN(nn.Module, MainNetInterface):
             x = self._preprocess(layers, x, seq_lengths)
         self._forward_rnns[0]._check_sequences(layers, x)
         if distilled_params is not None and self.hyper_shapes_distilled is None:
-            raise ValueError("distilled_params: the network has no distillation targets (distill_bn_stats)")
+            raise InputError(
+                "distilled_params: the network has no distillation targets (distill_bn_stats=True), expected "
+                "None"
+            )
         num_steps, batch_size = x.shape[-3:-1]
-        given = select_weights(self._plan, weights, self, layers, batch_size, ckpt_id)
-        if given.mod_given:
-            check_placement(x, given.mod, self, 0)
-        placed = given.internal if given.internal_given else given.internal[:1]
-        check_placement(x, placed, self, self._plan.num_mod)
+        given = select_weights(self, weights, layers, batch_size, ckpt_id)
+        given.check_placement(x, self)
         backwards = _Reversal(seq_lengths, num_steps, batch_size, x.device)
 
         h, i_mod, i_internal = x, 0, 0
         outputs: list[Tensor] = []
-        for network, kind, _ in self._parts:
+        for network, kind, _ in self._members:
             num_mod = network._plan.num_mod
             num_internal = len(network._plan.shapes) - num_mod
             mod = given.mod[i_mod : i_mod + num_mod]
             internal = given.internal[i_internal : i_internal + num_internal]
             i_mod, i_internal = i_mod + num_mod, i_internal + num_internal
             if kind == "out_mlp":
-                part = GivenWeights(mod, internal, given.mod_given, given.internal_given)
-                return self._fully_connected(layers, h, part, distilled_params, bn_stats_id, ckpt_id)
+                of_mlp = GivenWeights(mod, internal, given.mod_given, given.internal_given)
+                return self._fully_connected(layers, h, of_mlp, distilled_params, bn_stats_id, ckpt_id)
             if kind == "forward_rnn":
                 outputs = [network._evaluate(layers, h, [*mod, *internal])]
             else:
@@ -325,7 +332,12 @@ class BiRNN(nn.Module, MainNetInterface):
         return min(rnn._sets_at_once(x, num_sets) for rnn in self._forward_rnns)
 
     def distillation_targets(self) -> list[Tensor] | None:
-        """Return those of the fully connected network, None if there are none."""
+        """Return the latest running statistics of batch normalisation in the fully connected network.
+
+        Returns:
+            Mean and variance of every layer in turn, the network's own tensors; None if there is no such
+            network, or without its ``distill_bn_stats``.
+        """
         return None if self._out_mlp is None else self._out_mlp.distillation_targets()
 
     def get_cm_weights(self) -> list[nn.Parameter]:
@@ -345,7 +357,7 @@ class BiRNN(nn.Module, MainNetInterface):
 
     def init_hh_weights_orthogonal(self) -> None:
         """Initialise the matrices from state to state of all recurrent layers orthogonally."""
-        for network, kind, _ in self._parts:
+        for network, kind, _ in self._members:
             if kind != "out_mlp":
                 network.init_hh_weights_orthogonal()
 
@@ -406,18 +418,12 @@ class _Reversal:
 
 
 def _complete(name: str, arguments: Any, no_weights: bool) -> dict[str, Any]:
-    """Add ``verbose`` and ``no_weights`` to the arguments of a part."""
+    """Add ``verbose`` and ``no_weights`` to the arguments of a member."""
     if not isinstance(arguments, Mapping):
         raise InputTypeError(f"{name}: expected a dictionary of arguments, got {arguments!r}")
     completed = {"verbose": False, "no_weights": no_weights, **arguments}
     if completed["no_weights"] != no_weights:
-        raise ValueError(
+        raise InputError(
             f"{name}: no_weights={completed['no_weights']} contradicts no_weights={no_weights} of the network"
         )
     return completed
-
-
-def _checked(function: Any) -> Preprocessing | None:
-    if function is not None and not callable(function):
-        raise TypeError(f"preprocess_fct: expected a function or None, got {function!r}")
-    return function

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from hnetfast._errors import InputError
-from hnetfast.mnets._convnet import ConvNet, Convolution
+from hnetfast._parameter_lists import own_tensors
+from hnetfast.mnets._convnet import ConvNet, ConvStage
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
-from hnetfast.mnets._weights import own_tensors
 from hnetfast.utils.local_conv2d_layer import LocalConv2dLayer
 
 __all__ = ["BioConvNet"]
@@ -46,7 +46,7 @@ class BioConvNet(ConvNet):
         TypeError: If a size is not an integer.
     """
 
-    _convs = (Convolution(5, stride=2), Convolution(5, stride=2), Convolution(3, padding=1))
+    _convs = (ConvStage(5, stride=2), ConvStage(5, stride=2), ConvStage(3, padding=1))
     _activation = staticmethod(torch.tanh)
 
     def __init__(
@@ -100,7 +100,7 @@ class BioConvNet(ConvNet):
         if use_context_mod and not context_mod_no_weights:
             self._context_mod_weights.extend(own_tensors(self._weights)[: self._plan.num_mod])
         if verbose:
-            mod = self._context_mod_description()
+            mod = self._context_mod_note()
             print(f"Creating bio-plausible convnet with {self.num_params} weights{mod}.")
 
     def forward(
@@ -115,7 +115,12 @@ class BioConvNet(ConvNet):
 
         Args:
             x: Images ``[B, H·W·C]`` or ``[B, H, W, C]``.
-            weights: As of :meth:`hnetfast.mnets.mlp.MLP.forward`.
+            weights: The parameters to use instead of the network's own. A list is, by its length, all of
+                :attr:`param_shapes`, or those of context modulation, or (if all others are kept by the
+                network) :attr:`hyper_shapes_learned`. A dictionary has the keys "internal_weights" (all but
+                those of context modulation) or "mod_weights" (those), or both; None stands for the network's
+                own. Parameters of context modulation may have a leading dimension of size B: one set a
+                sample.
             distilled_params: Must be None.
             condition: Index of stored weights of context modulation, used unless such weights are given;
                 without context modulation it is ignored. It may also be the value of "cmod_ckpt_id" in a

@@ -9,16 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hnetfast._checks import check_integer, check_integers
 from hnetfast._errors import InputError, InputIndexError, InputTypeError
-from hnetfast.mnets._arguments import (
-    check_batch_norm,
-    check_placement,
-    parse_condition,
-    positive_integer,
-    select_stats,
-)
+from hnetfast._parameter_lists import own_tensors
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
-from hnetfast.mnets._weights import WeightPlan, own_tensors, select_weights
+from hnetfast.mnets._statistics import check_batch_norm, latest_stats, parse_condition, select_stats
+from hnetfast.mnets._weights import WeightPlan, select_weights
 from hnetfast.mnets.mlp import MLP
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.ops._activations import RELU, own_activation
@@ -93,14 +89,14 @@ class ChunkSqueezer(nn.Module, MainNetInterface):
         if no_weights and init_weights is not None:
             raise InputTypeError("init_weights: the network keeps no weights (no_weights=True)")
         if not isinstance(cemb_init_std, Real):
-            raise InputTypeError(f"cemb_init_std: a number is accepted, got {cemb_init_std!r}")
+            raise InputTypeError(f"cemb_init_std: expected a number, got {cemb_init_std!r}")
         if cemb_init_std < 0:
             raise InputError(f"cemb_init_std: expected a number that is not negative, got {cemb_init_std}")
-        self._n_in = positive_integer("n_in", n_in)
-        self._n_out = positive_integer("n_out", n_out)
-        self._inp_chunk_dim = positive_integer("inp_chunk_dim", inp_chunk_dim)
-        self._out_chunk_dim = positive_integer("out_chunk_dim", out_chunk_dim)
-        self._cemb_size = cemb_size and positive_integer("cemb_size", cemb_size)
+        self._n_in = check_integer("n_in", n_in, 1)
+        self._n_out = check_integer("n_out", n_out, 1)
+        self._inp_chunk_dim = check_integer("inp_chunk_dim", inp_chunk_dim, 1)
+        self._out_chunk_dim = check_integer("out_chunk_dim", out_chunk_dim, 1)
+        self._cemb_size = check_integer("cemb_size", cemb_size, 0)
         self._num_cembs = ceil(n_in / inp_chunk_dim)
         self._pad = self._num_cembs * inp_chunk_dim - n_in
         self._a_fun = own_activation(activation_fn)
@@ -127,8 +123,8 @@ class ChunkSqueezer(nn.Module, MainNetInterface):
             "distill_bn_stats": distill_bn_stats,
             "verbose": verbose,
         }
-        red_widths = [positive_integer("red_layers", width) for width in red_layers]
-        net_widths = [positive_integer("net_layers", width) for width in net_layers]
+        red_widths = check_integers("red_layers", red_layers, 1)
+        net_widths = check_integers("net_layers", net_layers, 1)
         self._reducer = MLP(inp_chunk_dim + cemb_size, out_chunk_dim, red_widths, **options)
         self._network = MLP(self._num_cembs * out_chunk_dim, n_out, net_widths, **options)
         self._register_all()
@@ -144,19 +140,19 @@ class ChunkSqueezer(nn.Module, MainNetInterface):
         """Register the chunk embeddings and what the two MLPs have registered."""
         self._register_shape([self._num_cembs, self._cemb_size], "embedding", -1, self._cembs)
         first_layer = 0
-        for part in (self._reducer, self._network):
-            params = own_tensors(part._internal_params)
-            for shape, meta in zip(part.param_shapes, part.param_shapes_meta, strict=True):
+        for member in (self._reducer, self._network):
+            params = own_tensors(member._internal_params)
+            for shape, meta in zip(member.param_shapes, member.param_shapes_meta, strict=True):
                 param = params[meta["index"]] if params else None
                 self._register_shape(list(shape), meta["name"], first_layer + meta["layer"], param)
             first_layer = max(meta["layer"] for meta in self._param_shapes_meta) + 1
-            self._layer_weight_tensors.extend(part.layer_weight_tensors)
-            self._layer_bias_vectors.extend(part.layer_bias_vectors)
+            self._layer_weight_tensors.extend(member.layer_weight_tensors)
+            self._layer_bias_vectors.extend(member.layer_bias_vectors)
             if self._batchnorm_layers is not None:
-                self._batchnorm_layers.extend(part.batchnorm_layers)
-            if part.hyper_shapes_distilled is not None:
+                self._batchnorm_layers.extend(member.batchnorm_layers)
+            if member.hyper_shapes_distilled is not None:
                 distilled = self._hyper_shapes_distilled or []
-                self._hyper_shapes_distilled = distilled + part.hyper_shapes_distilled
+                self._hyper_shapes_distilled = distilled + member.hyper_shapes_distilled
         self._plan = WeightPlan(
             tuple(tuple(shape) for shape in self._param_shapes), 0, True, not self._no_weights
         )
@@ -206,31 +202,30 @@ class ChunkSqueezer(nn.Module, MainNetInterface):
             raise InputIndexError(
                 f"x: expected the shape [B, {self._n_in}], got {list(x.shape[num_set_dims:])}"
             )
-        given = select_weights(self._plan, weights, self, layers, None)
+        given = select_weights(self, weights, layers, None)
+        given.check_placement(x, self)
         internal = given.internal
-        check_placement(x, internal if given.internal_given else internal[:1], self, 0)
         distilled = (None, None)
         if self._batchnorm_layers or distilled_params is not None:
             # The second MLP would find errors only after the first has changed its statistics.
-            select_stats(self, layers, distilled_params, bn_stats_id)
+            select_stats(self, distilled_params, bn_stats_id, layers.num_sets)
             num_rows = layers.num_samples(x)
             check_batch_norm(self, x, num_rows if network.batchnorm_layers else num_rows * self._num_cembs)
             if distilled_params is not None:
                 num_reducer = len(reducer.hyper_shapes_distilled or ())
-                parts = (distilled_params[:num_reducer], distilled_params[num_reducer:])
-                distilled = tuple(part or None for part in parts)
-        parts = (None, None)
+                distilled = (distilled_params[:num_reducer] or None, distilled_params[num_reducer:] or None)
+        of_members = (None, None)
         if given.internal_given:
             num_reducer = len(reducer.param_shapes)
-            parts = (internal[1 : 1 + num_reducer], internal[1 + num_reducer :])
+            of_members = (internal[1 : 1 + num_reducer], internal[1 + num_reducer :])
 
         batch_size = x.shape[-2]
         chunks = F.pad(x, (0, self._pad)).unflatten(-1, (self._num_cembs, -1)).transpose(-3, -2)
         cembs = internal[0].unsqueeze(-2).expand(*chunks.shape[:-1], -1)
         h = torch.cat([chunks, cembs], dim=-1).flatten(-3, -2)  # [chunks·B, inp_chunk_dim + cemb_size]
-        h = reducer._evaluate(layers, h, parts[0], distilled[0], bn_stats_id)
+        h = reducer._evaluate(layers, h, of_members[0], distilled[0], bn_stats_id)
         h = h.unflatten(-2, (self._num_cembs, batch_size)).transpose(-3, -2).flatten(-2)
-        return network._evaluate(layers, h, parts[1], distilled[1], bn_stats_id)
+        return network._evaluate(layers, h, of_members[1], distilled[1], bn_stats_id)
 
     def distillation_targets(self) -> list[Tensor] | None:
         """Return the latest running statistics of all batch-normalisation layers.
@@ -239,6 +234,4 @@ class ChunkSqueezer(nn.Module, MainNetInterface):
             Mean and variance of every layer in turn, the network's own tensors; None without
             ``distill_bn_stats``.
         """
-        if self.hyper_shapes_distilled is None:
-            return None
-        return [stat for layer in self._batchnorm_layers for stat in layer.get_stats()]
+        return latest_stats(self)

@@ -153,6 +153,6 @@ class Classifier(nn.Module, MainNetInterface):
 def _check_logits(outputs: torch.Tensor, targets: torch.Tensor) -> None:
     if outputs.ndim != 2 or outputs.shape != targets.shape:
         raise ValueError(
-            "outputs and targets must have the same shape [B, C], "
+            "outputs, targets: expected the same shape [B, C], "
             f"got {list(outputs.shape)} and {list(targets.shape)}"
         )

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hnetfast._errors import InputError, InputTypeError
-from hnetfast.mnets._arguments import check_dropout_rate
-from hnetfast.mnets._convnet import ConvNet, Convolution
+from hnetfast._checks import check_dropout_rate
+from hnetfast._errors import InputError
+from hnetfast.mnets._convnet import ConvNet, ConvStage
 from hnetfast.mnets._layer_functions import SINGLE_SET
 
 __all__ = ["LeNet"]
@@ -66,9 +66,6 @@ class LeNet(ConvNet):
             in_shape = (32, 32, 3)
         super().__init__(in_shape, num_classes, verbose)
         check_dropout_rate(dropout_rate)
-        unknown = self._parse_context_mod_args(dict(kwargs))
-        if set(unknown) - {"context_mod_apply_pixel_wise"}:
-            raise InputTypeError(f"LeNet: unknown keyword arguments {unknown}")
         shapes = self._adapt_architecture(self._ARCHITECTURES, arch)
         size = 32 if arch == "cifar" else 28
         if (self._height, self._width) != (size, size):
@@ -84,11 +81,11 @@ class LeNet(ConvNet):
             self._drop_conv1, self._drop_conv2 = nn.Dropout2d(dropout_rate), nn.Dropout2d(dropout_rate)
             self._drop_fc1 = nn.Dropout(dropout_rate)
             drops, self._fc_dropout = ("_drop_conv1", "_drop_conv2"), "_drop_fc1"
-        self._convs = tuple(Convolution(5, dropout=drop, pools=True) for drop in drops)
+        self._convs = tuple(ConvStage(5, dropout=drop, pools=True) for drop in drops)
         self._build(shapes, init_weights)
         if verbose:
             uses_dropout = " The network uses dropout." if dropout_rate != -1 else ""
-            text = f"Creating a LeNet with {self.num_params} weights{self._context_mod_description()}."
+            text = f"Creating a LeNet with {self.num_params} weights{self._context_mod_note()}."
             print(text + uses_dropout)
 
     def forward(
@@ -102,7 +99,12 @@ class LeNet(ConvNet):
 
         Args:
             x: Images ``[B, H·W·C]`` or ``[B, H, W, C]``.
-            weights: As of :meth:`hnetfast.mnets.mlp.MLP.forward`.
+            weights: The parameters to use instead of the network's own. A list is, by its length, all of
+                :attr:`param_shapes`, or those of context modulation, or (if all others are kept by the
+                network) :attr:`hyper_shapes_learned`. A dictionary has the keys "internal_weights" (all but
+                those of context modulation) or "mod_weights" (those), or both; None stands for the network's
+                own. Parameters of context modulation may have a leading dimension of size B: one set a
+                sample.
             distilled_params: Must be None.
             condition: Index of stored weights of context modulation, used unless such weights are given;
                 without context modulation it is ignored. It may also be the value of "cmod_ckpt_id" in a

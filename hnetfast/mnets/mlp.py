@@ -8,20 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from hnetfast._checks import check_dropout_rate, check_function, check_integer, check_integers, check_tensor
 from hnetfast._errors import InputError
-from hnetfast.mnets._arguments import (
-    check_batch_norm,
-    check_dropout_rate,
-    check_placement,
-    parse_condition,
-    positive_integer,
-    select_stats,
-)
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
-from hnetfast.mnets._spectral_norm import SpectralNorm
+from hnetfast.mnets._statistics import check_batch_norm, latest_stats, parse_condition, select_stats
 from hnetfast.mnets._weights import WeightPlan, select_weights
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.ops._activations import RELU, own_activation
+from hnetfast.utils._spectral_norm import SpectralNorm
 
 __all__ = ["MLP"]
 
@@ -94,36 +88,30 @@ class MLP(nn.Module, MainNetInterface):
         nn.Module.__init__(self)
         MainNetInterface.__init__(self)
         sizes = [
-            positive_integer("n_in", n_in),
-            *(positive_integer("hidden_layers", width) for width in hidden_layers),
-            positive_integer("n_out", n_out),
+            check_integer("n_in", n_in, 1),
+            *check_integers("hidden_layers", hidden_layers, 1),
+            check_integer("n_out", n_out, 1),
         ]
         check_dropout_rate(dropout_rate)
-        for name, function in (("activation_fn", activation_fn), ("out_fn", out_fn)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{name}: expected a function or None, got {function!r}")
-        if use_batch_norm and len(sizes) > 2 and distill_bn_stats and not bn_track_stats:
-            raise ValueError(
-                "distill_bn_stats=True needs bn_track_stats=True: there are no statistics otherwise"
-            )
-        if use_context_mod and context_mod_gain_offset and context_mod_gain_softplus:
-            raise ValueError("context_mod_gain_offset and context_mod_gain_softplus exclude each other")
-
-        self._a_fun = own_activation(activation_fn)
+        self._a_fun = own_activation(check_function("activation_fn", activation_fn))
+        self._out_fn = check_function("out_fn", out_fn)
+        self._keep_context_mod_args(
+            {
+                "use_context_mod": use_context_mod,
+                "context_mod_inputs": context_mod_inputs,
+                "no_last_layer_context_mod": no_last_layer_context_mod,
+                "context_mod_no_weights": context_mod_no_weights,
+                "context_mod_post_activation": context_mod_post_activation,
+                "context_mod_gain_offset": context_mod_gain_offset,
+                "context_mod_gain_softplus": context_mod_gain_softplus,
+            }
+        )
         self._no_weights = no_weights
         self._dropout_rate = dropout_rate
         self._use_spectral_norm = use_spectral_norm
         self._use_batch_norm = use_batch_norm
         self._bn_track_stats = bn_track_stats
         self._distill_bn_stats = distill_bn_stats and use_batch_norm
-        self._use_context_mod = use_context_mod
-        self._context_mod_inputs = context_mod_inputs
-        self._no_last_layer_context_mod = no_last_layer_context_mod
-        self._context_mod_no_weights = context_mod_no_weights
-        self._context_mod_post_activation = context_mod_post_activation
-        self._context_mod_gain_offset = context_mod_gain_offset
-        self._context_mod_gain_softplus = context_mod_gain_softplus
-        self._out_fn = out_fn
         self._has_bias = use_bias
         self._has_fc_out = True
         self._mask_fc_out = True
@@ -139,7 +127,7 @@ class MLP(nn.Module, MainNetInterface):
             self._dropout = nn.Dropout(p=dropout_rate)
         self._build_layers(sizes)
         if not use_context_mod and self._hyper_shapes_learned_ref is not None:
-            # hypnettorch leaves this list empty then, and it is part of what must be equal.
+            # hypnettorch leaves this list empty then, and such lists must be equal.
             self._hyper_shapes_learned_ref = []
         self._is_properly_setup()
 
@@ -150,7 +138,7 @@ class MLP(nn.Module, MainNetInterface):
             norms = zip(matrices, sizes[1:], sizes[:-1], strict=True)
             self._spectral_norms = nn.ModuleList(SpectralNorm(*norm) for norm in norms)
         if verbose:
-            print(self._description())
+            print(f"Creating an MLP with {self.num_params} weights{self._context_mod_note()}.")
 
     def _build_layers(self, sizes: list[int]) -> None:
         """Create all layers; ``sizes`` are the widths of input, hidden layers and output."""
@@ -184,12 +172,7 @@ class MLP(nn.Module, MainNetInterface):
                 bn_track_stats=self._bn_track_stats,
             )
         self._add_fc_layers(sizes[:-1], sizes[1:], self._no_weights, fc_layers=numbers.linear)
-        self._plan = WeightPlan(
-            tuple(tuple(shape) for shape in self._param_shapes),
-            2 * num_cm_layers,
-            not self._context_mod_no_weights,
-            not self._no_weights,
-        )
+        self._plan = WeightPlan.of(self)
         self._n_in = sizes[0]
         self._tensors_per_layer = 2 if self._has_bias else 1
         self._num_bn_layers = len(hidden) if self._use_batch_norm else 0
@@ -197,13 +180,6 @@ class MLP(nn.Module, MainNetInterface):
         self._modulates_input = num_cm_layers > 0 and self._context_mod_inputs
         self._modulates_hidden = num_cm_layers > 0
         self._modulates_output = num_cm_layers > 0 and not self._no_last_layer_context_mod
-
-    def _description(self) -> str:
-        text = f"Creating an MLP with {self.num_params} weights"
-        if self._use_context_mod:
-            num_cm_weights = MainNetInterface.shapes_to_num_weights(self._context_mod_shapes)
-            text += f" (including {num_cm_weights} weights associated with-context modulation)"
-        return text + "."
 
     def forward(
         self,
@@ -246,21 +222,16 @@ class MLP(nn.Module, MainNetInterface):
         condition: int | Mapping[str, int] | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         bn_stats_id, cmod_ckpt_id = parse_condition(condition)
-        if not isinstance(x, torch.Tensor):
-            raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
+        check_tensor("x", x)
         if x.ndim == 0 or x.shape[-1] != self._n_in:
             raise InputError(f"x: expected the shape [B, {self._n_in}], got {list(x.shape)}")
-        given = select_weights(self._plan, weights, self, layers, layers.batch_size(x), cmod_ckpt_id)
+        given = select_weights(self, weights, layers, layers.batch_size(x), cmod_ckpt_id)
         mod, internal = given.mod, given.internal
         bn_stats = None
         if self._num_bn_layers or distilled_params is not None:
-            bn_stats = select_stats(self, layers, distilled_params, bn_stats_id)
+            bn_stats = select_stats(self, distilled_params, bn_stats_id, layers.num_sets)
         i_param = 2 * self._num_bn_layers  # index of the next matrix in `internal`
-        if given.mod_given:
-            check_placement(x, mod, self, 0)
-        placed = internal[i_param:] if given.internal_given else internal[i_param : i_param + 1]
-        check_placement(x, placed, self, self._plan.num_mod + i_param)
-
+        given.check_placement(x, self, i_param)
         if bn_stats is not None:
             check_batch_norm(self, x, layers.num_samples(x))
         h = x
@@ -314,9 +285,7 @@ class MLP(nn.Module, MainNetInterface):
             Mean and variance of every layer in turn, the network's own tensors; None without
             ``distill_bn_stats``.
         """
-        if self.hyper_shapes_distilled is None:
-            return None
-        return [stat for layer in self._batchnorm_layers for stat in layer.get_stats()]
+        return latest_stats(self)
 
     @staticmethod
     def weight_shapes(

@@ -9,8 +9,9 @@ from warnings import warn
 import torch
 from torch import nn
 
+from hnetfast._checks import check_tensors
 from hnetfast._errors import InputError, InputIndexError
-from hnetfast.mnets._forward_batched import forward_batched
+from hnetfast.mnets._batched import forward_batched
 from hnetfast.mnets._layer_building import LayerBuilding, Shape
 from hnetfast.mnets._ties import apply_and_tie, keep_ties_when_loading
 from hnetfast.mnets._work import sets_at_once
@@ -398,8 +399,11 @@ class MainNetInterface(LayerBuilding, ABC):
                 "get_output_weight_mask: only for networks with has_fc_out and mask_fc_out"
             )
         units = None if out_inds is None else torch.as_tensor(out_inds, device=device)
-        if isinstance(out_inds, torch.Tensor) and out_inds.is_floating_point():
-            raise InputIndexError(f"out_inds: integers or booleans are accepted, got {out_inds.dtype}")
+        # A list without indices is one of floats to PyTorch.
+        is_list = units is not None and not isinstance(out_inds, torch.Tensor)
+        is_fractional = units is not None and (units.is_floating_point() or units.is_complex())
+        if is_fractional and not (is_list and len(units) == 0):
+            raise InputIndexError(f"out_inds: expected integers or booleans, got {out_inds!r}")
         if units is not None and units.dtype != torch.bool:
             units = units.long()
         num_masked = 2 if self._output_has_bias else 1
@@ -422,15 +426,7 @@ class MainNetInterface(LayerBuilding, ABC):
             TypeError: If an entry is not a tensor.
         """
         params = [] if self.internal_params is None else list(self.internal_params)
-        if len(new_params) != len(params):
-            raise ValueError(f"new_params: expected {len(params)} tensors, got {len(new_params)}")
-        for i, (param, new) in enumerate(zip(params, new_params, strict=True)):
-            if not isinstance(new, torch.Tensor):
-                raise TypeError(f"new_params[{i}]: expected a tensor, got {type(new).__name__}")
-            if new.shape != param.shape:
-                raise ValueError(
-                    f"new_params[{i}]: expected the shape {list(param.shape)}, got {list(new.shape)}"
-                )
+        check_tensors("new_params", new_params, [param.shape for param in params])
         for param, new in zip(params, new_params, strict=True):
             param.data = new.detach().clone(memory_format=torch.contiguous_format)
 
@@ -455,7 +451,7 @@ class MainNetInterface(LayerBuilding, ABC):
         if not unflatten:
             tensors = list(params)
             if not tensors:
-                raise ValueError("params: there is nothing to flatten, got an empty list")
+                raise ValueError("params: expected at least one tensor, got none")
             return torch.cat([tensor.reshape(-1) for tensor in tensors])
         if param_shapes is None:
             raise ValueError("param_shapes: needed to unflatten a vector")
@@ -464,6 +460,6 @@ class MainNetInterface(LayerBuilding, ABC):
         sizes = [math.prod(shape) for shape in param_shapes]
         total = sum(sizes)
         if total > params.numel():
-            raise InputError(f"params: the shapes need {total} entries, the vector has {params.numel()}")
-        parts = params[:total].split_with_sizes(sizes)
-        return [part.view(tuple(shape)) for part, shape in zip(parts, param_shapes, strict=True)]
+            raise InputError(f"params: expected a vector of at least {total} entries, got {params.numel()}")
+        pieces = params[:total].split_with_sizes(sizes)
+        return [piece.view(tuple(shape)) for piece, shape in zip(pieces, param_shapes, strict=True)]

@@ -14,13 +14,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from hnetfast._checks import check_tensor
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast._failures import is_about_vmap, is_out_of_memory
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
-from hnetfast.mnets._module_parameters import ModuleParameter, check_module, find_parameters, make_buffer
-from hnetfast.mnets._parameter_roles import Role
-from hnetfast.mnets._structures import Rebuild, flatten, join_outputs
-from hnetfast.mnets._substitution import BufferState, SubstitutingCaller
+from hnetfast.mnets._module.calling import BufferState, SubstitutingCaller
+from hnetfast.mnets._module.parameters import (
+    ModuleParameter,
+    Role,
+    check_module,
+    find_parameters,
+    make_buffer,
+)
+from hnetfast.mnets._module.structures import Rebuild, flatten, join_outputs
+from hnetfast.mnets._statistics import check_distilled
 from hnetfast.mnets.mnet_interface import MainNetInterface
 
 __all__ = ["ModuleTarget", "from_module"]
@@ -132,7 +139,7 @@ class ModuleTarget(nn.Module, MainNetInterface):
                 {
                     "name": role.name,
                     "index": -1 if parameter.generated else num_internal,
-                    "layer": layers.setdefault((id(layer), role.part), len(layers)),
+                    "layer": layers.setdefault((id(layer), role.matrix), len(layers)),
                     "qualified_name": parameter.name,
                     "layer_type": type(layer).__name__,
                     "fan_in": role.fan_in,
@@ -254,7 +261,8 @@ class ModuleTarget(nn.Module, MainNetInterface):
                 )
             kwargs = kwargs | {"condition": condition}
         parameters, weights = self._check_weights(weights, layers.num_sets)
-        self._check_statistics(distilled_params, layers.num_sets)
+        if distilled_params is not None:
+            check_distilled(self, distilled_params, layers.num_sets)
         if layers.num_sets is None:
             return self._compute(x, kwargs, parameters, weights, distilled_params)
         return self._compute_many(x, kwargs, parameters, weights, distilled_params, layers.num_sets)
@@ -283,22 +291,6 @@ class ModuleTarget(nn.Module, MainNetInterface):
         for i, (parameter, weight) in enumerate(zip(parameters, weights, strict=True)):
             _check_weight(i, parameter, weight, num_sets)
         return parameters, weights
-
-    def _check_statistics(self, statistics: Sequence[Tensor] | None, num_sets: int | None) -> None:
-        if statistics is None:
-            return
-        shapes = self.hyper_shapes_distilled
-        if shapes is None:
-            raise InputError(
-                "distilled_params: the network has no distillation targets (distill_bn_stats=True)"
-            )
-        if len(statistics) != len(shapes):
-            raise InputError(f"distilled_params: expected {len(shapes)} tensors, got {len(statistics)}")
-        for i, (stat, shape) in enumerate(zip(statistics, shapes, strict=True)):
-            if not isinstance(stat, Tensor):
-                raise InputTypeError(f"distilled_params[{i}]: expected a tensor, got {type(stat).__name__}")
-            if list(stat.shape) not in (shape, [num_sets, *shape]):
-                raise InputError(f"distilled_params[{i}]: expected the shape {shape}, got {list(stat.shape)}")
 
     def _compute(
         self,
@@ -338,14 +330,14 @@ class ModuleTarget(nn.Module, MainNetInterface):
                 for begin, end in ((0, num_sets // 2), (num_sets // 2, num_sets)):
                     some = slice(begin, end)
                     stats = statistics and [stat[some] if stat.ndim == 2 else stat for stat in statistics]
-                    x_of_some = rebuild([part[some] for part in inputs])
+                    x_of_some = rebuild([tensor[some] for tensor in inputs])
                     weights_of_some = [weight[some] for weight in weights]
                     halves.append(
                         self._compute_many(x_of_some, kwargs, parameters, weights_of_some, stats, end - begin)
                     )
                 return join_outputs(halves, torch.cat)
         outputs = []
-        input_pieces = [part.unbind(0) for part in inputs]
+        input_pieces = [tensor.unbind(0) for tensor in inputs]
         weight_pieces = [weight.unbind(0) for weight in weights]
         for b in range(num_sets):
             stats_b = None
@@ -379,13 +371,13 @@ class ModuleTarget(nn.Module, MainNetInterface):
             tensors, rebuild_output = flatten(output, is_output=True)
             return tensors
 
-        shared = [part.stride(0) == 0 for part in inputs]
+        shared = [tensor.stride(0) == 0 for tensor in inputs]
         in_dims = (
             [None if is_shared else 0 for is_shared in shared],
             [0] * len(weights),
             None if statistics is None else [0 if stat.ndim == 2 else None for stat in statistics],
         )
-        one_input = [part[0] if is_shared else part for part, is_shared in zip(inputs, shared, strict=True)]
+        one_input = [t[0] if is_shared else t for t, is_shared in zip(inputs, shared, strict=True)]
         state = None if self.training in self._vmap_works else BufferState(self.module)
         try:
             with _mappable_attention(weights[0].device.type):
@@ -412,7 +404,7 @@ class ModuleTarget(nn.Module, MainNetInterface):
             crowded = self._has_convolutions and inputs[0].shape[:1].numel() > _MAX_CONV_BATCH_ON_GPU
             return 1 if crowded else num_sets
         num_weights = sum(math.prod(shape) for shape in self._hyper_shapes_learned)
-        work = num_weights * max(part.numel() for part in inputs)
+        work = num_weights * max(tensor.numel() for tensor in inputs)
         limit = _MAX_WEIGHTS_WITH_GRADIENTS if torch.is_grad_enabled() else _MAX_WEIGHTS
         return num_sets if num_sets >= _MIN_SETS and num_weights <= limit and work <= _MAX_WORK else 1
 
@@ -446,27 +438,22 @@ class _CannotVmap(Exception):
 
 
 def _check_weight(index: int, parameter: ModuleParameter, weight: Any, num_sets: int | None) -> None:
-    own = parameter.value
+    own, name = parameter.value, f"weights[{index}] ({parameter.name})"
     shape = own.shape if num_sets is None else (num_sets, *own.shape)
-    if not isinstance(weight, Tensor):
-        raise InputTypeError(
-            f"weights[{index}] ({parameter.name}): expected a tensor, got {type(weight).__name__}"
-        )
+    check_tensor(name, weight)
     if weight.shape != shape:
-        raise InputError(
-            f"weights[{index}] ({parameter.name}): expected the shape {list(shape)}, got {list(weight.shape)}"
-        )
+        raise InputError(f"{name}: expected the shape {list(shape)}, got {list(weight.shape)}")
     if weight.device != own.device and not own.is_meta:
         raise InputError(
-            f"weights[{index}] ({parameter.name}): expected to be on {own.device} like the network, "
-            f"got {weight.device}; move the network by to()"
+            f"{name}: expected to be on the device of the network, {own.device}, got {weight.device}; move "
+            "the network by to()"
         )
     if weight.dtype != own.dtype and not (
         weight.is_floating_point() and torch.is_autocast_enabled(weight.device.type)
     ):
         raise InputTypeError(
-            f"weights[{index}] ({parameter.name}): expected the dtype of the network, {own.dtype}, "
-            f"got {weight.dtype}; convert the network by to()"
+            f"{name}: expected the dtype of the network, {own.dtype}, got {weight.dtype}; convert the "
+            "network by to()"
         )
 
 

@@ -1,15 +1,15 @@
 """Residual networks for small images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError
-from hnetfast.mnets._arguments import positive_integer
-from hnetfast.mnets._layer_functions import SINGLE_SET
+from hnetfast.mnets._image_classifier import output_size
 from hnetfast.mnets._residual import Convolution, Inputs, ResidualNetwork
 
 __all__ = ["ResNet"]
@@ -67,7 +67,7 @@ class ResNet(ResidualNetwork):
         self._set_options(
             use_bias, None, no_weights, use_batch_norm, bn_track_stats, distill_bn_stats, kwargs
         )
-        self._n = positive_integer("n", n)
+        self._n = check_integer("n", n, 1)
         self._kernel_size = [3, 3]
         self._filter_sizes = self._feature_maps(num_feature_maps, 4, k)
         if self._filter_sizes != sorted(self._filter_sizes):
@@ -79,7 +79,7 @@ class ResNet(ResidualNetwork):
         for i_group, (in_maps, out_maps) in enumerate(pairwise(self._filter_sizes)):
             for i in range(2 * n):
                 stride = 2 if i_group > 0 and i == 0 else 1
-                size = Convolution.output_size(size, 3, stride, 1)
+                size = output_size(size, 3, stride, 1)
                 convs.append(Convolution(out_maps if i else in_maps, out_maps, size, 3, stride, 1, use_bias))
         self._build(convs, [])
         if self._hyper_shapes_learned_ref is not None:
@@ -96,31 +96,6 @@ class ResNet(ResidualNetwork):
             num = self.shapes_to_num_weights(self._plan.shapes[: self._plan.num_mod])
             text += f" (including {num} context-mod weights)"
         return text + "." + " The network uses batchnorm." * self._use_batch_norm
-
-    def forward(
-        self,
-        x: Tensor,
-        weights: Sequence[Tensor] | Mapping[str, Sequence[Tensor]] | None = None,
-        distilled_params: Sequence[Tensor] | None = None,
-        condition: int | Mapping[str, int] | None = None,
-    ) -> Tensor:
-        """Compute the logits of a batch of images.
-
-        Args:
-            x: Images ``[B, H·W·C]`` or ``[B, H, W, C]``.
-            weights: As of :meth:`hnetfast.mnets.mlp.MLP.forward`.
-            distilled_params: Mean and variance of every batch-normalisation layer in turn, instead of its
-                own. Requires ``distill_bn_stats``.
-            condition: As of :meth:`hnetfast.mnets.mlp.MLP.forward`.
-
-        Returns:
-            The logits ``[B, num_classes]``.
-
-        Raises:
-            ValueError: If an argument has a wrong length, shape, key or value.
-            TypeError: If an argument is of a wrong type, or images and weights differ in dtype.
-        """
-        return self._evaluate(SINGLE_SET, x, weights, distilled_params, condition)
 
     def _compute_features(self, inputs: Inputs, images: Tensor) -> Tensor:
         h = self._activate(inputs, self._convolve(inputs, images, 0), 0)

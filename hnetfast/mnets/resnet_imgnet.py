@@ -1,12 +1,13 @@
 """Residual networks for ImageNet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from hnetfast.mnets._layer_functions import SINGLE_SET
-from hnetfast.mnets._residual import Convolution, Inputs, ResidualNetwork, several_integers
+from hnetfast._checks import check_integers
+from hnetfast.mnets._image_classifier import output_size
+from hnetfast.mnets._residual import Convolution, Inputs, ResidualNetwork
 
 __all__ = ["ResNetIN"]
 
@@ -72,7 +73,7 @@ class ResNetIN(ResidualNetwork):
         self._set_options(
             use_bias, use_fc_bias, no_weights, use_batch_norm, bn_track_stats, distill_bn_stats, kwargs
         )
-        self._num_blocks = tuple(several_integers("blocks_per_group", blocks_per_group, 4))
+        self._num_blocks = tuple(check_integers("blocks_per_group", blocks_per_group, 1, 4))
         self._filter_sizes = self._feature_maps(num_feature_maps, 5)
         self._projection_shortcut = projection_shortcut
         self._bottleneck_blocks = bottleneck_blocks
@@ -88,11 +89,11 @@ class ResNetIN(ResidualNetwork):
     def _lay_out(self) -> tuple[list[Convolution], list[Convolution]]:
         """The convolutions of the network and of its shortcuts."""
         kernel, padding, stride = self._init_kernel_size[0], self._init_padding, self._init_stride
-        size = Convolution.output_size((self._height, self._width), kernel, stride, padding)
+        size = output_size((self._height, self._width), kernel, stride, padding)
         maps, use_bias = self._filter_sizes[0], self._use_bias
         convs = [Convolution(self._channels, maps, size, kernel, stride, padding, use_bias, 1)]
         if not self._cutout_mod:
-            size = Convolution.output_size(size, 3, 2, 1)
+            size = output_size(size, 3, 2, 1)
         shortcuts = []
         self._group_has_1x1 = []
         self._num_non_ident_skips = 0
@@ -112,7 +113,7 @@ class ResNetIN(ResidualNetwork):
                 in_maps = maps
                 for i, (kernel, out_maps) in enumerate(zip(kernels, widths, strict=True)):
                     step = stride if i == 0 else 1
-                    size = Convolution.output_size(size, kernel, step, kernel // 2)
+                    size = output_size(size, kernel, step, kernel // 2)
                     layer = 1 + 3 * len(convs)
                     convs.append(
                         Convolution(maps, out_maps, size, kernel, step, kernel // 2, use_bias, layer)
@@ -131,33 +132,8 @@ class ResNetIN(ResidualNetwork):
 
     def _description(self) -> str:
         text = f'Creating a "ResNet-{len(self._convs) + 1}" with {self.num_params} weights'
-        text += self._context_mod_description() + "."
+        text += self._context_mod_note() + "."
         return text + " The network uses batchnorm." * self._use_batch_norm
-
-    def forward(
-        self,
-        x: Tensor,
-        weights: Sequence[Tensor] | Mapping[str, Sequence[Tensor]] | None = None,
-        distilled_params: Sequence[Tensor] | None = None,
-        condition: int | Mapping[str, int] | None = None,
-    ) -> Tensor:
-        """Compute the logits of a batch of images.
-
-        Args:
-            x: Images, ``[B, H·W·C]`` or ``[B, H, W, C]``; ``[B, C, H, W]`` with ``chw_input_format``.
-            weights: As of :meth:`hnetfast.mnets.mlp.MLP.forward`.
-            distilled_params: Mean and variance of every batch-normalisation layer in turn, instead of its
-                own. Requires ``distill_bn_stats``.
-            condition: As of :meth:`hnetfast.mnets.mlp.MLP.forward`.
-
-        Returns:
-            The logits ``[B, num_classes]``.
-
-        Raises:
-            ValueError: If an argument has a wrong length, shape, key or value.
-            TypeError: If an argument is of a wrong type, or images and weights differ in dtype.
-        """
-        return self._evaluate(SINGLE_SET, x, weights, distilled_params, condition)
 
     def _compute_features(self, inputs: Inputs, images: Tensor) -> Tensor:
         h = self._activate(inputs, self._convolve(inputs, images, 0), 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -11,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hnetfast._errors import InputError, InputTypeError
-from hnetfast.mnets._arguments import check_placement, parse_condition, positive_integer
+from hnetfast._checks import check_function, check_integer, check_integers, check_tensor
+from hnetfast._errors import InputError
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
-from hnetfast.mnets._recurrence import activation_name
-from hnetfast.mnets._recurrent_layers import RecurrentLayers
-from hnetfast.mnets._recurrent_weights import RecurrentWeights
+from hnetfast.mnets._recurrent import Pair, RecurrentLayer, RecurrentLayers, activation_name
+from hnetfast.mnets._statistics import parse_condition
 from hnetfast.mnets._weights import WeightPlan, select_weights
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.ops._activations import TANH, own_activation
@@ -24,7 +22,7 @@ from hnetfast.ops._activations import TANH, own_activation
 __all__ = ["SimpleRNN"]
 
 
-class SimpleRNN(RecurrentLayers, RecurrentWeights, nn.Module, MainNetInterface):
+class SimpleRNN(RecurrentLayers, nn.Module, MainNetInterface):
     """Recurrent network: fully connected, recurrent and again fully connected layers.
 
     Recurrent layers are LSTM layers or Elman layers ``h_t = act(W_ih x_t + W_hh h_{t-1} + b)`` with outputs
@@ -79,29 +77,25 @@ class SimpleRNN(RecurrentLayers, RecurrentWeights, nn.Module, MainNetInterface):
     ) -> None:
         nn.Module.__init__(self)
         MainNetInterface.__init__(self)
-        unknown = self._parse_context_mod_args(kwargs)
-        if unknown:
-            raise InputTypeError(f"SimpleRNN: unknown keyword arguments {unknown}")
+        self._keep_context_mod_args(kwargs)
+        check_integer("n_in", n_in, 1)
+        check_integers("fc_layers_pre", fc_layers_pre, 1)
+        check_integers("rnn_layers", rnn_layers, 1)
+        check_integers("fc_layers", fc_layers, 1)
         if len(rnn_layers) == 0:
-            raise ValueError("rnn_layers: expected at least one recurrent layer, got none")
-        if activation is not None and not callable(activation):
-            raise InputTypeError(f"activation: expected a function or None, got {activation!r}")
-        positive_integer("n_in", n_in)
-        for name, widths in (
-            ("fc_layers_pre", fc_layers_pre),
-            ("rnn_layers", rnn_layers),
-            ("fc_layers", fc_layers),
-        ):
-            for width in widths:
-                positive_integer(name, width)
-        for name, value in kwargs.items():
-            setattr(self, f"_{name}", value)
-        _check_context_mod(
-            kwargs, context_mod_last_step, context_mod_num_ts, context_mod_separate_layers_per_ts
-        )
+            raise InputError("rnn_layers: expected at least one recurrent layer, got none")
+        if context_mod_num_ts != -1:
+            check_integer("context_mod_num_ts", context_mod_num_ts, 1)
+            if context_mod_last_step:
+                raise InputError("context_mod_last_step and context_mod_num_ts exclude each other")
+            if not self._context_mod_no_weights and not context_mod_separate_layers_per_ts:
+                raise InputError(
+                    "context_mod_num_ts needs context_mod_separate_layers_per_ts=True where the network "
+                    "keeps the weights of context modulation (context_mod_no_weights=False)"
+                )
 
         self._bptt_depth = -1
-        self._a_fun = own_activation(activation)
+        self._a_fun = own_activation(check_function("activation", activation))
         self._n_in = n_in
         self._rnn_layers, self._fc_layers_pre, self._fc_layers = rnn_layers, fc_layers_pre, fc_layers
         self._no_weights = no_weights
@@ -123,7 +117,7 @@ class SimpleRNN(RecurrentLayers, RecurrentWeights, nn.Module, MainNetInterface):
         if init_weights is not None and not no_weights:
             self.overwrite_internal_params(init_weights)
         if verbose:
-            print(self._description())
+            print(f"Creating a simple RNN with {self.num_params} weights{self._context_mod_note()}.")
 
     def _build_layers(self, kaiming_rnn_init: bool) -> None:
         pre, rec, post = list(self._fc_layers_pre), list(self._rnn_layers), list(self._fc_layers)
@@ -145,19 +139,13 @@ class SimpleRNN(RecurrentLayers, RecurrentWeights, nn.Module, MainNetInterface):
             self._num_fc_cm_layers = max(len(post) - (not self._context_mod_outputs), 0)
             self._cm_rnn_start_ind = int(self._context_mod_inputs) + len(pre)
             self._add_context_mod_layers([list(shape) for shape in shapes], cm_layers=numbers)
-        num_mod = self._num_context_mod_shapes()
         for i, (n_in, n_out) in enumerate(pairwise([self._n_in, *widths])):
             layer = 2 * i + 1
             if len(pre) <= i < len(pre) + len(rec):
                 self._add_recurrent_layer(n_in, n_out, layer, kaiming_rnn_init)
             else:
                 self._add_linear_map([n_out, n_in], self._has_bias, self._no_weights, layer)
-        self._plan = WeightPlan(
-            tuple(tuple(shape) for shape in self._param_shapes),
-            num_mod,
-            not self._context_mod_no_weights,
-            not self._no_weights,
-        )
+        self._plan = WeightPlan.of(self)
 
     def _add_recurrent_layer(self, n_in: int, width: int, layer: int, kaiming_init: bool) -> None:
         rows = 4 * width if self._use_lstm else width
@@ -171,13 +159,6 @@ class SimpleRNN(RecurrentLayers, RecurrentWeights, nn.Module, MainNetInterface):
             for entry in self._param_shapes_meta[first:]:
                 entry["info"] = info
 
-    def _description(self) -> str:
-        text = f"Creating a simple RNN with {self.num_params} weights"
-        if self._use_context_mod:
-            num = self.shapes_to_num_weights(self._plan.shapes[: self._plan.num_mod])
-            text += f" (including {num} weights associated with-context modulation)"
-        return text + "."
-
     @property
     def bptt_depth(self) -> int:
         """Number of last steps that gradients flow through; -1 for all.
@@ -188,13 +169,7 @@ class SimpleRNN(RecurrentLayers, RecurrentWeights, nn.Module, MainNetInterface):
 
     @bptt_depth.setter
     def bptt_depth(self, value: int) -> None:
-        try:
-            depth = operator.index(value)
-        except TypeError:
-            raise TypeError(f"bptt_depth: expected an integer, got {value!r}") from None
-        if depth < -1:
-            raise ValueError(f"bptt_depth: expected -1 or a number of steps, got {value}")
-        self._bptt_depth = depth
+        self._bptt_depth = check_integer("bptt_depth", value, -1)
 
     @property
     def num_rec_layers(self) -> int:
@@ -219,7 +194,12 @@ class SimpleRNN(RecurrentLayers, RecurrentWeights, nn.Module, MainNetInterface):
 
         Args:
             x: Inputs ``[T, B, n_in]``.
-            weights: As of :meth:`hnetfast.mnets.mlp.MLP.forward`.
+            weights: The parameters to use instead of the network's own. A list is, by its length, all of
+                :attr:`param_shapes`, or those of context modulation, or (if all others are kept by the
+                network) :attr:`hyper_shapes_learned`. A dictionary has the keys "internal_weights" (all but
+                those of context modulation) or "mod_weights" (those), or both; None stands for the network's
+                own. Parameters of context modulation may have a leading dimension of size B: one set a
+                sample.
             distilled_params: There are none; must be None.
             condition: Index of stored weights of context modulation, used unless such weights are given; or a
                 dictionary with the key "cmod_ckpt_id".
@@ -251,18 +231,13 @@ class SimpleRNN(RecurrentLayers, RecurrentWeights, nn.Module, MainNetInterface):
         return_hidden_int: bool = False,
     ) -> Any:
         if return_hidden_int and not return_hidden:
-            raise ValueError("return_hidden_int=True needs return_hidden=True")
+            raise InputError("return_hidden_int=True needs return_hidden=True")
         if distilled_params is not None:
-            raise ValueError("distilled_params: this network has no distillation targets, expected None")
+            raise InputError("distilled_params: the network has no distillation targets, expected None")
         ckpt_id = _checkpoint_index(condition)
         self._check_sequences(layers, x)
-        batch_size = x.shape[-2]
-        given = select_weights(self._plan, weights, self, layers, batch_size, ckpt_id)
-        if given.mod_given:
-            check_placement(x, given.mod, self, 0)
-        placed = given.internal if given.internal_given else given.internal[:1]
-        check_placement(x, placed, self, self._plan.num_mod)
-
+        given = select_weights(self, weights, layers, x.shape[-2], ckpt_id)
+        given.check_placement(x, self)
         pre_w, pre_b, rec, post_w, post_b = self.split_internal_weights(given.internal)
         cm_in, cm_pre, cm_post, cm_rec, _, _ = self.split_cm_weights(given.mod or None, None, x.shape[-3])
         hidden: list[Tensor] = []
@@ -282,7 +257,8 @@ class SimpleRNN(RecurrentLayers, RecurrentWeights, nn.Module, MainNetInterface):
             if self._overrides("compute_hidden_states"):
                 h, states = self.compute_hidden_states(h, d, layer_weights, steps, None)
             else:
-                h, states = self._recur(layers, h, d, layer_weights, steps, None, None, return_hidden_int)
+                layer = RecurrentLayer(layers, d, self._named(layer_weights), steps)
+                h, states = self._recur(layer, h, needs_states=return_hidden_int)
             hidden.append(h)
             internal.append(states)
         offset = self._cm_rnn_start_ind + num_modulated * self._num_layers_per_step
@@ -294,16 +270,120 @@ class SimpleRNN(RecurrentLayers, RecurrentWeights, nn.Module, MainNetInterface):
             return h, hidden[:-1]
         return h, hidden[:-1], internal[:-1]
 
+    def split_weights(self, weights: Any) -> tuple[Sequence[Tensor], Sequence[Tensor] | None]:
+        """Sort weights given to :meth:`forward`, and fill what is missing from the network's own.
+
+        Args:
+            weights: As :meth:`forward` takes them: all of :attr:`param_shapes`, only those of context
+                modulation, or a dictionary with the keys "internal_weights" or "mod_weights", or both.
+
+        Returns:
+            The internal weights, and those of context modulation, None if there are none.
+        """
+        given = select_weights(self, weights, SINGLE_SET, None)
+        return given.internal, list(given.mod) if self._use_context_mod else None
+
+    def split_internal_weights(
+        self, int_weights: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor | None], list[list[Tensor]], list[Tensor], list[Tensor | None]]:
+        """Sort internal weights by layers.
+
+        Args:
+            int_weights: All of them.
+
+        Returns:
+            Matrices and biases (None for none) of the first fully connected layers, a list of the weights of
+            each recurrent layer, and matrices and biases of the last fully connected layers.
+        """
+        remaining = iter(int_weights)
+        per_map = 2 if self._has_bias else 1
+
+        def fully_connected(count: int) -> tuple[list[Tensor], list[Tensor | None]]:
+            matrices, biases = [], []
+            for _ in range(count):
+                matrices.append(next(remaining))
+                biases.append(next(remaining) if self._has_bias else None)
+            return matrices, biases
+
+        pre = fully_connected(len(self._fc_layers_pre))
+        per_layer = per_map * (2 if self._use_lstm else 3)
+        recurrent = [[next(remaining) for _ in range(per_layer)] for _ in self._rnn_layers]
+        return *pre, recurrent, *fully_connected(len(self._fc_layers))
+
+    def split_cm_weights(
+        self, cm_weights: Sequence[Tensor] | None, condition: int | None, num_ts: int = 0
+    ) -> tuple[Pair | None, list | None, list | None, list | None, int, int | None]:
+        """Sort weights of context modulation by layers.
+
+        Args:
+            cm_weights: All of them, None for none.
+            condition: Returned as it is.
+            num_ts: Number of steps of the sequences.
+
+        Returns:
+            Gain and shift of the inputs; of each fully connected layer before, and after the recurrent ones;
+            of each recurrent layer a list with the pair of each step, or the one of all steps; the number of
+            modulation layers of recurrent layers; and the condition. -1 is that number, and None the rest,
+            where there is no modulation. A layer without it has the entry None.
+        """
+        if not self._use_context_mod or cm_weights is None:
+            return None, None, None, None, -1, condition
+        pairs = [cm_weights[i : i + 2] for i in range(0, len(cm_weights), 2)]
+        inputs = pairs.pop(0) if self._context_mod_inputs else None
+        num_pre, num_steps = self._num_fc_pre_cm_layers, self._context_mod_num_ts
+        pre, pairs = pairs[:num_pre], pairs[num_pre:]
+        recurrent = []
+        for _ in range(self._num_rec_cm_layers):
+            if num_steps == -1:
+                recurrent.append([pairs.pop(0)])
+            elif self._context_mod_separate_layers_per_ts:
+                recurrent.append([pairs.pop(0) for _ in range(num_steps)])
+            else:
+                gain, shift = pairs.pop(0)
+                recurrent.append([[gain[..., t, :], shift[..., t, :]] for t in range(num_steps)])
+        recurrent += [None] * (len(self._rnn_layers) - len(recurrent))
+        post = pairs + [None] * (len(self._fc_layers) - len(pairs))
+        return inputs, pre, post, recurrent, self._num_rec_cm_layers * self._num_layers_per_step, condition
+
+    def get_cm_inds(self) -> list[int]:
+        """Indices in :attr:`param_shapes` of the weights of context modulation."""
+        return list(range(self._plan.num_mod))
+
+    def get_cm_weights(self) -> list[nn.Parameter]:
+        """The weights of context modulation that the network keeps.
+
+        Raises:
+            ValueError: If it keeps none.
+        """
+        if self._plan.num_mod == 0 or not self._plan.own_mod:
+            raise InputError("get_cm_weights: the network keeps no weights of context modulation")
+        return list(self.internal_params)[: self._plan.num_mod]
+
+    def get_non_cm_weights(self) -> list[nn.Parameter]:
+        """The weights that the network keeps, without those of context modulation."""
+        own = [] if self.internal_params is None else list(self.internal_params)
+        return own[self._plan.num_mod :] if self._plan.own_mod else own
+
+    def init_hh_weights_orthogonal(self) -> None:
+        """Initialise the matrices from state to state orthogonally, those of each gate on their own."""
+        for entry in self.param_shapes_meta:
+            if entry.get("info") != "hh" or entry["name"] != "weight" or entry["index"] == -1:
+                continue
+            weight = self.internal_params[entry["index"]].data
+            for gate in weight.split(weight.shape[1]):
+                nn.init.orthogonal_(gate)
+
     def _check_sequences(self, layers: LayerFunctions, x: Any) -> None:
-        if not isinstance(x, Tensor):
-            raise InputTypeError(f"x: expected a tensor, got {type(x).__name__}")
+        check_tensor("x", x)
         if x.ndim != 3 + (layers.num_sets is not None) or x.shape[-1] != self._n_in:
             raise InputError(f"x: expected the shape [T, B, {self._n_in}], got {list(x.shape)}")
         num_steps, most = x.shape[-3], self._context_mod_num_ts
         if num_steps == 0:
             raise InputError(f"x: expected sequences of at least one step, got the shape {list(x.shape)}")
         if self._use_context_mod and most != -1 and num_steps > most:
-            raise InputError(f"x: context modulation has {most} steps (context_mod_num_ts), got {num_steps}")
+            raise InputError(
+                f"x: expected sequences of at most {most} steps (context_mod_num_ts), got {num_steps}"
+            )
 
     def _sets_at_once(self, x: Tensor, num_sets: int) -> int:
         if num_sets == 1 or x.device.type != "cpu" or torch.compiler.is_compiling():
@@ -324,7 +404,7 @@ class SimpleRNN(RecurrentLayers, RecurrentWeights, nn.Module, MainNetInterface):
         return self._use_lstm and is_plain and dtype == torch.float32
 
     def distillation_targets(self) -> None:
-        """There are none."""
+        """Return None: the network has no distillation targets."""
         return None
 
 
@@ -337,31 +417,10 @@ _TINY_STEP, _MANY_SETS = 32, 50
 _CACHED = 32e6
 
 
-def _check_context_mod(options: Mapping[str, bool], last_step: bool, num_ts: int, separate: bool) -> None:
-    if (
-        options["use_context_mod"]
-        and options["context_mod_gain_offset"]
-        and options["context_mod_gain_softplus"]
-    ):
-        raise InputError("context_mod_gain_offset and context_mod_gain_softplus exclude each other")
-    if num_ts == -1:
-        return
-    positive_integer("context_mod_num_ts", num_ts)
-    if last_step:
-        raise ValueError("context_mod_last_step and context_mod_num_ts exclude each other")
-    if not options["context_mod_no_weights"] and not separate:
-        raise ValueError(
-            "context_mod_num_ts needs context_mod_separate_layers_per_ts=True where the network keeps the "
-            "weights of context modulation (context_mod_no_weights=False)"
-        )
-
-
 def _checkpoint_index(condition: int | Mapping[str, int] | None) -> int | None:
     if not isinstance(condition, Mapping):
         return condition
     bn_stats_id, ckpt_id = parse_condition(condition)
     if bn_stats_id is not None:
-        raise ValueError(
-            "condition: this network has no batch normalisation, expected the key 'cmod_ckpt_id'"
-        )
+        raise InputError("condition: the network has no batch normalisation, expected the key 'cmod_ckpt_id'")
     return ckpt_id

@@ -1,13 +1,13 @@
 """Wide residual networks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
 
-from hnetfast.mnets._arguments import check_dropout_rate, positive_integer
-from hnetfast.mnets._layer_functions import SINGLE_SET
+from hnetfast._checks import check_dropout_rate, check_integer
+from hnetfast.mnets._image_classifier import output_size
 from hnetfast.mnets._residual import Convolution, Inputs, ResidualNetwork
 
 __all__ = ["WRN"]
@@ -68,7 +68,7 @@ class WRN(ResidualNetwork):
         self._set_options(
             use_bias, use_fc_bias, no_weights, use_batch_norm, bn_track_stats, distill_bn_stats, kwargs
         )
-        self._n, self._k = positive_integer("n", n), k
+        self._n, self._k = check_integer("n", n, 1), k
         self._dropout_rate = dropout_rate
         self._kernel_size = (3, 3)
         self._strides = (1, 1, 2, 2)
@@ -85,7 +85,7 @@ class WRN(ResidualNetwork):
         for i_group, (in_maps, out_maps) in enumerate(pairwise(self._filter_sizes)):
             stride = self._strides[i_group + 1]
             for i in range(2 * n):
-                size = Convolution.output_size(size, 3, 1 if i else stride, 1)
+                size = output_size(size, 3, 1 if i else stride, 1)
                 layer = 1 + 3 * len(convs)
                 maps = out_maps if i else in_maps
                 convs.append(Convolution(maps, out_maps, size, 3, 1 if i else stride, 1, use_bias, layer))
@@ -98,34 +98,9 @@ class WRN(ResidualNetwork):
     def _description(self) -> str:
         depth = len(self._convs) + len(self._projections)
         text = f'Creating a WideResnet "WRN-{depth}-{self._k}-B(3,3)" with {self.num_params} weights'
-        text += self._context_mod_description() + "."
+        text += self._context_mod_note() + "."
         text += " The network uses batchnorm." * self._use_batch_norm
         return text + " The network uses dropout." * (self._dropout_rate != -1)
-
-    def forward(
-        self,
-        x: Tensor,
-        weights: Sequence[Tensor] | Mapping[str, Sequence[Tensor]] | None = None,
-        distilled_params: Sequence[Tensor] | None = None,
-        condition: int | Mapping[str, int] | None = None,
-    ) -> Tensor:
-        """Compute the logits of a batch of images.
-
-        Args:
-            x: Images, ``[B, H·W·C]`` or ``[B, H, W, C]``; ``[B, C, H, W]`` with ``chw_input_format``.
-            weights: As of :meth:`hnetfast.mnets.mlp.MLP.forward`.
-            distilled_params: Mean and variance of every batch-normalisation layer in turn, instead of its
-                own. Requires ``distill_bn_stats``.
-            condition: As of :meth:`hnetfast.mnets.mlp.MLP.forward`.
-
-        Returns:
-            The logits ``[B, num_classes]``.
-
-        Raises:
-            ValueError: If an argument has a wrong length, shape, key or value.
-            TypeError: If an argument is of a wrong type, or images and weights differ in dtype.
-        """
-        return self._evaluate(SINGLE_SET, x, weights, distilled_params, condition)
 
     def _compute_features(self, inputs: Inputs, images: Tensor) -> Tensor:
         h = self._convolve(inputs, images, 0)

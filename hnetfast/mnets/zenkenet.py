@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from hnetfast._checks import check_dropout_rate
 from hnetfast._errors import InputError
-from hnetfast.mnets._convnet import ConvNet, Convolution
+from hnetfast.mnets._convnet import ConvNet, ConvStage
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
 
 __all__ = ["ZenkeNet"]
@@ -56,16 +57,13 @@ class ZenkeNet(ConvNet):
         shapes = self._adapt_architecture(self._architectures, arch)
         if (self._height, self._width) != (32, 32):
             raise InputError(f"in_shape: arch={arch!r} needs images of 32 x 32 pixels, got {in_shape!r}")
-        if dropout_rate != -1 and not 0 <= dropout_rate <= 0.5:
-            raise InputError(
-                f"dropout_rate: expected -1 (no dropout) or a number in [0, 0.5], got {dropout_rate}"
-            )
+        check_dropout_rate(dropout_rate, maximum=0.5)
         self._set_options(no_weights)
         drop = None
         if dropout_rate != -1:
             self._drop_conv, self._drop_fc1 = nn.Dropout2d(dropout_rate), nn.Dropout(2 * dropout_rate)
             drop, self._fc_dropout = "_drop_conv", "_drop_fc1"
-        padded, pooled = Convolution(3, padding=1), Convolution(3, dropout=drop, pools=True)
+        padded, pooled = ConvStage(3, padding=1), ConvStage(3, dropout=drop, pools=True)
         self._convs = (padded, pooled, padded, pooled)
         self._layer_weight_tensors, self._layer_bias_vectors = nn.ParameterList(), nn.ParameterList()
         self._weights = None if no_weights else nn.ParameterList()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -43,6 +44,23 @@ def check_tensor(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], lik
 def is_forward_mode() -> bool:
     """Returns whether tensors may carry tangents (forward-mode differentiation), which no kernel knows of."""
     return forward_ad._current_level >= 0
+
+
+def without_autocast(device_type: str) -> AbstractContextManager:
+    """Turn automatic mixed precision off, on a kind of device that may not have it."""
+    return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
+
+
+def may_remember() -> bool:
+    """Returns whether tensors that are made now may be kept for later calls.
+
+    Those of a traced graph, of a transform of :mod:`torch.func` and fake ones mean nothing outside of it.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+    )
 
 
 def takes_plain_tensors() -> bool:

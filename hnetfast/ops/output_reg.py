@@ -12,16 +12,23 @@ docs/regulariser.md for its gradients and its rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors
+from hnetfast.ops._library import (
+    EXTENSION_LOADED,
+    LIBRARY,
+    may_remember,
+    takes_plain_tensors,
+    without_autocast,
+)
 from hnetfast.ops._mlp_layers import activate, check_network, sizes_of
+from hnetfast.ops._output_reg_closed import ClosedForm, OfChunk, Problem
 from hnetfast.ops.chunked_mlp import chunked_mlp_reference
 from hnetfast.ops.grouped_mlp import Group
 
@@ -38,14 +45,65 @@ LIBRARY.define(
 _OP = torch.ops.hnetfast.output_reg.default
 _BACKWARD_OP = torch.ops.hnetfast.output_reg_backward.default
 _KERNEL_DTYPES = (torch.float32, torch.float64)
+_ROWS_AT_MOST = 1 << 24  # elements of the last layer's input that the closed form holds at once
 _FEATURES_AT_ONCE = 1 << 22  # elements of the last layer's input, for as many conditions as that are
 
 
-class Corrections(NamedTuple):
-    """Squares of single outputs, times factors, to subtract: positions ``[E]``, factors ``[B or 1, E]``."""
+def _to_keep(tensor: Tensor) -> Tensor:
+    with torch.inference_mode(False):  # autograd could not save a tensor made in it
+        tensor = tensor.cpu()
+        return tensor.clone() if tensor.is_inference() else tensor
 
-    positions: Tensor
-    factors: Tensor
+
+class Corrections:
+    """Squares of single outputs, times factors, to subtract.
+
+    What was found out about them, and copies on other devices, are kept with the object: no step of training
+    looks at them again or waits for a copy.
+
+    Args:
+        positions: Numbers of the outputs, int64 ``[E]``.
+        factors: ``[B or 1, E]``.
+        scaled: Factors to use instead, where those only tell which outputs never count.
+    """
+
+    def __init__(self, positions: Tensor, factors: Tensor, scaled: Tensor | None = None) -> None:
+        self.positions, self.factors = map(_to_keep, (positions, factors))
+        self._scaled = scaled
+        self._known: dict[tuple, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def with_factors(self, scaled: Tensor) -> Corrections:
+        """The same with other factors of the outputs that count."""
+        other = Corrections(self.positions, self.factors, scaled)
+        other._known = self._known
+        return other
+
+    def factors_like(self, tensor: Tensor) -> Tensor:
+        """The factors in a tensor's dtype, on its device."""
+        if self._scaled is not None:
+            return self._scaled.to(tensor)
+        return self.remembered(("factors", tensor.device, tensor.dtype), lambda: self.factors.to(tensor))
+
+    def positions_on(self, device: torch.device) -> Tensor:
+        """The positions on a device."""
+        return self.remembered(("positions", device), lambda: self.positions.to(device))
+
+    def between(self, start: int, end: int) -> Corrections:
+        """Those of the outputs ``start`` to ``end`` - 1, counted from ``start``."""
+        found = (self.positions >= start) & (self.positions < end)
+        return Corrections(self.positions[found] - start, self.factors[:, found])
+
+    def remembered(self, key: tuple, find: Callable[[], Any]) -> Any:
+        """Find something out once."""
+        if not may_remember():
+            return find()
+        if key not in self._known:
+            with torch.inference_mode(False):  # autograd could not save tensors made in it
+                self._known[key] = find()
+        return self._known[key]
 
 
 def output_reg(
@@ -76,6 +134,8 @@ def output_reg(
         ValueError: Sizes that do not fit; the argument is named.
     """
     split, count = _check(current, previous, num_outputs)
+    if _takes_closed_form(current, count, scaling):
+        return _by_closed_form(current, previous, split, count, scaling, corrections)
     if corrections is not None and sizes_of(current.inputs)[1] == 1:
         total = _change_without(current, previous, num_outputs, scaling, corrections)
         if total is not None:
@@ -89,14 +149,14 @@ def output_reg(
     scaling = weight.new_ones(count) if scaling is None else scaling.to(weight)
     if scaling.shape != (count,):
         raise ValueError(f"output_reg: scaling has shape {tuple(scaling.shape)}, expected [{count}]")
-    with torch.autocast(device, enabled=False):
+    with without_autocast(device):
         if _has_kernel(current, previous) and not scaling.requires_grad:
             old = (*previous[:3], current.activation, num_outputs, scaling)
             counts = (len(current.inputs), len(current.inputs) + len(current.weights))
             total = _OutputReg.apply(counts, split, old, *current.inputs, *current.weights, *current.biases)
         else:
             total = _by_products(current, previous, split, scaling)
-        if corrections is not None and len(corrections.positions):
+        if corrections is not None and len(corrections):
             total = total - _corrected(current, previous, scaling, corrections)
     return total.to(dtype)
 
@@ -109,38 +169,69 @@ def _change_without(
     Their rows of the last layer are left out. To subtract their squares, which may be far larger than those
     of the others, would leave rounding errors, and gradients of what has none.
     """
+    size = len(current.weights[-1])
+    device = current.weights[-1].device
+    rows = corrections.remembered(
+        ("rows that count", size, num_outputs, device),
+        lambda: _rows_that_count(corrections, size, num_outputs, device),
+    )
+    if rows is None:
+        return None
+    lengths, pieces = rows
+    if not pieces:  # zero, and so are all gradients
+        return sum(t[:0].sum() for tensors in current[:3] for t in tensors)
+    split = [[t.split(lengths) for t in (g.weights[-1], *g.biases[-1:])] for g in (current, previous)]
+    total = 0.0
+    for part in pieces:
+        groups = []
+        for group, of_tensors in zip((current, previous), split, strict=True):
+            last, *bias = [
+                ps[part.pieces[0]] if len(part.pieces) == 1 else torch.cat([ps[i] for i in part.pieces])
+                for ps in of_tensors
+            ]
+            groups.append(
+                group._replace(weights=[*group.weights[:-1], last], biases=[*group.biases[:-1], *bias])
+            )
+        rest = part.corrections
+        if corrections._scaled is not None:
+            rest = rest.with_factors(corrections._scaled.index_select(1, part.left))
+        total = total + output_reg(*groups, part.num_rows, scaling, rest)
+    return total
+
+
+class _Rows(NamedTuple):
+    """Pieces of the last layer, their rows, and the corrections among these, some of the given ones."""
+
+    pieces: list[int]
+    num_rows: int
+    corrections: Corrections
+    left: Tensor
+
+
+def _rows_that_count(
+    corrections: Corrections, size: int, num_outputs: int, device: torch.device
+) -> tuple[list[int], list[_Rows]] | None:
+    """Lengths of pieces that the last layer is cut into, and which of them count; None if all of them do."""
     never = corrections.positions[(corrections.factors == 1).all(0)].unique()
     if len(never) == 0:
         return None
-    size = len(current.weights[-1])
-    counts = torch.ones(size, dtype=torch.bool, device=never.device)
+    counts = torch.ones(size, dtype=torch.bool, device="cpu")
     counts[never] = False
     counts[num_outputs:] = False
     kept, lengths = torch.unique_consecutive(counts, return_counts=True)
     kept, lengths = kept.tolist(), lengths.tolist()
     starts = [0, *accumulate(lengths)]
     found = sorted((i for i in range(len(kept)) if kept[i]), key=lambda i: -lengths[i])
-    if not found:  # zero, and so are all gradients
-        return sum(t[:0].sum() for tensors in current[:3] for t in tensors)
-    pieces = [[t.split(lengths) for t in (g.weights[-1], *g.biases[-1:])] for g in (current, previous)]
-    total = 0.0
-    for part in filter(None, (found[:1], found[1:])):  # the longest piece is not copied
-        groups = []
-        for group, of_tensors in zip((current, previous), pieces, strict=True):
-            last, *bias = [
-                ps[part[0]] if len(part) == 1 else torch.cat([ps[i] for i in part]) for ps in of_tensors
-            ]
-            groups.append(
-                group._replace(weights=[*group.weights[:-1], last], biases=[*group.biases[:-1], *bias])
-            )
-        rows = torch.cat([torch.arange(starts[i], starts[i + 1], device=never.device) for i in part])
-        places = torch.full((size,), -1, device=never.device)
-        places[rows] = torch.arange(len(rows), device=never.device)
+    results = []
+    for pieces in filter(None, (found[:1], found[1:])):  # the longest piece is not copied
+        rows = torch.cat([torch.arange(starts[i], starts[i + 1], device="cpu") for i in pieces])
+        places = torch.full((size,), -1, device="cpu")
+        places[rows] = torch.arange(len(rows), device="cpu")
         positions = places[corrections.positions]
-        left = positions >= 0
+        left = (positions >= 0).nonzero().flatten()
         rest = Corrections(positions[left], corrections.factors[:, left])
-        total = total + output_reg(*groups, len(rows), scaling, rest)
-    return total
+        results.append(_Rows(pieces, len(rows), rest, left.to(device)))
+    return lengths, results
 
 
 def output_reg_reference(
@@ -156,7 +247,8 @@ def output_reg_reference(
     squares = (chunked_mlp_reference(*current, num_outputs) - former).square()
     total = squares.sum(1)
     if corrections is not None:
-        total = total - (squares[:, corrections.positions] * corrections.factors).sum(1)
+        factors = corrections.factors_like(squares)
+        total = total - (squares[:, corrections.positions_on(squares.device)] * factors).sum(1)
     return total.sum() if scaling is None else total @ scaling.to(squares)
 
 
@@ -215,6 +307,97 @@ def _has_kernel(*groups: Group) -> bool:
     )
 
 
+# --- gradients in closed form, on a GPU -----------------------------------------------------------
+
+
+def _takes_closed_form(current: Group, count: int, scaling: Tensor | None) -> bool:
+    weight = current.weights[-1]
+    return (
+        weight.device.type != "cpu"
+        and takes_plain_tensors()
+        and not (scaling is not None and scaling.requires_grad)
+        and 0 < count * sizes_of(current.inputs)[1] * weight.shape[1] <= _ROWS_AT_MOST
+    )
+
+
+def _by_closed_form(
+    current: Group,
+    previous: Group,
+    split: int,
+    count: int,
+    scaling: Tensor | None,
+    corrections: Corrections | None,
+) -> Tensor:
+    dtype = current.weights[-1].dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        current = _convert(current, lambda t: t.float())
+    weight = current.weights[-1]
+    previous = _convert(previous, lambda t: _constant(t, weight.dtype))
+    if scaling is not None:
+        scaling = scaling.to(weight)
+        if scaling.shape != (count,):
+            raise ValueError(f"output_reg: scaling has shape {tuple(scaling.shape)}, expected [{count}]")
+    size, num_chunks = len(weight), sizes_of(current.inputs)[1]
+    never, parts = None, []
+    if corrections is not None and len(corrections):
+        plan = corrections.remembered(
+            ("closed form", size, num_chunks, count, weight.device, weight.dtype),
+            lambda: _closed_form_plan(corrections, size, num_chunks, count, weight),
+        )
+        never = plan.never
+        for chunk, rows, order, factors in plan.parts:
+            if corrections._scaled is not None:
+                factors = corrections.factors_like(weight).index_select(1, order)
+            if scaling is not None:
+                factors = factors * scaling.unsqueeze(1)
+            parts.append(OfChunk(chunk, rows, factors))
+
+    def differentiable(*lists: Sequence[Tensor]) -> Tensor:
+        group = Group(*lists, current.activation)
+        factors = weight.new_ones(count) if scaling is None else scaling
+        with without_autocast(weight.device.type):
+            total = _by_products(group, previous, split, factors)
+            if corrections is not None and len(corrections):
+                total = total - _corrected(group, previous, factors, corrections)
+        return total
+
+    problem = Problem(
+        previous[:3], current.activation, (count, num_chunks), split, scaling, never, parts, differentiable
+    )
+    counts = (len(current.inputs), len(current.inputs) + len(current.weights))
+    tensors = (*current.inputs, *current.weights, *current.biases)
+    with without_autocast(weight.device.type):
+        return ClosedForm.apply(counts, problem, *tensors).to(dtype)
+
+
+class _Plan(NamedTuple):
+    """Rows of the last layer that never count, and for each chunk with other corrections its number, their
+    rows, which of the corrections they are, and their factors.
+    """
+
+    never: Tensor | None
+    parts: list[tuple[int, Tensor, Tensor, Tensor]]
+
+
+def _closed_form_plan(
+    corrections: Corrections, size: int, num_chunks: int, count: int, like: Tensor
+) -> _Plan:
+    never, left = None, torch.arange(len(corrections), device="cpu")
+    if num_chunks == 1:
+        out = (corrections.factors == 1).all(0)
+        if bool(out.any()):
+            never = corrections.positions[out].unique()
+            left = left[~torch.isin(corrections.positions, never)]
+            never = never.to(like.device)
+    parts = []
+    chunks = corrections.positions[left] // size
+    for chunk in chunks.unique().tolist():
+        order = left[chunks == chunk]
+        rows, factors = corrections.positions[order] % size, corrections.factors[:, order].to(like)
+        parts.append((chunk, rows.to(like.device), order.to(like.device), factors))
+    return _Plan(never, parts)
+
+
 # --- by products of matrices, in plain PyTorch ----------------------------------------------------
 
 
@@ -243,7 +426,15 @@ def _select(group: Group, begin: int, end: int) -> Group:
 
 
 def _last_input(current: Group, previous: Group, count: int, num_chunks: int) -> tuple[Tensor, Tensor]:
-    """What the last layer reads, ``[B, N, K]``, and its change.
+    """What the last layer reads, ``[B, N, K]``, and its change."""
+    layers, change = hidden_and_change(current, previous, count, num_chunks)
+    return layers[-1].expand(count, num_chunks, -1), change.expand(count, num_chunks, -1)
+
+
+def hidden_and_change(
+    current: Group, previous: Group, count: int, num_chunks: int
+) -> tuple[list[Tensor], Tensor]:
+    """What hidden layers give, or else the input, ``[B or 1, N or 1, width]`` each; and its last change.
 
     The change goes through the layers itself, as the difference of two results would hold little but their
     rounding errors.
@@ -252,7 +443,8 @@ def _last_input(current: Group, previous: Group, count: int, num_chunks: int) ->
         now, then = (
             torch.cat([p.expand(count, num_chunks, -1) for p in g.inputs], dim=2) for g in (current, previous)
         )
-        return now, now - then
+        return [now], now - then
+    layers = []
     widths = [part.shape[2] for part in current.inputs]
     parts = zip(
         current.inputs,
@@ -274,7 +466,8 @@ def _last_input(current: Group, previous: Group, count: int, num_chunks: int) ->
             after = after + current.biases[i].detach()
             change = change + (current.biases[i] - previous.biases[i])
         now, change = _activate(after, change, current.activation)
-    return now.expand(count, num_chunks, -1), change.expand(count, num_chunks, -1)
+        layers.append(now)
+    return layers, change
 
 
 def _activate(after: Tensor, change: Tensor, activation: str) -> tuple[Tensor, Tensor]:
@@ -340,11 +533,12 @@ def _change_of_rows(now, change, scaling, changes, mixed, unchanged):
 def _corrected(current: Group, previous: Group, scaling: Tensor, corrections: Corrections) -> Tensor:
     """Sum of squares of single outputs, times factors."""
     count, _ = sizes_of(current.inputs)
-    size = current.weights[-1].shape[0]
-    order = torch.argsort(corrections.positions)
-    positions = corrections.positions[order]
-    factors = (corrections.factors.to(scaling)[:, order] * scaling.unsqueeze(1)).expand(count, -1)
-    chunks, lengths = torch.unique_consecutive(positions // size, return_counts=True)
+    size, device = current.weights[-1].shape[0], scaling.device
+    order, chunks, rows, lengths = corrections.remembered(
+        ("by chunks", size, device), lambda: _by_chunks(corrections, size, device)
+    )
+    factors = corrections.factors_like(scaling).index_select(1, order) * scaling.unsqueeze(1)
+    factors = factors.expand(count, -1)
 
     def of_chunks(group: Group) -> Group:
         return group._replace(
@@ -352,13 +546,12 @@ def _corrected(current: Group, previous: Group, scaling: Tensor, corrections: Co
         )
 
     now, change = _last_input(of_chunks(current), of_chunks(previous), count, len(chunks))
-    rows = positions % size
     weight, old_weight = current.weights[-1].index_select(0, rows), previous.weights[-1].index_select(0, rows)
     bias_change = None
     if current.biases:
-        bias_change = (current.biases[-1] - previous.biases[-1])[rows]
+        bias_change = (current.biases[-1] - previous.biases[-1]).index_select(0, rows)
     total, start = scaling.new_zeros(()), 0
-    for i, length in enumerate(lengths.tolist()):
+    for i, length in enumerate(lengths):
         of_chunk = slice(start, start + length)
         start += length
         d = now[:, i] @ (weight - old_weight)[of_chunk].t() + change[:, i] @ old_weight[of_chunk].t()
@@ -366,6 +559,16 @@ def _corrected(current: Group, previous: Group, scaling: Tensor, corrections: Co
             d = d + bias_change[of_chunk]
         total = total + (factors[:, of_chunk] * d.square()).sum()
     return total
+
+
+def _by_chunks(
+    corrections: Corrections, size: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """The order of corrections by chunks, these chunks, rows of the layer, and how many each chunk has."""
+    order = torch.argsort(corrections.positions)
+    positions = corrections.positions[order]
+    chunks, lengths = torch.unique_consecutive(positions // size, return_counts=True)
+    return order.to(device), chunks.to(device), (positions % size).to(device), lengths.tolist()
 
 
 # --- compiled, on a CPU ---------------------------------------------------------------------------

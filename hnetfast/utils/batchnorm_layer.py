@@ -1,11 +1,12 @@
 """Batch normalisation whose gains, offsets and statistics may come from a hypernetwork."""
 
-import operator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from hnetfast._checks import check_integer
 
 __all__ = ["BatchNormLayer"]
 
@@ -50,12 +51,7 @@ class BatchNormLayer(nn.Module):
             raise NotImplementedError("momentum: a cumulative average (None) is not supported, pass a number")
         if isinstance(num_features, (tuple, list)) and len(num_features) == 1:
             num_features = num_features[0]
-        try:
-            num_features = operator.index(num_features)
-        except TypeError:
-            raise TypeError(f"num_features: expected an integer, got {num_features!r}") from None
-        if num_features < 0:
-            raise ValueError(f"num_features: expected a non-negative integer, got {num_features}")
+        num_features = check_integer("num_features", num_features, 0)
         for name, value in (("frozen_stats", frozen_stats), ("learnable_stats", learnable_stats)):
             if value and track_running_stats:
                 raise ValueError(f"{name}=True needs track_running_stats=False")
@@ -125,6 +121,12 @@ class BatchNormLayer(nn.Module):
         """Number of sets of statistics kept by this layer."""
         return self._stats_count
 
+    @property
+    def _uses_batch(self) -> bool:
+        """Whether the statistics of the batch are used where none are given."""
+        is_constant = self._frozen_stats or self._learnable_stats or self._track_running_stats
+        return not self._frozen_stats and (self.training or not is_constant)
+
     def forward(
         self,
         inputs: torch.Tensor,
@@ -157,7 +159,7 @@ class BatchNormLayer(nn.Module):
             TypeError: If ``stats_id`` is not an integer.
         """
         if (running_mean is None) != (running_var is None):
-            raise ValueError("running_mean and running_var must be given together, only one of them was")
+            raise ValueError("running_mean, running_var: expected both or none of them, got one")
         if self._affine:
             if weight is None:
                 weight = self.scale
@@ -165,7 +167,7 @@ class BatchNormLayer(nn.Module):
                 bias = self.bias
         elif weight is None or bias is None:
             raise ValueError(
-                "weight and bias must be given to a layer without gain and offset (affine=False)"
+                "weight, bias: the layer was built without gain and offset (affine=False), pass them"
             )
 
         if running_mean is not None:
@@ -181,7 +183,8 @@ class BatchNormLayer(nn.Module):
         if stats_id is None:
             if self._stats_count > 1:
                 raise ValueError(
-                    f"stats_id: the layer keeps {self._stats_count} sets of statistics, one must be selected"
+                    f"stats_id: expected an integer in [0, {self._stats_count}), got None, but the layer "
+                    "keeps several sets of statistics"
                 )
             stats_id = 0
         running_mean, running_var = self.get_stats(stats_id)
@@ -230,15 +233,8 @@ class BatchNormLayer(nn.Module):
             ValueError: If there is no such set.
             TypeError: If ``stats_id`` is not an integer.
         """
-        if stats_id is None:
-            index = self._stats_count - 1
-        else:
-            try:
-                index = operator.index(stats_id)
-            except TypeError:
-                raise TypeError(f"stats_id: expected an integer, got {stats_id!r}") from None
-        if not 0 <= index < self._stats_count:
-            raise ValueError(f"stats_id: expected an integer in [0, {self._stats_count}), got {stats_id}")
+        count = self._stats_count
+        index = check_integer("stats_id", count - 1 if stats_id is None else stats_id, 0, count)
         mean_name, var_name = self._stats_names(index)
         return getattr(self, mean_name), getattr(self, var_name)
 

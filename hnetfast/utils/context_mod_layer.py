@@ -1,6 +1,5 @@
 """Context-dependent modulation of activations by gains and shifts."""
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +7,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from hnetfast._checks import check_integer, check_integers, check_tensor
 
 __all__ = ["ContextModLayer"]
 
@@ -48,14 +49,7 @@ class ContextModLayer(nn.Module):
             raise ValueError("apply_gain_offset and apply_gain_softplus exclude each other, both are True")
         if not isinstance(num_features, (list, tuple)):
             num_features = [num_features]
-        try:
-            sizes = [operator.index(size) for size in num_features]
-        except TypeError:
-            raise TypeError(
-                f"num_features: expected an integer or a sequence of integers, got {num_features!r}"
-            ) from None
-        if any(size < 0 for size in sizes):
-            raise ValueError(f"num_features: expected non-negative sizes, got {num_features!r}")
+        sizes = check_integers("num_features", num_features, 0)
 
         self._num_features = (
             type(num_features)(sizes) if type(num_features) in (list, tuple) else num_features
@@ -191,8 +185,7 @@ class ContextModLayer(nn.Module):
         return [self._align_weight(x, weight, i, bs_dim) for i, weight in enumerate(weights)]
 
     def _align_weight(self, x: torch.Tensor, weight: torch.Tensor, index: int, bs_dim: int) -> torch.Tensor:
-        if not isinstance(weight, torch.Tensor):
-            raise TypeError(f"weights[{index}]: expected a tensor, got {type(weight).__name__}")
+        check_tensor(f"weights[{index}]", weight)
         shape = tuple(self._param_shapes[index])
         if weight.shape == shape:
             return weight
@@ -269,12 +262,7 @@ class ContextModLayer(nn.Module):
             AttributeError: If the layer keeps no weights.
         """
         if ckpt_id is not None:
-            try:
-                index = operator.index(ckpt_id)
-            except TypeError:
-                raise TypeError(f"ckpt_id: expected an integer, got {ckpt_id!r}") from None
-            if not 0 <= index <= self._ckpt_count:
-                raise ValueError(f"ckpt_id: expected an integer in [0, {self._ckpt_count}], got {ckpt_id}")
+            index = check_integer("ckpt_id", ckpt_id, 0, self._ckpt_count + 1)
             if index < self._ckpt_count:
                 gain_name, shift_name = self._weight_names(index)
                 return getattr(self, gain_name), getattr(self, shift_name)

@@ -19,21 +19,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
 
 from hnetfast._errors import InputError, InputIndexError, InputTypeError, UnsupportedError
 from hnetfast.mnets import MLP
 from hnetfast.ops._activations import is_elementwise, is_watched
+from hnetfast.utils._values import has_negative
 from hnetfast.utils.hnet_regularizer import check_task_id, evaluation_mode
 
 __all__ = ["compute_fisher", "context_mod_forward", "ewc_regularizer"]
 
 _GRADIENTS_AT_ONCE = 1 << 22  # elements of gradients of single samples in memory, also of inputs
 _SAMPLES_AT_ONCE = 512  # where the former are not needed
-
-# Fisher information without negative values, and the version of the tensor for which that was found: looking
-# again in every step of training would cost a pass over it, and on a GPU a synchronisation.
-_not_negative = WeakIdKeyDictionary()
 
 
 def compute_fisher(
@@ -486,14 +482,10 @@ def _check_not_negative(net: nn.Module, names: Sequence[str]) -> None:
     if torch.compiler.is_compiling():
         return
     for name in names:
-        fisher = getattr(net, name)
-        if _not_negative.get(fisher) == fisher._version:
-            continue
-        if bool((fisher < 0).any()):
+        if has_negative(getattr(net, name)):
             raise InputError(
                 f"buffer {name!r}: Fisher information of at least 0 is accepted, got other values"
             )
-        _not_negative[fisher] = fisher._version
 
 
 def _ewc_buffer_names(task_id: int | None, param_id: int, online: bool) -> tuple[str, str]:

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import math
 import operator
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from functools import lru_cache
 from numbers import Real
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hnetfast._errors import InputError, InputIndexError, InputTypeError
-from hnetfast.hnets._output_change import change_from_outputs, change_from_parts, join
+from hnetfast._locks import ProcessLock
+from hnetfast.hnets._output_change import IgnoredOutputs, change_from_outputs, change_from_parts, join
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops._library import may_remember
+from hnetfast.utils._values import has_negative
 
 __all__ = ["calc_fix_target_reg", "flatten_and_remove_out_heads", "get_current_targets"]
+
+# What output heads leave out of a hypernetwork's outputs, for the last combinations of heads that were used.
+_known_heads: WeakKeyDictionary[HyperNetInterface, OrderedDict] = WeakKeyDictionary()
+_HEADS_AT_MOST = 2
+_heads_lock = ProcessLock()
 
 
 @contextmanager
@@ -140,12 +151,12 @@ def calc_fix_target_reg(
     scaling = None if reg_scaling is None else _scaling([reg_scaling[i] for i in task_ids], device)
     ignored = None
     if inds_of_out_heads is not None:
-        ignored = [_weights_of_others(hnet, mnet, inds_of_out_heads[i], device) for i in task_ids]
+        ignored = _weights_of_others(hnet, mnet, [inds_of_out_heads[i] for i in task_ids])
     importance = None
     if fisher_estimates is not None:
         importance = [_checked_outputs(hnet, f"fisher_estimates[{i}]", fisher_estimates[i]) for i in task_ids]
         for i, tensors in zip(task_ids, importance, strict=True):
-            if any(bool((t < 0).any()) for t in tensors):
+            if any(map(has_negative, tensors)):
                 raise InputError(f"fisher_estimates[{i}]: values of at least 0 are accepted, got others")
 
     penalty = None
@@ -179,12 +190,20 @@ def _scaling(factors: Sequence[Any], device: torch.device | None) -> Tensor:
     wrong = [f for f in factors if not isinstance(f, Real) and not (isinstance(f, Tensor) and f.numel() == 1)]
     if wrong:
         raise InputTypeError(f"reg_scaling: numbers are accepted, got {wrong[0]!r}")
-    if any(bool(factor < 0) for factor in factors):
+    if any(has_negative(f) if isinstance(f, Tensor) else f < 0 for f in factors):
         given = [float(factor) for factor in factors]
         raise InputError(f"reg_scaling: factors of at least 0 are accepted, got {given}")
     if not any(isinstance(factor, Tensor) for factor in factors):
-        return torch.tensor(factors, dtype=torch.float64, device=device)
+        numbers = tuple(map(float, factors))
+        return (_constants if may_remember() else _constants.__wrapped__)(numbers, device)
     return torch.stack([torch.as_tensor(f, device=device, dtype=torch.float64) for f in factors])
+
+
+@lru_cache(maxsize=64)
+def _constants(numbers: tuple[float, ...], device: torch.device | None) -> Tensor:
+    """Numbers on a device, which are copied there once."""
+    with torch.inference_mode(False):  # autograd could not save a tensor made in it
+        return torch.tensor(numbers, dtype=torch.float64, device=device)
 
 
 def _checked_outputs(hnet: HyperNetInterface, name: str, tensors: Any) -> Sequence[Tensor]:
@@ -218,16 +237,49 @@ def _listed(name: str, tensors: Any) -> list[Tensor]:
 
 
 def _weights_of_others(
-    hnet: HyperNetInterface, mnet: MainNetInterface, units: Sequence[int], device: torch.device | None
-) -> Tensor:
-    """Positions of the weights that belong to other output units, among all outputs."""
-    positions, start = [torch.empty(0, dtype=torch.int64, device=device)], 0
-    masks = _masks(mnet, len(hnet.target_shapes), units, device)
-    for shape, mask in zip(hnet.target_shapes, masks, strict=True):
-        if mask is not None:
-            positions.append((~mask.reshape(-1)).nonzero().flatten() + start)
-        start += math.prod(shape)
-    return torch.cat(positions)
+    hnet: HyperNetInterface, mnet: MainNetInterface, heads: Sequence[Any]
+) -> IgnoredOutputs:
+    """For each of several output heads the weights that belong to other output units, among all outputs."""
+    # What others have written may depend on more than the units.
+    is_ours = type(mnet).get_output_weight_mask is MainNetInterface.get_output_weight_mask
+    if not (is_ours and may_remember()):
+        return _found_weights_of_others(hnet, mnet, heads)
+    key = (tuple(map(tuple, mnet.param_shapes)), *map(_key_of_head, heads))
+    with _heads_lock:
+        known = _known_heads.setdefault(hnet, OrderedDict())
+        network, ignored = known.get(key, (lambda: None, None))
+        if network() is mnet:
+            known.move_to_end(key)
+            return ignored
+    ignored = _found_weights_of_others(hnet, mnet, heads)
+    with _heads_lock:
+        known[key] = ref(mnet), ignored
+        while len(known) > _HEADS_AT_MOST:
+            known.popitem(last=False)
+    return ignored
+
+
+def _key_of_head(head: Any) -> Any:
+    if head is None:
+        return None
+    units = torch.as_tensor(head, device="cpu")
+    return str(units.dtype), tuple(units.shape), tuple(units.flatten().tolist())
+
+
+def _found_weights_of_others(
+    hnet: HyperNetInterface, mnet: MainNetInterface, heads: Sequence[Any]
+) -> IgnoredOutputs:
+    positions = []
+    with torch.inference_mode(False):
+        for head in heads:
+            masks = _masks(mnet, len(hnet.target_shapes), head, torch.device("cpu"))
+            start, found = 0, [torch.empty(0, dtype=torch.int64, device="cpu")]
+            for shape, mask in zip(hnet.target_shapes, masks, strict=True):
+                if mask is not None:
+                    found.append((~mask.reshape(-1)).nonzero().flatten() + start)
+                start += math.prod(shape)
+            positions.append(torch.cat(found))
+    return IgnoredOutputs(positions)
 
 
 def _check_known(task_id: int, hnet: HyperNetInterface) -> None:

@@ -1,15 +1,14 @@
 """2D convolution without weight sharing."""
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hnetfast._errors import InputError, InputIndexError, InputTypeError
+from hnetfast._checks import check_integer, check_placement, check_tensor, check_tensors
+from hnetfast._errors import InputError, InputIndexError
 from hnetfast.ops.local_conv2d import Geometry, local_conv2d_unchecked
-from hnetfast.utils._given_weights import check_placement, check_weights
 from hnetfast.utils.torch_utils import init_params
 
 __all__ = ["LocalConv2dLayer"]
@@ -57,10 +56,10 @@ class LocalConv2dLayer(nn.Module):
         no_weights: bool = False,
     ) -> None:
         super().__init__()
-        self._in_channels = _integer("in_channels", in_channels, 1)
-        self._out_channels = _integer("out_channels", out_channels, 1)
-        self._in_height = _integer("in_height", in_height, 1)
-        self._in_width = _integer("in_width", in_width, 1)
+        self._in_channels = check_integer("in_channels", in_channels, 1)
+        self._out_channels = check_integer("out_channels", out_channels, 1)
+        self._in_height = check_integer("in_height", in_height, 1)
+        self._in_width = check_integer("in_width", in_width, 1)
         self._kernel_size = _pair("kernel_size", kernel_size, 1)
         self._stride = _pair("stride", stride, 1)
         self._padding = _pair("padding", padding, 0)
@@ -125,8 +124,7 @@ class LocalConv2dLayer(nn.Module):
             ValueError: If a shape or the number of weights is wrong, or they are missing.
             TypeError: If something is not a tensor, or of another dtype than the images.
         """
-        if not isinstance(x, Tensor):
-            raise InputTypeError(f"x: expected a tensor, got {type(x).__name__}")
+        check_tensor("x", x)
         in_shape = (self._in_channels, self._in_height, self._in_width)
         if x.ndim != 4 or x.shape[1:] != in_shape:
             raise InputIndexError(
@@ -137,9 +135,11 @@ class LocalConv2dLayer(nn.Module):
                 raise InputError("weights: the layer was built without weights (no_weights=True), pass them")
             filters, bias = self.filters, self.bias
         else:
-            check_weights("weights", weights, _WEIGHT_NAMES[: len(self._param_shapes)], self._param_shapes)
+            names = _WEIGHT_NAMES[: len(self._param_shapes)]
+            check_tensors("weights", weights, self._param_shapes, names)
             filters, bias = weights[0], weights[1] if self._has_bias else None
-        check_placement(x, [filters] if bias is None else [filters, bias], _WEIGHT_NAMES)
+        placed = [filters] if bias is None else [filters, bias]
+        check_placement(x, placed, lambda i: f"weights[{i}] ({_WEIGHT_NAMES[i]})")
         return self.convolve(x, filters, bias)
 
     def convolve(self, x: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:
@@ -158,19 +158,9 @@ class LocalConv2dLayer(nn.Module):
         return local_conv2d_unchecked(x[:1] if shared else x, filters, bias, self._geometry)
 
 
-def _integer(name: str, value: Any, smallest: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise InputTypeError(f"{name}: expected an integer, got {value!r}") from None
-    if number < smallest:
-        raise InputError(f"{name}: expected an integer of at least {smallest}, got {value!r}")
-    return number
-
-
-def _pair(name: str, value: Any, smallest: int) -> tuple[int, int]:
+def _pair(name: str, value: Any, minimum: int) -> tuple[int, int]:
     values = value if isinstance(value, (list, tuple)) else (value, value)
     if len(values) != 2:
         raise InputIndexError(f"{name}: expected an integer or a pair of them, got {value!r}")
-    first, second = (_integer(name, entry, smallest) for entry in values)
+    first, second = (check_integer(name, entry, minimum) for entry in values)
     return first, second

@@ -123,9 +123,7 @@ def str_to_act(act_str: str) -> nn.Module | None:
         ValueError: If the name is unknown.
     """
     if act_str not in _ACTIVATIONS:
-        raise ValueError(
-            f"act_str: unknown activation function {act_str!r}, known are {sorted(_ACTIVATIONS)}"
-        )
+        raise ValueError(f"act_str: expected one of {sorted(_ACTIVATIONS)}, got {act_str!r}")
     return _ACTIVATIONS[act_str]()
 
 
@@ -177,7 +175,7 @@ def get_colorbrewer2_colors(family: str = "Set2") -> list[str]:
         ValueError: If the family is unknown.
     """
     if family not in _COLORS:
-        raise ValueError(f"family: unknown palette {family!r}, known are {sorted(_COLORS)}")
+        raise ValueError(f"family: expected one of {sorted(_COLORS)}, got {family!r}")
     return list(_COLORS[family])
 
 

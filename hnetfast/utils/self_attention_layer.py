@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
-from hnetfast._errors import InputError, InputTypeError
-from hnetfast.mnets._arguments import positive_integer
-from hnetfast.mnets._spectral_norm import SpectralNorm
-from hnetfast.mnets._weights import own_tensors
-from hnetfast.utils._given_weights import check_placement, check_weights
+from hnetfast._checks import check_integer, check_placement, check_tensor, check_tensors
+from hnetfast._errors import InputError
+from hnetfast._parameter_lists import own_tensors
+from hnetfast.utils._spectral_norm import SpectralNorm
 from hnetfast.utils.torch_utils import init_params
 
 __all__ = ["SelfAttnLayer", "SelfAttnLayerV2"]
@@ -34,16 +33,13 @@ class _SelfAttention(nn.Module):
 
     def __init__(self, in_dim: int) -> None:
         super().__init__()
-        self.channel_in = positive_integer("in_dim", in_dim)
-        if in_dim < _REDUCTION:
-            raise InputError(f"in_dim: expected at least {_REDUCTION} channels, got {in_dim}")
+        self.channel_in = check_integer("in_dim", in_dim, _REDUCTION)
 
     def _check_input(self, x: Tensor, weights: Sequence[Tensor]) -> None:
-        if not isinstance(x, Tensor):
-            raise InputTypeError(f"x: expected a tensor, got {type(x).__name__}")
+        check_tensor("x", x)
         if x.ndim != 4 or x.shape[1] != self.channel_in:
             raise InputError(f"x: expected the shape [B, {self.channel_in}, W, H], got {list(x.shape)}")
-        check_placement(x, weights, _WEIGHT_NAMES)
+        check_placement(x, weights, lambda i: f"weights[{i}] ({_WEIGHT_NAMES[i]})")
 
     def _attend(
         self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, gamma: Tensor
@@ -142,7 +138,7 @@ class SelfAttnLayerV2(_SelfAttention):
                 for i in range(0, 6, 2):
                     init_params(self._weights[i], self._weights[i + 1])
             else:
-                check_weights("init_weights", init_weights, _WEIGHT_NAMES, self._weight_shapes)
+                check_tensors("init_weights", init_weights, self._weight_shapes, _WEIGHT_NAMES)
                 with torch.no_grad():
                     for own, value in zip(self._weights, init_weights, strict=True):
                         own.copy_(value)
@@ -189,13 +185,13 @@ class SelfAttnLayerV2(_SelfAttention):
         """
         own = weights is None and dWeights is None
         if weights is not None:
-            check_weights("weights", weights, _WEIGHT_NAMES, self._weight_shapes)
+            check_tensors("weights", weights, self._weight_shapes, _WEIGHT_NAMES)
         elif self._weights is None:
             raise InputError("weights: the layer was built without weights (no_weights=True), pass them")
         else:
             weights = own_tensors(self._weights)
         if dWeights is not None:
-            check_weights("dWeights", dWeights, _WEIGHT_NAMES, self._weight_shapes)
+            check_tensors("dWeights", dWeights, self._weight_shapes, _WEIGHT_NAMES)
             weights = [weight + change for weight, change in zip(weights, dWeights, strict=True)]
         self._check_input(x, weights[:1] if own else weights)
         maps = []

@@ -137,7 +137,7 @@ def test_birnn_is_built_bit_for_bit_like_hypnettorch(arguments):
             with pytest.raises(RuntimeError):
                 _ = network.use_lstm
     if ours._out_mlp is not None and ours.hyper_shapes_learned is not None:
-        attributes.discard("hyper_shapes_learned_ref")  # hypnettorch leaves those of the MLP out
+        attributes.discard("hyper_shapes_learned_ref")  # differs: `BiRNN.hyper_shapes_learned_ref`
         assert ours.hyper_shapes_learned_ref == list(range(len(ours.param_shapes)))
     assert_built_alike(ours, theirs, sorted(attributes))
     assert len(ours.get_cm_weights()) == len(theirs.get_cm_weights())
@@ -189,6 +189,7 @@ def test_modulated_birnn_computes_like_hypnettorch(form):
 
 def test_sequence_lengths_like_hypnettorch_for_the_backward_network():
     """Its forward network is switched off within the sequences, which ours is not."""
+    # differs: `BiRNN.forward(seq_lengths=…)`
     rnn_args = {"n_in": N_IN, "rnn_layers": [3], "fc_layers": []}
     theirs, ours = build_both({"rnn_args": rnn_args, "verbose": False})
     x, lengths = torch.randn(STEPS, BATCH, N_IN), np.array([2, STEPS, 1])

@@ -120,6 +120,7 @@ def options(parser):
 
 def lacks_chunk_emb_size(groups):
     """Whether hypnettorch forgets this option, which its structured hypernetworks need."""
+    # differs: `cli_args.hnet_args` offers
     nets = set(dict(groups).get("hnet_args", {}).get("allowed_nets", ()))
     return "structured_hmlp" in nets and not nets & {"chunked_hmlp", "chunked_hdeconv"}
 

@@ -101,7 +101,7 @@ def pipelines(draw):
             size = size if kind == "place" else [draw(st.integers(1, side)) for side in framed]
             steps.append(transforms.RandomCrop(tuple(size), padding=padding or None))
             cropped = True
-    # As many pixels as before, for hypnettorch takes the length of a row from the shape of the images.
+    # As many pixels as before, for the length of a row is that of the images before.
     if math.prod(size) != height * width:
         steps.append(transforms.Resize((height, width), antialias=None))
         known = False

@@ -169,7 +169,7 @@ def test_the_same_samples(task, sizes, own_generator, updates):
     assert state == same_state
     assert set(ours._data) == set(theirs._data) and ours._data["task_id"] == task
     assert (ours._rstate is np.random) == (theirs._rstate is np.random)
-    # What hypnettorch returns for classes that are not one-hot encoded is mixed up.
+    # differs: `CognitiveTasks` decodes
     assert_same_handler(ours, theirs, encodings=(None, True), batch_sizes=(3,), modes=("train",))
     assert_same(ours._data["in_data"], theirs._data["in_data"])
     assert_same(ours._data["out_data"], theirs._data["out_data"])

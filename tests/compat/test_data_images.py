@@ -151,6 +151,7 @@ def test_transforms_of_single_images(flip, cutout, length, seed):
 @pytest.fixture(scope="module")
 def their_fashion():
     """hypnettorch insists on 70,000 images: those of the made files, over and over."""
+    # differs: `FashionMNISTData` and `SVHNData` take any number
     module, parts = oracle("fashion_mnist"), {True: (60, 60000, 1), False: (30, 10000, 2)}
 
     class Repeated:

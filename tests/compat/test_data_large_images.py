@@ -71,7 +71,8 @@ def assert_same_images(ours, theirs, num_items=3):
 def assert_same_figures(handlers, monkeypatch, outputs, predictions):
     from matplotlib import pyplot as plt
 
-    monkeypatch.setattr(np, "asscalar", lambda array: array.item(), raising=False)  # hypnettorch needs it
+    # differs: Figures of images in files
+    monkeypatch.setattr(np, "asscalar", lambda array: array.item(), raising=False)
     drawn = []
     for handler in handlers:
         inputs = handler.get_test_inputs()[: len(outputs)]
@@ -143,7 +144,7 @@ def test_ilsvrc2012(folders, monkeypatch, use_one_hot, num_val_per_class):
 
 def test_labels_of_image_folder(folders, monkeypatch):
     ours, theirs = pair("ilsvrc", folders["ilsvrc"])
-    # With numpy 2, hypnettorch fails where it makes a number of an array [1].
+    # differs: `ILSVRC2012Data.to_common_labels`
     monkeypatch.setattr(oracle("ilsvrc2012_data"), "int", lambda a: np.asarray(a).item(), raising=False)
     labels = np.random.default_rng(0).permutation(theirs.get_train_outputs().astype(np.int64))[:7]
     one_hot = np.eye(1000)[labels[:, 0]]

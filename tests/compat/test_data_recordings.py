@@ -53,6 +53,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def small_sets():
     """hypnettorch takes 60,000 training digits for granted; the IDs of fewer are put right."""
+    # differs: `SMNISTData` and `SeqSMNIST` work with any number
     kind = theirs("smnist_data").SMNISTData
     original = kind.__init__
 
@@ -73,7 +74,7 @@ def quiet(function, *arguments, **more):
 
 
 def assert_same_sequences(ours, theirs, **options):
-    for part in ("train", "test", "val"):  # hypnettorch's are right only where IDs are in ascending order
+    for part in ("train", "test", "val"):  # differs: `train_ids_to_indices`
         name = f"{part}_ids_to_indices"
         setattr(theirs, name, getattr(ours, name))
     assert_same_handler(ours, theirs, batch_sizes=(3,), modes=("train",), **options)
@@ -106,7 +107,7 @@ def test_strokes(folder, use_one_hot, validation_size, target_per_timestep):
     st.booleans(),
 )
 def test_split_strokes(folder, use_one_hot, validation_size, target_per_timestep, labels, full_out_dim):
-    labels = labels if use_one_hot else sorted(labels)  # hypnettorch merges others
+    labels = labels if use_one_hot else sorted(labels)  # differs: `SplitSMNIST` and `SplitAudioset`
     arguments = (folder, use_one_hot, validation_size, target_per_timestep, labels, full_out_dim)
     ours = split_smnist.SplitSMNIST(*arguments)
     handlers = ours, quiet(theirs("split_smnist").SplitSMNIST, *arguments)
@@ -115,7 +116,7 @@ def test_split_strokes(folder, use_one_hot, validation_size, target_per_timestep
 
 def _assert_same_split(ours, other, full_out_dim, use_one_hot, target_per_timestep):
     if not full_out_dim:
-        # hypnettorch goes on using the encoder for all classes.
+        # differs: `SplitSMNIST` and `SplitAudioset`
         other._one_hot_encoder = None
     assert_same_sequences(ours, other)
     assert (ours._full_out_dim, ours._labels) == (other._full_out_dim, list(other._labels))
@@ -184,8 +185,12 @@ def test_sequences_of_digits(folder, sizes, length, digits, use_one_hot, target_
         lambda: seq_smnist.SeqSMNIST(folder, **arguments),
         lambda: quiet(theirs("seq_smnist").SeqSMNIST, folder, **arguments),
     )
-    if sizes[0] == 0:  # hypnettorch makes no tensors of them
+    if sizes[0] == 0:  # differs: Outputs of no samples
         assert_same(*(handler.get_test_inputs() for handler in handlers))
+        changed = not handlers[0].is_one_hot
+        assert len(handlers[0].get_train_outputs(use_one_hot=changed)) == 0
+        with pytest.raises(ValueError):
+            handlers[1].get_train_outputs(use_one_hot=changed)
     else:
         assert_same_sequences(*handlers)
     assert handlers[0].two_class == handlers[1].two_class

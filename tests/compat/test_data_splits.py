@@ -56,7 +56,7 @@ def assert_same_split(ours, theirs, **options):
     for key in ("in_data", "out_data"):
         assert_same(ours._data[key], theirs._data[key], key)
     for key in {"cifar10", "cifar100"} & set(theirs._data):
-        if ours._labels == sorted(ours._labels):  # hypnettorch's names are in another order than the classes
+        if ours._labels == sorted(ours._labels):  # differs: `SplitMNIST`, `SplitCIFAR10Data`
             assert ours._data[key] == theirs._data[key]
     labels = np.array([[ours.num_classes - 1], [0]])
     assert_same(ours._to_one_hot(labels[1:]), theirs._to_one_hot(labels[1:]))
@@ -68,7 +68,7 @@ def assert_same_split(ours, theirs, **options):
 
 
 def ascending_if(one_hot, labels):
-    # hypnettorch confuses classes that are not in ascending order unless they are one-hot encoded.
+    # differs: `SplitMNIST`, `SplitCIFAR10Data`
     return labels if one_hot else sorted(labels)
 
 
@@ -145,7 +145,7 @@ def test_permuted_mnist(folder, data, padding, one_hot, validation_size, trgt_pa
     ours, theirs = pair(
         permuted_mnist, THEIR_PERMUTED, "PermutedMNIST", folder, one_hot, validation_size, **options
     )
-    # hypnettorch makes tensors only after the permutation was set once more.
+    # differs: `PermutedMNIST` makes tensors
     theirs.permutation = permutation
     assert_same_handler(ours, theirs, batch_sizes=(3,))
     assert ours.permutation is permutation and ours.torch_in_shape == theirs.torch_in_shape
@@ -188,7 +188,7 @@ def test_batches_of_a_list_of_tasks(folder, independent, actions):
     def run(handlers):
         found = []
         for index, action in actions:
-            # hypnettorch forgets the batches of an element that was taken with the index -1.
+            # differs: `PermutedMNISTList` and `PermutedCopyList`
             handler = handlers[index + 4 if index == -1 else index]
             if action == "reset":
                 handler.reset_batch_generator()

@@ -236,7 +236,8 @@ def test_random_recurrent_teachers(arguments):
     for name in ("mat_A", "mat_B", "mat_C"):
         assert_same(getattr(ours, name), getattr(theirs, name), name)
     assert_same_handler(ours, theirs, batch_sizes=(2,), modes=("train",))
-    theirs._data["out_seq_lengths"] = theirs._data["in_seq_lengths"]  # where hypnettorch has n_ts_out, -1
+    # differs: `RndRecTeacher` takes `n_ts_out`
+    theirs._data["out_seq_lengths"] = theirs._data["in_seq_lengths"]
     assert_same_entries(ours, theirs)
 
 
@@ -306,6 +307,7 @@ def test_permuted_copy(input_len, arguments):
 @pytest.mark.parametrize("scattered", [False, True])
 def test_lists_of_permuted_copies(scattered):
     """Whatever is done with their elements; hypnettorch's can't be sliced if their time steps differ."""
+    # differs: Slices of `PermutedCopyList`
     steps = [np.array(steps) for steps in ([0, 1, 2, 5], [1, 2, 4, 5], [0, 1, 2, 3])]
     options = {"scatter_pattern": True, "scatter_steps_list": steps, "pat_len": 4} if scattered else {}
     options |= {"seq_width": 2, "num_train": 5, "num_test": 3, "num_val": 2}
@@ -319,7 +321,7 @@ def test_lists_of_permuted_copies(scattered):
                 found += [task.permutation, task._data["scatter_steps"], targets]
                 found += [task.next_train_batch(3), task.next_test_batch(2), task.next_val_batch(1)]
         if not scattered:
-            tasks[0]  # hypnettorch fails if a slice is shorter than the place of the element before
+            tasks[0]  # differs: Slices of `PermutedCopyList`
             found += [len(tasks[1:]), tasks[1:][1].permutation]
         return found
 

@@ -158,6 +158,7 @@ def test_gaussian_mixtures(number, num_train, kind, weighted):
 @pytest.fixture
 def mended_histogram(monkeypatch):
     """hypnettorch passes a number of bins that numpy refuses, and wants counts for densities."""
+    # differs: `GMMData.estimate_distance(density_estimation="hist")`
     histogram = np.histogram2d
 
     def mended(*arguments, bins, **options):
@@ -207,7 +208,7 @@ def test_regression(train, test, validation, num_train, num_test, map_function, 
     arguments |= {"map_function": map_function, "std": std, "perturb_test_val": perturb, "rseed": rseed}
     try:
         ours, theirs = pair(REGRESSION, "ToyRegression", **arguments, **validation)
-    except ValueError as error:  # of hypnettorch, whose shares of few samples may add up to more
+    except ValueError as error:  # differs: `ToyRegression` with several intervals
         if "negative dimensions" not in str(error):
             raise
         ours = REGRESSION[0].ToyRegression(**arguments, **validation)
@@ -238,7 +239,7 @@ def test_samples_of_several_intervals(lengths, num_train):
 @pytest.mark.parametrize("map_function", MAPS)
 def test_types_of_outputs(map_function):
     for std in (0, 0.5):
-        if std == 0 or map_function is not MAPS[2]:  # hypnettorch adds no noise to integers
+        if std == 0 or map_function is not MAPS[2]:  # differs: `ToyRegression` and `BimodalToyRegression` add
             ours, theirs = pair(REGRESSION, "ToyRegression", map_function=map_function, std=std)
             assert_same(ours._data["out_data"], theirs._data["out_data"])
 
@@ -263,6 +264,7 @@ def test_random_functions():
 @pytest.mark.parametrize("name", ["ToyRegression", "BimodalToyRegression"])
 def test_noise_on_the_identity(name):
     """Outputs are hypnettorch's; it adds the noise to the inputs as well."""
+    # differs: `ToyRegression` and `BimodalToyRegression` add
     modules, arguments = (REGRESSION, {"std": 0.5}) if name == "ToyRegression" else (BIMODAL, {})
     ours, theirs = pair(modules, name, **arguments)
     assert_same(ours.get_train_outputs(), theirs.get_train_outputs())
@@ -363,7 +365,7 @@ def drawn(monkeypatch):
     shown = []
     colorbar = plt.colorbar
     monkeypatch.setattr(plt, "show", lambda: shown.append(True))
-    # What hypnettorch uses and newer versions of matplotlib lack:
+    # differs: `GMMData.plot_samples`
     monkeypatch.setattr(cm, "get_cmap", plt.get_cmap, raising=False)
     monkeypatch.setattr(axis.Tick, "label", property(lambda tick: tick.label1), raising=False)
     monkeypatch.setattr(plt, "colorbar", lambda mappable: colorbar(mappable, ax=plt.gca()))

@@ -111,7 +111,7 @@ def test_same_draws_and_calls(make, name):
     assert our_calls == their_calls
 
 
-# hypnettorch fails for a container; see the test below
+# differs: `hnet_helpers.get_conditional_parameters`
 @pytest.mark.parametrize("make", [make for make in MAKERS.values() if make not in (contained, nested)])
 @pytest.mark.parametrize("cond_id", [0, 1])
 def test_conditional_parameters(make, cond_id):

@@ -92,7 +92,7 @@ def calls(draw, hnet):
                 shape = (batch, hnet.num_chunks, hnet.chunk_emb_size)
                 kwargs["weights"] = {"chunk_embs": torch.randn(shape)}
     if hnet._uncond_in_size > 0:
-        # hypnettorch does not broadcast over conditional chunk embeddings.
+        # differs: `ChunkedHMLP` and `StructuredHMLP` broadcast
         size = batch if chunked_conds else draw(st.sampled_from([1, batch]))
         if size == batch == 1 and not chunked_conds:
             size = draw(st.integers(1, 3))
@@ -246,7 +246,7 @@ def main_networks(draw):
 
 def target_shapes(draw, mnet):
     """Those of a main network's parameters, or as many of other sizes, or one less."""
-    if mnet.hyper_shapes_learned is None:  # hypnettorch fails where the number is another one
+    if mnet.hyper_shapes_learned is None:  # differs: `apply_hyperfan_init(mnet=…)` with a network
         shapes, changes = mnet.param_shapes, ["none", "sizes"]
     else:
         shapes, changes = mnet.hyper_shapes_learned, ["none", "sizes", "number"]

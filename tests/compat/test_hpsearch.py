@@ -22,7 +22,7 @@ from tests.hpsearch_scripts import write_files
 
 pytest.importorskip("hypnettorch")
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # hypnettorch misses a package for LSF
+    warnings.simplefilter("ignore")  # differs: The search needs no package `bsub`
     oracle = pytest.importorskip("hypnettorch.hpsearch.hpsearch")
     from hypnettorch.hpsearch import hpsearch_config_template as oracle_template
 
@@ -57,7 +57,7 @@ def test_commands(options):
     assert _commands.text("run/train.py", options) == expected
 
 
-# What differs: numbers with exponents, signs of integers, nan, and keywords that another line starts with.
+# differs: Summaries may have their lines in any order
 LINES = st.lists(
     st.tuples(
         st.lists(
@@ -86,6 +86,7 @@ def test_summaries(tmp_path_factory, lines):
 
 def test_a_summary_without_a_keyword(tmp_path):
     """hypnettorch goes by the order of lines, takes a word's beginning for it, and accepts short files."""
+    # differs: Summaries may have their lines in any order
     oracle._SUMMARY_FILENAME, oracle._SUMMARY_KEYWORDS = "summary.txt", ["acc", "finished"]
     path = tmp_path / "summary.txt"
     path.write_text("finished 1\nacc 2\n")
@@ -118,7 +119,7 @@ def test_options(shown):
     hpsearch.hpsearch_cli_arguments(ours, *shown)
     oracle.hpsearch_cli_arguments(theirs, *shown)
     expected = actions(theirs)
-    if "grid_module" in expected:  # the default of hypnettorch is a module of its authors
+    if "grid_module" in expected:  # differs: `--grid_module` has no default
         expected["grid_module"] = (expected["grid_module"][0], "", *expected["grid_module"][2:])
     assert actions(ours) == expected
     assert list(actions(ours)) == list(expected)
@@ -139,7 +140,7 @@ def run_both(folder, options):
         "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONHASHSEED": "0",
     }
-    # hypnettorch sleeps for a second or so for each run.
+    # Theirs sleeps for a second or so for each run.
     start = (
         "import runpy, sys, time; sleep = time.sleep; time.sleep = lambda s: sleep(min(s, 0.02)); "
         "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
@@ -213,7 +214,7 @@ def test_searches(tmp_path, case):
     assert ours[1] == theirs[1]
     results, expected = comparable(ours[2]), comparable(theirs[2])
     assert sorted(results) == sorted(expected)
-    # Runs that are equally good may be in any order in hypnettorch's: numpy's quicksort is not stable.
+    # differs: Runs that are equally good
     best = results[0].index("acc")
     assert [row[best] for row in results] == [row[best] for row in expected]
 

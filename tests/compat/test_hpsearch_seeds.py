@@ -129,7 +129,7 @@ def outcome(module, folder, argv, arguments, monkeypatch, module_name="toy_seeds
 
 def _copy(value):
     if isinstance(value, Namespace):
-        return Namespace(**vars(value))  # hypnettorch takes options out of it
+        return Namespace(**vars(value))  # differs: `gather_random_seeds.run` leaves
     return value.copy() if isinstance(value, list | dict) else value
 
 
@@ -243,6 +243,7 @@ def test_grid_and_conditions_of_plain_options():
 
 def test_values_that_hypnettorch_passes_as_others():
     """None becomes the text "None", quotes in text are lost."""
+    # differs: `gather_random_seeds` leaves options that are None
     args, config = Namespace(vary_data_seed=False), Namespace(none=None, text='a "b" c')
     expected, _ = theirs.build_grid_and_conditions(args, config, [1])
     assert expected == {"none": [None], "text": ['"a "b" c"'], "random_seed": [1]}
@@ -298,6 +299,7 @@ def test_the_best_run_of_a_search_which_hypnettorch_can_not_find(places):
     their_hpsearch._read_config(__import__("toy_seeds_config"))
     our_hpsearch._read_config(__import__("toy_seeds_config"))
     with inside(places[1]):
+        # differs: `gather_random_seeds` takes the folder of a search
         with pytest.raises(TypeError):
             theirs.get_best_hpsearch_config("out")
         assert ours.get_best_hpsearch_config("out")[1] == "out/base"
@@ -332,7 +334,7 @@ def test_postprocessing(places, monkeypatch, criteria):
     argv += [] if criteria is None else [f"--performance_criteria={criteria}"]
     for place in places:
         made_search(place / "out" / "search")
-        if criteria:  # hypnettorch moves runs that have not finished, too
+        if criteria:  # differs: `hpsearch_postprocessing` moves
             summary = place / "out" / "search" / "sim_3" / "performance_overview.txt"
             summary.write_text(summary.read_text().replace("finished 0", "finished 1"))
     monkeypatch.setattr(sys, "argv", ["script", *argv])
@@ -346,6 +348,8 @@ def test_postprocessing(places, monkeypatch, criteria):
 
 def test_what_hypnettorch_moves_without_being_asked(places, monkeypatch):
     """A folder without a summary may be that of a run which has only begun; text is no number."""
+    # differs: `hpsearch_postprocessing` moves
+    # differs: `hpsearch_postprocessing` sorts by number
     monkeypatch.setattr(sys, "argv", ["script", "out/search", "--grid_module=toy_seeds_config"])
     name = "hypnettorch.hpsearch.hpsearch_postprocessing"
     monkeypatch.delitem(sys.modules, name, raising=False)

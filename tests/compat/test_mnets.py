@@ -181,7 +181,7 @@ def test_mlp_computes_like_hypnettorch(arguments, form, training, per_sample):
         except Exception as error:
             results.append(error)
     if arguments["context_mod_no_weights"] and not theirs._num_context_mod_shapes():
-        return  # hypnettorch asks for weights of modulation layers that do not exist
+        return  # differs: `MLP`, `SimpleRNN`, `LeNet` and `BioConvNet` with
     if isinstance(results[0], Exception):
         assert isinstance(results[1], (ValueError, TypeError)), results
         return
@@ -263,8 +263,12 @@ def test_custom_init_and_masks_like_hypnettorch(arguments, seed, normal_init):
 
 def test_masks_refuse_what_hypnettorch_refuses():
     for network in build_both({"n_in": 3, "n_out": 2, "verbose": False}):
-        with pytest.raises(IndexError):
-            network.get_output_weight_mask(out_inds=torch.ones(1))
+        for out_inds in (torch.ones(1), [torch.ones(1)]):
+            with pytest.raises(IndexError):
+                network.get_output_weight_mask(out_inds=out_inds)
+    for out_inds in ([1.5], [1j]):
+        with pytest.raises(IndexError, match="out_inds: expected integers or booleans"):
+            MLP(n_in=3, n_out=2, verbose=False).get_output_weight_mask(out_inds=out_inds)
 
 
 @given(mlp_arguments())

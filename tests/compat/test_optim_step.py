@@ -19,7 +19,7 @@ SAME_IN_BOTH = [
     (optim.SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
     (optim.SGD, {"momentum": 0.5, "dampening": 0.2}),
     (optim.SGD, {}),
-    # Where gradients are tiny, hypnettorch gives eps another weight than PyTorch does by now.
+    # differs: `optim_step` computes
     (optim.Adam, {"betas": (0.5, 0.9), "eps": 1e-13}),
     (optim.Adam, {"amsgrad": True, "eps": 1e-13}),
     (optim.RMSprop, {"weight_decay": 0.1}),
@@ -68,7 +68,7 @@ def prepared(kind, options, steps, seed):
 @given(st.sampled_from(SAME_IN_BOTH), st.integers(0, 3), seeds)
 def test_changes_and_their_gradients_are_the_same(case, steps, seed):
     optimizer, params = prepared(*case, steps, seed)
-    # hypnettorch's amsgrad cannot be differentiated.
+    # differs: `optim_step` computes
     for detach in (True,) if case[1].get("amsgrad") else (True, False):
         ours = optim_step.calc_delta_theta(optimizer, False, detach_dt=detach)
         theirs = oracle.calc_delta_theta(optimizer, False, detach_dt=detach)

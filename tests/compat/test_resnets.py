@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnetfast.mnets import WRN, ResNet, ResNetIN
+from tests.compat.hnet_comparison import norm
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 oracle = pytest.importorskip("hypnettorch.mnets")
@@ -89,7 +90,7 @@ def networks(draw):
     else:
         some_maps = st.sampled_from([(2, 2, 3, 4), [2, 3, 3, 5]])
         arguments |= {
-            # hypnettorch's ResNet fails where two groups have as many maps.
+            # differs: `ResNet` takes groups
             "num_feature_maps": (2, 2, 3, 4) if name == "ResNet" else draw(some_maps),
             "n": draw(st.integers(1, 2)),
             "k": draw(st.integers(1, 2)),
@@ -210,7 +211,7 @@ def test_calls(case, training, data):
         options += ["mod", "mod_weights"]
     if has_own_mod or not num_mod:
         options.append("internal_weights")
-    if complete and has_own_mod:  # hypnettorch refuses it without modulation too
+    if complete and has_own_mod:  # differs: `ResNet`, `WRN` and `ResNetIN` compute
         options.append("own")
     form = data.draw(st.sampled_from(options))
     per_sample = bool(num_mod) and data.draw(st.booleans())
@@ -276,7 +277,7 @@ def test_conditions(name, training):
     for condition in (None, 0, 1, {"bn_stats_id": 0}):
         results = [run(n, images(arguments), [], condition=condition) for n in map(copy.deepcopy, found)]
         assert_same(results[1], results[0])
-    # Stored modulation is documented, but hypnettorch's networks ignore or refuse it.
+    # differs: `ResNet.forward`, `WRN.forward`
     ours = found[1]
     stored = [w for layer in ours.context_mod_layers for w in layer.get_weights(0)]
     x = images(arguments)
@@ -301,6 +302,24 @@ def test_init_weights_and_overwriting(name):
     torch.testing.assert_close(ours(x), theirs(x))
     ours.custom_init()
     assert all(b is None or (b == 0).all() for b in ours.layer_bias_vectors)
+
+
+def test_batch_normalisation_of_images_with_the_channels_first():
+    """Is as accurate: PyTorch's sums over maps with the channels last lose digits."""
+    arguments = {"in_shape": (32, 32, 3), "num_feature_maps": (4, 4, 4, 4), "n": 2, "k": 1}
+    arguments |= {"use_batch_norm": True, "chw_input_format": True, "verbose": False}
+    x = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+    def gradients(network, dtype=torch.float32):
+        out = network.to(dtype)(x.to(dtype))
+        factors = torch.linspace(-1, 2, out.numel(), dtype=dtype).view_as(out)
+        parameters = torch.autograd.grad((out * factors).sum(), list(network.parameters()))
+        return torch.cat([t.flatten().double() for t in parameters])
+
+    theirs, ours = build_both("WRN", arguments)
+    found = gradients(theirs), gradients(ours)
+    their_error, our_error = (norm(t - gradients(theirs, torch.float64)) for t in found)
+    assert our_error < 1.5 * their_error
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def assert_same_settings(ours, theirs):
     """Compares what the parameters don't show."""
     assert type(getattr(ours, "_a_fun", None)) is type(getattr(theirs, "_a_fun", None))
     names = ["_use_bias", "_dropout_rate", "_use_batch_norm", "_use_lstm"]
-    if getattr(ours, "_use_batch_norm", False):  # without, hypnettorch's networks differ in what they store
+    if getattr(ours, "_use_batch_norm", False):  # without, nothing uses them
         names += ["_bn_track_stats", "_distill_bn_stats"]
     for name in names:
         if hasattr(ours, name) and hasattr(theirs, name):
@@ -120,9 +120,10 @@ def test_main_networks_are_the_same(net_type, data, prefix, no_weights):
     config = data.draw(configurations(common, OWN[net_type], prefix))
     theirs_config = copy.copy(config)
     p = prefix or ""
-    if net_type == "iresnet":  # hypnettorch reads the option of another network
+    if net_type == "iresnet":  # differs: `sim_utils.get_mnet_model` reads
         setattr(theirs_config, f"{p}wrn_use_fc_bias", getattr(config, f"{p}iresnet_use_fc_bias"))
-    elif net_type == "wrn" and not hasattr(config, f"{p}dropout_rate"):  # hypnettorch fails
+    # differs: `sim_utils.get_mnet_model` reads
+    elif net_type == "wrn" and not hasattr(config, f"{p}dropout_rate"):
         setattr(theirs_config, f"{p}dropout_rate", -1)
     shape = [8] if net_type in FLAT_NETS else [28, 28, 1] if "lenet" in net_type else [32, 32, 3]
     if getattr(config, f"{p}lenet_type", None) == "cifar":
@@ -131,10 +132,11 @@ def test_main_networks_are_the_same(net_type, data, prefix, no_weights):
     try:
         theirs = build(lambda: oracle.get_mnet_model(theirs_config, *arguments))
     except (AssertionError, NotImplementedError, ValueError):
-        assume(False)  # what its constructors refuse is compared where the networks are
+        assume(False)  # no difference: what its constructors refuse is compared where the networks are
     ours = build(lambda: sim_utils.get_mnet_model(config, *arguments))
     assert_same(ours, theirs)
-    if getattr(config, f"{p}net_act", None) != "linear":  # which is ReLU in hypnettorch
+    # differs: `sim_utils.get_mnet_model` and `get_hypernet` take
+    if getattr(config, f"{p}net_act", None) != "linear":
         assert_same_settings(ours, theirs)
 
 
@@ -198,12 +200,12 @@ def test_hypernetworks_are_the_same(net_type, data, prefix, n_conds, no_cond, no
             )
         )
 
-    # Without any input but embeddings of chunks ours refuses more than hypnettorch.
+    # differs: `HMLP` refuses `cond_in_size=uncond_in_size=0`
     assume(uncond_in_size or getattr(config, f"{prefix or ''}cond_emb_size", 0))
     try:
         theirs = create(oracle)
     except Exception:
-        assume(False)  # hypnettorch does not finish some kinds, which differences.md lists
+        assume(False)  # differs: `sim_utils.get_hypernet` builds
     ours = create(sim_utils)
     assert type(ours).__name__ == type(theirs).__name__
     assert ours.param_shapes == theirs.param_shapes
@@ -212,8 +214,9 @@ def test_hypernetworks_are_the_same(net_type, data, prefix, n_conds, no_cond, no
     assert len(our_params) == len(their_params)
     assert all(torch.equal(our, their) for our, their in zip(our_params, their_params, strict=True))
     assert ours.conditional_param_shapes == theirs.conditional_param_shapes
-    linear = getattr(config, f"{prefix or ''}hnet_net_act", None) == "linear"  # which is ReLU in hypnettorch
-    # Below its StructuredHMLP dropout goes on in evaluation.
+    # differs: `sim_utils.get_mnet_model` and `get_hypernet` take
+    linear = getattr(config, f"{prefix or ''}hnet_net_act", None) == "linear"
+    # differs: `train()` and `eval()` of `StructuredHMLP`
     dropout = getattr(config, f"{prefix or ''}hnet_dropout_rate", -1) != -1
     if ours.conditional_params and not (no_uncond or uncond_in_size or linear or dropout):
         for our, their in zip(ours.eval()(cond_id=0), theirs.eval()(cond_id=0), strict=True):

@@ -62,7 +62,7 @@ def arguments(draw):
         "verbose": False,
     }
     if modulation != "none":
-        # hypnettorch cannot build the network where it keeps these weights.
+        # differs: `SimpleRNN` keeps weights
         found |= {"use_context_mod": True, "context_mod_no_weights": True}
         found |= {
             "context_mod_inputs": draw(flag),

@@ -136,7 +136,7 @@ def test_forward_and_backward(data, training):
     training = training and theirs.batchnorm_layers is None
     for hnet in (theirs, ours):
         hnet.train(training)
-        for part in hnet.internal_hnets:  # hypnettorch's do not follow
+        for part in hnet.internal_hnets:  # differs: `train()` and `eval()` of `StructuredHMLP`
             part.train(training)
     assert_same_run(theirs, ours, arguments)
 

@@ -26,7 +26,7 @@ def _disk_may_be_slow():
         yield
 
 
-# Different scores: hypnettorch deletes either of equal ones, by the order in which the folder lists them.
+# differs: Of checkpoints with equal scores
 histories = st.lists(
     st.tuples(
         st.integers(-50, 50).map(lambda score: score / 7),

@@ -110,8 +110,21 @@ def _birnn_batch_norm(case, finding):
     return is_used and (finding.kind == "number" or any(e(case, finding) for e in errors))
 
 
+def _names_of_parameters(case, finding):
+    is_built = finding.label == "same network" and "param_names" in case.body + str(case.arguments)
+    return is_built and _accepts("AssertionError", "HContainer", "nested")(case, finding)
+
+
 def _birnn_mask(case, finding):
     return case.family == "bi_rnn.BiRNN" and finding.label == "same mask"
+
+
+def _unknown_task(case, finding):
+    # Another argument may be wrong as well, which hypnettorch finds out first.
+    return (
+        finding.kind in ("raises", "error type")
+        and "ours InputIndexError: task_id: at most" in finding.message
+    )
 
 
 def _factor(case, finding):
@@ -123,20 +136,6 @@ def _scalar_targets(case, finding):
     shapes = case.arguments.get("arguments", {}).get("target_shapes", [])
     is_initialised = "hyperfan_init" in case.body and isinstance(shapes, list) and [] in shapes
     return is_initialised and _accepts("IndexError", "HMLP", "ChunkedHMLP")(case, finding)
-
-
-def _channels_last(case, finding):
-    values = case.arguments.get("arguments", {})
-    if (
-        finding.kind not in ("number", "residue")
-        or not values.get("chw_input_format")
-        or values.get("use_batch_norm") is False
-    ):
-        return False
-    if finding.kind == "residue":
-        return case.family in RESIDUAL
-    off, total = finding.message.split("off by ")[1].split()[0], finding.message.rsplit("of ", 1)[1]
-    return case.family in RESIDUAL and float(off) < 1e-3 * float(total)
 
 
 def _cond_weights_unused(case, finding):
@@ -175,13 +174,19 @@ KNOWN: list[tuple[str, Callable[[Case, Finding], bool]]] = [
             "chunk_squeezer.ChunkSqueezer",
         ),
     ),
-    ("`ChunkedHMLP.forward` broadcasts an unconditional input", _broadcast),
-    ("`MLP(context_mod_no_weights=True)` without any modulation layer", _no_modulation_layers),
+    ("`ChunkedHMLP` and `StructuredHMLP` broadcast an unconditional input", _broadcast),
+    (
+        "`MLP`, `SimpleRNN`, `LeNet` and `BioConvNet` with",
+        _no_modulation_layers,
+    ),
     (
         "`LeNet.forward(condition=…)` and `BioConvNet.forward(condition=…)`",
         _condition("lenet.LeNet", "bio_conv_net.BioConvNet"),
     ),
-    ("`SimpleRNN.forward(condition=…)` selects", _condition("simple_rnn.SimpleRNN", "bi_rnn.BiRNN")),
+    (
+        "`SimpleRNN.forward(condition=…)` and `BiRNN",
+        _condition("simple_rnn.SimpleRNN", "bi_rnn.BiRNN"),
+    ),
     (
         "`ZenkeNet`, `BioConvNet` and `ChunkSqueezer` have `param_shapes_meta`",
         _accepts("AttributeError: 'ZenkeNet' object has no attribute '_"),
@@ -197,7 +202,15 @@ KNOWN: list[tuple[str, Callable[[Case, Finding], bool]]] = [
         "`LeNet.forward` and `BioConvNet.forward` refuse `distilled_params`",
         _raises("distilled_params: the network has no", "lenet.LeNet", "bio_conv_net.BioConvNet"),
     ),
-    ("`MLP` refuses widths of 0", _raises("expected a positive integer, got 0")),
+    ("`MLP` and `SimpleRNN` refuse widths of 0", _raises("expected a positive integer, got 0")),
+    (
+        "`HMLP` refuses `cond_in_size=uncond_in_size=0`",
+        lambda case, finding: (
+            _raises("an integer of at least 1 is accepted, got 0")(case, finding)
+            and finding.message.startswith(("ours InputError: layers[", "ours InputError: target_shapes["))
+        ),
+    ),
+    ("`HContainer` takes any names of parameters", _names_of_parameters),
     (
         "`MLP.forward(weights=…)` takes a list of the shapes `hyper_shapes_learned`",
         _hyper_shapes("mlp.MLP"),
@@ -207,8 +220,8 @@ KNOWN: list[tuple[str, Callable[[Case, Finding], bool]]] = [
         _hyper_shapes(*RESIDUAL),
     ),
     ("`LeNet(no_weights=True)` and `BioConvNet(no_weights=True)`", _hyper_shapes("lenet.LeNet")),
-    ("`WRN` and `ResNetIN` keep images with the channels last", _channels_last),
     ("Arguments of wrong types are refused when a network is built", _raises("a function or None")),
+    ("Arguments of wrong types are refused when a network is built", _raises("an integer is accepted, got")),
     ("`BiRNN.get_output_weight_mask` works", _birnn_mask),
     (
         "`ChunkSqueezer` takes an empty batch",
@@ -237,9 +250,9 @@ KNOWN: list[tuple[str, Callable[[Case, Finding], bool]]] = [
     ),
     ("`ResNet` and `WRN` take a `k` that is not an integer", _factor),
     ("`forward` refuses a tensor as `weights`", _raises("weights: expected a list of tensors, got Tensor")),
-    ("`hnet_regularizer.calc_fix_target_reg` computes the penalty without", _raises("task_id: at most")),
+    ("`hnet_regularizer.calc_fix_target_reg` computes the penalty without", _unknown_task),
     ("`ewc_regularizer.compute_fisher` refuses targets", _raises("prior_strength: values of at least 0")),
-    ("`HPerturbWrapper` refuses `hnet_uncond_in_size` above", _raises("hnet_uncond_in_size: at most")),
+    ("`HPerturbWrapper` refuses an `hnet_uncond_in_size` above", _raises("hnet_uncond_in_size: at most")),
     ("`hnet_regularizer.calc_fix_target_reg` computes the penalty without", _raises("reg_scaling: numbers")),
     ("`ewc_regularizer.compute_fisher` refuses targets", _raises("do not fit outputs", "ewc_regularizer")),
     ("Main networks refuse inputs of another dtype", _raises("x: expected the dtype of the weights")),
@@ -256,7 +269,7 @@ KNOWN: list[tuple[str, Callable[[Case, Finding], bool]]] = [
     ("`BiRNN.forward` and `SimpleRNN.forward` refuse empty weights", _empty_weights),
     ("With `cond_input`, weights of conditions need not be given", _cond_weights_unused),
     (
-        "`MLP.forward` refuses unknown keys of `weights`",
+        "Main networks refuse unknown keys of `weights`",
         _raises("weights: expected a dictionary with keys from"),
     ),
     ("`ZenkeNet` takes weights as a dictionary too", _accepts("", "zenkenet.ZenkeNet", label="call")),

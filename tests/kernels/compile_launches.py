@@ -1,8 +1,8 @@
-"""Compiles the launches of chunked_mlp for GPUs that need not be there, and reads the compiler's report.
+"""Compiles launches of chunked_mlp and output_reg for GPUs that need not be there, and reads the report.
 
-``python compile_launches.py SHARE SHARES`` takes every SHARES-th launch, starting from SHARE, and prints a
-line of JSON for each. The launches are recorded from the launchers themselves, on meta tensors, so what is
-compiled is what a call would run.
+``python compile_launches.py SHARE SHARES MOST`` takes every SHARES-th launch, starting from SHARE, but at
+most MOST of a kernel on a GPU (0: all), and prints a line of JSON for each. The launches are recorded from
+the launchers themselves, on meta tensors, so what is compiled is what a call would run.
 """
 
 import contextlib
@@ -22,10 +22,17 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hnetfast.kernels import chunked_mlp, chunked_mlp_products, chunked_mlp_tiles
+from hnetfast.kernels import chunked_mlp, chunked_mlp_products, chunked_mlp_tiles, output_reg
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", ".."))
+from bench import tiles
 
 KERNELS = [
     "_chunked_mlp_hidden_kernel",
+    "_chunked_mlp_hidden_bwd_kernel",
+    "_chunked_mlp_hidden_sums_kernel",
+    "_chunked_mlp_inputs_bwd_kernel",
+    "_chunked_mlp_reduce_all_kernel",
     "_chunked_mlp_fwd_kernel",
     "_chunked_mlp_bwd_kernel",
     "_chunked_mlp_reduce_kernel",
@@ -64,6 +71,8 @@ CORNERS = [
     Network("narrow single", (), 40, 7000, 279_999, 10, 10),
     Network("medium single", (), 12, 7000, 84_000, 64, 64),
 ]
+# One with several blocks of features in each pass.
+VARIED = [Network("50,50,50,50", (50, 50, 50, 50), 53, 700_000, 36_511_244), CORNERS[4]]
 
 
 @dataclasses.dataclass
@@ -110,7 +119,7 @@ def _specialize(kernel, args: tuple, kwargs: dict) -> Launch:
 
 
 def launches_of(network: Network, conditions: int, dtype: torch.dtype, arch: int) -> list[Launch]:
-    """The launches of a forward and a backward call, in order."""
+    """The launches of a forward and a backward call and of the regulariser, in order."""
     launches = []
 
     class Recorder:
@@ -136,11 +145,16 @@ def launches_of(network: Network, conditions: int, dtype: torch.dtype, arch: int
         for name in KERNELS:
             recorder = Recorder(getattr(chunked_mlp_products, name))
             stack.enter_context(mock.patch.object(chunked_mlp_products, name, recorder))
+        change = Recorder(output_reg._hidden_change_kernel)
+        stack.enter_context(mock.patch.object(output_reg, "_hidden_change_kernel", change))
         stack.enter_context(mock.patch.object(chunked_mlp_tiles, "generation", return_value=arch))
         args = (inputs, weights, biases, "elu", network.num_outputs)
         out, hidden = chunked_mlp.chunked_mlp_forward(*args, True)
         needs = [True] * len(inputs + weights + biases)
         chunked_mlp.chunked_mlp_backward(torch.empty_like(out), hidden, *args, needs)
+        tensors = inputs, weights, biases
+        if output_reg.takes(dtype, weights):
+            output_reg.hidden_change(tensors, tensors, "elu", conditions, network.chunks)
     return launches
 
 
@@ -173,6 +187,14 @@ def all_launches() -> list[tuple[str, int, Launch]]:
                     found.setdefault(
                         (arch, launch.key()), (f"{network.name} B={conditions} {mode}", arch, launch)
                     )
+    # The ends of what a sweep may choose, on Hopper.
+    for part, precision in itertools.product(tiles.SWEEPS, ("ieee", "tf32")):
+        variant = chunked_mlp_tiles.VARIANTS[90, precision]._replace(**{part.field: max(part.alternatives)})
+        for network in VARIED:
+            with tiles.using(90, precision, variant), tiles.computing_in(precision):
+                launches = launches_of(network, 10, torch.float32, 90)
+            for launch in launches:
+                found.setdefault((90, launch.key()), (f"{part.field} {network.name} {precision}", 90, launch))
     return list(found.values())
 
 
@@ -196,8 +218,20 @@ def describe(launch: Launch) -> str:
     return " ".join([sizes, f"w{launch.options['num_warps']}", *flags])
 
 
-def main(share: int, shares: int) -> None:
-    for name, arch, launch in all_launches()[share::shares]:
+def spread(launches: list[tuple[str, int, Launch]], most: int) -> list[tuple[str, int, Launch]]:
+    """At most as many launches of each kernel on each GPU, those in between left out."""
+    groups: dict[tuple[int, str], list[tuple[str, int, Launch]]] = {}
+    for each in launches:
+        groups.setdefault((each[1], each[2].kernel.__name__), []).append(each)
+    chosen = []
+    for group in groups.values():
+        count = min(most or len(group), len(group))
+        chosen += [group[i * (len(group) - 1) // max(count - 1, 1)] for i in range(count)]
+    return chosen
+
+
+def main(share: int, shares: int, most: int) -> None:
+    for name, arch, launch in spread(all_launches(), most)[share::shares]:
         usage = compile_launch(launch, arch)
         row = {
             "case": name,
@@ -210,4 +244,4 @@ def main(share: int, shares: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:4]))

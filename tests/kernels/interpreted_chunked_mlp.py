@@ -6,8 +6,9 @@ from unittest import mock
 
 import pytest
 import torch
-from chunked_mlp_cases import CASES, Case, check, reference, with_kernels
+from chunked_mlp_cases import CASES, Case, check, reference, reference_with_gradients, with_kernels
 
+from bench import tiles as sweep
 from hnetfast.kernels import chunked_mlp, chunked_mlp_tiles
 
 MARGIN = 64
@@ -59,6 +60,18 @@ def test_forward_and_gradients(case, programs, monkeypatch):
     check(case, around_kernels=poisoned_memory)
 
 
+@pytest.mark.parametrize(("hidden", "width"), [((), 140), ((130,), 6), ((20, 130), 6), ((20,), 6)])
+def test_half_precision_sums_over_many_conditions(hidden, width):
+    """Added one by one in bfloat16, equal terms would add up to 256 of them at most."""
+    shape = {"conditions": 600, "chunks": 2, "chunk_size": 33, "cut": 5, "part_width": width}
+    case = Case("", "bn", hidden, **shape, activation="sigmoid", dtype=torch.bfloat16)
+    tensors = case.tensors()
+    grad_out = torch.ones(case.conditions, case.num_outputs, dtype=case.dtype)
+    exact = reference_with_gradients(case, tensors, grad_out, torch.float64)
+    for want, got in zip(exact, with_kernels(case, tensors, grad_out), strict=True):
+        assert (got.double() - want).norm() <= 0.01 * want.norm()
+
+
 @pytest.mark.parametrize("arch", chunked_mlp_tiles.GENERATIONS)
 @pytest.mark.parametrize("hidden", [(), (50,), (100,)])
 @pytest.mark.parametrize("tf32", [False, True])
@@ -66,6 +79,34 @@ def test_tiles_of_every_generation(arch, hidden, tf32, monkeypatch):
     monkeypatch.setattr(chunked_mlp_tiles, "generation", lambda device: arch)
     monkeypatch.setattr(chunked_mlp_tiles, "input_precision", lambda dtype: "tf32" if tf32 else "ieee")
     check(Case("", "bn", hidden, conditions=4, chunks=20, chunk_size=144, cut=0, activation="tanh"))
+
+
+# Through each launch that a field of a variant changes: two blocks of features; several blocks of rows.
+VARIED = {
+    "forward_stages": Case("", "bn", (50, 40), chunks=20, chunk_size=150),
+    "repeat_rows": Case("", "bn", chunks=37, chunk_size=70, part_width=33),
+    "repeat_stages": Case("", "bn", conditions=9, chunk_size=70),
+    "feature_programs": Case("", "bn", (50,), conditions=4, chunks=20, chunk_size=300),
+}
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+@pytest.mark.parametrize(
+    ("field", "value"), [(part.field, value) for part in sweep.SWEEPS for value in part.alternatives]
+)
+def test_variants(field, value, precision, monkeypatch):
+    """Whatever a sweep may choose is right; few programs, so that more of them make a difference."""
+    monkeypatch.setattr(chunked_mlp_tiles, "num_programs", lambda arch: 3)
+    variant = chunked_mlp_tiles.VARIANTS[90, precision]._replace(**{field: value})
+    with sweep.using(90, precision, variant), sweep.computing_in(precision):
+        check(VARIED[field], around_kernels=poisoned_memory)
+
+
+def test_a_sweep_checks_its_alternatives(monkeypatch):
+    part = sweep.Sweep("repeat_rows", (16, 64), backward=True, hidden=False, conditions=(2,))
+    assert [row["errors"] for row in sweep.sweep(part, 90, "ieee", "cpu")] == [{}]
+    monkeypatch.setitem(sweep.TOLERANCES, "ieee", 0.0)
+    assert [list(row["errors"]) for row in sweep.sweep(part, 90, "ieee", "cpu")] == [[16, 64]]
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[3], Case("", "bnu", (20, 10)), Case("", "bn", (130,))])

@@ -5,10 +5,11 @@ import gc
 import io
 import os
 import pickle
-import signal
+import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -225,25 +226,46 @@ sys.exit(os.waitstatus_to_exitcode(status))
     assert child.returncode == 0, child.stderr
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_does_not_wait_for_a_thread_that_is_not_there():
-    stop = threading.Event()
+@pytest.mark.skipif(sys.platform != "linux", reason="needs LD_PRELOAD")
+def test_a_forked_process_does_not_wait_for_a_thread_that_is_not_there(tmp_path):
+    """The lock is held at the moment of the fork, by a thread that sleeps before it unlocks."""
+    compiler = next((c for c in (os.environ.get("CXX", ""), "g++", "c++") if shutil.which(c)), None)
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    source, library = Path(__file__).with_name("slow_unlock.cpp"), tmp_path / "slow_unlock.so"
+    command = [compiler, "-shared", "-fPIC", "-D_GNU_SOURCE", str(source), "-o", str(library), "-ldl"]
+    subprocess.run(command, check=True)
+    script = """
+import ctypes, os, signal, sys, threading, time
+import torch
+import hnetfast.ops
 
-    def busy():
-        while not stop.is_set():
-            torch.ops.hnetfast.set_pool_limit(DEFAULT_LIMIT)  # takes the lock, little else
+unlocking = ctypes.CDLL(None)
 
-    thread = threading.Thread(target=busy)
-    thread.start()
-    try:
-        for _ in range(10):
-            child = os.fork()
-            if child == 0:
-                signal.alarm(20)  # ends a child that hangs
-                torch.ops.hnetfast.pool_bytes()
-                os._exit(0)
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    finally:
-        stop.set()
-        thread.join()
+def hold():
+    unlocking.hold_next_lock(500_000)
+    torch.ops.hnetfast.pool_bytes()
+
+thread = threading.Thread(target=hold)
+thread.start()
+while not unlocking.is_holding():
+    time.sleep(0.001)
+child = os.fork()
+if child == 0:
+    signal.alarm(5)  # ends a child that hangs
+    torch.ops.hnetfast.pool_bytes()
+    os._exit(0)
+thread.join()
+sys.exit(abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+"""
+    preloaded = " ".join(filter(None, (os.environ.get("LD_PRELOAD"), str(library))))
+    environment = {**os.environ, "LD_PRELOAD": preloaded}
+    child = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr

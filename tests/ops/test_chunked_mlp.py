@@ -159,6 +159,30 @@ def test_activations_and_precisions(activation, dtype, hidden, device):
     assert_accurate(chunked_mlp, chunked_mlp_reference, network)
 
 
+@pytest.mark.parametrize("hidden", [[], [10], [200]], ids=str)
+def test_half_precision_sums_over_many_conditions(hidden, device):
+    """Added one by one in bfloat16, equal terms would add up to 256 of them at most."""
+    network = random_network(
+        PARTS["chunk, condition"],
+        hidden,
+        conditions=600,
+        chunks=3,
+        chunk_size=60,
+        num_outputs=170,
+        activation="sigmoid",
+        dtype=torch.bfloat16,
+        device=device,
+    )
+
+    def gradients(function, network):
+        tensors = [t for group in network.arguments[:3] for t in group]
+        return torch.autograd.grad(function(*network.arguments).sum(), tensors)
+
+    exact = gradients(chunked_mlp_reference, network.leaves(torch.float64))
+    for want, got in zip(exact, gradients(chunked_mlp, network.leaves(torch.bfloat16)), strict=True):
+        assert (got.double() - want).norm() <= 0.01 * want.norm()
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_precisions_without_hidden_layers(dtype, device):
     for parts in PARTS.values():

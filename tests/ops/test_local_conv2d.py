@@ -104,6 +104,16 @@ def test_gradients_by_some_positions_at_a_time(stride, padding, dilation):
     assert_accurate(tensors_for(geometry, size, images=45, outputs=70), geometry)
 
 
+@pytest.mark.parametrize("images", [3, 9])
+@pytest.mark.parametrize("bias", [False, True])
+def test_long_sums_are_sums_of_shorter_ones(images, bias):
+    geometry = geometry_of((6, 6), (3, 3))
+    tensors = tensors_for(geometry, (6, 6), images=images, channels=200, outputs=8, bias=bias)
+    exact = reference(*(t if t is None else t.double() for t in tensors), geometry)
+    result = local_conv2d_unchecked(*tensors, geometry)
+    assert (result - exact).norm() / exact.norm() < 4e-7  # one sum of all 1800 products: 1e-6
+
+
 @pytest.mark.parametrize("options", [{}, {"stride": (2, 1), "padding": (1, 2)}, {"dilation": 2, "groups": 2}])
 def test_equal_filters_make_an_ordinary_convolution(options, device):
     x = torch.randn(3, 4, 9, 8, dtype=torch.float64, device=device)

@@ -85,6 +85,35 @@ def test_loss_and_gradients(case):
 
 
 @given(cases())
+def test_closed_form(case):
+    """What is computed on GPUs."""
+    group, previous, outputs, scaling, corrections = case
+    conditions, chunks = (max(p.shape[axis] for p in group.inputs) for axis in (0, 1))
+    split = outputs - (chunks - 1) * len(group.weights[-1])
+
+    def closed(current):
+        return MODULE._by_closed_form(current, previous, split, conditions, scaling, corrections)
+
+    exact = with_gradients(output_reg_reference, group, previous, outputs, scaling, corrections)
+    torch.testing.assert_close(with_gradients(closed, group), exact, rtol=1e-9, atol=1e-10)
+
+
+def test_second_derivatives_of_the_closed_form():
+    group = mapped(random_network(3, 2, 10, (8,), dtype=torch.float64), torch.Tensor.requires_grad_)
+    arguments = mapped(changed(group), torch.Tensor.detach), 17
+    corrections = Corrections(torch.tensor([3, 12]), torch.rand(3, 2, dtype=torch.float64))
+
+    def second(loss):
+        grads = torch.autograd.grad(loss, tensors_of(group), create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in grads), tensors_of(group))
+
+    closed = MODULE._by_closed_form(group, arguments[0], 7, 3, None, corrections)
+    torch.testing.assert_close(
+        second(closed), second(output_reg_reference(group, *arguments, None, corrections))
+    )
+
+
+@given(cases())
 def test_plain_pytorch(case):
     group, previous, outputs, scaling, _ = case
     scaling = (

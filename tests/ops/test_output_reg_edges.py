@@ -68,6 +68,21 @@ def test_networks_that_were_far_larger(form, activation, conditions):
         assert ours[0] < 2e-6 and ours[1] < max(1e-3, 2 * generated[1])
 
 
+@needs_extension
+@pytest.mark.parametrize(("chunks", "size"), [(9, 40), (200, 1)])
+@pytest.mark.parametrize("hidden", [(), (20,)])
+@pytest.mark.parametrize("scale", [1, 10, 100])
+def test_parameters_far_from_what_they_were(chunks, size, hidden, scale):
+    torch.manual_seed(0)
+    group = random_network(30, chunks, size, hidden)
+    previous, count = changed(group, scale), chunks * size - size // 2
+    exact = with_gradients(output_reg_reference, double(group), double(previous), count)
+    ours = errors(with_gradients(output_reg, group, previous, count), exact)
+    assert max(ours) < 3e-7
+    _, grads = with_gradients(output_reg, group, previous, count)
+    assert all(grad.dtype == torch.float32 for grad in grads)
+
+
 @pytest.mark.parametrize("form", [output_reg, plain])
 @pytest.mark.parametrize("conditions", [2, 100])
 def test_gradients_where_parameters_change_and_outputs_hardly_do(form, conditions):
@@ -255,3 +270,37 @@ def test_factors_with_gradients():
         for form in (output_reg, output_reg_reference)
     )
     torch.testing.assert_close(found, expected)
+
+
+def closed_form(group, previous, scaling=None):
+    """The loss over 2 conditions and 2 chunks of 20 outputs, the last 5 of which do not count."""
+    corrections = Corrections(torch.tensor([3, 12]), torch.tensor([[1.0, -1.0]]))
+    return MODULE._by_closed_form(group, previous, 15, 2, scaling, corrections)
+
+
+def test_automatic_mixed_precision_does_not_apply_to_gradients_in_closed_form():
+    group = mapped(random_network(2, 2, 20, (8,)), torch.Tensor.requires_grad_)
+    previous = changed(group)
+    expected = torch.autograd.grad(closed_form(group, previous), tensors_of(group))
+    loss = closed_form(group, previous)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = torch.autograd.grad(loss, tensors_of(group))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_changes_of_constants_in_place_are_noticed_in_closed_form():
+    group = mapped(random_network(2, 2, 20, (8,)), torch.Tensor.requires_grad_)
+    previous, scaling = mapped(changed(group), torch.Tensor.detach), torch.ones(2)
+    for changed_tensor in (previous.weights[0], scaling):
+        loss = closed_form(group, previous, scaling)
+        changed_tensor.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(loss, tensors_of(group), create_graph=True)
+
+
+def test_corrections_made_in_inference_mode():
+    group = mapped(random_network(2, 2, 20, (8,)), torch.Tensor.requires_grad_)
+    with torch.inference_mode():
+        corrections = Corrections(torch.tensor([3]), torch.tensor([[1.0]]))
+    for form in (output_reg, output_reg_reference):
+        form(group, changed(group), 35, None, corrections).backward()

@@ -1,17 +1,36 @@
-"""The parameters of a module: their names and places, and which of them are to be given."""
+"""The parameters of a module: names, places, what they are for, and which of them are to be given."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast.mnets._parameter_roles import Role, find_role
 
 _PARAMETRIZATION = ".parametrizations."
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+class Role(NamedTuple):
+    """What a parameter is for.
+
+    Attributes:
+        name: "weight", "bias", "bn_scale", "bn_shift" (of any normalisation), "embedding" or None.
+        matrix: Tells the matrices of a layer with several apart; a bias has that of its matrix.
+        fan_in: How many inputs each output of the layer sums up, None where that cannot be told.
+        fan_out: To how many outputs each input contributes, or None.
+    """
+
+    name: str | None
+    matrix: str
+    fan_in: int | None
+    fan_out: int | None
 
 
 class ModuleParameter(NamedTuple):
@@ -156,3 +175,67 @@ def _without_parametrization(name: str) -> str:
         return name
     path, _, rest = f".{name}".rpartition(_PARAMETRIZATION)
     return f"{path}.{rest.removesuffix('.original')}".lstrip(".")
+
+
+def find_role(layer: nn.Module, local_name: str, shape: tuple[int, ...]) -> Role:
+    """Tell what a parameter is for.
+
+    Args:
+        layer: The module that holds it.
+        local_name: Its name in there.
+        shape: Its shape.
+
+    Returns:
+        The role; parameters of unknown layers are judged by their names and shapes.
+    """
+    name = _kind(layer, local_name, shape)
+    matrix = ""
+    fans: tuple[int | None, int | None] = (None, None)
+    if isinstance(layer, _NORMS):
+        name = {"weight": "bn_scale", "bias": "bn_shift"}.get(local_name)
+    elif isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
+        name, fans = "embedding", (1, shape[-1])
+    elif isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
+        kind, _, matrix = local_name.partition("_")
+        name = kind if kind in ("weight", "bias") else None
+        fans = (getattr(layer, f"weight_{matrix}").shape[1], None)
+    elif isinstance(layer, nn.MultiheadAttention):
+        if local_name.endswith("_proj_weight"):
+            name, matrix, fans = "weight", local_name.removesuffix("_weight"), (shape[1], layer.embed_dim)
+        elif local_name == "in_proj_bias":
+            name, matrix, fans = "bias", "in_proj", (layer.embed_dim, None)
+        else:  # bias_k and bias_v are additional keys and values
+            name = None
+    elif name is not None:
+        fans = _fans(layer)
+    if name not in ("weight", "embedding"):
+        fans = (fans[0], None)
+    if name is None:
+        matrix, fans = local_name, (None, None)
+    return Role(name, matrix, *fans)
+
+
+def _kind(layer: nn.Module, local_name: str, shape: tuple[int, ...]) -> str | None:
+    if local_name == "weight" and len(shape) > 1:
+        return "weight"
+    # Without a matrix it is probably the offset of a normalisation.
+    has_matrix = getattr(getattr(layer, "weight", None), "ndim", 0) > 1
+    return "bias" if local_name == "bias" and len(shape) == 1 and has_matrix else None
+
+
+def _fans(layer: Any) -> tuple[int | None, int | None]:
+    """Fan-in and fan-out of the layers that have one matrix or kernel."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, nn.Bilinear):
+        return layer.in1_features * layer.in2_features, layer.out_features
+    if isinstance(layer, _ConvNd):
+        window = prod(layer.kernel_size)
+        inputs, outputs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+        if isinstance(layer, _ConvTransposeNd):
+            # Windows lie a stride apart, so that each output is in fewer of them.
+            return max(1, round(inputs * window / prod(layer.stride))), outputs * window
+        return inputs * window, outputs * window
+    if type(layer).__name__ == "Conv1D":  # Hugging Face's linear layer with the matrix [in, out]
+        return layer.weight.shape[0], layer.weight.shape[1]
+    return None, None

@@ -48,14 +48,14 @@ def flatten(value: Any, is_output: bool = False) -> tuple[list[Tensor], Rebuild]
         return _flatten_entries(value, build, is_output)
     if is_output and not isinstance(value, _CONSTANTS):
         raise InputTypeError(
-            "forward_batched: outputs may be tensors, numbers, strings, and tuples, lists, dictionaries and "
-            f"dataclasses of these, got {type(value).__name__}"
+            "forward_batched: expected outputs to be tensors, numbers, strings, and tuples, lists, "
+            f"dictionaries and dataclasses of these, got {type(value).__name__}"
         )
     return [], lambda tensors: value
 
 
 def join_outputs(outputs: Sequence[Any], join: Callable[[Sequence[Tensor]], Tensor]) -> Any:
-    """Join what a network returned for parts of the sets of weights.
+    """Join what a network returned for some sets of weights after the others.
 
     Args:
         outputs: Structures with as many tensors each.
@@ -64,20 +64,20 @@ def join_outputs(outputs: Sequence[Any], join: Callable[[Sequence[Tensor]], Tens
     Returns:
         Such a structure; what is not a tensor is that of the first.
     """
-    parts, rebuilds = zip(*(flatten(output, is_output=True) for output in outputs), strict=True)
-    return rebuilds[0]([join(tensors) for tensors in zip(*parts, strict=True)])
+    flattened, rebuilds = zip(*(flatten(output, is_output=True) for output in outputs), strict=True)
+    return rebuilds[0]([join(tensors) for tensors in zip(*flattened, strict=True)])
 
 
 def _flatten_entries(
     entries: Sequence[Any], build: Callable[[list[Any]], Any], is_output: bool
 ) -> tuple[list[Tensor], Rebuild]:
-    parts = [flatten(entry, is_output) for entry in entries]
+    flattened = [flatten(entry, is_output) for entry in entries]
 
     def rebuild(tensors: Sequence[Tensor]) -> Any:
         remaining = iter(tensors)
-        return build([rebuild_part([next(remaining) for _ in own]) for own, rebuild_part in parts])
+        return build([rebuild_entry([next(remaining) for _ in own]) for own, rebuild_entry in flattened])
 
-    return [tensor for own, _ in parts for tensor in own], rebuild
+    return [tensor for own, _ in flattened for tensor in own], rebuild
 
 
 def _with_values(mapping: Any, values: Sequence[Any]) -> Any:

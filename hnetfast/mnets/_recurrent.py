@@ -1,24 +1,195 @@
-"""The layers of a recurrent network: sequences, steps, and what users call and override."""
+"""Recurrent layers: one step, and whole sequences in as few operations as their mathematics allow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
-from hnetfast.mnets._recurrence import Cell, activation_name, fused_lstm, input_part
+from hnetfast.ops._activations import is_watched
 from hnetfast.ops._library import takes_plain_tensors
 from hnetfast.ops.elman_states import elman_states
+
+State = tuple[Tensor, Tensor]
+Modulation = Callable[[Tensor], Tensor] | None
+Pair = Sequence[Tensor]
 
 _STEPS = ("basic_rnn_step", "lstm_rnn_step", "compute_basic_rnn_output")
 
 
+def activation_name(activation: Any) -> str | None:
+    """Tell "tanh" and "relu" from other activation functions, for which there are no fused sequences."""
+    if is_watched(activation):
+        return None
+    if type(activation) is nn.Tanh or activation in (torch.tanh, F.tanh):
+        return "tanh"
+    if (type(activation) is nn.ReLU and not activation.inplace) or activation in (torch.relu, F.relu):
+        return "relu"
+    return None
+
+
+class Cell:
+    """A step of a recurrent layer.
+
+    Args:
+        activation: Activation function, None for none.
+        modulate: Context modulation, None for none.
+        post: Whether that follows the activation function.
+    """
+
+    def __init__(self, activation: Callable | None, modulate: Modulation = None, post: bool = False) -> None:
+        self._activation = activation
+        self._modulate, self._post = modulate, post
+
+    def _activate(self, z: Tensor) -> Tensor:
+        if self._modulate is not None and not self._post:
+            z = self._modulate(z)
+        if self._activation is not None:
+            z = self._activation(z)
+        if self._modulate is not None and self._post:
+            z = self._modulate(z)
+        return z
+
+    def lstm(self, gates: Tensor, cell_state: Tensor) -> State:
+        """Hochreiter and Schmidhuber, "Long short-term memory", 1997, with forget gates.
+
+        Args:
+            gates: Input, forget, cell and output gate before their nonlinearities, ``[..., 4·H]``.
+            cell_state: The previous cell state ``[..., H]``.
+
+        Returns:
+            The new output and cell state. Modulation before the activation function leaves the cell state as
+            it is.
+        """
+        i, f, g, o = gates.chunk(4, -1)
+        cell_state = torch.sigmoid(f) * cell_state + torch.sigmoid(i) * torch.tanh(g)
+        gate = torch.sigmoid(o)
+        if self._modulate is not None and self._post:
+            activated = cell_state if self._activation is None else self._activation(cell_state)
+            return self._modulate(gate * activated), cell_state
+        return gate * self._activate(cell_state), cell_state
+
+    def elman(self, z: Tensor) -> Tensor:
+        """The state, or the output, of an Elman layer from its linear map ``[..., H]``."""
+        return self._activate(z)
+
+
+def fused_lstm(
+    x: Tensor, weights: Sequence[Tensor], h_0: Tensor | None, c_0: Tensor | None
+) -> tuple[Tensor, State]:
+    """Compute the outputs of an LSTM layer with tanh by the library's kernel.
+
+    Args:
+        x: Inputs ``[T, batch, in]``.
+        weights: Matrix and bias of the input, matrix and bias of the state, biases optional.
+        h_0: Initial outputs ``[batch, H]``, zeros if None.
+        c_0: Initial cell states ``[batch, H]``, zeros if None.
+
+    Returns:
+        The outputs ``[T, batch, H]``, and the last output and cell state.
+    """
+    zeros = x.new_zeros(x.shape[1], weights[0].shape[0] // 4)
+    states = [zeros if state is None else state for state in (h_0, c_0)]
+    if x.device.type == "cpu" or not torch.is_grad_enabled():
+        outputs, *last = _library_lstm(x, *states, *weights)
+    else:
+        outputs, *last = TwiceDifferentiableLSTM.apply(x, *states, *weights)
+    return outputs, tuple(last)
+
+
+def _library_lstm(x: Tensor, h_0: Tensor, c_0: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    has_bias = len(weights) == 4
+    ordered = [weights[i] for i in ((0, 2, 1, 3) if has_bias else (0, 1))]
+    states = (h_0.unsqueeze(0), c_0.unsqueeze(0))
+    # cuDNN keeps what a gradient needs "in training" only; without dropout it computes the same.
+    train = torch.is_grad_enabled()
+    outputs, h, c = torch.lstm(x, states, ordered, has_bias, 1, 0.0, train, False, False)
+    return outputs, h[0], c[0]
+
+
+def _lstm_by_steps(x: Tensor, h: Tensor, c: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    w_ih, b_ih, w_hh, b_hh = weights if len(weights) == 4 else (weights[0], None, weights[1], None)
+    cell, outputs = Cell(torch.tanh), []
+    for z in F.linear(x, w_ih, b_ih).unbind(0):
+        h, c = cell.lstm(z + F.linear(h, w_hh, b_hh), c)
+        outputs.append(h)
+    return torch.stack(outputs), h, c
+
+
+class TwiceDifferentiableLSTM(torch.autograd.Function):
+    """The library's kernel where its gradient has no gradient (cuDNN's): that then goes step by step."""
+
+    @staticmethod
+    def forward(ctx, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Input, initial output and cell state, weights; outputs, last output and cell state."""
+        ctx.save_for_backward(*inputs)
+        with torch.enable_grad():
+            leaves = [
+                tensor.detach().requires_grad_(needed)
+                for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=True)
+            ]
+            results = _library_lstm(*leaves)
+        ctx.leaves, ctx.results = leaves, results
+        return tuple(result.detach() for result in results)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the inputs."""
+        inputs, results = ctx.leaves, ctx.results
+        if torch.is_grad_enabled():
+            # Views, as the same tensor may be given twice, or one be computed from another.
+            inputs = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]
+            results = _lstm_by_steps(*inputs)
+        wanted = [i for i, needed in enumerate(ctx.needs_input_grad) if needed]
+        found = torch.autograd.grad(
+            results,
+            [inputs[i] for i in wanted],
+            grads,
+            retain_graph=True,
+            create_graph=torch.is_grad_enabled(),
+        )
+        gradients = dict(zip(wanted, found, strict=True))
+        return tuple(gradients.get(i) for i in range(len(inputs)))
+
+
+class RecurrentLayer(NamedTuple):
+    """A recurrent layer as one call computes it.
+
+    Attributes:
+        layers: How the network is evaluated.
+        index: Which of the recurrent layers it is.
+        weights: Matrices and biases of input, state and, for Elman layers, output; None for none.
+        mod: Gain and shift for each step, or one pair for all; None for no modulation.
+    """
+
+    layers: LayerFunctions
+    index: int
+    weights: Sequence[Tensor | None]
+    mod: Sequence[Pair] | None
+
+    def map_input(self, x: Tensor) -> Tensor:
+        """The linear map of all inputs ``[..., T, batch, in]`` at once, without the biases of the state."""
+        return self.layers.linear(x, *self.weights[:2])
+
+    def mod_of(self, t: int) -> Pair | None:
+        """Gain and shift of a step."""
+        return None if self.mod is None else self.mod[t if len(self.mod) > 1 else 0]
+
+
 class RecurrentLayers:
-    """The part of ``SimpleRNN`` that computes layers."""
+    """Base of ``SimpleRNN``: how its layers are computed, and what users call and override of that.
+
+    Attributes:
+        _a_fun: Activation function, None for none.
+        _use_lstm: Whether recurrent layers are LSTM layers.
+        _has_bias: Whether layers have biases.
+        _bptt_depth: Number of last steps that gradients flow through, -1 for all.
+    """
 
     def compute_hidden_states(
         self,
@@ -45,7 +216,17 @@ class RecurrentLayers:
             The outputs, and the cell states or states, both ``[T, B, H]``.
         """
         cm_weights = self._stored_modulation(layer_ind, cm_weights, ckpt_id)
-        return self._recur(SINGLE_SET, x, layer_ind, int_weights, cm_weights, h_0, c_0)
+        layer = RecurrentLayer(SINGLE_SET, layer_ind, self._named(int_weights), cm_weights)
+        return self._recur(layer, x, h_0, c_0)
+
+    def _stored_modulation(
+        self, d: int, mod: Sequence[Pair] | None, ckpt_id: int | None
+    ) -> Sequence[Pair] | None:
+        """Gains and shifts of a recurrent layer, stored ones if none are given but an index is."""
+        if mod is not None or ckpt_id is None or not self._use_context_mod:
+            return mod
+        steps = self._num_layers_per_step
+        return [self._context_mod_layers[self._i_mod(d, t)].get_weights(ckpt_id) for t in range(steps)]
 
     def lstm_rnn_step(
         self,
@@ -106,8 +287,8 @@ class RecurrentLayers:
     def _public_step(self, d, t, x_t, h_t, weights, mod, ckpt_id, is_last):
         if mod is None and ckpt_id is not None:
             mod = self._context_mod_layers[self._i_mod(d, t)].get_weights(ckpt_id)
-        w_ih, b_ih, *_ = self._named(weights)
-        return self._step(SINGLE_SET, d, t, F.linear(x_t, w_ih, b_ih), *h_t, weights, mod, is_last)
+        layer = RecurrentLayer(SINGLE_SET, d, self._named(weights), None if mod is None else [mod])
+        return self._step(layer, t, layer.map_input(x_t), *h_t, is_last)
 
     def compute_basic_rnn_output(
         self,
@@ -214,35 +395,32 @@ class RecurrentLayers:
 
     def _recur(
         self,
-        layers: LayerFunctions,
+        layer: RecurrentLayer,
         x: Tensor,
-        d: int,
-        weights: Sequence[Tensor],
-        mod: Sequence[Sequence[Tensor]] | None,
-        h_0: Tensor | None,
-        c_0: Tensor | None,
+        h_0: Tensor | None = None,
+        c_0: Tensor | None = None,
         needs_states: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
         """Outputs and internal states ``[..., T, batch, width]`` of a recurrent layer."""
         num_steps = x.shape[-3]
         num_detached = 0 if self._bptt_depth == -1 else max(num_steps - self._bptt_depth, 0)
         run = self._recur_steps
-        if mod is None and x.numel() and not self._overrides(*_STEPS):
+        if layer.mod is None and x.numel() and not self._overrides(*_STEPS):
             kind = activation_name(self._a_fun)
-            may_fuse = layers.num_sets is None and not needs_states and takes_plain_tensors()
+            may_fuse = layer.layers.num_sets is None and not needs_states and takes_plain_tensors()
             if self._use_lstm and kind == "tanh" and may_fuse:
                 run = self._recur_fused
             elif not self._use_lstm and kind is not None:
                 run = partial(self._recur_elman, kind=kind)
         if num_detached == 0:
-            outputs, states, _ = run(layers, x, d, weights, mod, h_0, c_0, 0, num_steps)
+            outputs, states, _ = run(layer, x, h_0, c_0, 0, num_steps)
             return outputs, states
         early, late = x.split_with_sizes([num_detached, num_steps - num_detached], -3)
         with torch.no_grad():
-            outputs, states, (h, c) = run(layers, early, d, weights, mod, h_0, c_0, 0, num_steps)
+            outputs, states, (h, c) = run(layer, early, h_0, c_0, 0, num_steps)
         if num_detached == num_steps:
             return outputs, states
-        more, more_states, _ = run(layers, late, d, weights, mod, h, c, num_detached, num_steps)
+        more, more_states, _ = run(layer, late, h, c, num_detached, num_steps)
         states = None if states is None else torch.cat([states, more_states], -3)
         return torch.cat([outputs, more], -3), states
 
@@ -260,63 +438,60 @@ class RecurrentLayers:
             1
         ]
 
-    def _recur_fused(self, layers, x, d, weights, mod, h_0, c_0, first_step, num_steps):
-        outputs, last = fused_lstm(x, weights, h_0, c_0)
+    def _recur_fused(self, layer, x, h_0, c_0, first_step, num_steps):
+        outputs, last = fused_lstm(x, [w for w in layer.weights if w is not None], h_0, c_0)
         return outputs, None, last
 
-    def _recur_elman(self, layers, x, d, weights, mod, h_0, c_0, first_step, num_steps, kind):
-        w_ih, b_ih, w_hh, b_hh, w_ho, b_ho = self._named(weights)
-        z = input_part(layers, x, w_ih, *([] if b_ih is None else [b_ih, b_hh]))
+    def _recur_elman(self, layer, x, h_0, c_0, first_step, num_steps, kind):
+        w_ih, b_ih, w_hh, b_hh, w_ho, b_ho = layer.weights
+        z = layer.layers.linear(x, w_ih, None if b_ih is None else b_ih + b_hh)
         states = elman_states(z.movedim(-3, 0), w_hh, h_0, kind).movedim(0, -3)
-        outputs = layers.linear(states, w_ho, b_ho)
-        if layers.num_sets is None and takes_plain_tensors():
+        outputs = layer.layers.linear(states, w_ho, b_ho)
+        if layer.layers.num_sets is None and takes_plain_tensors():
             # Nobody else reads the linear map, and memory that is new to a process is slow to write.
             outputs = outputs.tanh_() if kind == "tanh" else outputs.relu_()
         else:
             outputs = self._a_fun(outputs)
         return outputs, states, (states.select(-3, -1), None)
 
-    def _recur_steps(self, layers, x, d, weights, mod, h_0, c_0, first_step, num_steps):
-        w_ih, b_ih, w_hh, *_ = self._named(weights)
+    def _recur_steps(self, layer, x, h_0, c_0, first_step, num_steps):
         zeros = None
         if h_0 is None or (self._use_lstm and c_0 is None):
-            zeros = x.new_zeros(*x.shape[:-3], x.shape[-2], w_hh.shape[-1])
+            zeros = x.new_zeros(*x.shape[:-3], x.shape[-2], layer.weights[2].shape[-1])
         h, c = (zeros if h_0 is None else h_0), (zeros if c_0 is None else c_0)
-        steps_overridden = self._overrides(*_STEPS)
+        overridden = None
+        if self._overrides(*_STEPS):
+            overridden = self.lstm_rnn_step if self._use_lstm else self.basic_rnn_step
+            weights = [w for w in layer.weights if w is not None]
+        else:
+            x = layer.map_input(x)
         outputs, states = [], []
-        parts = (
-            x.unbind(-3)
-            if steps_overridden
-            else input_part(layers, x, w_ih, *([] if b_ih is None else [b_ih])).unbind(-3)
-        )
-        for t, part in enumerate(parts, start=first_step):
-            step_mod = None if mod is None else mod[t if len(mod) > 1 else 0]
+        for t, x_t in enumerate(x.unbind(-3), start=first_step):
             is_last = t == num_steps - 1
-            if steps_overridden:
-                step = self.lstm_rnn_step if self._use_lstm else self.basic_rnn_step
-                h, c = step(d, t, part, (h, c), weights, step_mod, None, is_last)
+            if overridden is not None:
+                h, c = overridden(layer.index, t, x_t, (h, c), weights, layer.mod_of(t), None, is_last)
             else:
-                h, c = self._step(layers, d, t, part, h, c, weights, step_mod, is_last)
+                h, c = self._step(layer, t, x_t, h, c, is_last)
             outputs.append(h if self._use_lstm else c)
             states.append(c if self._use_lstm else h)
         return torch.stack(outputs, -3), torch.stack(states, -3), (h, c)
 
-    def _step(self, layers, d, t, z, h, c, weights, mod, is_last) -> tuple[Tensor, Tensor]:
-        """A step from the input's part of the linear map: output and cell state, or state and output."""
-        _, _, w_hh, b_hh, w_ho, b_ho = self._named(weights)
-        modulate = None
+    def _step(self, layer, t, z, h, c, is_last) -> tuple[Tensor, Tensor]:
+        """A step from the linear map of its input: output and cell state, or state and output."""
+        _, _, w_hh, b_hh, w_ho, b_ho = layer.weights
+        mod, modulate = layer.mod_of(t), None
+        i_mod = -1 if mod is None else self._i_mod(layer.index, t)
         if mod is not None and (is_last or not self._context_mod_last_step):
-            i_mod = self._i_mod(d, t)
-            modulate = partial(self._modulate, layers, i_mod=i_mod, weights=mod)
+            modulate = partial(self._modulate, layer.layers, i_mod=i_mod, weights=mod)
         cell = Cell(self._a_fun, modulate, self._context_mod_post_activation)
-        z = z + layers.linear(h, w_hh, b_hh)
+        z = z + layer.layers.linear(h, w_hh, b_hh)
         if self._use_lstm:
             return cell.lstm(z, c)
         h = cell.elman(z)
         if self._overrides("compute_basic_rnn_output"):
-            i_mod = -1 if mod is None else self._i_mod(d, t)
+            weights = [w for w in layer.weights if w is not None]
             return h, self.compute_basic_rnn_output(h, weights, mod is not None, mod, i_mod, None, is_last)
-        return h, cell.elman(layers.linear(h, w_ho, b_ho))
+        return h, cell.elman(layer.layers.linear(h, w_ho, b_ho))
 
     @property
     def _num_layers_per_step(self) -> int:

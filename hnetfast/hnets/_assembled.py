@@ -1,0 +1,47 @@
+"""What hypernetworks share whose targets a function puts together from what their members generate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from hnetfast.hnets._assembly import Assembly
+from hnetfast.hnets.hnet_interface import HyperNetInterface
+from hnetfast.mnets._spectral_norm import SpectralNorm
+
+
+class Assembled:
+    """Mixin of hypernetworks, before :class:`torch.nn.Module` among the bases.
+
+    ``_hnets`` is a plain list of the members, whose parameters are registered once, as the whole's.
+    """
+
+    _hnets: Sequence[HyperNetInterface]
+    _assembly: Assembly
+
+    @property
+    def assembly(self) -> str:
+        """What ``assembly_fct`` turned out to do.
+
+        "moves": it only moves elements, and is not called any more. "vmap": it computes, and is called for
+        all conditions at once by :func:`torch.vmap`. "loop": it is called one condition at a time.
+        """
+        return self._assembly.kind
+
+    def _register_layers_of_members(self) -> None:
+        """Register layers with a state of their own."""
+        batchnorm_layers = [layer for hnet in self._hnets for layer in hnet.batchnorm_layers or ()]
+        if batchnorm_layers:
+            self._batchnorm_layers = nn.ModuleList(batchnorm_layers)
+        modules = dict.fromkeys(m for h in self._hnets if isinstance(h, nn.Module) for m in h.modules())
+        norms = [module for module in modules if isinstance(module, SpectralNorm)]
+        if norms:
+            self._spectral_norms = nn.ModuleList(norms)
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode of the whole and of its members, see :meth:`torch.nn.Module.train`."""
+        for hnet in self._hnets:
+            hnet.train(mode)
+        return super().train(mode)

@@ -1,0 +1,289 @@
+"""``output_reg`` with gradients in closed form, on devices where every operation is a launch.
+
+With the matrix ``M = [D W*]`` of the last layer and the rows ``x = [h̃ Δ]`` (see
+:mod:`hnetfast.ops.output_reg`) outputs have changed by ``M x``, and with ``G = MᵀM`` and ``F = Σ s x xᵀ``
+
+    Σ s ‖M x‖² = ⟨G, F⟩        ∂/∂A = 2 M F[:, h̃]        ∂/∂h = 2 s G[h̃ and Δ, :] x
+
+Below the last layer these are gradients of the network as it is: what it was is a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hnetfast import _env
+from hnetfast.ops._library import LIBRARY, without_autocast
+from hnetfast.ops._mlp_layers import activation_grad
+
+LIBRARY.define(
+    "hidden_change(Tensor[] inputs, Tensor[] weights, Tensor[] biases, Tensor[] previous_inputs, "
+    "Tensor[] previous_weights, Tensor[] previous_biases, str activation, int conditions, int chunks) "
+    "-> (Tensor, Tensor)"
+)
+LIBRARY.define(
+    "hidden_change_backward(Tensor grad, Tensor hidden, Tensor[] inputs, Tensor[] weights, Tensor[] biases, "
+    "str activation, int conditions, int chunks, bool[] needs) -> Tensor[]"
+)
+_CHANGE = torch.ops.hnetfast.hidden_change.default
+_CHANGE_BACKWARD = torch.ops.hnetfast.hidden_change_backward.default
+
+
+# --- rows of the last layer -----------------------------------------------------------------------
+
+
+def _change_reference(
+    inputs,
+    weights,
+    biases,
+    previous_inputs,
+    previous_weights,
+    previous_biases,
+    activation,
+    conditions,
+    chunks,
+):
+    from hnetfast.ops.grouped_mlp import Group
+    from hnetfast.ops.output_reg import hidden_and_change  # which needs this file in turn
+
+    groups = (
+        Group(inputs, weights, biases, activation),
+        Group(previous_inputs, previous_weights, previous_biases, activation),
+    )
+    layers, change = hidden_and_change(*groups, conditions, chunks)
+    last = layers[-1].expand(conditions, chunks, -1).flatten(0, 1)
+    one = [last.new_ones(len(last), 1)] if biases else []
+    rows = torch.cat([last, *one, change.expand(conditions, chunks, -1).flatten(0, 1)], dim=1)
+    if len(weights) == 1:
+        return rows, last.new_empty(0)
+    return rows, torch.cat([h.expand(conditions, chunks, -1).flatten(0, 1) for h in layers], dim=1)
+
+
+def _change_backward_reference(
+    grad, hidden, inputs, weights, biases, activation, conditions, chunks, needs
+) -> list[Tensor]:
+    """From the gradient of what the last layer reads those of all tensors, empty for the last layer."""
+    first_bias = len(inputs) + len(weights)
+    grads: list[Tensor | None] = [None] * len(needs)
+    widths = [weight.shape[0] for weight in weights[:-1]]
+    layers = hidden.split(widths, dim=1) if widths else ()
+    for i in reversed(range(len(widths))):
+        grad = activation_grad(grad, layers[i], activation)
+        if biases:
+            grads[first_bias + i] = grad.sum(0)
+        if i > 0:
+            grads[len(inputs) + i] = grad.t() @ layers[i - 1]
+            grad = grad @ weights[i]
+    grad = grad.view(conditions, chunks, -1)
+    of_parts = [part.shape[2] for part in inputs]
+    columns = weights[0].split(of_parts, dim=1) if widths else grad.split(of_parts, dim=2)
+    of_first = []
+    for i, (part, of_part) in enumerate(zip(inputs, columns, strict=True)):
+        axes = [axis for axis in (0, 1) if part.shape[axis] == 1]
+        total = grad if widths else of_part
+        total = total.sum(axes, keepdim=True) if axes else total
+        if widths:
+            of_first.append(total.flatten(0, 1).t() @ part.flatten(0, 1))
+            total = total @ of_part
+        grads[i] = total
+    if widths:
+        grads[len(inputs)] = torch.cat(of_first, dim=1)
+    return [
+        grad.new_empty(0) if g is None or not need else g.clone(memory_format=torch.contiguous_format)
+        for g, need in zip(grads, needs, strict=True)
+    ]
+
+
+LIBRARY.impl("hidden_change", _change_reference, "CompositeExplicitAutograd")
+LIBRARY.impl("hidden_change_backward", _change_backward_reference, "CompositeExplicitAutograd")
+
+
+def _change_triton(inputs, weights, biases, *rest):
+    from hnetfast.kernels import output_reg as kernels
+
+    if not kernels.takes(weights[0].dtype, weights):
+        return _change_reference(inputs, weights, biases, *rest)
+    *old, activation, conditions, chunks = rest
+    return kernels.hidden_change((inputs, weights, biases), old, activation, conditions, chunks)
+
+
+def _change_backward_triton(
+    grad, hidden, inputs, weights, biases, activation, conditions, chunks, needs
+) -> list[Tensor]:
+    from hnetfast.kernels import output_reg as kernels
+    from hnetfast.kernels.chunked_mlp_products import hidden_layers_backward
+
+    arguments = inputs, weights, biases, activation, conditions, chunks, needs
+    if not kernels.takes(weights[0].dtype, weights) or grad.numel() == 0:
+        return _change_backward_reference(grad, hidden, *arguments)
+    inputs, hidden_weights = ([t.contiguous() for t in ts] for ts in (inputs, weights[:-1]))
+    found = hidden_layers_backward(
+        grad, hidden, inputs, hidden_weights, len(biases) > 0, activation, conditions, chunks, needs
+    )
+    return [grad.new_empty(0) if g is None else g for g in found]
+
+
+if _env.backend() == "auto" and find_spec("triton"):
+    LIBRARY.impl("hidden_change", _change_triton, "CUDA")
+    LIBRARY.impl("hidden_change_backward", _change_backward_triton, "CUDA")
+
+
+# --- the loss and its gradients -------------------------------------------------------------------
+
+
+class OfChunk(NamedTuple):
+    """Outputs of a chunk to subtract: rows of the last layer ``[E]``, and factors ``[B or 1, E]``."""
+
+    chunk: int
+    rows: Tensor
+    factors: Tensor
+
+
+class Problem(NamedTuple):
+    """What is constant: the network as it was, and how its outputs count.
+
+    Attributes:
+        previous: Inputs, weights and biases.
+        activation: Of the hidden layers.
+        sizes: Numbers of conditions and of chunks.
+        split: Outputs of the last chunk that count.
+        scaling: A factor for each condition, ``[B]``, or None.
+        never: Rows of the last layer that do not count, or None.
+        corrections: Squares to subtract.
+        differentiable: Computes the same such that gradients can be differentiated again.
+    """
+
+    previous: tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]
+    activation: str
+    sizes: tuple[int, int]
+    split: int
+    scaling: Tensor | None
+    never: Tensor | None
+    corrections: Sequence[OfChunk]
+    differentiable: Callable[..., Tensor]
+
+
+class ClosedForm(torch.autograd.Function):
+    """Called with the counts of inputs and of inputs and weights, a :class:`Problem`, and all tensors."""
+
+    @staticmethod
+    def forward(ctx, counts, problem, *tensors):
+        lists = tensors[: counts[0]], tensors[counts[0] : counts[1]], tensors[counts[1] :]
+        (conditions, chunks), split = problem.sizes, problem.split
+        rows, hidden = _CHANGE(*lists, *problem.previous, problem.activation, conditions, chunks)
+        matrix = _matrix(lists, problem)
+        rows = rows.view(conditions, chunks, -1)
+        scaled = rows if problem.scaling is None else rows * problem.scaling.view(-1, 1, 1)
+        if chunks == 1 or split == len(matrix):  # all rows meet the same outputs
+            sums = (rows.flatten(0, 1).t() @ scaled.flatten(0, 1),)
+            counted = (matrix[:split],)
+        else:
+            others = rows[:, :-1].reshape(-1, rows.shape[2]), scaled[:, :-1].reshape(-1, rows.shape[2])
+            sums = (others[0].t() @ others[1], rows[:, -1].t() @ scaled[:, -1])
+            counted = (matrix, matrix[:split])
+        products = [m.t() @ m for m in counted]
+        loss = torch.dot(products[0].view(-1), sums[0].view(-1))
+        if len(sums) > 1:
+            loss = loss + torch.dot(products[1].view(-1), sums[1].view(-1))
+        weighted, chosen = [], []
+        for part in problem.corrections:
+            chosen.append(matrix.index_select(0, part.rows))
+            change = rows[:, part.chunk] @ chosen[-1].t()
+            weighted.append(change * part.factors)
+            loss = loss - torch.dot(weighted[-1].view(-1), change.view(-1))
+        # What is constant is saved too: autograd then notices if it is changed in place.
+        constants = [t for part in problem.previous for t in part]
+        constants += [] if problem.scaling is None else [problem.scaling]
+        constants = [t for t in constants if not t.is_inference()]  # which nobody can save or change
+        ctx.counts, ctx.problem, ctx.num_constants = counts, problem, len(constants)
+        ctx.save_for_backward(
+            *constants, *tensors, hidden, rows, scaled, matrix, *sums, *products, *weighted, *chosen
+        )
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad):
+        needs = ctx.needs_input_grad[2:]
+        saved = ctx.saved_tensors[ctx.num_constants :]
+        tensors, saved = saved[: len(needs)], saved[len(needs) :]
+        with without_autocast(grad.device.type):
+            if torch.is_grad_enabled():
+                return None, None, *_differentiable_gradients(ctx.problem, ctx.counts, tensors, needs, grad)
+            return None, None, *_gradients(ctx.problem, ctx.counts, tensors, needs, saved, grad)
+
+
+def _gradients(problem, counts, tensors, needs, saved, grad) -> list[Tensor | None]:
+    num_inputs, first_bias = counts
+    lists = tensors[:num_inputs], tensors[num_inputs:first_bias], tensors[first_bias:]
+    hidden, rows, scaled, matrix, *saved = saved
+    parts = len(problem.corrections)
+    count = len(saved) // 2 - parts
+    sums, products, weighted = saved[:count], saved[count : 2 * count], saved[2 * count :][:parts]
+    chosen = saved[len(saved) - parts :]
+    has_bias = len(tensors) > first_bias
+    width, twice = lists[1][-1].shape[1], 2 * grad
+    layer_columns = width + has_bias
+    results: list[Tensor | None] = [None] * len(tensors)
+    scaled_weights = [twice * w for w in weighted]
+
+    last = [first_bias - 1, len(tensors) - 1] if has_bias else [first_bias - 1]
+    if any(needs[i] for i in last):
+        of_matrix = matrix @ (sums[0][:, :layer_columns] * twice)
+        if count > 1:
+            of_matrix[: problem.split].addmm_(matrix[: problem.split], sums[1][:, :layer_columns] * twice)
+        elif problem.split < len(of_matrix):
+            of_matrix[problem.split :] = 0
+        for part, weights in zip(problem.corrections, scaled_weights, strict=True):
+            of_rows = weights.t() @ rows[:, part.chunk, :layer_columns]
+            of_matrix.index_add_(0, part.rows, of_rows, alpha=-1)  # no row is named twice
+        if problem.never is not None:
+            of_matrix.index_fill_(0, problem.never, 0)
+        results[last[0]] = of_matrix[:, :width].contiguous() if needs[last[0]] else None
+        if has_bias and needs[last[1]]:
+            results[last[1]] = of_matrix[:, width].contiguous()
+    if any(need for i, need in enumerate(needs) if i not in last):
+        folded = [(m[:, :width] + m[:, layer_columns:]) * twice for m in products]
+        of_rows = (scaled.flatten(0, 1) @ folded[0]).view(*rows.shape[:2], width)
+        if count > 1:
+            of_rows[:, -1] = scaled[:, -1] @ folded[1]
+        for part, weights, m in zip(problem.corrections, scaled_weights, chosen, strict=True):
+            of_rows[:, part.chunk].addmm_(weights, m[:, :width] + m[:, layer_columns:], alpha=-1)
+        below = [need and i not in last for i, need in enumerate(needs)]
+        found = _CHANGE_BACKWARD(
+            of_rows.flatten(0, 1), hidden, *lists, problem.activation, *problem.sizes, below
+        )
+        for i, need in enumerate(below):
+            results[i] = found[i] if need else results[i]
+    return results
+
+
+def _matrix(lists: Sequence[Sequence[Tensor]], problem: Problem) -> Tensor:
+    """``[D W*]``, zero where outputs never count."""
+    (_, weights, biases), (_, old_weights, old_biases) = lists, problem.previous
+    weight, old = weights[-1], old_weights[-1]
+    width = weight.shape[1]
+    matrix = weight.new_empty(len(weight), 2 * width + (1 if biases else 0))
+    torch.sub(weight, old, out=matrix[:, :width])
+    if biases:
+        torch.sub(biases[-1], old_biases[-1], out=matrix[:, width])
+    matrix[:, matrix.shape[1] - width :] = old
+    if problem.never is not None:
+        matrix.index_fill_(0, problem.never, 0)
+    return matrix
+
+
+def _differentiable_gradients(
+    problem: Problem, counts: tuple[int, int], tensors: Sequence[Tensor], needs: Sequence[bool], grad: Tensor
+) -> list[Tensor | None]:
+    # Views, as the same tensor may be given twice, or one be computed from another.
+    tensors = [t.view_as(t) for t in tensors]
+    lists = tensors[: counts[0]], tensors[counts[0] : counts[1]], tensors[counts[1] :]
+    loss = problem.differentiable(*lists)
+    wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
+    found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True, allow_unused=True))
+    return [next(found) if need else None for need in needs]
