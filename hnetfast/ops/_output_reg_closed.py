@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from hnetfast import _env
-from hnetfast.ops._library import LIBRARY, without_autocast
-from hnetfast.ops._mlp_layers import activation_grad
+from hnetfast.ops._library import LIBRARY, check_tensor, without_autocast
+from hnetfast.ops._mlp_layers import activation_grad, check_needs, check_network, sizes_of
 
 LIBRARY.define(
     "hidden_change(Tensor[] inputs, Tensor[] weights, Tensor[] biases, Tensor[] previous_inputs, "
@@ -35,6 +35,53 @@ _CHANGE_BACKWARD = torch.ops.hnetfast.hidden_change_backward.default
 
 
 # --- rows of the last layer -----------------------------------------------------------------------
+
+
+def _check_sizes(op: str, name: str, inputs: Sequence[Tensor], conditions: int, chunks: int) -> None:
+    if sizes_of(inputs) != (conditions, chunks):
+        raise ValueError(
+            f"{op}: {name} are for {sizes_of(inputs)} conditions and chunks, expected {(conditions, chunks)}"
+        )
+
+
+def _check_change(
+    inputs,
+    weights,
+    biases,
+    previous_inputs,
+    previous_weights,
+    previous_biases,
+    activation,
+    conditions,
+    chunks,
+) -> None:
+    op = "hidden_change"
+    check_network(op, inputs, weights, biases, activation)
+    check_network(op, previous_inputs, previous_weights, previous_biases, activation)
+    _check_sizes(op, "inputs", inputs, conditions, chunks)
+    _check_sizes(op, "previous_inputs", previous_inputs, conditions, chunks)
+    for name, now, then in (
+        ("inputs", inputs, previous_inputs),
+        ("weights", weights, previous_weights),
+        ("biases", biases, previous_biases),
+    ):
+        if len(now) != len(then):
+            raise ValueError(f"{op}: {len(then)} previous_{name} for {len(now)} {name}")
+        for i, (t, old) in enumerate(zip(now, then, strict=True)):
+            shape = (*old.shape[:2], t.shape[2]) if name == "inputs" else tuple(t.shape)
+            check_tensor(op, f"previous_{name}[{i}]", old, shape, t)
+
+
+def _check_change_backward(
+    grad, hidden, inputs, weights, biases, activation, conditions, chunks, needs
+) -> None:
+    op = "hidden_change_backward"
+    check_network(op, inputs, weights, biases, activation)
+    _check_sizes(op, "inputs", inputs, conditions, chunks)
+    rows, width = conditions * chunks, sum(weight.shape[0] for weight in weights[:-1])
+    check_tensor(op, "grad", grad, (rows, weights[-1].shape[1]), weights[0])
+    check_tensor(op, "hidden", hidden, (rows, width) if len(weights) > 1 else (0,), weights[0])
+    check_needs(op, needs, [*inputs, *weights, *biases])
 
 
 def _change_reference(
@@ -99,13 +146,24 @@ def _change_backward_reference(
     ]
 
 
-LIBRARY.impl("hidden_change", _change_reference, "CompositeExplicitAutograd")
-LIBRARY.impl("hidden_change_backward", _change_backward_reference, "CompositeExplicitAutograd")
+def _change_op(*arguments):
+    _check_change(*arguments)
+    return _change_reference(*arguments)
+
+
+def _change_backward_op(*arguments) -> list[Tensor]:
+    _check_change_backward(*arguments)
+    return _change_backward_reference(*arguments)
+
+
+LIBRARY.impl("hidden_change", _change_op, "CompositeExplicitAutograd")
+LIBRARY.impl("hidden_change_backward", _change_backward_op, "CompositeExplicitAutograd")
 
 
 def _change_triton(inputs, weights, biases, *rest):
     from hnetfast.kernels import output_reg as kernels
 
+    _check_change(inputs, weights, biases, *rest)
     if not kernels.takes(weights[0].dtype, weights):
         return _change_reference(inputs, weights, biases, *rest)
     *old, activation, conditions, chunks = rest
@@ -119,11 +177,20 @@ def _change_backward_triton(
     from hnetfast.kernels.chunked_mlp_products import hidden_layers_backward
 
     arguments = inputs, weights, biases, activation, conditions, chunks, needs
+    _check_change_backward(grad, hidden, *arguments)
     if not kernels.takes(weights[0].dtype, weights) or grad.numel() == 0:
         return _change_backward_reference(grad, hidden, *arguments)
     inputs, hidden_weights = ([t.contiguous() for t in ts] for ts in (inputs, weights[:-1]))
     found = hidden_layers_backward(
-        grad, hidden, inputs, hidden_weights, len(biases) > 0, activation, conditions, chunks, needs
+        grad,
+        hidden.contiguous(),
+        inputs,
+        hidden_weights,
+        len(biases) > 0,
+        activation,
+        conditions,
+        chunks,
+        needs,
     )
     return [grad.new_empty(0) if g is None else g for g in found]
 

@@ -143,6 +143,18 @@ def of_output_reg_backward(rng: random.Random) -> tuple:
     return torch.randn_like(scaling[0]), first, second, *last, sizes_of(inputs)[1], count
 
 
+def of_hidden_change(rng: random.Random) -> tuple:
+    *lists, activation, _, _, _ = of_output_reg(rng)
+    return *lists, activation, *sizes_of(lists[0])
+
+
+def of_hidden_change_backward(rng: random.Random) -> tuple:
+    *lists, activation, conditions, chunks = arguments = of_hidden_change(rng)
+    grad = torch.randn(conditions * chunks, lists[1][-1].shape[1], dtype=lists[1][0].dtype)
+    hidden, count = OPS.hidden_change(*arguments)[1], sum(map(len, lists[:3]))
+    return grad, hidden, *lists[:3], activation, conditions, chunks, some(rng, count)
+
+
 def of_local_conv2d(rng: random.Random) -> tuple:
     groups, images, sets = rng.choice([1, 1, 2]), rng.choice([1, 3, 5, 40]), rng.choice([None, 1, 3])
     channels, outputs = groups * rng.choice([1, 2]), groups * rng.choice([1, 3])
@@ -276,6 +288,7 @@ def last_layer_reference(
 
 
 local_conv2d_module, output_reg_module = module_of("local_conv2d"), module_of("output_reg")
+closed_form = module_of("_output_reg_closed")
 
 
 class Call(NamedTuple):
@@ -302,6 +315,8 @@ CALLS = {
         of_grouped_mlp, first(module_of("grouped_mlp")._forward_reference), True, first(OPS.grouped_mlp)
     ),
     "grouped_mlp_backward": Call(of_grouped_mlp_backward, module_of("grouped_mlp")._backward_reference),
+    "hidden_change": Call(of_hidden_change, closed_form._change_reference),
+    "hidden_change_backward": Call(of_hidden_change_backward, closed_form._change_backward_reference),
     "local_conv2d": Call(of_local_conv2d, local_conv2d_module._forward_op, True),
     "local_conv2d_backward": Call(of_local_conv2d_backward, local_conv2d_module._backward_op),
     "local_conv2d_bias_gradient": Call(of_local_conv2d_bias_gradient, local_conv2d_module._bias_gradient_op),
