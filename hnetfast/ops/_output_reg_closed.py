@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hnetfast import _env
 from hnetfast.ops._library import LIBRARY, check_tensor, without_autocast
-from hnetfast.ops._mlp_layers import activation_grad, check_needs, check_network, sizes_of
+from hnetfast.ops._mlp_layers import activation_grad, check_needs, check_network
 
 LIBRARY.define(
     "hidden_change(Tensor[] inputs, Tensor[] weights, Tensor[] biases, Tensor[] previous_inputs, "
@@ -38,10 +38,16 @@ _CHANGE_BACKWARD = torch.ops.hnetfast.hidden_change_backward.default
 
 
 def _check_sizes(op: str, name: str, inputs: Sequence[Tensor], conditions: int, chunks: int) -> None:
-    if sizes_of(inputs) != (conditions, chunks):
+    if min(conditions, chunks) < 0:
         raise ValueError(
-            f"{op}: {name} are for {sizes_of(inputs)} conditions and chunks, expected {(conditions, chunks)}"
+            f"{op}: got {conditions} conditions and {chunks} chunks, accepted are numbers from 0 on"
         )
+    for i, part in enumerate(inputs):
+        if part.shape[0] not in (1, conditions) or part.shape[1] not in (1, chunks):
+            raise ValueError(
+                f"{op}: {name}[{i}] has shape {tuple(part.shape)}, expected [{conditions} or 1, {chunks} or 1, "
+                "width]"
+            )
 
 
 def _check_change(
