@@ -40,7 +40,7 @@ _CHANGE_BACKWARD = torch.ops.hnetfast.hidden_change_backward.default
 def _check_sizes(op: str, name: str, inputs: Sequence[Tensor], conditions: int, chunks: int) -> None:
     if min(conditions, chunks) < 0:
         raise ValueError(
-            f"{op}: got {conditions} conditions and {chunks} chunks, accepted are numbers from 0 on"
+            f"{op}: got {conditions} conditions, {chunks} chunks, accepted are numbers from 0 on"
         )
     for i, part in enumerate(inputs):
         if part.shape[0] not in (1, conditions) or part.shape[1] not in (1, chunks):
