@@ -45,8 +45,8 @@ def _check_sizes(op: str, name: str, inputs: Sequence[Tensor], conditions: int, 
     for i, part in enumerate(inputs):
         if part.shape[0] not in (1, conditions) or part.shape[1] not in (1, chunks):
             raise ValueError(
-                f"{op}: {name}[{i}] has shape {tuple(part.shape)}, expected [{conditions} or 1, {chunks} or 1, "
-                "width]"
+                f"{op}: {name}[{i}] has shape {tuple(part.shape)}, expected [{conditions} or 1, "
+                f"{chunks} or 1, width]"
             )
 
 
