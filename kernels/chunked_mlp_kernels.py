@@ -44,6 +44,20 @@ def _activate(b_x, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
+def _input_rows(o_row, num_chunks, BY_CONDITION: tl.constexpr, BY_CHUNK: tl.constexpr):
+    """Return which row of an input [B or 1, N or 1, width] each row of the hidden layers reads."""
+    if BY_CONDITION and BY_CHUNK:
+        o_input = o_row
+    elif BY_CONDITION:
+        o_input = o_row // num_chunks
+    elif BY_CHUNK:
+        o_input = o_row % num_chunks
+    else:
+        o_input = o_row * 0
+    return o_input.to(tl.int64)
+
+
+@triton.jit
 def _accumulate_product(
     b_sum,
     p_x,
@@ -121,18 +135,11 @@ def _chunked_mlp_hidden_kernel(
         b_sum = tl.zeros([BLOCK_ROWS, 1], dtype=tl.float32) + b_bias[None, :]
         if i_layer == 0:
             for i_part in tl.static_range(len(PARTS)):
-                if PARTS[i_part][2] and PARTS[i_part][3]:
-                    o_part = o_row
-                elif PARTS[i_part][2]:
-                    o_part = o_row // num_chunks
-                elif PARTS[i_part][3]:
-                    o_part = o_row % num_chunks
-                else:
-                    o_part = o_row * 0
+                o_part = _input_rows(o_row, num_chunks, PARTS[i_part][2], PARTS[i_part][3])
                 b_sum = _accumulate_product(
                     b_sum,
                     p_inputs[i_part],
-                    o_part.to(tl.int64) * PARTS[i_part][0],
+                    o_part * PARTS[i_part][0],
                     m_row,
                     p_weights[0] + PARTS[i_part][1],
                     o_unit * IN_WIDTH,
@@ -281,17 +288,10 @@ def _sum_of_outer_products(
     for i_block in range(i_group, tl.cdiv(num_rows, BLOCK_ROWS), row_groups):
         o_row = i_block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
         m_row = o_row < num_rows
-        if OF_CONDITION and OF_CHUNK:
-            o_x = o_row
-        elif OF_CONDITION:
-            o_x = o_row // num_chunks
-        elif OF_CHUNK:
-            o_x = o_row % num_chunks
-        else:
-            o_x = o_row * 0
+        o_x = _input_rows(o_row, num_chunks, OF_CONDITION, OF_CHUNK)
         p_grad = p_grads + o_row.to(tl.int64)[:, None] * GRAD_PITCH + o_out[None, :]
         b_grad = tl.load(p_grad, mask=m_row[:, None] & m_out[None, :], other=0.0)
-        p_row = p_x + o_x.to(tl.int64)[:, None] * X_PITCH + o_in[None, :]
+        p_row = p_x + o_x[:, None] * X_PITCH + o_in[None, :]
         b_x = tl.load(p_row, mask=m_row[:, None] & m_in[None, :], other=0.0).to(tl.float32)
         b_matrix = tl.dot(tl.trans(b_grad), b_x, b_matrix, input_precision=PRECISION)
         b_bias += tl.sum(b_grad, axis=0)

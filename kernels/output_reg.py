@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import chunked_mlp_tiles as tiles
-from .chunked_mlp_kernels import _activate, _expm1
+from .chunked_mlp_kernels import _activate, _expm1, _input_rows
 from .chunked_mlp_products import is_fused
 
 
@@ -134,27 +134,15 @@ def _hidden_change_kernel(
         b_change = tl.zeros([BLOCK_ROWS, 1], dtype=tl.float32) + b_bias_change[None, :]
         if i_layer == 0:
             for i_part in tl.static_range(len(PARTS)):
-                o_part = o_row * 0
-                if PARTS[i_part][2] and PARTS[i_part][3]:
-                    o_part = o_row
-                elif PARTS[i_part][2]:
-                    o_part = o_row // num_chunks
-                elif PARTS[i_part][3]:
-                    o_part = o_row % num_chunks
-                o_old = o_row * 0
-                if OLD_PARTS[i_part][2] and OLD_PARTS[i_part][3]:
-                    o_old = o_row
-                elif OLD_PARTS[i_part][2]:
-                    o_old = o_row // num_chunks
-                elif OLD_PARTS[i_part][3]:
-                    o_old = o_row % num_chunks
+                o_part = _input_rows(o_row, num_chunks, PARTS[i_part][2], PARTS[i_part][3])
+                o_old = _input_rows(o_row, num_chunks, OLD_PARTS[i_part][2], OLD_PARTS[i_part][3])
                 b_now, b_change = _accumulate_change(
                     b_now,
                     b_change,
                     p_inputs[i_part],
-                    o_part.to(tl.int64) * PARTS[i_part][0],
+                    o_part * PARTS[i_part][0],
                     p_old_inputs[i_part],
-                    o_old.to(tl.int64) * PARTS[i_part][0],
+                    o_old * PARTS[i_part][0],
                     m_row,
                     p_weights[0] + PARTS[i_part][1],
                     p_old_weights[0] + PARTS[i_part][1],

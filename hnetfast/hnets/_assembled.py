@@ -9,7 +9,7 @@ from torch import nn
 
 from hnetfast.hnets._assembly import Assembly
 from hnetfast.hnets.hnet_interface import HyperNetInterface
-from hnetfast.mnets._spectral_norm import SpectralNorm
+from hnetfast.utils._spectral_norm import SpectralNorm
 
 
 class Assembled:

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast._failures import is_out_of_memory
+from hnetfast.ops._library import remembered
 from hnetfast.ops.grouped_mlp import pack_placement
 from hnetfast.ops.split_targets import split_stacked, split_targets
 
@@ -393,10 +394,10 @@ class _Gather:
 
     def __call__(self, slots: Sequence[Tensor]) -> Tensor:
         joined = slots[0] if len(slots) == 1 else torch.cat(list(slots), dim=1)
-        if joined.device not in self._sources:
-            with torch.inference_mode(False):  # autograd could not save what was made in it
-                self._sources[joined.device] = next(iter(self._sources.values())).to(joined.device)
-        return joined.index_select(1, self._sources[joined.device])
+        sources = remembered(
+            self._sources, joined.device, lambda: next(iter(self._sources.values())).to(joined.device)
+        )
+        return joined.index_select(1, sources)
 
 
 def _rows_in_order(chunks: Sequence[int], rows: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:

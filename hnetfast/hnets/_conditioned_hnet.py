@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, distributed, nn
 
 from hnetfast._errors import InputError, InputTypeError
+from hnetfast._parameter_lists import look_up
 from hnetfast.hnets._arguments import check_index, check_size
 from hnetfast.hnets._call import Call, no_such_condition, parse_call
 from hnetfast.hnets._conditions import (
@@ -21,7 +22,6 @@ from hnetfast.hnets._conditions import (
 from hnetfast.hnets._hyperfan import check_method, check_variances
 from hnetfast.hnets._inputs import check_complete, check_input
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
-from hnetfast.mnets._weights import look_up
 
 
 class ConditionedHyperNet(nn.Module, HyperNetInterface):

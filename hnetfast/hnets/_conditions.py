@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
-from hnetfast.mnets._weights import look_up
+from hnetfast._parameter_lists import look_up
 
 
 def own_params(hnet: nn.Module) -> nn.ParameterList:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from hnetfast import ops
 from hnetfast.hnets._part import Part
 from hnetfast.hnets.hnet_interface import HyperNetInterface
-from hnetfast.ops._library import may_remember, without_autocast
+from hnetfast.ops._library import remembered, without_autocast
 from hnetfast.ops._mlp_layers import sizes_of
 from hnetfast.ops.output_reg import Corrections
 
@@ -98,28 +98,15 @@ class IgnoredOutputs:
 
     def __init__(self, positions: Sequence[Tensor]) -> None:
         self._positions = list(positions)
-        self._on_device: dict[torch.device, list[Tensor]] = {}
-        self._corrections: tuple[tuple[int, ...], list[Corrections] | None] | None = None
+        self._known: dict[Any, Any] = {}
 
     def positions_on(self, device: torch.device) -> list[Tensor]:
         """The positions on a device."""
-        found = self._on_device.get(device)
-        if found is None:
-            with torch.inference_mode(False):  # autograd could not save tensors made in it
-                found = [positions.to(device) for positions in self._positions]
-            if may_remember():
-                self._on_device[device] = found
-        return found
+        return remembered(self._known, device, lambda: [each.to(device) for each in self._positions])
 
     def corrections(self, hnet: HyperNetInterface, lengths: Sequence[int]) -> list[Corrections] | None:
         """Elements of the parts of a hypernetwork that do not count once, for each part, or None."""
-        known = self._corrections
-        if known is None or known[0] != tuple(lengths):
-            with torch.inference_mode(False):
-                known = tuple(lengths), _corrections(hnet, lengths, self._positions)
-            if may_remember():
-                self._corrections = known
-        return known[1]
+        return remembered(self._known, tuple(lengths), lambda: _corrections(hnet, lengths, self._positions))
 
 
 def _corrections(
@@ -128,13 +115,13 @@ def _corrections(
     """Elements of the parts that do not count once, with factors of what to subtract of them."""
     uneven, uses = _uneven_uses(hnet)
     if ignored is None:
-        known = hnet.__dict__.get("_uneven_corrections")
-        if known is None and len(uneven):
-            with torch.inference_mode(False):
-                known = _of_parts(Corrections(uneven, (1 - uses).unsqueeze(0)), lengths)
-            if may_remember():
-                hnet.__dict__["_uneven_corrections"] = known
-        return known
+        if len(uneven) == 0:
+            return None
+        return remembered(
+            hnet.__dict__,
+            "_uneven_corrections",
+            lambda: _of_parts(Corrections(uneven, (1 - uses).unsqueeze(0)), lengths),
+        )
     elements = [hnet._part_positions(positions) for positions in ignored]
     positions = torch.cat([uneven, *elements]).unique()
     factors = torch.zeros(len(ignored), len(positions), device="cpu")
@@ -155,16 +142,14 @@ def _uneven_uses(hnet: HyperNetInterface) -> tuple[Tensor, Tensor]:
         type(hnet)._part_positions is HyperNetInterface._part_positions
     ):
         return torch.empty(0, dtype=torch.int64, device="cpu"), torch.empty(0, device="cpu")
-    known = hnet.__dict__.get("_uneven_part_uses")
-    if known is None:
-        with torch.inference_mode(False):  # autograd could not save what was made in it
-            elements = hnet._part_positions(torch.arange(hnet.num_outputs, device="cpu"))
-            uses = elements.bincount(minlength=hnet._num_part_outputs)
-            uneven = uses.ne(1).nonzero().flatten()
-            known = uneven, uses[uneven].float()
-        if may_remember():
-            hnet.__dict__["_uneven_part_uses"] = known
-    return known
+
+    def find() -> tuple[Tensor, Tensor]:
+        elements = hnet._part_positions(torch.arange(hnet.num_outputs, device="cpu"))
+        uses = elements.bincount(minlength=hnet._num_part_outputs)
+        uneven = uses.ne(1).nonzero().flatten()
+        return uneven, uses[uneven].float()
+
+    return remembered(hnet.__dict__, "_uneven_part_uses", find)
 
 
 def change_from_outputs(

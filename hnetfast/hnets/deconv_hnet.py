@@ -31,9 +31,9 @@ from hnetfast.hnets._hyperfan import (
     uniform_,
     uniform_centred_,
 )
-from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.ops._activations import RELU, is_elementwise, is_watched
+from hnetfast.utils._spectral_norm import SpectralNorm
 from hnetfast.utils.self_attention_layer import SelfAttnLayerV2
 from hnetfast.utils.torch_utils import init_params
 

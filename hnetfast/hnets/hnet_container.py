@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from hnetfast._errors import InputError, InputTypeError
+from hnetfast._parameter_lists import look_up
 from hnetfast.hnets._arguments import (
     check_assembly_fct,
     check_hnets,
@@ -24,7 +25,6 @@ from hnetfast.hnets._conditions import check_checkpoint, own_params, select_para
 from hnetfast.hnets._part import Part
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
 from hnetfast.mnets._ties import find_ties, tie_again
-from hnetfast.mnets._weights import look_up
 from hnetfast.mnets.mnet_interface import MainNetInterface
 
 __all__ = ["HContainer"]

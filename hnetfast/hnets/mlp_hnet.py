@@ -15,10 +15,10 @@ from hnetfast.hnets._call import parse_call
 from hnetfast.hnets._full_hnet import FullHyperNet
 from hnetfast.hnets._hyperfan import describe_targets, init_fan_in_, plan_heads
 from hnetfast.hnets._part import Part
-from hnetfast.mnets._spectral_norm import SpectralNorm
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.ops._activations import RELU, activate_rows, is_elementwise, is_watched
 from hnetfast.ops.grouped_mlp import Group
+from hnetfast.utils._spectral_norm import SpectralNorm
 
 __all__ = ["HMLP"]
 

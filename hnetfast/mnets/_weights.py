@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from hnetfast._checks import check_placement, check_tensor
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast._parameter_lists import look_up as look_up  # hnets take it from here
 from hnetfast._parameter_lists import own_tensors
 from hnetfast.mnets._layer_functions import LayerFunctions
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +62,17 @@ def may_remember() -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
     )
+
+
+def remembered(known: MutableMapping, key: Hashable, find: Callable[[], Any]) -> Any:
+    """Look something up, or find it out and, if that may be, keep it."""
+    if key in known:
+        return known[key]
+    with torch.inference_mode(False):  # autograd could not save tensors made in it
+        found = find()
+    if may_remember():
+        known[key] = found
+    return found
 
 
 def takes_plain_tensors() -> bool:

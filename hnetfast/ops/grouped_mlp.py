@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from hnetfast import _env
-from hnetfast.ops._library import LIBRARY, check_dense, check_tensor, loop_over_batch
+from hnetfast.ops._library import LIBRARY, check_dense, check_tensor, loop_over_batch, remembered
 from hnetfast.ops._mlp_autograd import register_autograd
 from hnetfast.ops._mlp_layers import (
     backward_of_active,
@@ -187,10 +187,7 @@ def _remembered(placement: Tensor, key: tuple, find: Callable[[], Any]) -> Any:
     if version != placement._version:
         known = {}
         _found[placement] = placement._version, known
-    if key not in known:
-        with torch.inference_mode(False):  # autograd could not save tensors made in it
-            known[key] = find()
-    return known[key]
+    return remembered(known, key, find)
 
 
 def source_indices(

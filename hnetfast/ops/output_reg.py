@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from hnetfast.ops._library import (
     EXTENSION_LOADED,
     LIBRARY,
-    may_remember,
+    remembered,
     takes_plain_tensors,
     without_autocast,
 )
@@ -98,12 +98,7 @@ class Corrections:
 
     def remembered(self, key: tuple, find: Callable[[], Any]) -> Any:
         """Find something out once."""
-        if not may_remember():
-            return find()
-        if key not in self._known:
-            with torch.inference_mode(False):  # autograd could not save tensors made in it
-                self._known[key] = find()
-        return self._known[key]
+        return find() if torch.compiler.is_compiling() else remembered(self._known, key, find)
 
 
 def output_reg(

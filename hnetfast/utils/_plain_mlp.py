@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hnetfast.mnets import MLP
 from hnetfast.ops._activations import is_watched
+from hnetfast.ops.batched_linear import batched_linear
 
 _aten = torch.ops.aten
 # Gradient of the input from that of the result and the result itself, as autograd computes it.
@@ -51,17 +52,12 @@ def layer_outputs(net: MLP, inputs: Tensor, weights: Sequence[Tensor]) -> list[T
     """
     outputs, activation = [inputs], net._a_fun
     step = 2 if net._has_bias else 1
+    linear = F.linear if inputs.dim() == 2 else batched_linear
     for i in range(0, len(weights), step):
         if i and activation is not None:
             outputs[-1] = activation(outputs[-1])
-        outputs.append(_linear(outputs[-1], *weights[i : i + step]))
+        outputs.append(linear(outputs[-1], *weights[i : i + step]))
     return outputs
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    if weight.dim() == 2:
-        return F.linear(x, weight, bias)
-    return x.bmm(weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
 
 
 def weight_gradients(

@@ -1,22 +1,11 @@
 """The kernel of output_reg computes the right numbers, under Triton's interpreter on the CPU."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+
+from tests.kernels.interpreter import check_under_the_interpreter
 
 pytest.importorskip("triton")
 
 
 def test_launchers_under_the_interpreter():
-    """The interpreter is chosen when a kernel is defined, so it needs a process of its own."""
-    script = Path(__file__).with_name("interpreted_output_reg.py")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(script)]
-    child = subprocess.run(
-        command, env=environment, cwd=script.parents[2], capture_output=True, text=True, check=False
-    )
-    assert child.returncode == 0, child.stdout[-6000:] + child.stderr[-2000:]
-    assert " passed" in child.stdout
+    check_under_the_interpreter("interpreted_output_reg.py")
