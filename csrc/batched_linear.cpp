@@ -3,7 +3,6 @@
 // The matrices usually lie in rows of generated weights, W[b] one row behind W[b − 1]; they are read where they are.
 // One thread computes a set, or part of one where there are few: no element depends on the number of threads.
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include "buffer_pool.h"
@@ -14,8 +13,8 @@ namespace hnetfast {
 namespace {
 
 using at::Tensor;
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
+
+constexpr const char *kOp = "batched_linear", *kBackwardOp = "batched_linear_backward";
 
 // Fewer rows are dot products with the rows of the matrices, for which the library needs no more than their bytes.
 constexpr int64_t kFewRows = 4;
@@ -134,95 +133,56 @@ Tensor by_rows(const Tensor& tensor) {
   return t.stride(2) == 1 && t.stride(1) >= t.size(2) ? t : t.contiguous();
 }
 
-class BatchedLinear : public torch::autograd::Function<BatchedLinear> {
- public:
-  static Tensor compute(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    if (x.size(1) < kFewRows) {
-      // The library multiplies a single matrix in another order than several, so it is given twice.
-      const int64_t sets = weight.size(0), batch = sets == 1 ? 2 : sets;
-      const Tensor xs = x.expand({batch, -1, -1}), transposed = weight.expand({batch, -1, -1}).transpose(1, 2);
-      const Tensor out = bias.defined() ? at::baddbmm(bias.expand({batch, -1}).unsqueeze(1), xs, transposed) : at::bmm(xs, transposed);
-      return out.narrow(0, 0, sets);
-    }
-    const Tensor out = empty_pooled({weight.size(0), x.size(1), weight.size(1)}, x.options());
-    if (out.numel() == 0) return out;
-    const Tensor start = bias.defined() ? (bias.stride(1) == 1 ? bias : bias.contiguous()).resolve_neg() : bias;
-    if (x.scalar_type() == at::kFloat) {
-      forward_kernel<float>(by_rows(x), by_rows(weight), start, out);
-    } else {
-      forward_kernel<double>(by_rows(x), by_rows(weight), start, out);
-    }
-    return out;
-  }
-
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-    ctx->save_for_backward({x, weight});
-    ctx->saved_data["has_bias"] = bias.has_value();
-    return compute(x, weight, bias.value_or(Tensor()));
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &weight = saved[1];
-    const bool needs_bias = ctx->saved_data["has_bias"].toBool() && ctx->needs_input_grad(2);
-    variable_list results(3);
-    if (at::GradMode::is_enabled() || grads[0].numel() == 0 || x.numel() == 0) {  // differentiable once more
-      if (ctx->needs_input_grad(0)) results[0] = at::bmm(grads[0], weight);
-      if (ctx->needs_input_grad(1)) results[1] = at::bmm(grads[0].transpose(1, 2), x);
-      if (needs_bias) results[2] = grads[0].sum(1);
-      return results;
-    }
-    at::AutoDispatchBelowADInplaceOrView guard;
-    const Tensor grad = grads[0].contiguous().resolve_neg();
-    const bool single = x.scalar_type() == at::kFloat;
-    if (ctx->needs_input_grad(0)) {
-      results[0] = empty_pooled(x.sizes(), x.options());
-      (single ? grad_input_kernel<float> : grad_input_kernel<double>)(grad, by_rows(weight), results[0]);
-    }
-    if (ctx->needs_input_grad(1)) {
-      results[1] = empty_pooled(weight.sizes(), weight.options());
-      (single ? grad_weight_kernel<float> : grad_weight_kernel<double>)(grad, by_rows(x), results[1]);
-    }
-    if (needs_bias) results[2] = grad.sum(1);
-    return results;
-  }
-};
-
-void check(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  check_dense("batched_linear", "x", x);
-  check_dense("batched_linear", "weight", weight);
-  if (bias) check_dense("batched_linear", "bias", *bias);
-  TORCH_CHECK_VALUE(x.dim() == 3 && weight.dim() == 3 && x.size(0) == weight.size(0) && x.size(2) == weight.size(2),
-                    "batched_linear: x has shape ", x.sizes(), ", weight ", weight.sizes(),
-                    ", expected [sets, batch, in] and [sets, out, in]");
-  const Tensor shift = bias.value_or(Tensor());
-  TORCH_CHECK_VALUE(!shift.defined() || (shift.dim() == 2 && shift.size(0) == weight.size(0) && shift.size(1) == weight.size(1)),
-                    "batched_linear: bias has shape ", shift.sizes(), ", expected [", weight.size(0), ", ", weight.size(1), "]");
-  for (const Tensor& t : {x, weight, shift}) {
-    if (!t.defined()) continue;
-    TORCH_CHECK_TYPE((t.scalar_type() == at::kFloat || t.scalar_type() == at::kDouble) && t.scalar_type() == x.scalar_type(),
-                     "batched_linear: expected tensors of one type, float32 or float64, got ", t.scalar_type());
-    TORCH_CHECK_VALUE(t.device().is_cpu(), "batched_linear: expected tensors on the CPU, got ", t.device());
-  }
+void check(const char* op, const Tensor& x, const Tensor& weight) {
+  check_dense(op, "x", x);
+  check_dense(op, "weight", weight);
+  TORCH_CHECK_VALUE(x.dim() == 3 && weight.dim() == 3 && x.size(0) == weight.size(0) && x.size(2) == weight.size(2), op,
+                    ": x has shape ", x.sizes(), ", weight ", weight.sizes(), ", expected [sets, batch, in] and [sets, out, in]");
+  check_tensor(op, "weight", weight, x.scalar_type(), weight.sizes());
+  TORCH_CHECK_VALUE(at::isFloatingType(x.scalar_type()), op, ": x is ", x.scalar_type(), ", expected floating point");
 }
+
+bool has_kernel(const Tensor& x) { return x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble; }
 
 Tensor batched_linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  check(x, weight, bias);
-  return BatchedLinear::compute(x, weight, bias.value_or(Tensor()));
+  check(kOp, x, weight);
+  if (bias) check_tensor(kOp, "bias", *bias, x.scalar_type(), weight.sizes().slice(0, 2));
+  if (x.size(1) < kFewRows || !has_kernel(x)) {
+    // The library multiplies a single matrix in another order than several, so it is given twice.
+    const int64_t sets = weight.size(0), batch = sets == 1 ? 2 : sets;
+    const Tensor xs = x.expand({batch, -1, -1}), transposed = weight.expand({batch, -1, -1}).transpose(1, 2);
+    const Tensor out = bias ? at::baddbmm(bias->expand({batch, -1}).unsqueeze(1), xs, transposed) : at::bmm(xs, transposed);
+    return out.narrow(0, 0, sets);
+  }
+  const Tensor out = empty_pooled({weight.size(0), x.size(1), weight.size(1)}, x.options());
+  if (out.numel() == 0) return out;
+  const Tensor start = bias ? (bias->stride(1) == 1 ? *bias : bias->contiguous()).resolve_neg() : Tensor();
+  const auto compute = x.scalar_type() == at::kFloat ? forward_kernel<float> : forward_kernel<double>;
+  compute(by_rows(x), by_rows(weight), start, out);
+  return out;
 }
 
-Tensor differentiable(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  check(x, weight, bias);
-  return BatchedLinear::apply(x, weight, bias);
+std::vector<Tensor> batched_linear_backward(const Tensor& grad_out, const Tensor& x, const Tensor& weight, c10::List<bool> needs) {
+  check(kBackwardOp, x, weight);
+  check_tensor(kBackwardOp, "grad_out", grad_out, x.scalar_type(), {x.size(0), x.size(1), weight.size(1)});
+  TORCH_CHECK_VALUE(needs.size() == 3, kBackwardOp, ": ", needs.size(), " needs for 3 tensors");
+  const Tensor grad = grad_out.contiguous().resolve_neg(), none = at::empty({0}, x.options());
+  const bool single = x.scalar_type() == at::kFloat, by_library = !has_kernel(x) || grad.numel() == 0 || x.numel() == 0;
+  std::vector<Tensor> results{none, none, needs[2] ? grad.sum(1) : none};
+  if (needs[0]) {
+    results[0] = by_library ? at::bmm(grad, weight) : empty_pooled(x.sizes(), x.options());
+    if (!by_library) (single ? grad_input_kernel<float> : grad_input_kernel<double>)(grad, by_rows(weight), results[0]);
+  }
+  if (needs[1]) {
+    results[1] = by_library ? at::bmm(grad.transpose(1, 2), x) : empty_pooled(weight.sizes(), weight.options());
+    if (!by_library) (single ? grad_weight_kernel<float> : grad_weight_kernel<double>)(grad, by_rows(x), results[1]);
+  }
+  return results;
 }
 
 TORCH_LIBRARY_IMPL(hnetfast, CPU, m) {
   m.impl("batched_linear", &batched_linear);
-}
-
-TORCH_LIBRARY_IMPL(hnetfast, AutogradCPU, m) {
-  m.impl("batched_linear", &differentiable);
+  m.impl("batched_linear_backward", &batched_linear_backward);
 }
 
 }  // namespace

@@ -46,8 +46,7 @@ void check(const char* op, const char* name, const Tensor& sequence, const Tenso
                     op, ": ", name, " has shape ", sequence.sizes(), ", weight ", weight.sizes(),
                     ", expected at least one step of [steps, batch, width] and [width, width], or [steps, sets, batch, width] and ",
                     "[sets, width, width]");
-  TORCH_CHECK_VALUE(weight.scalar_type() == at::kFloat || weight.scalar_type() == at::kDouble, op, ": weight is ",
-                    weight.scalar_type(), ", accepted are Float, Double");
+  TORCH_CHECK_VALUE(at::isFloatingType(weight.scalar_type()), op, ": weight is ", weight.scalar_type(), ", expected floating point");
   check_tensor(op, name, sequence, weight.scalar_type(), sequence.sizes());
 }
 
@@ -69,14 +68,10 @@ Tensor elman_states(const Tensor& z, const Tensor& weight, const Tensor& h_0, c1
   return states;
 }
 
-Tensor elman_states_backward(const Tensor& grad, const Tensor& states, const Tensor& weight, c10::string_view activation) {
-  check(kBackwardOp, "grad", grad, weight);
-  check_tensor(kBackwardOp, "states", states, grad.scalar_type(), grad.sizes());
-  const bool tanh = is_tanh(kBackwardOp, activation);
+// The gradient before the activation, of all steps.
+Tensor before_activation(const Tensor& grad, const Tensor& states, const Tensor& weight, bool tanh) {
   const Tensor grad_z = empty_pooled(states.sizes(), states.options());
   const Tensor matrix = weight.contiguous();
-  std::optional<SerialLibrary> serial;
-  if (is_small(states.select(0, 0))) serial.emplace();
   for (int64_t t = states.size(0) - 1; t >= 0; --t) {
     Tensor out = grad_z.select(0, t);
     if (t + 1 == states.size(0)) {
@@ -92,6 +87,28 @@ Tensor elman_states_backward(const Tensor& grad, const Tensor& states, const Ten
     }
   }
   return grad_z;
+}
+
+// Steps and samples are the terms of one sum: [..., T·batch, H].
+Tensor rows(const Tensor& steps) { return steps.movedim(0, -3).flatten(-3, -2); }
+
+std::vector<Tensor> elman_states_backward(const Tensor& grad, const Tensor& states, const Tensor& weight, const Tensor& h_0,
+                                          c10::string_view activation, c10::List<bool> needs) {
+  check(kBackwardOp, "grad_states", grad, weight);
+  check_tensor(kBackwardOp, "states", states, grad.scalar_type(), grad.sizes());
+  check_tensor(kBackwardOp, "h_0", h_0, grad.scalar_type(), grad.sizes().slice(1));
+  TORCH_CHECK_VALUE(needs.size() == 3, kBackwardOp, ": ", needs.size(), " needs for 3 tensors");
+  const bool tanh = is_tanh(kBackwardOp, activation);
+  std::optional<SerialLibrary> serial;
+  if (is_small(h_0)) serial.emplace();
+  const Tensor grad_z = before_activation(grad, states, weight, tanh), none = at::empty({0}, weight.options());
+  Tensor grad_weight = none;
+  if (needs[1]) {
+    grad_weight = grad_z[0].mT().matmul(h_0);
+    const int64_t steps = states.size(0);
+    if (steps > 1) grad_weight += rows(grad_z.slice(0, 1)).mT().matmul(rows(states.slice(0, 0, steps - 1)));
+  }
+  return {grad_z, grad_weight, needs[2] ? grad_z[0].matmul(weight) : none};
 }
 
 TORCH_LIBRARY_IMPL(hnetfast, CPU, m) {

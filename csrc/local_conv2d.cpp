@@ -1,6 +1,5 @@
-// hnetfast::local_conv2d: checks, derivatives, and which way the CPU computes it.
+// hnetfast::local_conv2d: checks, and which way the CPU computes it.
 #include <ATen/OpMathType.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <array>
@@ -60,8 +59,12 @@ void check_bias(const std::optional<Tensor>& bias, const Tensor& weight, const S
   if (bias) check_tensor(kOp, "bias", *bias, weight.scalar_type(), {s.sets, s.outputs, s.positions()});
 }
 
+void check_needs(const c10::List<bool>& needs) {
+  TORCH_CHECK_VALUE(needs.size() == 3, kBackwardOp, ": ", needs.size(), " needs for 3 tensors");
+}
+
 void check_grad(const Tensor& grad, const Tensor& weight, const Shape& s) {
-  check_tensor(kBackwardOp, "grad", grad, weight.scalar_type(), {s.sets, s.images, s.outputs, s.out_h, s.out_w});
+  check_tensor(kBackwardOp, "grad_out", grad, weight.scalar_type(), {s.sets, s.images, s.outputs, s.out_h, s.out_w});
 }
 
 namespace {
@@ -71,27 +74,6 @@ template <typename T>
 bool by_positions(const Shape& s) {
   return s.images <= kFewImages && s.positions() >= tile_kernels<T>().lanes;
 }
-
-// Sizes that are not those of tensors; kept for the backward pass as one list.
-struct Sizes {
-  std::vector<int64_t> kernel, stride, padding, dilation, size;
-  int64_t groups;
-
-  Sizes(IntArrayRef kernel, IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups)
-      : kernel(kernel.vec()), stride(stride.vec()), padding(padding.vec()), dilation(dilation.vec()), size(size.vec()), groups(groups) {
-    for (const IntArrayRef pair : {kernel, stride, padding, dilation, size}) {  // those of tensors that hold nothing, too
-      TORCH_CHECK_VALUE(pair.size() == 2, kOp, ": a size is ", pair, ", expected two integers");
-    }
-  }
-  explicit Sizes(IntArrayRef all)
-      : Sizes(all.slice(0, 2), all.slice(2, 2), all.slice(4, 2), all.slice(6, 2), all.slice(8, 2), all[10]) {}
-  std::vector<int64_t> pack() const {
-    std::vector<int64_t> all;
-    for (const auto* pair : {&kernel, &stride, &padding, &dilation, &size}) all.insert(all.end(), pair->begin(), pair->end());
-    all.push_back(groups);
-    return all;
-  }
-};
 
 // Calls run(zero of the type of the weights, zero of the type of the sums).
 template <typename F>
@@ -124,47 +106,8 @@ Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Te
   return out.to(type);
 }
 
-std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& input, const Tensor& weight, IntArrayRef kernel,
-                                    IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups,
-                                    bool need_input, bool need_weight) {
-  check_dense(kBackwardOp, "grad", grad);
-  check_dense_arguments(kBackwardOp, input, weight);
-  if (weight.dim() == 3) {
-    return backward_without_sets(backward, grad, input, weight, kernel, stride, padding, dilation, size, groups, need_input, need_weight);
-  }
-  const Shape s = read_shape(input, weight, kernel, stride, padding, dilation, size, groups);
-  check_grad(grad, weight, s);
-  const at::ScalarType type = weight.scalar_type(), sums = at::toOpMathType(type);
-  const Tensor g = grad.contiguous().to(sums), x = input.contiguous().to(sums), w = weight.contiguous();
-  Tensor grad_input = at::empty({0}, x.options()), grad_weight = at::empty({0}, w.options());
-  if (need_weight) grad_weight = empty_pooled(w.sizes(), w.options());
-  if (need_input) grad_input = empty_pooled(x.sizes(), x.options());
-  if (g.numel() == 0) {
-    if (need_weight) grad_weight.zero_();
-    if (need_input) grad_input.zero_();
-    return {grad_input.to(type), grad_weight};
-  }
-  with_types(type, [&](auto weight_zero, auto zero) {
-    using S = decltype(weight_zero);
-    using T = decltype(zero);
-    const bool few = by_positions<T>(s);
-    if (need_weight) {
-      const auto compute = few ? weight_gradient_by_positions<S, T> : weight_gradient_by_images<S, T>;
-      compute(s, Source<T>(g), Source<T>(x), set_stride(x), grad_weight.mutable_data_ptr<S>());
-    }
-    if (!need_input) return;
-    const auto compute = few ? input_gradient_by_positions<S, T> : input_gradient_by_images<S, T>;
-    compute(s, Source<T>(g), w.const_data_ptr<S>(), x.size(0) == 1 && s.sets > 1, grad_input.mutable_data_ptr<T>());
-  });
-  return {grad_input.to(type), grad_weight};
-}
-
 // Σ_n grad[b, n, o, p], in an order that does not depend on the number of threads, as that of at::sum does.
 Tensor bias_gradient(const Tensor& grad) {
-  check_dense(kOp, "grad", grad);
-  if (grad.dim() == 4) return bias_gradient(grad.unsqueeze(0)).squeeze(0);
-  TORCH_CHECK_VALUE(grad.dim() == 5 && at::isFloatingType(grad.scalar_type()), kOp, "_bias_gradient: grad is ", grad.scalar_type(), " ",
-                    grad.sizes(), ", expected floating point [sets, N, O, H, W]");
   constexpr int64_t kBlock = 16;     // images that are added up first, so that rounding errors do not
   constexpr int64_t kColumns = 2048;  // whose sums stay in the first-level cache
   const int64_t sets = grad.size(0), images = grad.size(1), columns = grad.size(2) * grad.size(3) * grad.size(4);
@@ -192,95 +135,46 @@ Tensor bias_gradient(const Tensor& grad) {
   return result.to(grad.scalar_type());
 }
 
-// --- derivatives, on every device ---
-
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
-
-// The gradients by operations that have derivatives themselves, and rules for autograd's is_grads_batched.
-std::pair<Tensor, Tensor> differentiable_gradients(const Tensor& grad, const Tensor& input, const Tensor& weight, const Sizes& sizes,
-                                                   bool need_input, bool need_weight) {
-  const int64_t sets = weight.size(0), images = input.size(1), groups = sizes.groups, outputs = weight.size(1) / groups;
-  const int64_t channels = input.size(2), fields = weight.size(2), positions = weight.size(3);
-  const at::IntArrayRef size = input.sizes().slice(3);
-  const Tensor g = grad.reshape({sets, images, groups, outputs, positions});
-  Tensor grad_input, grad_weight;
-  if (need_weight) {
-    const Tensor seen = at::im2col(input.reshape({input.size(0) * images, channels, size[0], size[1]}), sizes.kernel, sizes.dilation,
-                                   sizes.padding, sizes.stride)
-                            .reshape({input.size(0), images, groups, fields, positions});
-    const Tensor products = at::matmul(g.permute({0, 2, 4, 3, 1}), seen.permute({0, 2, 4, 1, 3}));  // [sets, groups, P, O/groups, F]
-    grad_weight = products.permute({0, 1, 3, 4, 2}).reshape(weight.sizes());
+std::vector<Tensor> backward(const Tensor& grad, const Tensor& input, const Tensor& weight, IntArrayRef kernel, IntArrayRef stride,
+                             IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups, c10::List<bool> needs) {
+  check_dense(kBackwardOp, "grad_out", grad);
+  check_dense_arguments(kBackwardOp, input, weight);
+  check_needs(needs);
+  if (weight.dim() == 3) {
+    return backward_without_sets(backward, grad, input, weight, kernel, stride, padding, dilation, size, groups, needs);
   }
-  if (need_input) {
-    const Tensor filters = weight.reshape({sets, groups, outputs, fields, positions});
-    const Tensor products = at::matmul(g.permute({0, 2, 4, 1, 3}), filters.permute({0, 1, 4, 2, 3}));  // [sets, groups, P, N, F]
-    const Tensor parts = products.permute({0, 3, 1, 4, 2}).reshape({sets * images, groups * fields, positions});
-    grad_input = at::col2im(parts, size, sizes.kernel, sizes.dilation, sizes.padding, sizes.stride)
-                     .reshape({sets, images, channels, size[0], size[1]});
-    if (input.size(0) == 1) grad_input = grad_input.sum(0, true);
+  const bool need_input = needs[0], need_weight = needs[1];
+  const Shape s = read_shape(input, weight, kernel, stride, padding, dilation, size, groups);
+  check_grad(grad, weight, s);
+  const at::ScalarType type = weight.scalar_type(), sums = at::toOpMathType(type);
+  const Tensor g = grad.contiguous().to(sums), x = input.contiguous().to(sums), w = weight.contiguous();
+  Tensor grad_input = at::empty({0}, x.options()), grad_weight = at::empty({0}, w.options());
+  const Tensor grad_bias = needs[2] ? bias_gradient(grad) : at::empty({0}, w.options());
+  if (need_weight) grad_weight = empty_pooled(w.sizes(), w.options());
+  if (need_input) grad_input = empty_pooled(x.sizes(), x.options());
+  if (g.numel() == 0) {
+    if (need_weight) grad_weight.zero_();
+    if (need_input) grad_input.zero_();
+    return {grad_input.to(type), grad_weight, grad_bias};
   }
-  return {grad_input, grad_weight};
-}
-
-class LocalConv2d : public torch::autograd::Function<LocalConv2d> {
- public:
-  static Tensor forward(AutogradContext* ctx, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-                        const Sizes& sizes) {
-    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("hnetfast::local_conv2d", "").typed<decltype(local_conv2d::forward)>();
-    ctx->save_for_backward({input, weight});
-    ctx->saved_data["sizes"] = sizes.pack();
-    ctx->saved_data["has_bias"] = bias.has_value();
-    at::AutoDispatchBelowADInplaceOrView guard;
-    return op.call(input, weight, bias, sizes.kernel, sizes.stride, sizes.padding, sizes.dilation, sizes.size, sizes.groups);
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    static const auto op =
-        c10::Dispatcher::singleton().findSchemaOrThrow("hnetfast::local_conv2d_backward", "").typed<decltype(local_conv2d::backward)>();
-    static const auto bias_op =
-        c10::Dispatcher::singleton().findSchemaOrThrow("hnetfast::local_conv2d_bias_gradient", "").typed<decltype(bias_gradient)>();
-    const auto saved = ctx->get_saved_variables();
-    const Tensor &input = saved[0], &weight = saved[1], &grad = grads[0];
-    const Sizes sizes(ctx->saved_data["sizes"].toIntVector());
-    const bool need_input = ctx->needs_input_grad(0), need_weight = ctx->needs_input_grad(1);
-    const bool need_bias = ctx->saved_data["has_bias"].toBool() && ctx->needs_input_grad(2);
-    variable_list results(4);
-    if (!grad.defined()) return results;
-    if (need_input || need_weight) {
-      if (at::GradMode::is_enabled()) {
-        const bool single = weight.dim() == 3;
-        const auto add = [&](const Tensor& t) { return single ? t.unsqueeze(0) : t; };
-        std::tie(results[0], results[1]) = differentiable_gradients(add(grad), add(input), add(weight), sizes, need_input, need_weight);
-        for (Tensor& t : results) t = single && t.defined() ? t.squeeze(0) : t;
-      } else {
-        std::tie(results[0], results[1]) = op.call(grad, input, weight, sizes.kernel, sizes.stride, sizes.padding, sizes.dilation,
-                                                   sizes.size, sizes.groups, need_input, need_weight);
-      }
+  with_types(type, [&](auto weight_zero, auto zero) {
+    using S = decltype(weight_zero);
+    using T = decltype(zero);
+    const bool few = by_positions<T>(s);
+    if (need_weight) {
+      const auto compute = few ? weight_gradient_by_positions<S, T> : weight_gradient_by_images<S, T>;
+      compute(s, Source<T>(g), Source<T>(x), set_stride(x), grad_weight.mutable_data_ptr<S>());
     }
-    if (!need_input) results[0] = Tensor();
-    if (!need_weight) results[1] = Tensor();
-    std::vector<int64_t> bias_sizes = weight.sizes().vec();  // less the dimension of the entries of filters
-    bias_sizes.erase(bias_sizes.end() - 2);
-    if (need_bias) results[2] = at::GradMode::is_enabled() ? grad.sum(-4).reshape(bias_sizes) : bias_op.call(grad);
-    return results;
-  }
-};
-
-Tensor with_derivatives(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef kernel,
-                        IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups) {
-  check_dense_arguments(kOp, input, weight);
-  return LocalConv2d::apply(input, weight, bias, Sizes(kernel, stride, padding, dilation, size, groups));
+    if (!need_input) return;
+    const auto compute = few ? input_gradient_by_positions<S, T> : input_gradient_by_images<S, T>;
+    compute(s, Source<T>(g), w.const_data_ptr<S>(), x.size(0) == 1 && s.sets > 1, grad_input.mutable_data_ptr<T>());
+  });
+  return {grad_input.to(type), grad_weight, grad_bias};
 }
 
 TORCH_LIBRARY_IMPL(hnetfast, CPU, m) {
   m.impl("local_conv2d", &forward);
   m.impl("local_conv2d_backward", &backward);
-  m.impl("local_conv2d_bias_gradient", &bias_gradient);
-}
-
-TORCH_LIBRARY_IMPL(hnetfast, Autograd, m) {
-  m.impl("local_conv2d", &with_derivatives);
 }
 
 }  // namespace

@@ -101,24 +101,26 @@ Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Te
   return out;
 }
 
-std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& input, const Tensor& weight, IntArrayRef kernel,
-                                    IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size,
-                                    int64_t groups, bool need_input, bool need_weight) {
-  check_dense("local_conv2d_backward", "grad", grad);
+std::vector<Tensor> backward(const Tensor& grad, const Tensor& input, const Tensor& weight, IntArrayRef kernel,
+                             IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size,
+                             int64_t groups, c10::List<bool> needs) {
+  check_dense("local_conv2d_backward", "grad_out", grad);
   check_dense_arguments("local_conv2d_backward", input, weight);
+  check_needs(needs);
   if (weight.dim() == 3) {
-    return backward_without_sets(backward, grad, input, weight, kernel, stride, padding, dilation, size, groups,
-                                 need_input, need_weight);
+    return backward_without_sets(backward, grad, input, weight, kernel, stride, padding, dilation, size, groups, needs);
   }
+  const bool need_input = needs[0], need_weight = needs[1];
   const Shape s = read_shape(input, weight, kernel, stride, padding, dilation, size, groups);
   check_grad(grad, weight, s);
   check_device(input, weight, "input");
-  check_device(grad, weight, "grad");
+  check_device(grad, weight, "grad_out");
   const c10::cuda::CUDAGuard guard(weight.device());
   const Tensor g = grad.contiguous(), x = input.contiguous(), w = weight.contiguous();
   const Tensor grad_input = at::empty(need_input ? x.sizes() : IntArrayRef{0}, x.options());
   const Tensor grad_weight = at::empty(need_weight ? w.sizes() : IntArrayRef{0}, w.options());
-  if (g.numel() == 0) return {grad_input.zero_(), grad_weight.zero_()};
+  const Tensor grad_bias = needs[2] ? grad.sum(1).flatten(2) : at::empty({0}, w.options());
+  if (g.numel() == 0) return {grad_input.zero_(), grad_weight.zero_(), grad_bias};
   const Sizes sizes = sizes_of(s, x);
   with_type(w.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
@@ -131,7 +133,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& input, con
       run_grad_input<T>(sizes, slopes, w.const_data_ptr<T>(), grad_input.mutable_data_ptr<T>(), device);
     }
   });
-  return {grad_input, grad_weight};
+  return {grad_input, grad_weight, grad_bias};
 }
 
 TORCH_LIBRARY_IMPL(hnetfast, CUDA, m) {

@@ -29,6 +29,7 @@ void check_dense_arguments(const char* op, const at::Tensor& input, const at::Te
 Shape read_shape(const at::Tensor& input, const at::Tensor& weight, at::IntArrayRef kernel, at::IntArrayRef stride,
                  at::IntArrayRef padding, at::IntArrayRef dilation, at::IntArrayRef size, int64_t groups);
 void check_bias(const std::optional<at::Tensor>& bias, const at::Tensor& weight, const Shape& s);
+void check_needs(const c10::List<bool>& needs);
 void check_grad(const at::Tensor& grad, const at::Tensor& weight, const Shape& s);
 
 // Elements between the images of two sets, 0 where all sets see the same.
@@ -41,11 +42,12 @@ at::Tensor without_sets(const F& run, const at::Tensor& input, const at::Tensor&
   return run(input.unsqueeze(0), weight.unsqueeze(0), bias ? std::optional(bias->unsqueeze(0)) : bias, sizes...).squeeze(0);
 }
 
-template <typename F, typename... Sizes>
-std::tuple<at::Tensor, at::Tensor> backward_without_sets(const F& run, const at::Tensor& grad, const at::Tensor& input,
-                                                         const at::Tensor& weight, const Sizes&... sizes) {
-  const auto [grad_input, grad_weight] = run(grad.unsqueeze(0), input.unsqueeze(0), weight.unsqueeze(0), sizes...);
-  return {grad_input.squeeze(0), grad_weight.squeeze(0)};
+template <typename F, typename... Rest>
+std::vector<at::Tensor> backward_without_sets(const F& run, const at::Tensor& grad, const at::Tensor& input,
+                                              const at::Tensor& weight, const Rest&... rest) {
+  std::vector<at::Tensor> grads = run(grad.unsqueeze(0), input.unsqueeze(0), weight.unsqueeze(0), rest...);
+  for (at::Tensor& grad : grads) grad = grad.squeeze(0);
+  return grads;
 }
 
 }  // namespace hnetfast::local_conv2d

@@ -5,11 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors
-
-LIBRARY.define("batched_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-
-_KERNEL_DTYPES = (torch.float32, torch.float64)
+from hnetfast.ops._library import check_dense
+from hnetfast.ops._register import lowered, register_op
 
 
 def batched_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -24,26 +21,85 @@ def batched_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         Outputs ``[B, batch, out]``.
 
     Raises:
-        ValueError, RuntimeError: If the shapes do not fit.
+        ValueError, RuntimeError: If shapes or dtypes do not fit.
     """
-    if (
-        EXTENSION_LOADED
-        and x.device.type == weight.device.type == "cpu"
-        and x.dtype == weight.dtype
-        and x.dtype in _KERNEL_DTYPES
-        and not torch.is_autocast_enabled("cpu")
-        and takes_plain_tensors()
-    ):
-        return torch.ops.hnetfast.batched_linear(x, weight, bias)
-    return batched_linear_reference(x, weight, bias)
+    return _OP(x, weight, bias)
 
 
 def batched_linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The same in plain PyTorch."""
+    _check("batched_linear", x, weight, bias)
     if bias is None:
         return torch.bmm(x, weight.transpose(1, 2))
-    if bias.shape != weight.shape[:2]:  # would be expanded
-        raise ValueError(
-            f"batched_linear: bias has shape {list(bias.shape)}, expected {list(weight.shape[:2])}"
-        )
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+
+
+def _backward(grad_out, x, weight, needs) -> list[Tensor]:
+    _check("batched_linear_backward", x, weight, None)
+    none = x.new_empty(0)
+    return [
+        torch.bmm(grad_out, weight) if needs[0] else none,
+        torch.bmm(grad_out.transpose(1, 2), x) if needs[1] else none,
+        grad_out.sum(1) if needs[2] else none,
+    ]
+
+
+def _check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    check_dense(op, "x", x)
+    check_dense(op, "weight", weight)
+    if x.dim() != 3 or weight.dim() != 3 or x.shape[0] != weight.shape[0] or x.shape[2] != weight.shape[2]:
+        raise ValueError(
+            f"{op}: x has shape {list(x.shape)}, weight {list(weight.shape)}, expected [sets, batch, in] and "
+            "[sets, out, in]"
+        )
+    if bias is not None and bias.shape != weight.shape[:2]:  # would be expanded
+        raise ValueError(f"{op}: bias has shape {list(bias.shape)}, expected {list(weight.shape[:2])}")
+
+
+def _fake(x, weight, bias) -> Tensor:
+    _check("batched_linear", x, weight, bias)
+    return x.new_empty(weight.shape[0], x.shape[1], weight.shape[1])
+
+
+def _backward_fake(grad_out, x, weight, needs) -> list[Tensor]:
+    shapes = (x.shape, weight.shape, weight.shape[:2])
+    return [x.new_empty(shape if need else 0) for shape, need in zip(shapes, needs, strict=True)]
+
+
+def _fold(info, in_dims, *tensors: Tensor | None) -> list[Tensor | None]:
+    """Makes the batch of ``vmap`` part of the sets: ``[V·B, …]``."""
+    folded = []
+    for tensor, dim in zip(tensors, in_dims, strict=False):
+        if tensor is not None:
+            batched = tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            tensor = batched.flatten(0, 1)
+        folded.append(tensor)
+    return folded
+
+
+def _vmap(info, in_dims, *tensors):
+    return _OP(*_fold(info, in_dims, *tensors)).unflatten(0, (info.batch_size, -1)), 0
+
+
+def _vmap_backward(info, in_dims, grad_out, x, weight, needs):
+    found = _BACKWARD_OP(*_fold(info, in_dims, grad_out, x, weight), needs)
+    found = [
+        t.unflatten(0, (info.batch_size, -1)) if need else t for t, need in zip(found, needs, strict=True)
+    ]
+    return found, [0 if need else None for need in needs]
+
+
+_BACKWARD_OP = register_op(
+    "batched_linear_backward(Tensor grad_out, Tensor x, Tensor weight, bool[] needs) -> Tensor[]",
+    _backward,
+    _backward_fake,
+    differentiable=_backward,
+    vmap=_vmap_backward,
+)
+_OP = register_op(
+    "batched_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor out",
+    batched_linear_reference,
+    _fake,
+    vmap=_vmap,
+    autocast=lowered,
+)

@@ -14,14 +14,11 @@ A part is as large as what it varies with: chunk embeddings are ``[1, N, C]``, c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from hnetfast import _env
-from hnetfast.ops._library import LIBRARY, check_dense, check_tensor, loop_over_batch
-from hnetfast.ops._mlp_autograd import register_autograd
+from hnetfast.ops._library import check_dense, check_tensor, loop_over_batch
 from hnetfast.ops._mlp_layers import (
     ACTIVATIONS,
     DTYPES,
@@ -34,20 +31,9 @@ from hnetfast.ops._mlp_layers import (
     mlp_layers,
     sizes_of,
 )
+from hnetfast.ops._register import lowered, register_op
 
 __all__ = ["ACTIVATIONS", "DTYPES", "chunked_mlp", "chunked_mlp_reference"]
-
-LIBRARY.define(
-    "chunked_mlp(Tensor[] inputs, Tensor[] weights, Tensor[] biases, str activation, SymInt num_outputs, "
-    "bool save_hidden=False) -> (Tensor, Tensor)"
-)
-LIBRARY.define(
-    "chunked_mlp_backward(Tensor grad_out, Tensor hidden, Tensor[] inputs, Tensor[] weights, "
-    "Tensor[] biases, str activation, bool[] needs) -> Tensor[]"
-)
-
-_OP = torch.ops.hnetfast.chunked_mlp.default
-_BACKWARD_OP = torch.ops.hnetfast.chunked_mlp_backward.default
 
 
 def chunked_mlp(
@@ -132,8 +118,10 @@ def _backward_reference(grad_out, hidden, inputs, weights, biases, activation, n
     return backward_of_active(grad_out, hidden, inputs, weights, biases, activation, needs, sizes_of(inputs))
 
 
-LIBRARY.impl("chunked_mlp", _forward_reference, "CompositeExplicitAutograd")
-LIBRARY.impl("chunked_mlp_backward", _backward_reference, "CompositeExplicitAutograd")
+def _differentiable_backward(grad_out, hidden, inputs, weights, biases, activation, needs):
+    sizes = sizes_of(inputs)
+    hidden = differentiable_hidden(inputs, weights, biases, activation, sizes)
+    return mlp_backward(grad_out, hidden, inputs, weights, biases, activation, needs, sizes)
 
 
 # --- Triton, on a GPU -----------------------------------------------------------------------------
@@ -154,15 +142,9 @@ def _backward_triton(grad_out, hidden, inputs, weights, biases, activation, need
     return chunked_mlp_backward(grad_out, hidden, inputs, weights, biases, activation, num_outputs, needs)
 
 
-if _env.backend() == "auto" and find_spec("triton"):
-    LIBRARY.impl("chunked_mlp", _forward_triton, "CUDA")
-    LIBRARY.impl("chunked_mlp_backward", _backward_triton, "CUDA")
-
-
 # --- tracing --------------------------------------------------------------------------------------
 
 
-@torch.library.register_fake("hnetfast::chunked_mlp", lib=LIBRARY)
 def _forward_fake(inputs, weights, biases, activation, num_outputs, save_hidden=False):
     _check(inputs, weights, biases, activation, num_outputs)
     num_conditions, num_chunks = sizes_of(inputs)
@@ -173,26 +155,15 @@ def _forward_fake(inputs, weights, biases, activation, num_outputs, save_hidden=
     return out, out.new_empty(num_conditions * num_chunks, width)
 
 
-@torch.library.register_fake("hnetfast::chunked_mlp_backward", lib=LIBRARY)
 def _backward_fake(grad_out, hidden, inputs, weights, biases, activation, needs):
     _check_backward(grad_out, hidden, inputs, weights, biases, activation, needs)
     tensors = [*inputs, *weights, *biases]
     return [t.new_empty(t.shape if need else 0) for t, need in zip(tensors, needs, strict=True)]
 
 
-# --- gradients, autocast, vmap --------------------------------------------------------------------
+# --- vmap ------------------------------------------------------------------------------------------
 
 
-def _differentiable_backward(grad_out, inputs, weights, biases, activation, needs):
-    sizes = sizes_of(inputs)
-    hidden = differentiable_hidden(inputs, weights, biases, activation, sizes)
-    return mlp_backward(grad_out, hidden, inputs, weights, biases, activation, needs, sizes)
-
-
-register_autograd("chunked_mlp", _forward_reference, _differentiable_backward)
-
-
-@torch.library.register_vmap("hnetfast::chunked_mlp", lib=LIBRARY)
 def _vmap(info, in_dims, inputs, weights, biases, activation, num_outputs, save_hidden=False):
     in_dims = (*in_dims, None)[:6]
     if any(d is not None for d in (*in_dims[1], *in_dims[2])):  # batched weights
@@ -206,6 +177,27 @@ def _vmap(info, in_dims, inputs, weights, biases, activation, num_outputs, save_
     return (out, hidden.unflatten(0, (info.batch_size, -1))), (0, 0)
 
 
-@torch.library.register_vmap("hnetfast::chunked_mlp_backward", lib=LIBRARY)
 def _vmap_backward(info, in_dims, *args):
     return loop_over_batch(_BACKWARD_OP, info, in_dims, *args)
+
+
+# --- registration ---------------------------------------------------------------------------------
+
+_BACKWARD_OP = register_op(
+    "chunked_mlp_backward(Tensor grad_out, Tensor hidden, Tensor[] inputs, Tensor[] weights, "
+    "Tensor[] biases, str activation, bool[] needs) -> Tensor[]",
+    _backward_reference,
+    _backward_fake,
+    differentiable=_differentiable_backward,
+    vmap=_vmap_backward,
+    cuda=_backward_triton,
+)
+_OP = register_op(
+    "chunked_mlp(Tensor[] inputs, Tensor[] weights, Tensor[] biases, str activation, SymInt num_outputs, "
+    "bool save_hidden=False) -> (Tensor out, Tensor hidden)",
+    _forward_reference,
+    _forward_fake,
+    vmap=_vmap,
+    cuda=_forward_triton,
+    autocast=lowered,
+)

@@ -10,16 +10,13 @@ says, so that tensors of the target network are put together without a pass of t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from hnetfast import _env
-from hnetfast.ops._library import LIBRARY, check_dense, check_tensor, loop_over_batch, remembered
-from hnetfast.ops._mlp_autograd import register_autograd
+from hnetfast.ops._library import check_dense, check_tensor, loop_over_batch, remembered
 from hnetfast.ops._mlp_layers import (
     backward_of_active,
     check_needs,
@@ -30,18 +27,7 @@ from hnetfast.ops._mlp_layers import (
     mlp_layers,
     sizes_of,
 )
-
-LIBRARY.define(
-    "grouped_mlp(Tensor[] inputs, Tensor[] weights, Tensor[] biases, int[] counts, str[] activations, "
-    "Tensor placement, SymInt num_outputs, bool save_hidden=False) -> (Tensor, Tensor)"
-)
-LIBRARY.define(
-    "grouped_mlp_backward(Tensor grad_out, Tensor hidden, Tensor[] inputs, Tensor[] weights, "
-    "Tensor[] biases, int[] counts, str[] activations, Tensor placement, bool[] needs) -> Tensor[]"
-)
-
-_OP = torch.ops.hnetfast.grouped_mlp.default
-_BACKWARD_OP = torch.ops.hnetfast.grouped_mlp_backward.default
+from hnetfast.ops._register import lowered, register_op
 
 
 class Group(NamedTuple):
@@ -301,8 +287,12 @@ def _backward(grad_out, layers, groups, placement, needs, backward):
     return [g if need else g.new_empty(0) for g, need in zip(grads, needs, strict=True)]
 
 
-LIBRARY.impl("grouped_mlp", _forward_reference, "CompositeExplicitAutograd")
-LIBRARY.impl("grouped_mlp_backward", _backward_reference, "CompositeExplicitAutograd")
+def _differentiable_backward(
+    grad_out, hidden, inputs, weights, biases, counts, activations, placement, needs
+):
+    groups = _split(inputs, weights, biases, counts, activations)
+    layers = [differentiable_hidden(*g, s) for g, s in zip(groups, _group_sizes(groups), strict=True)]
+    return _backward(grad_out, layers, groups, placement, needs, mlp_backward)
 
 
 # --- Triton, on a GPU -----------------------------------------------------------------------------
@@ -377,15 +367,9 @@ def _backward_triton(grad_out, hidden, inputs, weights, biases, counts, activati
     return [*grads[0], *grads[1], *grads[2]]
 
 
-if _env.backend() == "auto" and find_spec("triton"):
-    LIBRARY.impl("grouped_mlp", _forward_triton, "CUDA")
-    LIBRARY.impl("grouped_mlp_backward", _backward_triton, "CUDA")
-
-
 # --- tracing --------------------------------------------------------------------------------------
 
 
-@torch.library.register_fake("hnetfast::grouped_mlp", lib=LIBRARY)
 def _forward_fake(inputs, weights, biases, counts, activations, placement, num_outputs, save_hidden=False):
     groups = _split(inputs, weights, biases, counts, activations)
     _check(groups, placement, num_outputs)
@@ -395,7 +379,6 @@ def _forward_fake(inputs, weights, biases, counts, activations, placement, num_o
     return out, out.new_empty(saved)
 
 
-@torch.library.register_fake("hnetfast::grouped_mlp_backward", lib=LIBRARY)
 def _backward_fake(grad_out, hidden, inputs, weights, biases, counts, activations, placement, needs):
     groups = _split(inputs, weights, biases, counts, activations)
     _check_backward(grad_out, hidden, groups, placement, needs)
@@ -403,19 +386,9 @@ def _backward_fake(grad_out, hidden, inputs, weights, biases, counts, activation
     return [t.new_empty(t.shape if need else 0) for t, need in zip(tensors, needs, strict=True)]
 
 
-# --- gradients, autocast, vmap --------------------------------------------------------------------
+# --- vmap ------------------------------------------------------------------------------------------
 
 
-def _differentiable_backward(grad_out, inputs, weights, biases, counts, activations, placement, needs):
-    groups = _split(inputs, weights, biases, counts, activations)
-    hidden = [differentiable_hidden(*g, s) for g, s in zip(groups, _group_sizes(groups), strict=True)]
-    return _backward(grad_out, hidden, groups, placement, needs, mlp_backward)
-
-
-register_autograd("grouped_mlp", _forward_reference, _differentiable_backward)
-
-
-@torch.library.register_vmap("hnetfast::grouped_mlp", lib=LIBRARY)
 def _vmap(info, in_dims, inputs, weights, biases, *args):
     if any(d is not None for d in (*in_dims[1], *in_dims[2])):  # batched weights
         return loop_over_batch(_OP, info, in_dims, inputs, weights, biases, *args)
@@ -434,6 +407,27 @@ def _vmap(info, in_dims, inputs, weights, biases, *args):
     return (out, torch.cat(hidden, dim=1)), (0, 0)
 
 
-@torch.library.register_vmap("hnetfast::grouped_mlp_backward", lib=LIBRARY)
 def _vmap_backward(info, in_dims, *args):
     return loop_over_batch(_BACKWARD_OP, info, in_dims, *args)
+
+
+# --- registration ---------------------------------------------------------------------------------
+
+_BACKWARD_OP = register_op(
+    "grouped_mlp_backward(Tensor grad_out, Tensor hidden, Tensor[] inputs, Tensor[] weights, "
+    "Tensor[] biases, int[] counts, str[] activations, Tensor placement, bool[] needs) -> Tensor[]",
+    _backward_reference,
+    _backward_fake,
+    differentiable=_differentiable_backward,
+    vmap=_vmap_backward,
+    cuda=_backward_triton,
+)
+_OP = register_op(
+    "grouped_mlp(Tensor[] inputs, Tensor[] weights, Tensor[] biases, int[] counts, str[] activations, "
+    "Tensor placement, SymInt num_outputs, bool save_hidden=False) -> (Tensor out, Tensor hidden)",
+    _forward_reference,
+    _forward_fake,
+    vmap=_vmap,
+    cuda=_forward_triton,
+    autocast=lowered,
+)

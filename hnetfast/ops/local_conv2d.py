@@ -16,24 +16,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C._functorch import TransformType, get_interpreter_stack
 
-from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, check_dense, check_tensor, is_forward_mode
-
-LIBRARY.define(
-    "local_conv2d(Tensor input, Tensor weight, Tensor? bias, int[] kernel_size, int[] stride, int[] padding, "
-    "int[] dilation, int[] output_size, int groups) -> Tensor"
-)
-LIBRARY.define(
-    "local_conv2d_backward(Tensor grad, Tensor input, Tensor weight, int[] kernel_size, int[] stride, "
-    "int[] padding, int[] dilation, int[] output_size, int groups, bool need_input, bool need_weight) "
-    "-> (Tensor, Tensor)"
-)
-LIBRARY.define("local_conv2d_bias_gradient(Tensor grad) -> Tensor")
-
-_OP = torch.ops.hnetfast.local_conv2d.default
-_AUTOCAST_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_KERNEL_DTYPES = (*_AUTOCAST_DTYPES, torch.float64)
+from hnetfast.ops._library import check_dense, check_tensor, loop_over_batch
+from hnetfast.ops._register import AUTOCAST_DTYPES, lowered, register_op
 
 Pair = int | Sequence[int]
 
@@ -107,32 +92,15 @@ def local_conv2d_unchecked(input: Tensor, weight: Tensor, bias: Tensor | None, g
     Returns:
         ``[N, C_out, H, W]``, for B sets ``[B, N, …]``.
     """
-    device = input.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):
-        input, weight = input.to(_computed_in(input)), weight.to(_computed_in(weight))
-        bias = None if bias is None else bias.to(_computed_in(bias))
-        with torch.autocast(device, enabled=False):
-            return local_conv2d_unchecked(input, weight, bias, geometry)
-    if EXTENSION_LOADED and input.dtype in _KERNEL_DTYPES and _may_call_op():
-        return _OP(input, weight, bias, *geometry)
-    return local_conv2d_reference(input, weight, bias, *geometry)
+    return _OP(input, weight, bias, *geometry)
 
 
 def _computed_in(tensor: Tensor) -> torch.dtype:
     """The type that a tensor takes part in: under autocast the lower one, except that float64 stays."""
     device = tensor.device.type
-    if tensor.dtype in _AUTOCAST_DTYPES and device != "meta" and torch.is_autocast_enabled(device):
+    if tensor.dtype in AUTOCAST_DTYPES and device != "meta" and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return tensor.dtype
-
-
-def _may_call_op() -> bool:
-    """Whether every transform in effect knows the op: compilation and vmap do, the rest of torch.func not."""
-    if torch.compiler.is_compiling():
-        return not torch._C._are_functorch_transforms_active()
-    if is_forward_mode():
-        return False
-    return all(level.key() == TransformType.Vmap for level in get_interpreter_stack() or ())
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -358,19 +326,10 @@ def _check_op(input, weight, bias, geometry: Sequence) -> None:
 
 
 def _check_grad(grad, input, weight, geometry: Sequence) -> None:
-    check_dense("local_conv2d_backward", "grad", grad)
+    check_dense("local_conv2d_backward", "grad_out", grad)
     _check_op(input, weight, None, geometry)
     shape = (*weight.shape[:-3], input.shape[-4], weight.shape[-3], *geometry[4])
-    check_tensor("local_conv2d_backward", "grad", grad, shape, input)
-
-
-def _check_bias_gradient(grad: Tensor) -> None:
-    check_dense("local_conv2d_bias_gradient", "grad", grad)
-    if grad.dim() not in (4, 5) or not grad.is_floating_point():
-        raise ValueError(
-            f"local_conv2d_bias_gradient: grad is {grad.dtype} {list(grad.shape)}, expected floating point "
-            "[N, O, H, W] or [sets, N, O, H, W]"
-        )
+    check_tensor("local_conv2d_backward", "grad_out", grad, shape, input)
 
 
 def local_conv2d_reference(
@@ -391,27 +350,28 @@ def local_conv2d_reference(
 
 
 def _backward_reference(
-    grad, input, weight, kernel_size, stride, padding, dilation, output_size, groups, need_input, need_weight
+    grad, input, weight, kernel_size, stride, padding, dilation, output_size, groups, needs
 ):
     sizes = (kernel_size, stride, padding, dilation, output_size, groups)
+    _check_grad(grad, input, weight, sizes)
     if weight.dim() == 3:
         tensors = (t.unsqueeze(0) for t in (grad, input, weight))
-        return tuple(t.squeeze(0) for t in _backward_reference(*tensors, *sizes, need_input, need_weight))
+        return [t.squeeze(0) for t in _backward_reference(*tensors, *sizes, needs)]
     geometry = Geometry(*sizes)
-    grad = grad.flatten(-2).unflatten(2, (groups, -1))  # [B, N, groups, C_out/groups, P]
-    grad_input = grad_weight = grad.new_empty(0)
-    if need_weight:
+    grad = grad.flatten(-2)  # [B, N, C_out, P]
+    results = [grad.new_empty(0), grad.new_empty(0), grad.sum(1) if needs[2] else grad.new_empty(0)]
+    grad = grad.unflatten(2, (groups, -1))  # [B, N, groups, C_out/groups, P]
+    if needs[1]:
         fields = _fields(input, geometry).expand(weight.shape[0], -1, -1, -1, -1)
-        grad_weight = torch.einsum("bngop,bngfp->bgofp", grad, fields).flatten(1, 2)
-    if need_input:
+        results[1] = torch.einsum("bngop,bngfp->bgofp", grad, fields).flatten(1, 2)
+    if needs[0]:
         parts = torch.einsum("bngop,bgofp->bngfp", grad, weight.unflatten(1, (groups, -1)))
         parts = parts.flatten(2, 3).flatten(0, 1)  # [B·N, C_in·K_h·K_w, P]
         grad_input = F.fold(
             parts, input.shape[-2:], kernel_size, dilation=dilation, padding=padding, stride=stride
         ).unflatten(0, grad.shape[:2])
-        if input.shape[0] == 1:
-            grad_input = grad_input.sum(0, keepdim=True)
-    return grad_input, grad_weight
+        results[0] = grad_input.sum(0, keepdim=True) if input.shape[0] == 1 else grad_input
+    return results
 
 
 def _forward_op(input, weight, bias, *geometry):
@@ -419,29 +379,14 @@ def _forward_op(input, weight, bias, *geometry):
     return local_conv2d_reference(input, weight, bias, *geometry)
 
 
-def _backward_op(grad, input, weight, *sizes):
-    *geometry, need_input, need_weight = sizes
-    _check_grad(grad, input, weight, geometry)
-    return _backward_reference(grad, input, weight, *geometry, need_input, need_weight)
+# --- tracing, vmap --------------------------------------------------------------------------------
 
 
-def _bias_gradient_op(grad):
-    _check_bias_gradient(grad)
-    return grad.sum(-4).flatten(-2)
-
-
-LIBRARY.impl("local_conv2d", _forward_op, "CompositeExplicitAutograd")
-LIBRARY.impl("local_conv2d_backward", _backward_op, "CompositeExplicitAutograd")
-LIBRARY.impl("local_conv2d_bias_gradient", _bias_gradient_op, "CompositeExplicitAutograd")
-
-
-@torch.library.register_fake("hnetfast::local_conv2d", lib=LIBRARY)
 def _fake(input, weight, bias, kernel_size, stride, padding, dilation, output_size, groups):
     _check_op(input, weight, bias, (kernel_size, stride, padding, dilation, output_size, groups))
     return input.new_empty(*weight.shape[:-3], input.shape[-4], weight.shape[-3], *output_size)
 
 
-@torch.library.register_vmap("hnetfast::local_conv2d", lib=LIBRARY)
 def _vmap(info, in_dims, input, weight, bias, *geometry):
     """Batched weights become sets of weights, batched images more images."""
     size = info.batch_size
@@ -472,18 +417,29 @@ def _vmap(info, in_dims, input, weight, bias, *geometry):
     return _OP(x, weight.flatten(0, 1), bias, *geometry).unflatten(0, (size, sets)), 0
 
 
-@torch.library.register_fake("hnetfast::local_conv2d_backward", lib=LIBRARY)
-def _backward_fake(
-    grad, input, weight, kernel_size, stride, padding, dilation, output_size, groups, need_input, need_weight
-):
+def _backward_fake(grad, input, weight, kernel_size, stride, padding, dilation, output_size, groups, needs):
     _check_grad(grad, input, weight, (kernel_size, stride, padding, dilation, output_size, groups))
-    return (
-        input.new_empty(input.shape if need_input else 0),
-        weight.new_empty(weight.shape if need_weight else 0),
-    )
+    shapes = (input.shape, weight.shape, (*weight.shape[:-2], weight.shape[-1]))
+    return [input.new_empty(shape if need else 0) for shape, need in zip(shapes, needs, strict=True)]
 
 
-@torch.library.register_fake("hnetfast::local_conv2d_bias_gradient", lib=LIBRARY)
-def _bias_gradient_fake(grad):
-    _check_bias_gradient(grad)
-    return grad.new_empty(*grad.shape[:-4], grad.shape[-3], grad.shape[-2] * grad.shape[-1])
+def _vmap_backward(info, in_dims, *args):
+    return loop_over_batch(_BACKWARD_OP, info, in_dims, *args)
+
+
+_GEOMETRY = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int[] output_size, int groups"
+_BACKWARD_OP = register_op(
+    f"local_conv2d_backward(Tensor grad_out, Tensor input, Tensor weight, {_GEOMETRY}, bool[] needs) "
+    "-> Tensor[]",
+    _backward_reference,
+    _backward_fake,
+    differentiable=_backward_reference,
+    vmap=_vmap_backward,
+)
+_OP = register_op(
+    f"local_conv2d(Tensor input, Tensor weight, Tensor? bias, {_GEOMETRY}) -> Tensor out",
+    _forward_op,
+    _fake,
+    vmap=_vmap,
+    autocast=lowered,
+)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hnetfast.ops._library import LIBRARY, check_dense
-
-LIBRARY.define("pixel_rows(Tensor pixels, Tensor rows) -> Tensor")
+from hnetfast.ops._library import check_dense
+from hnetfast.ops._register import register_op
 
 
 def pixel_rows(pixels: Tensor, rows: Tensor) -> Tensor:
@@ -24,7 +23,7 @@ def pixel_rows(pixels: Tensor, rows: Tensor) -> Tensor:
         ValueError: If shapes or dtypes are others.
         IndexError: If a row is not there.
     """
-    return torch.ops.hnetfast.pixel_rows(pixels, rows)
+    return _OP(pixels, rows)
 
 
 def pixel_rows_reference(pixels: Tensor, rows: Tensor) -> Tensor:
@@ -45,10 +44,9 @@ def _check(pixels: Tensor, rows: Tensor) -> None:
         raise ValueError(f"pixel_rows: rows is on {rows.device}, expected {pixels.device} as of pixels")
 
 
-LIBRARY.impl("pixel_rows", pixel_rows_reference, "CompositeExplicitAutograd")
-
-
-@torch.library.register_fake("hnetfast::pixel_rows")
-def _(pixels, rows):
+def _fake(pixels, rows):
     _check(pixels, rows)
     return pixels.new_empty((rows.shape[0], pixels.shape[1]), dtype=torch.float64)
+
+
+_OP = register_op("pixel_rows(Tensor pixels, Tensor rows) -> Tensor", pixel_rows_reference, _fake)

@@ -1,0 +1,247 @@
+// Gradients of the ops: a node of the graph whose backward pass calls the op `<name>_backward`.
+//
+// The schema of `<name>_backward` says, by the names of its arguments, what a node keeps: arguments and results of the
+// op as they are called there, `grad_<result>` for the gradient of the first result, `needs` for which gradients are
+// wanted, one of every tensor that the op takes before its first argument of another kind: what comes later is constant.
+// It returns those, in this order. Where that is not enough (gradients of gradients, forward mode),
+// `<op>.differentiable` computes the same in operations that PyTorch differentiates. hnetfast/ops/_register.py does the
+// same where this is not built.
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
+#include <torch/library.h>
+
+#include <mutex>
+
+namespace hnetfast {
+namespace {
+
+using at::Tensor;
+using c10::IValue;
+using c10::OperatorHandle;
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+using torch::jit::Stack;
+
+enum class Source { kGradient, kArgument, kResult, kNeeds };
+
+// Where an argument of the backward op comes from.
+struct Origin {
+  Source source;
+  size_t index;
+};
+
+// What is known of an op from the schemas alone.
+struct Plan {
+  OperatorHandle backward;
+  std::string name;
+  std::vector<Origin> origins;
+  std::optional<size_t> save_hidden;  // the argument that asks for results that only the backward pass wants
+};
+
+OperatorHandle find_op(const std::string& name, const char* overload) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), overload);
+}
+
+Plan make_plan(const OperatorHandle& op) {
+  const c10::FunctionSchema& schema = op.schema();
+  Plan plan{find_op(schema.name() + "_backward", ""), schema.name() + "_backward", {}, schema.argumentIndexWithName("save_hidden")};
+  const auto& results = schema.returns();
+  for (const c10::Argument& argument : plan.backward.schema().arguments()) {
+    const auto is_it = [&](const c10::Argument& result) { return result.name() == argument.name(); };
+    const auto result = std::find_if(results.begin(), results.end(), is_it);
+    if (argument.name() == "needs") {
+      plan.origins.push_back({Source::kNeeds, 0});
+    } else if (argument.name() == "grad_" + results[0].name()) {
+      plan.origins.push_back({Source::kGradient, 0});
+    } else if (result != results.end()) {
+      plan.origins.push_back({Source::kResult, static_cast<size_t>(result - results.begin())});
+    } else {
+      const auto index = schema.argumentIndexWithName(argument.name());
+      TORCH_CHECK(index, plan.name, ": ", argument.name(), " is neither an argument nor a result of ", schema.name());
+      plan.origins.push_back({Source::kArgument, static_cast<size_t>(*index)});
+    }
+  }
+  return plan;
+}
+
+bool holds_tensors(const c10::Argument& argument) {
+  const c10::TypePtr& type = argument.type();
+  return type->isSubtypeOf(*c10::OptionalType::ofTensor()) || type->isSubtypeOf(*c10::ListType::ofTensors());
+}
+
+// Appends the tensors of an argument; one that may be left out and is counts as an undefined one.
+void append(const IValue& value, variable_list& to) {
+  if (value.isTensorList()) {
+    for (const Tensor& tensor : value.toTensorList()) to.push_back(tensor);
+  } else {
+    to.push_back(value.isTensor() ? value.toTensor() : Tensor());
+  }
+}
+
+variable_list leading_tensors(const OperatorHandle& op, const Stack& stack) {
+  variable_list tensors;
+  const auto& declared = op.schema().arguments();
+  const size_t begin = stack.size() - declared.size();
+  for (size_t i = 0; i < declared.size() && holds_tensors(declared[i]); ++i) append(stack[begin + i], tensors);
+  return tensors;
+}
+
+bool any_tangent(const variable_list& tensors) {
+  return std::any_of(tensors.begin(), tensors.end(), [](const Tensor& t) { return t.defined() && t._fw_grad(0).defined(); });
+}
+
+// An argument of the backward op, as a node keeps it.
+struct Kept {
+  IValue value;            // unless it holds tensors
+  int64_t tensors = -1;    // how many of a list
+  size_t first = 0;        // where they begin among those that are kept
+  bool is_tensor = false;
+};
+
+struct OpNode : torch::autograd::Node {
+  const Plan* plan;
+  std::vector<Kept> kept;
+  std::vector<SavedVariable> saved;
+
+  std::string name() const override { return plan->name; }
+
+  void keep(const IValue& value, bool is_output) {
+    Kept entry;
+    entry.first = saved.size();
+    if (value.isTensorList()) {
+      const auto list = value.toTensorList();
+      entry.tensors = static_cast<int64_t>(list.size());
+      for (const Tensor& tensor : list) saved.emplace_back(tensor, false);
+    } else if (value.isTensor()) {
+      entry.is_tensor = true;
+      saved.emplace_back(value.toTensor(), is_output);
+    } else {
+      entry.value = value;
+    }
+    kept.push_back(std::move(entry));
+  }
+
+  IValue unpack(const Kept& entry) {
+    if (entry.is_tensor) return saved[entry.first].unpack(shared_from_this());
+    if (entry.tensors < 0) return entry.value;
+    c10::List<Tensor> list;
+    list.reserve(entry.tensors);
+    for (int64_t i = 0; i < entry.tensors; ++i) list.push_back(saved[entry.first + i].unpack());
+    return list;
+  }
+
+  variable_list apply(variable_list&& grads) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    variable_list results(num_outputs());
+    if (!grads[0].defined()) return results;
+    c10::List<bool> needs;
+    needs.reserve(results.size());
+    for (size_t i = 0; i < results.size(); ++i) needs.push_back(task_should_compute_output(i));
+    Stack stack;
+    stack.reserve(plan->origins.size());
+    size_t next = 0;
+    for (const Origin& origin : plan->origins) {
+      switch (origin.source) {
+        case Source::kGradient: stack.emplace_back(grads[0]); break;
+        case Source::kNeeds: stack.emplace_back(needs); break;
+        case Source::kArgument:
+        case Source::kResult: stack.push_back(unpack(kept[next++])); break;
+      }
+    }
+    plan->backward.callBoxed(stack);
+    const auto found = stack[0].toTensorList();
+    for (size_t i = 0; i < results.size(); ++i) {
+      if (needs[i]) results[i] = found[i];
+    }
+    return results;
+  }
+
+  void release_variables() override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (SavedVariable& variable : saved) variable.reset_data();
+  }
+
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
+    args.collect(plan->name);
+    for (const Kept& entry : kept) {
+      args.collect(entry.value);
+      args.collect(entry.tensors);
+    }
+    for (const SavedVariable& variable : saved) args.collect(variable, false);
+  }
+
+  variable_list apply_with_saved(const variable_list& grads, torch::dynamo::autograd::SwapSavedVariables& swap) override {
+    for (SavedVariable& variable : saved) swap.before(variable);
+    variable_list results = apply(variable_list(grads));
+    for (SavedVariable& variable : saved) swap.after(variable);
+    return results;
+  }
+};
+
+// The kernel of an op that has a `<name>_backward`, where autograd is concerned.
+class Gradients final : public c10::OperatorKernel {
+ public:
+  void operator()(const OperatorHandle& op, c10::DispatchKeySet keys, Stack* stack) {
+    const size_t begin = stack->size() - op.schema().arguments().size();
+    const variable_list tensors = leading_tensors(op, *stack);
+    if (any_tangent(tensors)) return find_op(op.schema().name(), "differentiable").callBoxed(stack);
+    if (!torch::autograd::compute_requires_grad(tensors)) return below(op, keys, stack);
+    std::call_once(planned_, [&] { plan_ = make_plan(op); });
+    const auto node = std::shared_ptr<OpNode>(new OpNode(), torch::autograd::deleteNode);
+    node->plan = &*plan_;
+    node->set_next_edges(torch::autograd::collect_next_edges(tensors));
+    if (plan_->save_hidden) (*stack)[begin + *plan_->save_hidden] = true;
+    const std::vector<IValue> arguments(stack->begin() + static_cast<int64_t>(begin), stack->end());
+    below(op, keys, stack);
+    Tensor out = (*stack)[begin].toTensor();
+    torch::autograd::set_history(out, node);
+    (*stack)[begin] = out;
+    for (const Origin& origin : plan_->origins) {
+      if (origin.source == Source::kArgument) node->keep(arguments[origin.index], false);
+      if (origin.source == Source::kResult) node->keep((*stack)[begin + origin.index], origin.index == 0);
+    }
+  }
+
+ private:
+  static void below(const OperatorHandle& op, c10::DispatchKeySet keys, Stack* stack) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    op.redispatchBoxed(keys & c10::after_autograd_keyset, stack);
+  }
+
+  std::once_flag planned_;
+  std::optional<Plan> plan_;
+};
+
+// The same of a backward op, whose gradients PyTorch finds from `<name>.differentiable`.
+class GradientsOfGradients final : public c10::OperatorKernel {
+ public:
+  void operator()(const OperatorHandle& op, c10::DispatchKeySet keys, Stack* stack) {
+    const variable_list tensors = leading_tensors(op, *stack);
+    if (torch::autograd::compute_requires_grad(tensors) || any_tangent(tensors)) {
+      return find_op(op.schema().name(), "differentiable").callBoxed(stack);
+    }
+    at::AutoDispatchBelowADInplaceOrView guard;
+    op.redispatchBoxed(keys & c10::after_autograd_keyset, stack);
+  }
+};
+
+void attach_gradients(std::string_view name, bool has_backward) {
+  // Never destroyed: at exit the dispatcher may be gone before it.
+  static auto& library = *new torch::Library(torch::Library::IMPL, "hnetfast", c10::DispatchKey::Autograd, __FILE__, __LINE__);
+  const std::string op(name);
+  if (has_backward) {
+    library.impl(op.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<Gradients>()));
+  } else {
+    library.impl(op.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<GradientsOfGradients>()));
+  }
+}
+
+TORCH_LIBRARY_FRAGMENT(hnetfast, m) {
+  m.def("attach_gradients(str name, bool has_backward) -> ()", &attach_gradients);
+}
+
+}  // namespace
+}  // namespace hnetfast
