@@ -1,8 +1,8 @@
 // Gradients of the ops: a node of the graph whose backward pass calls the op `<name>_backward`.
 //
-// The schema of `<name>_backward` says, by the names of its arguments, what a node keeps: arguments and results of the
-// op as they are called there, `grad_<result>` for the gradient of the first result, `needs` for which gradients are
-// wanted, one of every tensor that the op takes before its first argument of another kind: what comes later is constant.
+// The schema of `<name>_backward` says, by the names of its arguments, what a node keeps: after `grad_<result>`, the
+// gradient of the first result, arguments and results of the op as they are called there, and `needs`, which gradients
+// are wanted, one of every tensor that the op takes before its first argument of another kind: what comes later is constant.
 // It returns those, in this order. Where that is not enough (gradients of gradients, forward mode),
 // `<op>.differentiable` computes the same in operations that PyTorch differentiates. hnetfast/ops/_register.py does the
 // same where this is not built.
@@ -25,9 +25,9 @@ using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 using torch::jit::Stack;
 
-enum class Source { kGradient, kArgument, kResult, kNeeds };
+enum class Source { kArgument, kResult, kNeeds };
 
-// Where an argument of the backward op comes from.
+// Where an argument of the backward op, after the gradient, comes from.
 struct Origin {
   Source source;
   size_t index;
@@ -49,13 +49,15 @@ Plan make_plan(const OperatorHandle& op) {
   const c10::FunctionSchema& schema = op.schema();
   Plan plan{find_op(schema.name() + "_backward", ""), schema.name() + "_backward", {}, schema.argumentIndexWithName("save_hidden")};
   const auto& results = schema.returns();
-  for (const c10::Argument& argument : plan.backward.schema().arguments()) {
+  const auto& wanted = plan.backward.schema().arguments();
+  TORCH_CHECK(wanted[0].name() == "grad_" + results[0].name() && wanted.back().name() == "needs", plan.name,
+              ": expected the gradient as first and needs as last argument");
+  for (size_t i = 1; i < wanted.size(); ++i) {
+    const c10::Argument& argument = wanted[i];
     const auto is_it = [&](const c10::Argument& result) { return result.name() == argument.name(); };
     const auto result = std::find_if(results.begin(), results.end(), is_it);
     if (argument.name() == "needs") {
       plan.origins.push_back({Source::kNeeds, 0});
-    } else if (argument.name() == "grad_" + results[0].name()) {
-      plan.origins.push_back({Source::kGradient, 0});
     } else if (result != results.end()) {
       plan.origins.push_back({Source::kResult, static_cast<size_t>(result - results.begin())});
     } else {
@@ -99,6 +101,7 @@ struct Kept {
   int64_t tensors = -1;    // how many of a list
   size_t first = 0;        // where they begin among those that are kept
   bool is_tensor = false;
+  bool is_output = false;
 };
 
 struct OpNode : torch::autograd::Node {
@@ -117,6 +120,7 @@ struct OpNode : torch::autograd::Node {
       for (const Tensor& tensor : list) saved.emplace_back(tensor, false);
     } else if (value.isTensor()) {
       entry.is_tensor = true;
+      entry.is_output = is_output;
       saved.emplace_back(value.toTensor(), is_output);
     } else {
       entry.value = value;
@@ -133,26 +137,35 @@ struct OpNode : torch::autograd::Node {
     return list;
   }
 
-  variable_list apply(variable_list&& grads) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    variable_list results(num_outputs());
-    if (!grads[0].defined()) return results;
+  // The arguments of the backward op but for the gradient, and its name.
+  std::vector<IValue> arguments() {
     c10::List<bool> needs;
-    needs.reserve(results.size());
-    for (size_t i = 0; i < results.size(); ++i) needs.push_back(task_should_compute_output(i));
-    Stack stack;
-    stack.reserve(plan->origins.size());
+    for (size_t i = 0; i < num_outputs(); ++i) needs.push_back(task_should_compute_output(i));
+    std::vector<IValue> result;
+    result.reserve(plan->origins.size());
     size_t next = 0;
     for (const Origin& origin : plan->origins) {
-      switch (origin.source) {
-        case Source::kGradient: stack.emplace_back(grads[0]); break;
-        case Source::kNeeds: stack.emplace_back(needs); break;
-        case Source::kArgument:
-        case Source::kResult: stack.push_back(unpack(kept[next++])); break;
-      }
+      if (origin.source == Source::kNeeds) result.emplace_back(needs);
+      if (origin.source == Source::kArgument || origin.source == Source::kResult) result.push_back(unpack(kept[next++]));
     }
-    plan->backward.callBoxed(stack);
+    result.emplace_back(plan->name);
+    return result;
+  }
+
+  variable_list apply(variable_list&& grads) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!grads[0].defined()) return variable_list(num_outputs());
+    return call(plan->backward, grads[0], arguments());
+  }
+
+  static variable_list call(const OperatorHandle& backward, const Tensor& grad, std::vector<IValue> arguments) {
+    arguments.pop_back();
+    c10::List<bool> needs = arguments.back().toBoolList();
+    Stack stack = std::move(arguments);
+    stack.insert(stack.begin(), grad);
+    backward.callBoxed(stack);
     const auto found = stack[0].toTensorList();
+    variable_list results(needs.size());
     for (size_t i = 0; i < results.size(); ++i) {
       if (needs[i]) results[i] = found[i];
     }
@@ -167,15 +180,29 @@ struct OpNode : torch::autograd::Node {
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
     args.collect(plan->name);
     for (const Kept& entry : kept) {
+      const size_t count = entry.is_tensor ? 1 : std::max<int64_t>(entry.tensors, 0);
       args.collect(entry.value);
       args.collect(entry.tensors);
+      for (size_t i = 0; i < count; ++i) args.collect(saved[entry.first + i], entry.is_output);
     }
-    for (const SavedVariable& variable : saved) args.collect(variable, false);
   }
 
+  // For compiled autograd, which traces a function of tensors and constants.
   variable_list apply_with_saved(const variable_list& grads, torch::dynamo::autograd::SwapSavedVariables& swap) override {
     for (SavedVariable& variable : saved) swap.before(variable);
-    variable_list results = apply(variable_list(grads));
+    const std::vector<IValue> args = arguments();
+    std::vector<c10::TypePtr> types;
+    for (const IValue& value : args) types.push_back(value.isTensor() ? c10::TensorType::get() : value.type());
+    const auto traced = [](const variable_list& grads, const std::vector<IValue>& args) {
+      return call(find_op(args.back().toStringRef(), ""), grads[0], args);
+    };
+    const auto& compiler = torch::dynamo::autograd::getPyCompilerInterface();
+    const std::string function = compiler->bind_function(swap.get_py_compiler(), plan->name, traced, types, true, true);
+    using Metadata = std::vector<std::optional<torch::autograd::InputMetadata>>;
+    const IValue of_results = torch::dynamo::autograd::IValuePacker<Metadata>::pack(
+        torch::dynamo::autograd::get_input_metadata(next_edges()));
+    const variable_list results =
+        compiler->call_function(swap.get_py_compiler(), "apply_functional", function, grads, args, of_results);
     for (SavedVariable& variable : saved) swap.after(variable);
     return results;
   }
@@ -240,7 +267,7 @@ void attach_gradients(std::string_view name, bool has_backward) {
 }
 
 TORCH_LIBRARY_FRAGMENT(hnetfast, m) {
-  m.def("attach_gradients(str name, bool has_backward) -> ()", &attach_gradients);
+  m.def("_attach_gradients(str name, bool has_backward) -> ()", &attach_gradients);
 }
 
 }  // namespace

@@ -16,39 +16,11 @@ from hnetfast.hnets._full_hnet import FullHyperNet
 from hnetfast.hnets._hyperfan import describe_targets, init_fan_in_, plan_heads
 from hnetfast.hnets._part import Part
 from hnetfast.mnets.mnet_interface import MainNetInterface
-from hnetfast.ops._activations import RELU, activate_rows, is_elementwise, is_watched
+from hnetfast.ops._activations import RELU, activate_rows, activation_name, is_elementwise, is_watched
 from hnetfast.ops.grouped_mlp import Group
 from hnetfast.utils._spectral_norm import SpectralNorm
 
 __all__ = ["HMLP"]
-
-
-def _op_activation(activation_fn: Callable | None) -> str | None:
-    """Name under which ``ops.chunked_mlp`` knows an activation function, None if it does not."""
-    if activation_fn is None:
-        return "identity"
-    kind = type(activation_fn)
-    if kind is nn.ReLU:
-        name = "relu"
-    elif kind is nn.Sigmoid:
-        name = "sigmoid"
-    elif kind is nn.Tanh:
-        name = "tanh"
-    elif kind is nn.Identity:
-        name = "identity"
-    elif kind is nn.ELU and activation_fn.alpha == 1.0:
-        name = "elu"
-    elif kind is nn.LeakyReLU and activation_fn.negative_slope == 0.01:
-        name = "leaky_relu"
-    elif activation_fn is torch.relu or activation_fn is F.relu:
-        return "relu"
-    elif activation_fn is torch.sigmoid or activation_fn is F.sigmoid:
-        return "sigmoid"
-    elif activation_fn is torch.tanh or activation_fn is F.tanh:
-        return "tanh"
-    else:
-        return None
-    return None if is_watched(activation_fn) else name
 
 
 class HMLP(FullHyperNet):
@@ -170,7 +142,7 @@ class HMLP(FullHyperNet):
             weights = [
                 norm(weight, own_weights) for norm, weight in zip(self._spectral_norms, weights, strict=True)
             ]
-        activation = _op_activation(self._act_fn) if num_hidden else "identity"
+        activation = activation_name(self._act_fn) if num_hidden else "identity"
         plain = num_hidden > 0 and (activation is None or self._use_batch_norm or self._is_random())
         if not plain:
             return Group(inputs, weights, biases, activation)

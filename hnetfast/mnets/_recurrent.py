@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
-from hnetfast.ops._activations import is_watched
+from hnetfast.ops._activations import activation_name
 from hnetfast.ops._library import takes_plain_tensors
-from hnetfast.ops.elman_states import elman_states
+from hnetfast.ops.elman_states import FUSED, elman_states
 
 State = tuple[Tensor, Tensor]
 Modulation = Callable[[Tensor], Tensor] | None
@@ -22,15 +22,10 @@ Pair = Sequence[Tensor]
 _STEPS = ("basic_rnn_step", "lstm_rnn_step", "compute_basic_rnn_output")
 
 
-def activation_name(activation: Any) -> str | None:
-    """Tell "tanh" and "relu" from other activation functions, for which there are no fused sequences."""
-    if is_watched(activation):
-        return None
-    if type(activation) is nn.Tanh or activation in (torch.tanh, F.tanh):
-        return "tanh"
-    if (type(activation) is nn.ReLU and not activation.inplace) or activation in (torch.relu, F.relu):
-        return "relu"
-    return None
+def fused_activation(activation: Any) -> str | None:
+    """Return the name of an activation function that there are fused sequences for, None for others."""
+    name = activation_name(activation)
+    return name if name in FUSED and not getattr(activation, "inplace", False) else None
 
 
 class Cell:
@@ -406,7 +401,7 @@ class RecurrentLayers:
         num_detached = 0 if self._bptt_depth == -1 else max(num_steps - self._bptt_depth, 0)
         run = self._recur_steps
         if layer.mod is None and x.numel() and not self._overrides(*_STEPS):
-            kind = activation_name(self._a_fun)
+            kind = fused_activation(self._a_fun)
             may_fuse = layer.layers.num_sets is None and not needs_states and takes_plain_tensors()
             if self._use_lstm and kind == "tanh" and may_fuse:
                 run = self._recur_fused

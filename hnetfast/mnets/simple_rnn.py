@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hnetfast._checks import check_function, check_integer, check_integers, check_tensor
 from hnetfast._errors import InputError
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
-from hnetfast.mnets._recurrent import Pair, RecurrentLayer, RecurrentLayers, activation_name
+from hnetfast.mnets._recurrent import Pair, RecurrentLayer, RecurrentLayers, fused_activation
 from hnetfast.mnets._statistics import parse_condition
 from hnetfast.mnets._weights import WeightPlan, select_weights
 from hnetfast.mnets.mnet_interface import MainNetInterface
@@ -400,7 +400,7 @@ class SimpleRNN(RecurrentLayers, nn.Module, MainNetInterface):
     def _is_fused(self, dtype: torch.dtype) -> bool:
         """Whether oneDNN runs through the sequences of one set of weights."""
         has_modulation = self._use_context_mod and self._num_rec_cm_layers > 0
-        is_plain = activation_name(self._a_fun) == "tanh" and not has_modulation
+        is_plain = fused_activation(self._a_fun) == "tanh" and not has_modulation
         return self._use_lstm and is_plain and dtype == torch.float32
 
     def distillation_targets(self) -> None:

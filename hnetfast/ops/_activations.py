@@ -1,4 +1,4 @@
-"""What is known of activation functions that users give.
+"""What is known of activation functions: those that ops compute themselves, and those that users give.
 
 Only those that are listed are taken to be elementwise and deterministic: what others do with rows that are
 evaluated together, only calling them tells. A module that somebody watches is called like any other module.
@@ -6,26 +6,134 @@ evaluated together, only calling them tells. A module that somebody watches is c
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+
+class Activation(NamedTuple):
+    """An activation function that ops know by name.
+
+    Attributes:
+        function: What it computes.
+        gradient: The gradient before the activation, from that after it and its result.
+        change: By how much the result changes, without cancellation: from the change before the activation,
+            the values before it, former and present, and the results, present and former.
+        small: Whether ``change`` holds for changes of up to 1 only.
+        kink: Whether it holds only where both values are on one side of 0.
+        module: The module that is this function, as long as it has its default arguments.
+        functions: The functions that are.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    gradient: Callable[[Tensor, Tensor], Tensor]
+    change: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    small: bool
+    kink: bool
+    module: type[nn.Module]
+    functions: tuple[Callable | None, ...]
+
+
+ACTIVATIONS = {
+    "identity": Activation(
+        function=lambda x: x,
+        gradient=lambda grad, h: grad,
+        change=lambda change, before, after, now, then: change,
+        small=False,
+        kink=False,
+        module=nn.Identity,
+        functions=(None,),
+    ),
+    "relu": Activation(
+        function=torch.relu,
+        gradient=lambda grad, h: grad * (h > 0),
+        change=lambda change, before, after, now, then: torch.where(after > 0, change, 0.0 * change),
+        small=False,
+        kink=True,
+        module=nn.ReLU,
+        functions=(torch.relu, F.relu),
+    ),
+    "sigmoid": Activation(
+        function=torch.sigmoid,
+        gradient=lambda grad, h: grad * (h * (1 - h)),
+        change=lambda change, before, after, now, then: -torch.expm1(-change) * now * (1 - then),
+        small=True,
+        kink=False,
+        module=nn.Sigmoid,
+        functions=(torch.sigmoid, F.sigmoid),
+    ),
+    "tanh": Activation(
+        function=torch.tanh,
+        gradient=lambda grad, h: grad * (1 - h * h),
+        change=lambda change, before, after, now, then: torch.tanh(change) * (1 - now * then),
+        small=True,
+        kink=False,
+        module=nn.Tanh,
+        functions=(torch.tanh, F.tanh),
+    ),
+    "elu": Activation(
+        function=F.elu,
+        gradient=lambda grad, h: torch.where(h > 0, grad, grad * (h + 1)),
+        change=lambda change, before, after, now, then: torch.where(
+            after > 0, change, torch.exp(before.clamp(max=0)) * torch.expm1(change)
+        ),
+        small=True,
+        kink=True,
+        module=nn.ELU,
+        functions=(),
+    ),
+    "leaky_relu": Activation(
+        function=F.leaky_relu,
+        gradient=lambda grad, h: torch.where(h > 0, grad, 0.01 * grad),
+        change=lambda change, before, after, now, then: torch.where(after > 0, change, 0.01 * change),
+        small=False,
+        kink=True,
+        module=nn.LeakyReLU,
+        functions=(),
+    ),
+}
+_NAMES = {kind.module: name for name, kind in ACTIVATIONS.items()}
+_NAMES |= {function: name for name, kind in ACTIVATIONS.items() for function in kind.functions}
 _MODULES = {
-    nn.CELU, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Identity, nn.LeakyReLU,
-    nn.LogSigmoid, nn.Mish, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softsign,
-    nn.Tanh,
+    *(kind.module for kind in ACTIVATIONS.values()), nn.CELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish,
+    nn.Hardtanh, nn.LogSigmoid, nn.Mish, nn.ReLU6, nn.SELU, nn.SiLU, nn.Softplus, nn.Softsign,
 }  # fmt: skip
 _FUNCTIONS = {
-    None, F.celu, F.elu, F.gelu, F.hardsigmoid, F.hardswish, F.hardtanh, F.leaky_relu, F.logsigmoid, F.mish,
-    F.relu, F.relu6, F.selu, F.sigmoid, F.silu, F.softplus, F.softsign, F.tanh, torch.celu, torch.cos,
-    torch.relu, torch.selu, torch.sigmoid, torch.sin, torch.tanh,
+    *(function for kind in ACTIVATIONS.values() for function in kind.functions), F.celu, F.elu, F.gelu,
+    F.hardsigmoid, F.hardswish, F.hardtanh, F.leaky_relu, F.logsigmoid, F.mish, F.relu6, F.selu, F.silu,
+    F.softplus, F.softsign, torch.celu, torch.cos, torch.selu, torch.sin,
 }  # fmt: skip
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 RELU, TANH = nn.ReLU(), nn.Tanh()  # defaults of constructors, see own_activation
 _UNSHARED = 1 << 14  # elements, half of what PyTorch shares out among threads
 _WHOLE_VECTORS = 64  # elements: what PyTorch's loops take at a time is a divisor, for all types
+
+
+def activation_named(op: str, name: str) -> Activation:
+    """Look an activation function up.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"{op}: activation is {name!r}, accepted are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def activation_name(activation: Any) -> str | None:
+    """Return the name under which ops know a function or module, or None; None too if it is watched."""
+    if not isinstance(activation, nn.Module):
+        try:
+            return _NAMES.get(activation)
+        except TypeError:  # a callable object that cannot be hashed
+            return None
+    name = _NAMES.get(type(activation))
+    if getattr(activation, "alpha", 1.0) != 1.0 or getattr(activation, "negative_slope", 0.01) != 0.01:
+        return None
+    return None if name is None or is_watched(activation) else name
 
 
 def is_elementwise(activation: Any) -> bool:

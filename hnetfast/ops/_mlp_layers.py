@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hnetfast.ops._activations import activate_rows
+from hnetfast.ops._activations import ACTIVATIONS, activate_rows, activation_named
 from hnetfast.ops._library import check_dense
 from hnetfast.ops._row_products import times
 
-ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh", "elu", "leaky_relu")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -36,8 +34,7 @@ def check_network(op: str, inputs, weights, biases, activation: str) -> None:
     """
     if not inputs or not weights:
         raise ValueError(f"{op}: inputs and weights must not be empty, got {len(inputs)}, {len(weights)}")
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"{op}: activation is {activation!r}, accepted are {', '.join(ACTIVATIONS)}")
+    activation_named(op, activation)
     if biases and len(biases) != len(weights):
         raise ValueError(f"{op}: {len(biases)} biases for {len(weights)} weights; give one each or none")
     for name, tensors in (("inputs", inputs), ("weights", weights), ("biases", biases)):
@@ -85,31 +82,6 @@ def check_needs(op: str, needs: Sequence[bool], tensors: Sequence[Tensor]) -> No
         raise ValueError(f"{op}: {len(needs)} needs for {len(tensors)} tensors")
 
 
-def activate(x: Tensor, activation: str) -> Tensor:
-    if activation == "identity":
-        return x
-    if activation == "elu":
-        return F.elu(x)
-    if activation == "leaky_relu":
-        return F.leaky_relu(x)
-    return getattr(torch, activation)(x)
-
-
-def activation_grad(grad: Tensor, h: Tensor, activation: str) -> Tensor:
-    """Gradient before the activation, from its result ``h``."""
-    if activation == "identity":
-        return grad
-    if activation == "relu":
-        return grad * (h > 0)
-    if activation == "sigmoid":
-        return grad * (h * (1 - h))
-    if activation == "tanh":
-        return grad * (1 - h * h)
-    if activation == "elu":
-        return torch.where(h > 0, grad, grad * (h + 1))
-    return torch.where(h > 0, grad, 0.01 * grad)  # leaky_relu
-
-
 def mlp_layers(inputs, weights, biases, activation: str) -> list[Tensor]:
     """Results of all layers, the hidden ones after their activation: ``[B or 1, N or 1, width]`` each.
 
@@ -127,7 +99,7 @@ def mlp_layers(inputs, weights, biases, activation: str) -> list[Tensor]:
         x = x + biases[0]
     results = []
     for i, weight in enumerate(weights[1:], start=1):
-        h = activate_rows(x.flatten(0, 1), partial(activate, activation=activation))
+        h = activate_rows(x.flatten(0, 1), ACTIVATIONS[activation].function)
         results.append(h.view(x.shape))
         x = linear(results[-1], weight, biases[i] if biases else None)
     return [*results, x]
@@ -174,7 +146,7 @@ def mlp_backward(grad_out, hidden, inputs, weights, biases, activation, needs, s
             grad_biases[i] = grad.sum((0, 1))
         if i > 0:
             grad_weights[i] = outer(grad, layers[i - 1])
-            grad = activation_grad(through(grad, weights[i]), layers[i - 1], activation)
+            grad = ACTIVATIONS[activation].gradient(through(grad, weights[i]), layers[i - 1])
     columns = []
     for part, weight in zip(inputs, weights[0].split([p.shape[2] for p in inputs], dim=1), strict=True):
         # A part that does not vary with the conditions (chunks) meets the sum of the gradient over them.

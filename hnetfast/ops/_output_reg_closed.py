@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from hnetfast import _env
+from hnetfast.ops._activations import ACTIVATIONS
 from hnetfast.ops._library import LIBRARY, check_tensor, without_autocast
-from hnetfast.ops._mlp_layers import activation_grad, check_needs, check_network
+from hnetfast.ops._mlp_layers import check_needs, check_network
 
 LIBRARY.define(
     "hidden_change(Tensor[] inputs, Tensor[] weights, Tensor[] biases, Tensor[] previous_inputs, "
@@ -126,7 +127,7 @@ def _change_backward_reference(
     widths = [weight.shape[0] for weight in weights[:-1]]
     layers = hidden.split(widths, dim=1) if widths else ()
     for i in reversed(range(len(widths))):
-        grad = activation_grad(grad, layers[i], activation)
+        grad = ACTIVATIONS[activation].gradient(grad, layers[i])
         if biases:
             grads[first_bias + i] = grad.sum(0)
         if i > 0:

@@ -1,8 +1,8 @@
 """How an op comes into being: schema, reference, shapes, gradients, ``vmap``, kernels for a GPU.
 
 An op ``f`` that has gradients comes with an op ``f_backward``. What its argument names say is handed to it:
-arguments and results of ``f`` as they are called there, ``grad_<result>`` for the gradient of the first
-result, ``needs`` for which gradients are wanted, one for each tensor that ``f`` takes before its first
+first ``grad_<result>``, the gradient of the first result, then arguments and results of ``f`` as they are
+called there, last ``needs``, which gradients are wanted, one for each tensor that ``f`` takes before its first
 argument of another kind (what comes later is constant). It returns those gradients. The graph keeps what
 ``f_backward`` asks for and nothing else. Compiled (``csrc/autograd.cpp``), that costs a few microseconds a
 call; below is the same in Python, for where the extension is missing.
@@ -64,8 +64,9 @@ def register_op(
     if has_backward or differentiable is not None:
         LIBRARY.define(f"{name}.differentiable({signature}")
         LIBRARY.impl(f"{name}.differentiable", differentiable or reference, "CompositeImplicitAutograd")
+        LIBRARY.impl(name, differentiable or reference, "Batched")  # by torch.autograd's is_grads_batched
         if EXTENSION_LOADED:
-            torch.ops.hnetfast.attach_gradients(name, has_backward)
+            torch.ops.hnetfast._attach_gradients(name, has_backward)
         else:
             attach = _gradients if has_backward else _gradients_of_gradients
             LIBRARY.impl(name, attach(op), "Autograd", with_keyset=True)
@@ -87,16 +88,6 @@ def lowered(op: Callable, device: str, *args):
 
     with torch.autocast(device, enabled=False):
         return op(*map(cast, args))
-
-
-def vmap_of(function: Callable) -> Callable:
-    """A rule for :func:`torch.vmap` that maps over plain PyTorch, such as an op's reference."""
-
-    def rule(info, in_dims: Sequence, *args):
-        in_dims = tuple(in_dims[i] if i < len(in_dims) else None for i in range(len(args)))
-        return torch.vmap(function, in_dims)(*args), 0
-
-    return rule
 
 
 # --- gradients without the extension --------------------------------------------------------------

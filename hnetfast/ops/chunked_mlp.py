@@ -18,9 +18,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hnetfast.ops._activations import ACTIVATIONS
 from hnetfast.ops._library import check_dense, check_tensor, loop_over_batch
 from hnetfast.ops._mlp_layers import (
-    ACTIVATIONS,
     DTYPES,
     backward_of_active,
     check_needs,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from hnetfast.ops._register import register_op, vmap_of
+from hnetfast.ops._activations import ACTIVATIONS, Activation
+from hnetfast.ops._register import register_op
+
+FUSED = ("tanh", "relu")  # the activation functions of this op
 
 
 def elman_states(z: Tensor, weight: Tensor, h_0: Tensor | None, activation: str) -> Tensor:
@@ -26,8 +31,6 @@ def elman_states(z: Tensor, weight: Tensor, h_0: Tensor | None, activation: str)
     Raises:
         ValueError: If ``activation`` is neither, or the shapes do not fit.
     """
-    if activation not in ("tanh", "relu"):
-        raise ValueError(f"activation: expected 'tanh' or 'relu', got {activation!r}")
     if h_0 is None:
         h_0 = torch.zeros_like(z[0])
     return _OP(z, weight, h_0, activation)
@@ -36,12 +39,18 @@ def elman_states(z: Tensor, weight: Tensor, h_0: Tensor | None, activation: str)
 def elman_states_reference(z: Tensor, weight: Tensor, h_0: Tensor, activation: str) -> Tensor:
     """The same in plain PyTorch, differentiated step by step."""
     _check(z, weight, h_0)
-    act = torch.tanh if activation == "tanh" else torch.relu
+    act = _function(activation).function
     states, h = [], h_0
     for z_t in z.unbind(0):
         h = act(z_t + h @ weight.mT)
         states.append(h)
     return torch.stack(states)
+
+
+def _function(name: str) -> Activation:
+    if name not in FUSED:
+        raise ValueError(f"elman_states: activation is {name!r}, expected one of {', '.join(FUSED)}")
+    return ACTIVATIONS[name]
 
 
 def _check(z: Tensor, weight: Tensor, h_0: Tensor) -> None:
@@ -64,21 +73,24 @@ def _check(z: Tensor, weight: Tensor, h_0: Tensor) -> None:
 
 def _backward(grad_states, states, weight, h_0, activation: str, needs) -> list[Tensor]:
     """Gradients of z, of the matrices and of the initial states, differentiable."""
-    slopes = 1 - states * states if activation == "tanh" else (states > 0).to(states.dtype)
+    gradient = _function(activation).gradient
     grads: list[Tensor] = []
-    for grad_t, slope in zip(reversed(grad_states.unbind(0)), reversed(slopes.unbind(0)), strict=True):
-        grads.append((grad_t + grads[-1] @ weight if grads else grad_t) * slope)
+    for grad_t, h in zip(reversed(grad_states.unbind(0)), reversed(states.unbind(0)), strict=True):
+        grads.append(gradient(grad_t + grads[-1] @ weight if grads else grad_t, h))
     grad_z = torch.stack(grads[::-1])
     grad_weight = grad_h_0 = grad_z.new_empty(0)
     if needs[1]:
         grad_weight = grad_z[0].mT @ h_0
         if len(states) > 1:
-            # Steps and samples are the terms of one sum: [..., T·batch, H].
-            rows = [t.movedim(0, -3).flatten(-3, -2) for t in (grad_z[1:], states[:-1])]
-            grad_weight = grad_weight + rows[0].mT @ rows[1]
+            grad_weight = grad_weight + _rows(grad_z[1:]).mT @ _rows(states[:-1])
     if needs[2]:
         grad_h_0 = grad_z[0] @ weight
     return [grad_z, grad_weight, grad_h_0]
+
+
+def _rows(steps: Tensor) -> Tensor:
+    """Steps and samples as the terms of one sum: ``[..., T·batch, H]``."""
+    return steps.transpose(0, -3).reshape(*steps.shape[1:-2], -1, steps.shape[-1])
 
 
 def _fake(z, weight, h_0, activation: str) -> Tensor:
@@ -92,18 +104,48 @@ def _backward_fake(grad_states, states, weight, h_0, activation: str, needs) -> 
     return [weight.new_empty(shape if need else 0) for shape, need in zip(shapes, needs, strict=True)]
 
 
+def _fold(info, in_dims, sequences: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    """Makes the batch of ``vmap`` more sets of weights: ``[T, V·B, …]``, and of the others ``[V·B, …]``."""
+
+    def in_front(tensor: Tensor, dim: int | None) -> Tensor:
+        return tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+    tensors = [in_front(t, dim) for t, dim in zip([*sequences, *others], in_dims, strict=False)]
+    sequences, others = [t.transpose(0, 1) for t in tensors[: len(sequences)]], tensors[len(sequences) :]
+    if others[0].dim() == 4:
+        sequences, others = [t.flatten(1, 2) for t in sequences], [t.flatten(0, 1) for t in others]
+    return [*sequences, *others]
+
+
+def _unfold(info, tensor: Tensor, dim: int, has_sets: bool) -> Tensor:
+    return tensor.unflatten(dim, (info.batch_size, -1)) if has_sets else tensor
+
+
+def _vmap(info, in_dims, z, weight, h_0, activation: str):
+    has_sets = weight.dim() - (in_dims[1] is not None) == 3
+    states = _OP(*_fold(info, in_dims, [z], [weight, h_0]), activation)
+    return _unfold(info, states, 1, has_sets), 1
+
+
+def _vmap_backward(info, in_dims, grad_states, states, weight, h_0, activation: str, needs):
+    has_sets = weight.dim() - (in_dims[2] is not None) == 3
+    found = _BACKWARD_OP(*_fold(info, in_dims, [grad_states, states], [weight, h_0]), activation, needs)
+    dims = [d if need else None for d, need in zip((1, 0, 0), (True, *needs[1:]), strict=True)]
+    return [t if d is None else _unfold(info, t, d, has_sets) for t, d in zip(found, dims, strict=True)], dims
+
+
 _BACKWARD_OP = register_op(
     "elman_states_backward(Tensor grad_states, Tensor states, Tensor weight, Tensor h_0, str activation, "
     "bool[] needs) -> Tensor[]",
     _backward,
     _backward_fake,
     differentiable=_backward,
-    vmap=vmap_of(_backward),
+    vmap=_vmap_backward,
 )
 _OP = register_op(
     "elman_states(Tensor z, Tensor weight, Tensor h_0, str activation) -> Tensor states",
     elman_states_reference,
     _fake,
-    vmap=vmap_of(elman_states_reference),
+    vmap=_vmap,
     autocast=lambda op, device, *args: elman_states_reference(*args),
 )

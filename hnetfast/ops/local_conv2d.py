@@ -352,25 +352,29 @@ def local_conv2d_reference(
 def _backward_reference(
     grad, input, weight, kernel_size, stride, padding, dilation, output_size, groups, needs
 ):
+    """Gradients that have gradients; in operations that ``is_grads_batched`` knows, which are few."""
     sizes = (kernel_size, stride, padding, dilation, output_size, groups)
     _check_grad(grad, input, weight, sizes)
     if weight.dim() == 3:
         tensors = (t.unsqueeze(0) for t in (grad, input, weight))
         return [t.squeeze(0) for t in _backward_reference(*tensors, *sizes, needs)]
-    geometry = Geometry(*sizes)
-    grad = grad.flatten(-2)  # [B, N, C_out, P]
-    results = [grad.new_empty(0), grad.new_empty(0), grad.sum(1) if needs[2] else grad.new_empty(0)]
-    grad = grad.unflatten(2, (groups, -1))  # [B, N, groups, C_out/groups, P]
+    (sets, outputs, fields, positions), (shared, images, channels, *size) = weight.shape, input.shape
+    options = {"dilation": dilation, "padding": padding, "stride": stride}
+    g = grad.reshape(sets, images, groups, outputs // groups, positions)
+    results = [grad.new_empty(0)] * 3
+    if needs[2]:
+        results[2] = grad.sum(1).reshape(sets, outputs, positions)
     if needs[1]:
-        fields = _fields(input, geometry).expand(weight.shape[0], -1, -1, -1, -1)
-        results[1] = torch.einsum("bngop,bngfp->bgofp", grad, fields).flatten(1, 2)
+        seen = F.unfold(input.reshape(-1, channels, *size), kernel_size, **options)
+        seen = seen.reshape(shared, images, groups, fields, positions)
+        of_weight = g.permute(0, 2, 4, 3, 1) @ seen.permute(0, 2, 4, 1, 3)  # [sets, groups, P, O/groups, F]
+        results[1] = of_weight.permute(0, 1, 3, 4, 2).reshape(weight.shape)
     if needs[0]:
-        parts = torch.einsum("bngop,bgofp->bngfp", grad, weight.unflatten(1, (groups, -1)))
-        parts = parts.flatten(2, 3).flatten(0, 1)  # [B·N, C_in·K_h·K_w, P]
-        grad_input = F.fold(
-            parts, input.shape[-2:], kernel_size, dilation=dilation, padding=padding, stride=stride
-        ).unflatten(0, grad.shape[:2])
-        results[0] = grad_input.sum(0, keepdim=True) if input.shape[0] == 1 else grad_input
+        filters = weight.reshape(sets, groups, outputs // groups, fields, positions)
+        parts = g.permute(0, 2, 4, 1, 3) @ filters.permute(0, 1, 4, 2, 3)  # [sets, groups, P, N, F]
+        parts = parts.permute(0, 3, 1, 4, 2).reshape(sets * images, groups * fields, positions)
+        of_input = F.fold(parts, size, kernel_size, **options).reshape(sets, images, channels, *size)
+        results[0] = of_input.sum(0, keepdim=True) if shared == 1 else of_input
     return results
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from hnetfast.ops._activations import ACTIVATIONS
 from hnetfast.ops._library import (
     EXTENSION_LOADED,
     LIBRARY,
@@ -27,7 +28,7 @@ from hnetfast.ops._library import (
     takes_plain_tensors,
     without_autocast,
 )
-from hnetfast.ops._mlp_layers import activate, check_network, sizes_of
+from hnetfast.ops._mlp_layers import check_network, sizes_of
 from hnetfast.ops._output_reg_closed import ClosedForm, OfChunk, Problem
 from hnetfast.ops.chunked_mlp import chunked_mlp_reference
 from hnetfast.ops.grouped_mlp import Group
@@ -472,22 +473,13 @@ def _activate(after: Tensor, change: Tensor, activation: str) -> tuple[Tensor, T
     """
     before = (after - change).detach()
     after = after + (change - change.detach())
-    if activation == "identity":
-        return after, change
-    now, then = activate(after, activation), activate(before, activation)
-    small = change.clamp(-1, 1)  # beyond that there is nothing to cancel, and formulas overflow
+    kind = ACTIVATIONS[activation]
+    now, then = kind.function(after), kind.function(before)
+    small = change.clamp(-1, 1) if kind.small else change  # formulas overflow beyond
+    exact = kind.change(small, before, after, now, then)
     applies = change == small
-    same_side = (after > 0) == (before > 0)
-    if activation in ("relu", "leaky_relu"):
-        slope = 0.0 if activation == "relu" else 0.01
-        exact, applies = torch.where(after > 0, change, slope * change), same_side
-    elif activation == "tanh":
-        exact = torch.tanh(small) * (1 - now * then)
-    elif activation == "sigmoid":
-        exact = -torch.expm1(-small) * now * (1 - then)
-    else:
-        below = torch.exp(before.clamp(max=0)) * torch.expm1(small)
-        exact, applies = torch.where(after > 0, change, below), applies & same_side
+    if kind.kink:
+        applies = applies & ((after > 0) == (before > 0))
     return now, torch.where(applies, exact, now - then)
 
 
