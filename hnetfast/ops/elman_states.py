@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hnetfast.ops._activations import ACTIVATIONS, Activation
+from hnetfast.ops._activations import ACTIVATIONS
+from hnetfast.ops._library import check_dense
 from hnetfast.ops._register import register_op
 
 FUSED = ("tanh", "relu")  # the activation functions of this op
@@ -38,8 +39,8 @@ def elman_states(z: Tensor, weight: Tensor, h_0: Tensor | None, activation: str)
 
 def elman_states_reference(z: Tensor, weight: Tensor, h_0: Tensor, activation: str) -> Tensor:
     """The same in plain PyTorch, differentiated step by step."""
-    _check(z, weight, h_0)
-    act = _function(activation).function
+    _check(z, weight, h_0, activation)
+    act = ACTIVATIONS[activation].function
     states, h = [], h_0
     for z_t in z.unbind(0):
         h = act(z_t + h @ weight.mT)
@@ -47,13 +48,11 @@ def elman_states_reference(z: Tensor, weight: Tensor, h_0: Tensor, activation: s
     return torch.stack(states)
 
 
-def _function(name: str) -> Activation:
-    if name not in FUSED:
-        raise ValueError(f"elman_states: activation is {name!r}, expected one of {', '.join(FUSED)}")
-    return ACTIVATIONS[name]
-
-
-def _check(z: Tensor, weight: Tensor, h_0: Tensor) -> None:
+def _check(z: Tensor, weight: Tensor, h_0: Tensor, activation: str) -> None:
+    for name, tensor in (("z", z), ("weight", weight), ("h_0", h_0)):
+        check_dense("elman_states", name, tensor)
+    if activation not in FUSED:
+        raise ValueError(f"elman_states: activation is {activation!r}, expected 'tanh' or 'relu'")
     sets = weight.shape[:-2]
     if (
         weight.dim() not in (2, 3)
@@ -73,7 +72,8 @@ def _check(z: Tensor, weight: Tensor, h_0: Tensor) -> None:
 
 def _backward(grad_states, states, weight, h_0, activation: str, needs) -> list[Tensor]:
     """Gradients of z, of the matrices and of the initial states, differentiable."""
-    gradient = _function(activation).gradient
+    _check(grad_states, weight, h_0, activation)
+    gradient = ACTIVATIONS[activation].gradient
     grads: list[Tensor] = []
     for grad_t, h in zip(reversed(grad_states.unbind(0)), reversed(states.unbind(0)), strict=True):
         grads.append(gradient(grad_t + grads[-1] @ weight if grads else grad_t, h))
@@ -94,12 +94,12 @@ def _rows(steps: Tensor) -> Tensor:
 
 
 def _fake(z, weight, h_0, activation: str) -> Tensor:
-    _check(z, weight, h_0)
+    _check(z, weight, h_0, activation)
     return z.new_empty(z.shape)
 
 
 def _backward_fake(grad_states, states, weight, h_0, activation: str, needs) -> list[Tensor]:
-    _check(grad_states, weight, h_0)
+    _check(grad_states, weight, h_0, activation)
     shapes = (grad_states.shape, weight.shape, h_0.shape)
     return [weight.new_empty(shape if need else 0) for shape, need in zip(shapes, needs, strict=True)]
 

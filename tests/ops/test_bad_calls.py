@@ -58,7 +58,9 @@ def network(rng: random.Random, conditions: int, chunks: int, dtype, hidden=None
     widths = [sum(shape[2] for shape in shapes), *hidden, row or rng.choice([1, 5, 33])]
     weights = [normal(o, i, dtype=dtype) for i, o in pairwise(widths)]
     biases = [normal(w.shape[0], dtype=dtype) for w in weights] if rng.random() < 0.7 else []
-    return Group([normal(*shape, dtype=dtype) for shape in shapes], weights, biases, rng.choice(ACTIVATIONS))
+    return Group(
+        [normal(*shape, dtype=dtype) for shape in shapes], weights, biases, rng.choice(list(ACTIVATIONS))
+    )
 
 
 def sizes_of(inputs: Sequence[Tensor]) -> tuple[int, int]:

@@ -219,7 +219,7 @@ def test_bad_arguments():
         (x[..., :5], weight, bias),
         (x, weight, bias[:, :2]),
     ):
-        with pytest.raises((ValueError, RuntimeError), match=r"shape|size|must match|dim"):
+        with pytest.raises((ValueError, RuntimeError), match=r"shape|bias is Float \[2, 2\]"):
             batched_linear(*bad)
-    with pytest.raises((TypeError, RuntimeError), match=r"type|dtype"):
+    with pytest.raises(ValueError, match="weight is Float"):
         batched_linear(x.double(), weight, bias)
