@@ -20,11 +20,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputIndexError, InputTypeError, UnsupportedError
 from hnetfast.mnets import MLP
 from hnetfast.ops._activations import is_elementwise, is_watched
+from hnetfast.utils._evaluation_mode import evaluation_mode
 from hnetfast.utils._values import has_negative
-from hnetfast.utils.hnet_regularizer import check_task_id, evaluation_mode
 
 __all__ = ["compute_fisher", "context_mod_forward", "ewc_regularizer"]
 
@@ -99,7 +100,7 @@ def compute_fisher(
         TypeError, ValueError: If an argument is not accepted; it is named.
         NotImplementedError: For a regression of time series without ``custom_nll``.
     """
-    task_id = check_task_id(task_id, 0)
+    task_id = check_integer("task_id", task_id, 0)
     params = list(params)
     keeper = mnet if hnet is None else hnet
     names = [_ewc_buffer_names(task_id, i, online) for i in range(len(params))]
@@ -113,7 +114,7 @@ def compute_fisher(
             raise InputTypeError(f"{name}: a function is accepted, got {function!r}")
     allowed = _checked_indices(allowed_outputs)
     if n_max != -1:
-        n_max = check_task_id(n_max, 1, "n_max")
+        n_max = check_integer("n_max", n_max, 1)
     count = data.num_train_samples if n_max == -1 else min(n_max, data.num_train_samples)
     if count == 0:
         raise InputError("data: has no training samples")
@@ -347,7 +348,7 @@ def ewc_regularizer(
         TypeError, ValueError: If there is no estimate for these tasks and parameters, or it has negative
             values.
     """
-    task_id = check_task_id(task_id, 1)
+    task_id = check_integer("task_id", task_id, 1)
     params = list(params)
     if online and not _number("gamma", gamma) >= 0:
         raise InputError(f"gamma: a number of at least 0 is accepted, got {gamma!r}")

@@ -367,7 +367,7 @@ def test_checkpoint_of_hypnettorch():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_max": 0}, "n_max: an integer of at least 1"),
+        ({"n_max": 0}, "n_max: expected a positive integer"),
         ({"task_id": -1}, "task_id"),
         ({"params": []}, "params: at least one"),
         ({"params": [torch.ones(2)]}, r"params\[0\]: must need a gradient"),
@@ -464,6 +464,6 @@ def test_regulariser_without_estimates():
     ours.compute_fisher(0, Samples(), list(net.weights), "cpu", net)
     with pytest.raises(ValueError, match=r"params\[0\]: shape \[5, 4\]"):
         ours.ewc_regularizer(1, list(net.weights)[::-1], net)
-    with pytest.raises(ValueError, match="task_id: an integer of at least 1"):
+    with pytest.raises(ValueError, match="task_id: expected a positive integer"):
         ours.ewc_regularizer(0, list(net.weights), net)
     assert copy.deepcopy(net).ewc_prev_task_0_weights_0.shape == (5, 4)

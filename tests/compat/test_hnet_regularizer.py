@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import hnetfast.hnets as hnets
 from hnetfast.mnets import MLP
+from hnetfast.regularizers import _output_penalty as output_penalty
 from hnetfast.utils import hnet_regularizer as ours_reg
 
 oracle_hnets = pytest.importorskip("hypnettorch.hnets")
@@ -271,14 +272,14 @@ def container_in_container(module, shapes):
 def penalty_of_parts(monkeypatch):
     """A list that has an entry for every penalty that was computed without generating weights."""
     found = []
-    original = ours_reg.change_from_parts
+    original = output_penalty.change_from_parts
 
     def recorded(*args):
         result = original(*args)
         found.append(result is not None)
         return result
 
-    monkeypatch.setattr(ours_reg, "change_from_parts", recorded)
+    monkeypatch.setattr(output_penalty, "change_from_parts", recorded)
     return found
 
 
@@ -286,7 +287,7 @@ def penalty_of_parts(monkeypatch):
 @pytest.mark.parametrize("kind", [conditional_chunks, structured, container])
 def test_kinds_of_hypernetworks(kind, heads, monkeypatch):
     # Many outputs of this small network belong to heads; else they would be generated.
-    monkeypatch.setattr("hnetfast.hnets._output_change._CORRECTIONS_AT_MOST", 1.0)
+    monkeypatch.setattr("hnetfast.regularizers._output_change._CORRECTIONS_AT_MOST", 1.0)
     fast = penalty_of_parts(monkeypatch)
     results = []
     for module, mlp, regulariser in ((oracle_hnets, oracle_mnets.MLP, oracle_reg), (hnets, MLP, ours_reg)):
@@ -320,7 +321,7 @@ def test_kinds_of_hypernetworks(kind, heads, monkeypatch):
 @pytest.mark.parametrize("heads", [False, True])
 @pytest.mark.parametrize("kind", [structured, container, container_in_container])
 def test_parts_and_outputs_agree(kind, heads, monkeypatch):
-    monkeypatch.setattr("hnetfast.hnets._output_change._CORRECTIONS_AT_MOST", 1.0)
+    monkeypatch.setattr("hnetfast.regularizers._output_change._CORRECTIONS_AT_MOST", 1.0)
     fast = penalty_of_parts(monkeypatch)
     mnet = MLP(**MNET)
     hnet = kind(hnets, mnet.param_shapes).double()
@@ -446,7 +447,7 @@ def test_activations_of_ones_own_and_automatic_mixed_precision():
 
 
 def test_direct_form_for_a_few_tasks_at_a_time(monkeypatch):
-    monkeypatch.setattr("hnetfast.hnets._output_change._OUTPUTS_AT_ONCE", 100)
+    monkeypatch.setattr("hnetfast.regularizers._output_change._OUTPUTS_AT_ONCE", 100)
     ((theirs, _), (ours, _)) = build("ChunkedHMLP")
     targets = [random_like(ours.target_shapes) for _ in range(4)]
     fishers = [[t.abs() for t in random_like(ours.target_shapes)] for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Continual-learning regularisers as objects; :mod:`hnetfast.utils` has hypnettorch's functions."""
+"""The output regulariser as an object that remembers what a hypernetwork was."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.mnets.mnet_interface import MainNetInterface
-from hnetfast.utils.hnet_regularizer import calc_fix_target_reg, check_task_id
+from hnetfast.regularizers._output_penalty import check_task, listed, output_penalty
 
 __all__ = ["OutputRegularizer"]
 
@@ -77,8 +78,8 @@ class OutputRegularizer:
             )
         if inds_of_out_heads is not None and mnet is None:
             raise InputError("mnet: needed with inds_of_out_heads, got None")
-        if batch_size is not None and check_task_id(batch_size, 1, "batch_size"):
-            batch_size = int(batch_size)
+        if batch_size is not None:
+            batch_size = check_integer("batch_size", batch_size, 1)
         if dtype is not None and not dtype.is_floating_point:
             raise InputError(f"dtype: a floating-point type is accepted, got {dtype}")
         self._hnet = hnet
@@ -131,18 +132,21 @@ class OutputRegularizer:
             TypeError, ValueError, IndexError: If an argument is not accepted, or there is no snapshot yet.
         """
         hnet = self._hnet
-        current_task = check_task_id(current_task, 0, "current_task")
+        current_task = check_task("current_task", current_task, 0, hnet)
         like = next(hnet.parameters())
         if current_task == 0:
             return like.new_zeros((), requires_grad=True)
         if self._theta is None:
             raise InputError(f"current_task: {current_task}, but snapshot() has not been called after task 0")
-        return calc_fix_target_reg(
+        previous = {"uncond_weights": self._theta, "cond_weights": self._previous_embeddings()}
+        weights = None
+        if lookahead is not None:
+            weights = {"uncond_weights": hnet.add_to_uncond_params(listed("lookahead", lookahead))}
+        return output_penalty(
             hnet,
             current_task,
-            prev_theta=[t.to(like.device, like.dtype) for t in self._theta],
-            prev_task_embs=[t.to(like.device, like.dtype) for t in self._previous_embeddings()],
-            dTheta=lookahead,
+            previous={key: [t.to(like.device, like.dtype) for t in ts] for key, ts in previous.items()},
+            weights=weights,
             mnet=self._mnet,
             inds_of_out_heads=self._inds_of_out_heads,
             batch_size=self._batch_size,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -13,9 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from hnetfast import ops
 from hnetfast.hnets._part import Part
 from hnetfast.hnets.hnet_interface import HyperNetInterface
-from hnetfast.ops._library import remembered, without_autocast
+from hnetfast.ops._corrections import Corrections
+from hnetfast.ops._library import without_autocast
 from hnetfast.ops._mlp_layers import sizes_of
-from hnetfast.ops.output_reg import Corrections
+from hnetfast.regularizers._output_heads import IgnoredOutputs
 
 _OUTPUTS_AT_ONCE = 1 << 24  # generated weights in memory, for as many conditions as that are
 _CORRECTIONS_AT_MOST = 0.25  # of all outputs; with more of them generating is as fast
@@ -52,13 +52,18 @@ def _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored) -> T
     if current is None:
         return None
     lengths = [part.num_outputs for part in current]
-    corrections = _corrections(hnet, lengths) if ignored is None else ignored.corrections(hnet, lengths)
-    if sum(map(len, corrections or ())) > _CORRECTIONS_AT_MOST * hnet._num_part_outputs:
+    uneven = hnet._uneven_outputs()
+    corrections: list[Corrections | None] = [None] * len(current)
+    if ignored is not None:
+        corrections = ignored.corrections(hnet, lengths)
+    elif uneven is not None:
+        corrections = uneven.split(lengths)
+    if sum(len(each or ()) for each in corrections) > _CORRECTIONS_AT_MOST * hnet._num_part_outputs:
         return None
     with torch.no_grad():
         former = hnet._parts(cond_ids, previous)
     total = 0.0
-    for now, then, of_part in zip(current, former, corrections or [None] * len(current), strict=True):
+    for now, then, of_part in zip(current, former, corrections, strict=True):
         total = total + _change_of_part(now, then, len(cond_ids), scaling, of_part)
     return total - total.detach().clamp(max=0)  # it may be a little less than zero where terms cancel
 
@@ -87,69 +92,6 @@ def _change_of_part(
         chosen = squares.index_select(1, corrections.positions_on(squares.device))
         sums = sums - (chosen * corrections.factors_like(squares)).sum(1)
     return sums.sum() if scaling is None else scaling @ sums
-
-
-class IgnoredOutputs:
-    """Outputs that do not count, and what follows from them, found out once.
-
-    Args:
-        positions: For each condition their positions, int64 on the CPU.
-    """
-
-    def __init__(self, positions: Sequence[Tensor]) -> None:
-        self._positions = list(positions)
-        self._known: dict[Any, Any] = {}
-
-    def positions_on(self, device: torch.device) -> list[Tensor]:
-        """The positions on a device."""
-        return remembered(self._known, device, lambda: [each.to(device) for each in self._positions])
-
-    def corrections(self, hnet: HyperNetInterface, lengths: Sequence[int]) -> list[Corrections] | None:
-        """Elements of the parts of a hypernetwork that do not count once, for each part, or None."""
-        return remembered(self._known, tuple(lengths), lambda: _corrections(hnet, lengths, self._positions))
-
-
-def _corrections(
-    hnet: HyperNetInterface, lengths: Sequence[int], ignored: Sequence[Tensor] | None = None
-) -> list[Corrections] | None:
-    """Elements of the parts that do not count once, with factors of what to subtract of them."""
-    uneven, uses = _uneven_uses(hnet)
-    if ignored is None:
-        if len(uneven) == 0:
-            return None
-        return remembered(
-            hnet.__dict__,
-            "_uneven_corrections",
-            lambda: _of_parts(Corrections(uneven, (1 - uses).unsqueeze(0)), lengths),
-        )
-    elements = [hnet._part_positions(positions) for positions in ignored]
-    positions = torch.cat([uneven, *elements]).unique()
-    factors = torch.zeros(len(ignored), len(positions), device="cpu")
-    factors[:, torch.searchsorted(positions, uneven)] = 1.0 - uses
-    for of_condition, found in zip(factors, elements, strict=True):
-        of_condition.index_add_(0, torch.searchsorted(positions, found), torch.ones(len(found), device="cpu"))
-    return _of_parts(Corrections(positions, factors), lengths)
-
-
-def _of_parts(corrections: Corrections, lengths: Sequence[int]) -> list[Corrections]:
-    ends = list(accumulate(lengths))
-    return [corrections.between(end - n, end) for end, n in zip(ends, lengths, strict=True)]
-
-
-def _uneven_uses(hnet: HyperNetInterface) -> tuple[Tensor, Tensor]:
-    """Elements of the parts that are not used once, and how often they are; found once for a network."""
-    if hnet._num_part_outputs == hnet.num_outputs and (
-        type(hnet)._part_positions is HyperNetInterface._part_positions
-    ):
-        return torch.empty(0, dtype=torch.int64, device="cpu"), torch.empty(0, device="cpu")
-
-    def find() -> tuple[Tensor, Tensor]:
-        elements = hnet._part_positions(torch.arange(hnet.num_outputs, device="cpu"))
-        uses = elements.bincount(minlength=hnet._num_part_outputs)
-        uneven = uses.ne(1).nonzero().flatten()
-        return uneven, uses[uneven].float()
-
-    return remembered(hnet.__dict__, "_uneven_part_uses", find)
 
 
 def change_from_outputs(
