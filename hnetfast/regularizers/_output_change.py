@@ -13,7 +13,7 @@ from hnetfast import ops
 from hnetfast.hnets._part import Part
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.ops._corrections import Corrections
-from hnetfast.ops._library import without_autocast
+from hnetfast.ops._library import remembered, without_autocast
 from hnetfast.ops._mlp_layers import sizes_of
 from hnetfast.regularizers._output_heads import IgnoredOutputs
 
@@ -21,11 +21,31 @@ _OUTPUTS_AT_ONCE = 1 << 24  # generated weights in memory, for as many condition
 _CORRECTIONS_AT_MOST = 0.25  # of all outputs; with more of them generating is as fast
 
 
+class Earlier:
+    """What the parameters of a hypernetwork were.
+
+    Args:
+        weights: They, as the argument ``weights`` of its ``forward``; no gradient reaches them.
+    """
+
+    def __init__(self, weights: dict[str, list[Tensor]]) -> None:
+        self.weights = weights
+        self._known: dict[tuple[int, ...], list[Part]] = {}
+
+    def parts(self, hnet: HyperNetInterface, cond_ids: Sequence[int]) -> list[Part]:
+        """The parts of what was generated, found out anew only for other conditions."""
+        key = tuple(cond_ids)
+        if key not in self._known:
+            self._known.clear()
+        with torch.no_grad():
+            return remembered(self._known, key, lambda: hnet._parts(cond_ids, self.weights))
+
+
 def change_from_parts(
     hnet: HyperNetInterface,
     cond_ids: Sequence[int],
     weights: dict[str, Any] | None,
-    previous: dict[str, Any],
+    previous: Earlier,
     scaling: Tensor | None,
     ignored: IgnoredOutputs | None,
 ) -> Tensor | None:
@@ -35,15 +55,15 @@ def change_from_parts(
         hnet: The hypernetwork, which is plain.
         cond_ids: The conditions.
         weights: Its parameters, see the argument of ``forward``.
-        previous: What they were; no gradient reaches them.
+        previous: What they were.
         scaling: A factor for each condition, ``[B]``.
         ignored: Outputs that do not count.
 
     Returns:
         Scalar; None if it cannot be had so.
     """
-    device = previous["uncond_weights"][0].device if previous["uncond_weights"] else torch.device("cpu")
-    with without_autocast(device.type):
+    kept = previous.weights["uncond_weights"]
+    with without_autocast(kept[0].device.type if kept else "cpu"):
         return _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored)
 
 
@@ -60,10 +80,8 @@ def _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored) -> T
         corrections = uneven.split(lengths)
     if sum(len(each or ()) for each in corrections) > _CORRECTIONS_AT_MOST * hnet._num_part_outputs:
         return None
-    with torch.no_grad():
-        former = hnet._parts(cond_ids, previous)
     total = 0.0
-    for now, then, of_part in zip(current, former, corrections, strict=True):
+    for now, then, of_part in zip(current, previous.parts(hnet, cond_ids), corrections, strict=True):
         total = total + _change_of_part(now, then, len(cond_ids), scaling, of_part)
     return total - total.detach().clamp(max=0)  # it may be a little less than zero where terms cancel
 
@@ -118,16 +136,10 @@ def change_from_outputs(
     Returns:
         Scalar.
     """
-    plain = hnet._is_plain()
-    # Networks that others have written may know one condition at a time and no format but this one.
-    options = {"weights": weights, "ret_format": "flattened" if plain else "squeezed"}
 
     def of_conditions(begin: int, end: int) -> Tensor:
         chosen = range(begin, end)
-        if plain:
-            current = hnet.forward(cond_id=[cond_ids[i] for i in chosen], **options)
-        else:
-            current = join(hnet.forward(cond_id=cond_ids[begin], **options)).unsqueeze(0)
+        current = generate(hnet, [cond_ids[i] for i in chosen], weights)
         squares = (reference(chosen) - current).square()
         if importance is not None:
             squares = importance(chosen) * squares
@@ -138,7 +150,7 @@ def change_from_outputs(
         sums = squares.sum(1)
         return sums.sum() if scaling is None else sums @ scaling[begin:end].to(sums)
 
-    count = len(cond_ids)
+    count, plain = len(cond_ids), hnet._is_plain()
     step = max(1, _OUTPUTS_AT_ONCE // hnet.num_outputs) if plain else 1
     if step >= count:
         return of_conditions(0, count)
@@ -152,6 +164,17 @@ def change_from_outputs(
         else:  # must not run twice
             total = total + of_conditions(*arguments)
     return total
+
+
+def generate(
+    hnet: HyperNetInterface, cond_ids: Sequence[int], weights: dict[str, list[Tensor]] | None
+) -> Tensor:
+    """What a hypernetwork generates for conditions, ``[B, num_outputs]``."""
+    if hnet._is_plain():
+        return hnet.forward(cond_id=list(cond_ids), weights=weights, ret_format="flattened")
+    # Networks that others have written may know one condition at a time and no format but this one.
+    options = {"weights": weights, "ret_format": "squeezed"}
+    return torch.stack([join(hnet.forward(cond_id=cond_id, **options)) for cond_id in cond_ids])
 
 
 def join(tensors: Tensor | Sequence[Tensor]) -> Tensor:

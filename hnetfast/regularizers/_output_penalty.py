@@ -16,7 +16,13 @@ from hnetfast._errors import InputError, InputIndexError, InputTypeError
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.ops._library import may_remember
-from hnetfast.regularizers._output_change import change_from_outputs, change_from_parts, join
+from hnetfast.regularizers._output_change import (
+    Earlier,
+    change_from_outputs,
+    change_from_parts,
+    generate,
+    join,
+)
 from hnetfast.regularizers._output_heads import weights_of_others
 from hnetfast.utils._evaluation_mode import evaluation_mode
 from hnetfast.utils._values import has_negative
@@ -26,7 +32,7 @@ def output_penalty(
     hnet: HyperNetInterface,
     task_id: int,
     *,
-    previous: dict[str, list[Tensor]] | None,
+    previous: Earlier | None,
     targets: Sequence[Any] | None = None,
     weights: dict[str, list[Tensor]] | None = None,
     mnet: MainNetInterface | None = None,
@@ -40,7 +46,7 @@ def output_penalty(
     Args:
         hnet: The hypernetwork.
         task_id: The current task; the penalty is about those before it.
-        previous: The hypernetwork's parameters as they were, as its argument ``weights``.
+        previous: The hypernetwork's parameters as they were.
         targets: Instead, what it generated for each task.
         weights: The parameters to compare with them, as that argument; by default its own.
         mnet: See :func:`hnetfast.utils.hnet_regularizer.calc_fix_target_reg`, as for the others.
@@ -56,7 +62,8 @@ def output_penalty(
     task_ids = list(range(task_id))
     if batch_size is not None and 0 < batch_size < task_id:
         task_ids = np.random.choice(task_id, size=batch_size, replace=False).tolist()
-    device = next((t.device for t in (previous or {}).get("uncond_weights") or hnet.parameters()), None)
+    kept_weights = previous.weights["uncond_weights"] if previous is not None else None
+    device = next((t.device for t in kept_weights or hnet.parameters()), None)
     scaling = None if reg_scaling is None else _scaling([reg_scaling[i] for i in task_ids], device)
     ignored = None
     if inds_of_out_heads is not None:
@@ -71,7 +78,7 @@ def output_penalty(
     if kept is None and importance is None and hnet._is_plain():
         penalty = change_from_parts(hnet, task_ids, weights, previous, scaling, ignored)
     if penalty is None:
-        reference = _generated(hnet, task_ids, previous) if kept is None else _rows(kept)
+        reference = _generated(hnet, task_ids, previous.weights) if kept is None else _rows(kept)
         factors = None if importance is None else _rows(importance)
         penalty = change_from_outputs(hnet, task_ids, weights, reference, factors, scaling, ignored)
     return penalty / len(task_ids)
@@ -86,8 +93,7 @@ def _generated(
 ) -> Callable[[Sequence[int]], Tensor]:
     def rows(chosen: Sequence[int]) -> Tensor:
         with torch.no_grad(), evaluation_mode(hnet):
-            options = {"weights": weights, "ret_format": "squeezed"}
-            return torch.stack([join(hnet.forward(cond_id=task_ids[k], **options)) for k in chosen])
+            return generate(hnet, [task_ids[k] for k in chosen], weights)
 
     return rows
 

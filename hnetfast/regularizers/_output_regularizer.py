@@ -12,6 +12,7 @@ from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.regularizers._output_change import Earlier
 from hnetfast.regularizers._output_penalty import check_task, listed, output_penalty
 
 __all__ = ["OutputRegularizer"]
@@ -89,14 +90,14 @@ class OutputRegularizer:
         self._batch_size = batch_size
         self._device = None if device is None else torch.device(device)
         self._dtype = dtype
-        self._theta: list[Tensor] | None = None
+        self._earlier: Earlier | None = None
         self._num_conditions = 0
         self._embeddings: list[tuple[nn.Parameter, Tensor]] = []
 
     @property
     def has_snapshot(self) -> bool:
         """Whether :meth:`snapshot` has been called, or a state with one loaded."""
-        return self._theta is not None
+        return self._earlier is not None
 
     def snapshot(self) -> None:
         """Remember the parameters as they are now, instead of what was remembered before.
@@ -112,9 +113,10 @@ class OutputRegularizer:
                 t.detach().to(self._device or t.device, self._dtype or t.dtype, copy=True) for t in tensors
             ]
 
-        self._theta = keep(theta)
+        weights = {"uncond_weights": keep(theta), "cond_weights": keep(embeddings)}
+        self._earlier = Earlier(weights)
         self._num_conditions = self._hnet.num_known_conds
-        self._embeddings = list(zip(self._hnet.conditional_params, keep(embeddings), strict=True))
+        self._embeddings = list(zip(self._hnet.conditional_params, weights["cond_weights"], strict=True))
 
     def loss(self, current_task: int, lookahead: Sequence[Tensor] | None = None) -> Tensor:
         """The penalty for the tasks before ``current_task``.
@@ -136,22 +138,30 @@ class OutputRegularizer:
         like = next(hnet.parameters())
         if current_task == 0:
             return like.new_zeros((), requires_grad=True)
-        if self._theta is None:
+        if self._earlier is None:
             raise InputError(f"current_task: {current_task}, but snapshot() has not been called after task 0")
-        previous = {"uncond_weights": self._theta, "cond_weights": self._previous_embeddings()}
         weights = None
         if lookahead is not None:
             weights = {"uncond_weights": hnet.add_to_uncond_params(listed("lookahead", lookahead))}
         return output_penalty(
             hnet,
             current_task,
-            previous={key: [t.to(like.device, like.dtype) for t in ts] for key, ts in previous.items()},
+            previous=self._earlier_like(like),
             weights=weights,
             mnet=self._mnet,
             inds_of_out_heads=self._inds_of_out_heads,
             batch_size=self._batch_size,
             reg_scaling=self._reg_scaling,
         )
+
+    def _earlier_like(self, like: Tensor) -> Earlier:
+        """What was remembered, in a tensor's dtype and on its device."""
+        weights = {**self._earlier.weights, "cond_weights": self._previous_embeddings()}
+        has_grown = self._hnet.num_known_conds != self._num_conditions
+        tensors = [t for ts in weights.values() for t in ts]
+        if not has_grown and all(t.device == like.device and t.dtype == like.dtype for t in tensors):
+            return self._earlier
+        return Earlier({key: [t.to(like.device, like.dtype) for t in ts] for key, ts in weights.items()})
 
     def _previous_embeddings(self) -> list[Tensor]:
         """What was remembered of conditional parameters; those that have been added since as they are."""
@@ -171,9 +181,12 @@ class OutputRegularizer:
 
         Embeddings that have been added since are in it as they are.
         """
-        if self._theta is None:
+        if self._earlier is None:
             return {}
-        return {"theta": list(self._theta), "embeddings": self._previous_embeddings()}
+        return {
+            "theta": list(self._earlier.weights["uncond_weights"]),
+            "embeddings": self._previous_embeddings(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Remember what another regulariser did.
@@ -190,7 +203,7 @@ class OutputRegularizer:
                 f'state: a dictionary with "theta" and "embeddings" is accepted, got {given}'
             )
         if not state:
-            self._theta, self._embeddings = None, []
+            self._earlier, self._embeddings = None, []
             return
         shapes = {
             "theta": self._hnet.unconditional_param_shapes,

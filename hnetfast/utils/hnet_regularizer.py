@@ -15,6 +15,7 @@ from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.regularizers._output_change import Earlier
 from hnetfast.regularizers._output_heads import output_masks
 from hnetfast.regularizers._output_penalty import check_task, listed, output_penalty
 from hnetfast.utils._evaluation_mode import evaluation_mode
@@ -94,7 +95,7 @@ def calc_fix_target_reg(
     _check_sources(task_id, hnet, targets, prev_theta, prev_task_embs)
     previous = None
     if targets is None:
-        previous = {"uncond_weights": list(prev_theta), "cond_weights": list(prev_task_embs)}
+        previous = Earlier({"uncond_weights": list(prev_theta), "cond_weights": list(prev_task_embs)})
     return output_penalty(
         hnet,
         task_id,

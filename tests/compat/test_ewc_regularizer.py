@@ -396,9 +396,9 @@ def test_checkpoint_of_hypnettorch():
         ({"prior_strength": [1.0], "online": True}, "prior_strength: tensors of the shapes"),
         ({"time_series": True}, "time_series: True does not fit"),
         ({"time_series": True, "regression": True}, "give custom_nll"),
-        ({"custom_forward": 1}, "custom_forward: a function"),
-        ({"custom_nll": 1}, "custom_nll: a function"),
-        ({"target_manipulator": 1}, "target_manipulator: a function"),
+        ({"custom_forward": 1}, "custom_forward: expected a function"),
+        ({"custom_nll": 1}, "custom_nll: expected a function"),
+        ({"target_manipulator": 1}, "target_manipulator: expected a function"),
         ({"mnet": build(out_fn=torch.nn.Sigmoid())}, "mnet: a tensor as its output is needed, got tuple"),
     ],
 )
