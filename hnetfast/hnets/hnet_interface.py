@@ -248,10 +248,6 @@ class HyperNetInterface(MainNetInterface):
         """
         return False
 
-    def _has_forward_of(self, cls: type[HyperNetInterface]) -> bool:
-        """Whether neither a subclass nor an assignment to this object has replaced :meth:`forward`."""
-        return type(self).forward is cls.forward and "forward" not in self.__dict__
-
     def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part] | None:
         """What :meth:`forward` puts together for conditions, if it only moves elements, and is plain.
 

@@ -38,23 +38,42 @@ class Corrections:
         return len(self.positions)
 
     def with_factors(self, scaled: Tensor) -> Corrections:
-        """The same with other factors of the outputs that count."""
+        """Replace the factors, and keep what has been found out about the positions.
+
+        Args:
+            scaled: The factors, of the shape of ``factors``.
+
+        Returns:
+            The new corrections.
+        """
         other = Corrections(self.positions, self.factors, scaled)
         other._known = self._known
         return other
 
     def factors_like(self, tensor: Tensor) -> Tensor:
-        """The factors in a tensor's dtype, on its device."""
+        """Return the factors in a tensor's dtype, on its device.
+
+        Args:
+            tensor: The tensor.
+        """
         if self.scaled is not None:
             return self.scaled.to(tensor)
         return self.remembered(("factors", tensor.device, tensor.dtype), lambda: self.factors.to(tensor))
 
     def positions_on(self, device: torch.device) -> Tensor:
-        """The positions on a device."""
+        """Return the positions on a device.
+
+        Args:
+            device: The device.
+        """
         return self.remembered(("positions", device), lambda: self.positions.to(device))
 
     def split(self, lengths: Sequence[int]) -> list[Corrections]:
-        """Those of each of several networks, which have so many outputs, counted from its first one."""
+        """Return the corrections of each of several networks, whose positions count from its first output.
+
+        Args:
+            lengths: Their numbers of outputs.
+        """
         return remembered(self._known, ("split", *lengths), lambda: self._split(lengths))
 
     def _split(self, lengths: Sequence[int]) -> list[Corrections]:
@@ -66,5 +85,13 @@ class Corrections:
         return results
 
     def remembered(self, key: tuple, find: Callable[[], Any]) -> Any:
-        """Find something out once."""
+        """Find something out once.
+
+        Args:
+            key: What it is.
+            find: Finds it out.
+
+        Returns:
+            What ``find`` returned.
+        """
         return find() if torch.compiler.is_compiling() else remembered(self._known, key, find)

@@ -23,8 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from hnetfast._checks import check_function, check_integer
 from hnetfast._errors import InputError, InputIndexError, InputTypeError, UnsupportedError
-from hnetfast.mnets import MLP
-from hnetfast.ops._activations import is_elementwise, is_watched
+from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.utils._evaluation_mode import evaluation_mode
 from hnetfast.utils._values import has_negative
 
@@ -139,19 +138,6 @@ class _Forward:
                 f"mnet: a tensor as its output is needed, got {type(outputs).__name__}; give custom_forward"
             )
         return outputs if self.allowed is None else _chosen(outputs, self.allowed)
-
-    def treats_samples_apart(self) -> bool:
-        """Whether evaluating many samples at once surely gives what evaluating them one by one does.
-
-        Code of others may mix samples, draw random numbers, count calls or look at values.
-        """
-        mnet = self.mnet
-        if self.custom is not None or self.hnet is not None or "forward" in vars(mnet):
-            return False
-        if type(mnet).forward is not MLP.forward or type(mnet)._evaluate is not MLP._evaluate:
-            return False
-        overwrites = getattr(mnet._a_fun, "inplace", False)  # the results of the layers, which are needed
-        return is_elementwise(mnet._a_fun) and not overwrites and not is_watched(mnet._a_fun)
 
 
 @dataclass
@@ -279,14 +265,16 @@ def _sums_of_squares(
     params: list[Tensor], samples: _Samples, forward: _Forward, nll: _Likelihood
 ) -> list[Tensor]:
     """Sums over samples of squared gradients of the log-likelihood, with networks in evaluation mode."""
-    together = forward.treats_samples_apart() and nll.custom is None and nll.empirical
+    own = forward.custom is None and forward.hnet is None and nll.custom is None
+    apart = isinstance(forward.mnet, MainNetInterface) and forward.mnet._treats_samples_apart()
+    together = own and apart and nll.empirical and not nll.time_series
     if torch.is_autocast_enabled(params[0].device.type):
         together = False  # sums of squares would be rounded to half precision
     with ExitStack() as modes:
         for network in (forward.mnet, forward.hnet):
             if network is not None:
                 modes.enter_context(evaluation_mode(network))
-        if together and not nll.time_series:
+        if together:
             return _squares_together(params, samples, lambda ps, x, t: nll(forward(ps, x), t))
         return _squares(params, samples, lambda x, t, ids: nll(forward(params, x, ids), t, ids))
 
