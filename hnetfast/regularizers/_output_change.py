@@ -13,7 +13,7 @@ from hnetfast import ops
 from hnetfast.hnets._part import Part
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.ops._corrections import Corrections
-from hnetfast.ops._library import remembered, without_autocast
+from hnetfast.ops._library import may_remember, without_autocast
 from hnetfast.ops._mlp_layers import sizes_of
 from hnetfast.regularizers._output_heads import IgnoredOutputs
 
@@ -30,15 +30,23 @@ class Earlier:
 
     def __init__(self, weights: dict[str, list[Tensor]]) -> None:
         self.weights = weights
-        self._known: dict[tuple[int, ...], list[Part]] = {}
+        self._last: tuple[list[int], list[Part]] | None = None
 
     def parts(self, hnet: HyperNetInterface, cond_ids: Sequence[int]) -> list[Part]:
-        """The parts of what was generated, found out anew only for other conditions."""
-        key = tuple(cond_ids)
-        if key not in self._known:
-            self._known.clear()
+        """Return the parts of what was generated; they are put together once for the same conditions.
+
+        Args:
+            hnet: The hypernetwork.
+            cond_ids: The conditions.
+        """
         with torch.no_grad():
-            return remembered(self._known, key, lambda: hnet._parts(cond_ids, self.weights))
+            if not may_remember():
+                return hnet._parts(cond_ids, self.weights)
+            last = self._last
+            if last is None or last[0] != cond_ids:
+                with torch.inference_mode(False):  # autograd could not save tensors made in it
+                    last = self._last = list(cond_ids), hnet._parts(cond_ids, self.weights)
+            return last[1]
 
 
 def change_from_parts(
