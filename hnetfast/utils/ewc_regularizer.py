@@ -391,10 +391,10 @@ def ewc_regularizer(
 
     Args:
         task_id: The task being learned, at least 1.
-        params: As for :func:`compute_fisher`; gradients reach them.
-        mnet: As for :func:`compute_fisher`.
-        hnet: Likewise.
-        online: Likewise.
+        params: The tensors that :func:`compute_fisher` was given; gradients reach them.
+        mnet: The main network.
+        hnet: The hypernetwork, if it keeps the estimates.
+        online: Whether there is one estimate for all tasks.
         gamma: Factor of the estimate, for ``online`` only; at least 0.
 
     Returns:

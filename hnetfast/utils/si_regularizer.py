@@ -57,9 +57,9 @@ def si_post_optim_step(
     """Add what the last step contributed, ``-grad * change``, to the running importance.
 
     Args:
-        net: As for :func:`si_pre_optim_step`.
-        params: Likewise; their ``grad`` is read.
-        params_name: Likewise.
+        net: The module whose buffers keep everything.
+        params: Parameters, the same ones in the same order as in the other functions; their ``grad`` is read.
+        params_name: Tells several groups of parameters in one module apart.
         delta_params: Changes of the parameters, a tensor for each of ``params``, instead of how they differ
             from what :func:`si_pre_optim_step` remembered. The optimiser need not have made a step then.
 
@@ -99,9 +99,9 @@ def si_compute_importance(
     It is the running importance over the squared change during the task plus ``epsilon``, or 0 if negative.
 
     Args:
-        net: As for :func:`si_pre_optim_step`.
-        params: Likewise.
-        params_name: Likewise.
+        net: The module whose buffers keep everything.
+        params: Parameters, the same ones in the same order as in the other functions.
+        params_name: Tells several groups of parameters in one module apart.
         epsilon: Keeps the division stable; at least 0.
 
     Raises:
@@ -135,9 +135,9 @@ def si_regularizer(net: nn.Module, params: Iterable[Tensor], params_name: str | 
     """Squared changes since the last task, weighted by their importance.
 
     Args:
-        net: As for :func:`si_pre_optim_step`.
-        params: Likewise; gradients reach them.
-        params_name: Likewise.
+        net: The module whose buffers keep everything.
+        params: Parameters, the same ones in the same order as in the other functions; gradients reach them.
+        params_name: Tells several groups of parameters in one module apart.
 
     Returns:
         Scalar tensor, to be multiplied by a strength; 0 if no parameter needs a gradient.
