@@ -120,6 +120,33 @@ def test_snapshot_in_less_precision():
     torch.testing.assert_close(rounded.loss(2), exact.loss(2), rtol=0.05, atol=0)
 
 
+def test_earlier_weights_are_looked_at_once(monkeypatch):
+    hnet = build().double()
+    regularizer = with_snapshot(hnet)
+    state = regularizer.state_dict()
+    change(hnet)
+
+    def expected(task):
+        previous = {"prev_theta": state["theta"], "prev_task_embs": state["embeddings"]}
+        return calc_fix_target_reg(hnet, task, **previous)
+
+    right = [expected(task) for task in (2, 2, 1, 2)]
+    original, looks = hnet._parts, []
+    monkeypatch.setattr(hnet, "_parts", lambda ids, weights: looks.append(weights) or original(ids, weights))
+    for task, value in zip((2, 2, 1, 2), right, strict=True):
+        assert torch.equal(regularizer.loss(task), value)
+    assert sum(weights is not None for weights in looks) == 3
+    hnet.add_conditions(1)
+    for _ in range(2):
+        change(hnet)
+        state = regularizer.state_dict()  # new embeddings are in it as they are
+        assert torch.equal(regularizer.loss(4), expected(4))
+    wide = regularizer.loss(2)
+    torch.testing.assert_close(hnet.float() and regularizer.loss(2), wide.float())
+    regularizer.snapshot()
+    assert regularizer.loss(2) == 0
+
+
 def test_conditions_added_after_the_snapshot():
     hnet = build().double()
     regularizer = with_snapshot(hnet)
