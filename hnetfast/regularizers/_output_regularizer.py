@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
+from hnetfast.hnets._arguments import check_hnet
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.regularizers._output_change import Earlier
@@ -70,8 +71,7 @@ class OutputRegularizer:
         for wrapper in ("module", "_orig_mod"):
             if not isinstance(hnet, HyperNetInterface):
                 hnet = getattr(hnet, wrapper, hnet)
-        if not isinstance(hnet, HyperNetInterface):
-            raise InputTypeError(f"hnet: a hypernetwork is accepted, got {type(hnet).__name__}")
+        hnet = check_hnet(hnet)
         if hnet.unconditional_params is None or not hnet.conditional_params:
             raise InputError(
                 "hnet: needs internal parameters, unconditional ones and those of conditions; see the "
