@@ -31,7 +31,7 @@ class Corrections:
 
     def __init__(self, positions: Tensor, factors: Tensor, scaled: Tensor | None = None) -> None:
         self.positions, self.factors = map(_to_keep, (positions, factors))
-        self.scaled = scaled
+        self._scaled = scaled
         self._known: dict[tuple, Any] = {}
 
     def __len__(self) -> int:
@@ -56,8 +56,8 @@ class Corrections:
         Args:
             tensor: The tensor.
         """
-        if self.scaled is not None:
-            return self.scaled.to(tensor)
+        if self._scaled is not None:
+            return self._scaled.to(tensor)
         return self.remembered(("factors", tensor.device, tensor.dtype), lambda: self.factors.to(tensor))
 
     def positions_on(self, device: torch.device) -> Tensor:

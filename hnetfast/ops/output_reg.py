@@ -131,8 +131,8 @@ def _change_without(
                 group._replace(weights=[*group.weights[:-1], last], biases=[*group.biases[:-1], *bias])
             )
         rest = part.corrections
-        if corrections.scaled is not None:
-            rest = rest.with_factors(corrections.scaled.index_select(1, part.left))
+        if corrections._scaled is not None:
+            rest = rest.with_factors(corrections._scaled.index_select(1, part.left))
         total = total + output_reg(*groups, part.num_rows, scaling, rest)
     return total
 
@@ -284,7 +284,7 @@ def _by_closed_form(
         )
         never = plan.never
         for chunk, rows, order, factors in plan.parts:
-            if corrections.scaled is not None:
+            if corrections._scaled is not None:
                 factors = corrections.factors_like(weight).index_select(1, order)
             if scaling is not None:
                 factors = factors * scaling.unsqueeze(1)

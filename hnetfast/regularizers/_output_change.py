@@ -88,9 +88,10 @@ def _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored) -> T
         corrections = uneven.split(lengths)
     if sum(len(each or ()) for each in corrections) > _CORRECTIONS_AT_MOST * hnet._num_part_outputs:
         return None
-    total = 0.0
+    total = None
     for now, then, of_part in zip(current, previous.parts(hnet, cond_ids), corrections, strict=True):
-        total = total + _change_of_part(now, then, len(cond_ids), scaling, of_part)
+        change = _change_of_part(now, then, len(cond_ids), scaling, of_part)
+        total = change if total is None else total + change
     return total - total.detach().clamp(max=0)  # it may be a little less than zero where terms cancel
 
 
