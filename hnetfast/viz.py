@@ -75,7 +75,7 @@ def plot_chunking(hnet: HyperNetInterface, *, columns: int = 8, panel_size: floa
     from matplotlib.patches import Patch
 
     if columns < 1 or panel_size <= 0:
-        raise InputError(f"columns, panel_size: positive numbers are accepted, got {columns}, {panel_size}")
+        raise InputError(f"columns, panel_size: expected positive numbers, got {columns}, {panel_size}")
     sources, targets = sources_of_targets(hnet)
     colors = torch.tensor(_colors(sources))  # [sources, 3]
     count = len(targets)

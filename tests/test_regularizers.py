@@ -291,20 +291,23 @@ def test_training_keeps_what_was_learned():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: OutputRegularizer(torch.nn.Linear(2, 2)), "hnet: a hypernetwork is accepted, got Linear"),
+        (lambda: OutputRegularizer(torch.nn.Linear(2, 2)), "hnet: .*a hypernetwork.*, got Linear"),
         (lambda: OutputRegularizer(build(no_uncond_weights=True)), "hnet: needs internal parameters"),
         (lambda: OutputRegularizer(build(), inds_of_out_heads=[[0]]), "mnet: needed with inds_of_out_heads"),
         (lambda: OutputRegularizer(build(), batch_size=0), "batch_size: expected a positive integer"),
-        (lambda: OutputRegularizer(build(), dtype=torch.int8), "dtype: a floating-point type"),
+        (lambda: OutputRegularizer(build(), dtype=torch.int8), "dtype: expected a floating-point type"),
         (lambda: OutputRegularizer(build()).loss(1), r"snapshot\(\) has not been called"),
         (lambda: OutputRegularizer(build()).loss(-1), "current_task: expected an integer of at least 0"),
-        (lambda: OutputRegularizer(build()).load_state_dict({"a": 1}), "state: a dictionary with"),
+        (lambda: OutputRegularizer(build()).load_state_dict({"a": 1}), "state: expected a dictionary with"),
         (
             lambda: OutputRegularizer(build()).load_state_dict({"theta": None, "embeddings": []}),
-            r"state\['theta'\]: a list of tensors",
+            r"state\['theta'\]: expected a list of tensors",
         ),
-        (lambda: with_snapshot(build()).loss(4), "current_task: at most 3"),
-        (lambda: with_snapshot(build(), reg_scaling=[-1.0]).loss(1), "reg_scaling: factors of at least 0"),
+        (lambda: with_snapshot(build()).loss(4), "current_task: expected at most 3"),
+        (
+            lambda: with_snapshot(build(), reg_scaling=[-1.0]).loss(1),
+            "reg_scaling: expected factors of at least 0",
+        ),
         (
             lambda: with_snapshot(build(), reg_scaling=[1.0]).loss(2),
             "reg_scaling: an entry for each of the 2",
@@ -314,7 +317,7 @@ def test_training_keeps_what_was_learned():
             lambda: with_snapshot(build(), mnet=MNET, inds_of_out_heads=[[0]]).loss(2),
             "inds_of_out_heads: an entry",
         ),
-        (lambda: with_snapshot(build()).loss(1, lookahead=[torch.ones(2)]), "tensors are accepted, got 1"),
+        (lambda: with_snapshot(build()).loss(1, lookahead=[torch.ones(2)]), "tensors.*, got 1"),
     ],
 )
 def test_bad_input(make, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -88,15 +89,13 @@ def _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored) -> T
         corrections = uneven.split(lengths)
     if sum(len(each or ()) for each in corrections) > _CORRECTIONS_AT_MOST * hnet._num_part_outputs:
         return None
-    total = None
-    for now, then, of_part in zip(current, previous.parts(hnet, cond_ids), corrections, strict=True):
-        change = _change_of_part(now, then, len(cond_ids), scaling, of_part)
-        total = change if total is None else total + change
+    parts = zip(current, previous.parts(hnet, cond_ids), corrections, strict=True)
+    total = reduce(torch.add, [_change_of_part(*of_part, len(cond_ids), scaling) for of_part in parts])
     return total - total.detach().clamp(max=0)  # it may be a little less than zero where terms cancel
 
 
 def _change_of_part(
-    now: Part, then: Part, count: int, scaling: Tensor | None, corrections: Corrections | None
+    now: Part, then: Part, corrections: Corrections | None, count: int, scaling: Tensor | None
 ) -> Tensor:
     tensor = now.source if isinstance(now.source, Tensor) else now.source.weights[-1]
     scaling = None if scaling is None else scaling.to(tensor)
@@ -163,16 +162,11 @@ def change_from_outputs(
     step = max(1, _OUTPUTS_AT_ONCE // hnet.num_outputs) if plain else 1
     if step >= count:
         return of_conditions(0, count)
-    total = 0.0
-    for begin in range(0, count, step):
-        arguments = begin, min(begin + step, count)
-        if plain:
-            total = total + checkpoint(
-                of_conditions, *arguments, use_reentrant=False, preserve_rng_state=False
-            )
-        else:  # must not run twice
-            total = total + of_conditions(*arguments)
-    return total
+    pieces = [(begin, min(begin + step, count)) for begin in range(0, count, step)]
+    if not plain:  # must not run twice
+        return reduce(torch.add, [of_conditions(*piece) for piece in pieces])
+    options = {"use_reentrant": False, "preserve_rng_state": False}
+    return reduce(torch.add, [checkpoint(of_conditions, *piece, **options) for piece in pieces])
 
 
 def generate(

@@ -71,7 +71,7 @@ def output_penalty(
     importance = _checked_outputs(hnet, "fisher_estimates", fisher_estimates, task_ids)
     for i, tensors in zip(task_ids, importance or (), strict=False):
         if any(map(has_negative, tensors)):
-            raise InputError(f"fisher_estimates[{i}]: values of at least 0 are accepted, got others")
+            raise InputError(f"fisher_estimates[{i}]: expected values of at least 0, got others")
     kept = _checked_outputs(hnet, "targets", targets, task_ids)
 
     penalty = None
@@ -111,8 +111,8 @@ def check_task(name: str, task_id: Any, minimum: int, hnet: HyperNetInterface) -
     task_id = check_integer(name, task_id, minimum)
     if task_id > hnet.num_known_conds:
         raise InputIndexError(
-            f"{name}: at most {hnet.num_known_conds}, the number of the hypernetwork's conditions, is "
-            f"accepted, got {task_id}"
+            f"{name}: expected at most {hnet.num_known_conds}, the number of the hypernetwork's conditions, "
+            f"got {task_id}"
         )
     return task_id
 
@@ -127,7 +127,7 @@ def _check_entries(
     if inds_of_out_heads is not None and mnet is None:
         raise InputError("mnet: needed with inds_of_out_heads, got None")
     if inds_of_out_heads is not None and not hasattr(mnet, "get_output_weight_mask"):
-        raise InputTypeError(f"mnet: a main network is accepted, got {type(mnet).__name__}")
+        raise InputTypeError(f"mnet: expected a main network, got {type(mnet).__name__}")
     for name, values in (
         ("inds_of_out_heads", inds_of_out_heads),
         ("fisher_estimates", fisher_estimates),
@@ -136,7 +136,7 @@ def _check_entries(
         if values is None:
             continue
         if not isinstance(values, Sized) or isinstance(values, str):
-            raise InputTypeError(f"{name}: a list with an entry for each task is accepted, got {values!r}")
+            raise InputTypeError(f"{name}: expected a list with an entry for each task, got {values!r}")
         if len(values) < task_id:
             raise InputIndexError(
                 f"{name}: an entry for each of the {task_id} earlier tasks is needed, got {len(values)}"
@@ -146,10 +146,10 @@ def _check_entries(
 def _scaling(factors: Sequence[Any], device: torch.device | None) -> Tensor:
     wrong = [f for f in factors if not isinstance(f, Real) and not (isinstance(f, Tensor) and f.numel() == 1)]
     if wrong:
-        raise InputTypeError(f"reg_scaling: numbers are accepted, got {wrong[0]!r}")
+        raise InputTypeError(f"reg_scaling: expected numbers, got {wrong[0]!r}")
     if any(has_negative(f) if isinstance(f, Tensor) else f < 0 for f in factors):
         given = [float(factor) for factor in factors]
-        raise InputError(f"reg_scaling: factors of at least 0 are accepted, got {given}")
+        raise InputError(f"reg_scaling: expected factors of at least 0, got {given}")
     if not any(isinstance(factor, Tensor) for factor in factors):
         numbers = tuple(map(float, factors))
         return (_constants if may_remember() else _constants.__wrapped__)(numbers, device)
@@ -179,12 +179,11 @@ def _outputs_of_task(hnet: HyperNetInterface, name: str, tensors: Any) -> Sequen
         return given
     if len(given) != len(shapes):
         raise InputError(
-            f"{name}: {len(shapes)} tensors of the hypernetwork's target_shapes are accepted, got "
-            f"{len(given)}"
+            f"{name}: expected {len(shapes)} tensors of the hypernetwork's target_shapes, got {len(given)}"
         )
     for i, (tensor, shape) in enumerate(zip(given, shapes, strict=True)):
         if tuple(tensor.shape) != shape:
-            raise InputError(f"{name}[{i}]: shape {list(shape)} is accepted, got {list(tensor.shape)}")
+            raise InputError(f"{name}[{i}]: expected the shape {list(shape)}, got {list(tensor.shape)}")
     return given
 
 
@@ -195,9 +194,9 @@ def listed(name: str, tensors: Any) -> list[Tensor]:
         TypeError: If it is something else.
     """
     if not isinstance(tensors, Iterable) or isinstance(tensors, str):
-        raise InputTypeError(f"{name}: a list of tensors is accepted, got {tensors!r}")
+        raise InputTypeError(f"{name}: expected a list of tensors, got {tensors!r}")
     tensors = list(tensors)
     wrong = [i for i, tensor in enumerate(tensors) if not isinstance(tensor, Tensor)]
     if wrong:
-        raise InputTypeError(f"{name}[{wrong[0]}]: a tensor is accepted, got {tensors[wrong[0]]!r}")
+        raise InputTypeError(f"{name}[{wrong[0]}]: expected a tensor, got {tensors[wrong[0]]!r}")
     return tensors

@@ -82,7 +82,7 @@ class OutputRegularizer:
         if batch_size is not None:
             batch_size = check_integer("batch_size", batch_size, 1)
         if dtype is not None and not dtype.is_floating_point:
-            raise InputError(f"dtype: a floating-point type is accepted, got {dtype}")
+            raise InputError(f"dtype: expected a floating-point type, got {dtype}")
         self._hnet = hnet
         self._mnet = mnet
         self._inds_of_out_heads = inds_of_out_heads
@@ -199,9 +199,7 @@ class OutputRegularizer:
         """
         if not isinstance(state, Mapping) or (state and set(state) != {"theta", "embeddings"}):
             given = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
-            raise InputTypeError(
-                f'state: a dictionary with "theta" and "embeddings" is accepted, got {given}'
-            )
+            raise InputTypeError(f'state: expected a dictionary with "theta" and "embeddings", got {given}')
         if not state:
             self._earlier, self._embeddings = None, []
             return
@@ -211,12 +209,8 @@ class OutputRegularizer:
         }
         for name, expected in shapes.items():
             if not isinstance(state[name], Sequence) or not all(isinstance(t, Tensor) for t in state[name]):
-                raise InputTypeError(
-                    f"state[{name!r}]: a list of tensors is accepted, got {state[name]!r:.100}"
-                )
+                raise InputTypeError(f"state[{name!r}]: expected a list of tensors, got {state[name]!r:.100}")
             found = [list(t.shape) for t in state[name]]
             if found != [list(shape) for shape in expected]:
-                raise InputError(
-                    f"state[{name!r}]: tensors of the shapes {expected} are accepted, got {found}"
-                )
+                raise InputError(f"state[{name!r}]: expected tensors of the shapes {expected}, got {found}")
         self._remember(state["theta"], state["embeddings"])

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from hnetfast._checks import check_function, check_integer
+from hnetfast._checks import check_function, check_integer, check_tensor
 from hnetfast._errors import InputError, InputIndexError, InputTypeError, UnsupportedError
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.utils._evaluation_mode import evaluation_mode
@@ -185,7 +185,7 @@ class _Likelihood:
     def __post_init__(self) -> None:
         check_function("custom_nll", self.custom)
         if not _number("regression_lvar", self.variance) > 0:
-            raise InputError(f"regression_lvar: a positive number is accepted, got {self.variance!r}")
+            raise InputError(f"regression_lvar: expected a positive number, got {self.variance!r}")
         if self.custom is not None:
             return
         if self.time_series and self.regression:
@@ -235,7 +235,7 @@ class _Estimates:
         proper_scaling: bool,
     ) -> None:
         if online and not 0 <= _number("gamma", gamma) <= 1:
-            raise InputError(f"gamma: a number between 0 and 1 is accepted, got {gamma!r}")
+            raise InputError(f"gamma: expected a number between 0 and 1, got {gamma!r}")
         self._keeper, self._params, self._gamma, self._scales = keeper, params, gamma, proper_scaling
         self._prior = _checked_prior(prior_strength, params, online)
         self._names = [_ewc_buffer_names(task_id, i, online) for i in range(len(params))]
@@ -407,7 +407,7 @@ def ewc_regularizer(
     task_id = check_integer("task_id", task_id, 1)
     params = list(params)
     if online and not _number("gamma", gamma) >= 0:
-        raise InputError(f"gamma: a number of at least 0 is accepted, got {gamma!r}")
+        raise InputError(f"gamma: expected a number of at least 0, got {gamma!r}")
     keeper = mnet if hnet is None else hnet
     total: Tensor | float = 0.0
     for task in (task_id - 1,) if online else range(task_id):
@@ -451,8 +451,7 @@ def _checked_params(params: Iterable[Any]) -> list[Tensor]:
     if not params:
         raise InputError("params: at least one tensor is needed")
     for i, param in enumerate(params):
-        if not isinstance(param, Tensor):
-            raise InputTypeError(f"params[{i}]: a tensor is accepted, got {type(param).__name__}")
+        check_tensor(f"params[{i}]", param)
         if not param.requires_grad:
             raise InputError(f"params[{i}]: must need a gradient (requires_grad)")
     return params
@@ -464,7 +463,7 @@ def _is_number(value: Any) -> bool:
 
 def _number(name: str, value: Any) -> Any:
     if not _is_number(value):
-        raise InputTypeError(f"{name}: a number is accepted, got {value!r}")
+        raise InputTypeError(f"{name}: expected a number, got {value!r}")
     return value
 
 
@@ -472,19 +471,19 @@ def _checked_prior(strength: Any, params: Sequence[Tensor], online: bool) -> lis
     if strength is None:
         return None
     if not online:
-        raise InputError("prior_strength: accepted with online=True only")
+        raise InputError("prior_strength: needs online=True")
     if _is_number(strength):
         prior: list[Any] = [float(strength)] * len(params)
     elif not isinstance(strength, Iterable) or isinstance(strength, str):
-        raise InputTypeError(f"prior_strength: a number or a list of tensors is accepted, got {strength!r}")
+        raise InputTypeError(f"prior_strength: expected a number or a list of tensors, got {strength!r}")
     else:
         prior = list(strength)
         expected = [list(p.shape) for p in params]
         shapes = [list(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in prior]
         if shapes != expected:
-            raise InputError(f"prior_strength: tensors of the shapes {expected} are accepted, got {shapes}")
+            raise InputError(f"prior_strength: expected tensors of the shapes {expected}, got {shapes}")
     if not all(bool((torch.as_tensor(p) >= 0).all()) for p in prior):
-        raise InputError("prior_strength: values of at least 0 are accepted, got others")
+        raise InputError("prior_strength: expected values of at least 0, got others")
     return prior
 
 
@@ -493,11 +492,11 @@ def _checked_indices(allowed_outputs: Any) -> list[int] | None:
         return None
     indices = allowed_outputs.tolist() if hasattr(allowed_outputs, "tolist") else allowed_outputs
     if not isinstance(indices, Iterable):
-        raise InputTypeError(f"allowed_outputs: a list of indices is accepted, got {allowed_outputs!r}")
+        raise InputTypeError(f"allowed_outputs: expected a list of indices, got {allowed_outputs!r}")
     indices = list(indices)
     for i, index in enumerate(indices):
         if isinstance(index, bool) or not hasattr(index, "__index__"):
-            raise InputTypeError(f"allowed_outputs[{i}]: an index is accepted, got {index!r}")
+            raise InputTypeError(f"allowed_outputs[{i}]: expected an index, got {index!r}")
     return [int(index) for index in indices]
 
 
@@ -505,7 +504,7 @@ def _chosen(outputs: Tensor, allowed: list[int]) -> Tensor:
     size = outputs.shape[-1]
     if not all(-size <= index < size for index in allowed):
         raise InputIndexError(
-            f"allowed_outputs: indices of the main network's {size} outputs are accepted, got {allowed}"
+            f"allowed_outputs: expected indices of the main network's {size} outputs, got {allowed}"
         )
     return outputs[..., allowed]
 
@@ -532,7 +531,7 @@ def _check_buffers(net: nn.Module, names: Sequence[str], params: Sequence[Tensor
             raise InputError(f"params[{i}]: the network has no buffer {name!r}; call {call} first")
         if buffer.shape != param.shape:
             raise InputError(
-                f"params[{i}]: shape {list(buffer.shape)}, that of buffer {name!r}, is accepted, got "
+                f"params[{i}]: expected the shape {list(buffer.shape)}, that of buffer {name!r}, got "
                 f"{list(param.shape)}"
             )
 
@@ -542,9 +541,7 @@ def _check_not_negative(net: nn.Module, names: Sequence[str]) -> None:
         return
     for name in names:
         if has_negative(getattr(net, name)):
-            raise InputError(
-                f"buffer {name!r}: Fisher information of at least 0 is accepted, got other values"
-            )
+            raise InputError(f"buffer {name!r}: expected Fisher information of at least 0, got other values")
 
 
 def _ewc_buffer_names(task_id: int | None, param_id: int, online: bool) -> tuple[str, str]:

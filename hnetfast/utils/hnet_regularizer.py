@@ -123,10 +123,10 @@ def _check_sources(
         if given:
             raise InputError(f"targets and {' and '.join(given)} exclude each other, both were given")
         if not isinstance(targets, Sized) or isinstance(targets, str):
-            raise InputTypeError(f"targets: a list with an entry for each task is accepted, got {targets!r}")
+            raise InputTypeError(f"targets: expected a list with an entry for each task, got {targets!r}")
         if len(targets) != task_id:
             raise InputError(
-                f"targets: {task_id} entries, one for each earlier task, are accepted, got {len(targets)}"
+                f"targets: expected {task_id} entries, one for each earlier task, got {len(targets)}"
             )
         return
     if len(given) < 2:
@@ -136,7 +136,7 @@ def _check_sources(
     for name, value in previous.items():
         expected, found = [list(s) for s in shapes[name]], [list(t.shape) for t in listed(name, value)]
         if found != expected:
-            raise InputError(f"{name}: tensors of the shapes {expected} are accepted, got {found}")
+            raise InputError(f"{name}: expected tensors of the shapes {expected}, got {found}")
 
 
 def _changed_weights(
@@ -150,7 +150,7 @@ def _changed_weights(
         embeddings, embedding_change = hnet.conditional_params, listed("dTembs", embedding_change)
         if embeddings is None or len(embedding_change) != len(embeddings):
             raise InputError(
-                f"dTembs: {len(embeddings or ())} tensors, one a conditional parameter, are accepted, got "
+                f"dTembs: expected {len(embeddings or ())} tensors, one a conditional parameter, got "
                 f"{len(embedding_change)}"
             )
         weights["cond_weights"] = [e + d for e, d in zip(embeddings, embedding_change, strict=True)]
