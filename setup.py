@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from glob import glob
 from pathlib import Path
 
 import setuptools
@@ -44,6 +43,11 @@ CXX_FLAGS = [
 ]
 
 
+def sources(ending: str) -> list[str]:
+    """Returns the files of csrc, in whatever folder, that end so."""
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob(f"*.{ending}"))
+
+
 def write_build_info(folder: Path, info: dict) -> None:
     """Writes what the build was made with, for `hnetfast.backends()` and for the check at load time."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,13 +86,13 @@ def pure_setup(reason: str) -> dict:
     }
 
 
-def extension_setup(sources: list[str]) -> dict:
+def extension_setup(cpp_sources: list[str]) -> dict:
     """Returns setup()'s arguments for a build with the extension."""
     cxx = build.compiler()
     if "CXX" not in os.environ:
         os.environ["CXX"] = cxx
         os.environ.setdefault("LDCXXSHARED", f"{cxx} -shared")
-    cuda_sources = sorted(glob("csrc/*.cu"))
+    cuda_sources = sources("cu")
     import torch
 
     cuda, why_not = None, "there are no CUDA sources"
@@ -111,9 +115,9 @@ def extension_setup(sources: list[str]) -> dict:
     flags = {"cxx": [*CXX_FLAGS, *openmp, *sanitizer], "nvcc": ["-O3"]}
     extension = (CUDAExtension if cuda else CppExtension)(
         "hnetfast._C",
-        sources + (cuda_sources if cuda else []),
+        cpp_sources + (cuda_sources if cuda else []),
         include_dirs=[str(ROOT / "csrc")],
-        depends=[*glob("csrc/*.h"), *glob("csrc/*.cuh"), "setup.py"],
+        depends=[*sources("h"), *sources("cuh"), "setup.py"],
         extra_compile_args=flags,
         extra_link_args=sanitizer,
         py_limited_api=True,  # the kernels are reached through torch.ops: no symbol of Python is used
@@ -138,9 +142,9 @@ def extension_setup(sources: list[str]) -> dict:
             # local_conv2d.cpp and local_conv2d.cu must not both become local_conv2d.o.
             named_by_stem = self.compiler.object_filenames
 
-            def object_filenames(sources, **options):
-                names = zip(sources, named_by_stem(sources, **options), strict=True)
-                return [f"{name[:-2]}cu.o" if source.endswith(".cu") else name for source, name in names]
+            def object_filenames(files, **options):
+                names = zip(files, named_by_stem(files, **options), strict=True)
+                return [f"{name[:-2]}cu.o" if file.endswith(".cu") else name for file, name in names]
 
             self.compiler.object_filenames = object_filenames
             super().build_extensions()
@@ -162,7 +166,7 @@ def extension_setup(sources: list[str]) -> dict:
 
 
 os.chdir(ROOT)
-cpp_sources = sorted(glob("csrc/*.cpp"))
+cpp_sources = sources("cpp")
 pure_reason = build.why_pure() if cpp_sources else "the sources hold no extension"
 setup(
     packages=PACKAGES,

@@ -107,14 +107,14 @@ def point_to(dependencies: Path) -> None:
 def install_project(key: str) -> None:
     """Installs hnetfast editable, which builds the extension, where its sources have changed since."""
     sources = [ROOT / "setup.py", ROOT / "pyproject.toml", *(ROOT / "build_support").glob("*.py")]
-    sources += (ROOT / "csrc").glob("*")
+    sources += (ROOT / "csrc").rglob("*")
     wanted = digest(
         key,
         *(
             f"{name}={os.environ.get(name, '')}"
             for name in ("HNETFAST_BUILD", "CXX", "CUDA_HOME", "CXXFLAGS")
         ),
-        *(f"{file.name}\0{file.read_text()}" for file in sorted(sources) if file.is_file()),
+        *(f"{file.relative_to(ROOT)}\0{file.read_text()}" for file in sorted(sources) if file.is_file()),
     )
     stamp = VENV / ".installed"
     if is_stamped(VENV, stamp, wanted) and (ROOT / "hnetfast" / "_build_info.json").is_file():

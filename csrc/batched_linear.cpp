@@ -5,9 +5,12 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
-#include "buffer_pool.h"
-#include "checks.h"
-#include "tasks.h"
+#include "common/buffer_pool.h"
+#include "common/checks.h"
+#include "common/parallel.h"
+#include "common/rounding.h"
+#include "common/scratch.h"
+#include "tiles/tile_kernels.h"
 
 namespace hnetfast {
 namespace {

@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <optional>
 
-#include "buffer_pool.h"
-#include "checks.h"
-#include "tasks.h"
+#include "common/buffer_pool.h"
+#include "common/checks.h"
+#include "common/parallel.h"
 
 namespace hnetfast {
 namespace {

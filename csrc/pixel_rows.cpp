@@ -5,9 +5,9 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
-#include "buffer_pool.h"
-#include "checks.h"
-#include "tile_kernels.h"
+#include "common/buffer_pool.h"
+#include "common/checks.h"
+#include "tiles/tile_kernels.h"
 
 namespace hnetfast {
 namespace {

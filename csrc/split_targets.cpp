@@ -11,8 +11,8 @@
 
 #include <cstring>
 
-#include "buffer_pool.h"
-#include "checks.h"
+#include "common/buffer_pool.h"
+#include "common/checks.h"
 
 namespace hnetfast {
 namespace {

@@ -3,7 +3,7 @@
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
-#include "../../csrc/local_conv2d_kernels.cuh"
+#include "../../csrc/local_conv2d/kernels.cuh"
 
 namespace {
 

@@ -107,7 +107,8 @@ def test_compiles_without_spills(tmp_path):
     command = [str(CUDA / "bin/nvcc"), "-std=c++17", "-O3", "-Xptxas=-v", "--expt-relaxed-constexpr"]
     command += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in (80, 90)]
     command += [f"-I{folder}" for folder in (*INCLUDES, ROOT / "csrc", CUDA / "include")]
-    command += ["-Xcompiler=-fPIC", "-c", str(ROOT / "csrc/local_conv2d.cu"), "-o", str(tmp_path / "out.o")]
+    source = ROOT / "csrc/local_conv2d/local_conv2d.cu"
+    command += ["-Xcompiler=-fPIC", "-c", str(source), "-o", str(tmp_path / "out.o")]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     reports = re.findall(

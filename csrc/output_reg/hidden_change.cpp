@@ -4,10 +4,14 @@
 
 #include <algorithm>
 
-#include "buffer_pool.h"
-#include "mlp_layers.h"
-#include "product.h"
-#include "tasks.h"
+#include "common/buffer_pool.h"
+#include "common/parallel.h"
+#include "common/rounding.h"
+#include "common/scratch.h"
+#include "mlp/mlp_layers.h"
+#include "mlp/product.h"
+#include "tiles/tile_kernels.h"
+#include "tiles/tile_types.h"
 
 namespace hnetfast {
 

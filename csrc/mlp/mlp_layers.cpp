@@ -1,4 +1,4 @@
-#include "mlp_layers.h"
+#include "mlp/mlp_layers.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
@@ -7,11 +7,13 @@
 #include <algorithm>
 #include <cstring>
 
-#include "buffer_pool.h"
-#include "checks.h"
-#include "output_layer.h"
-#include "product.h"
-#include "tasks.h"
+#include "common/buffer_pool.h"
+#include "common/checks.h"
+#include "common/parallel.h"
+#include "mlp/output_layer.h"
+#include "mlp/product.h"
+#include "tiles/tile_kernels.h"
+#include "tiles/tile_types.h"
 
 namespace hnetfast {
 

@@ -5,9 +5,9 @@
 
 #include <algorithm>
 
-#include "buffer_pool.h"
-#include "checks.h"
-#include "mlp_layers.h"
+#include "common/buffer_pool.h"
+#include "common/checks.h"
+#include "mlp/mlp_layers.h"
 
 namespace hnetfast {
 namespace {

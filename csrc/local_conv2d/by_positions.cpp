@@ -2,7 +2,7 @@
 //
 // Weights [O, F, P] are read in place, by vectors of which the last ends at P, and meet what filters see of an image,
 // gathered into vectors of the same positions.
-#include "local_conv2d_cpu.h"
+#include "local_conv2d/cpu.h"
 
 namespace hnetfast::local_conv2d {
 namespace {

@@ -1,4 +1,4 @@
-#include "serial_library.h"
+#include "common/serial_library.h"
 
 #include <ATen/Parallel.h>
 #include <dlfcn.h>

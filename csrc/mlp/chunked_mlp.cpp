@@ -3,9 +3,9 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
-#include "buffer_pool.h"
-#include "checks.h"
-#include "mlp_layers.h"
+#include "common/buffer_pool.h"
+#include "common/checks.h"
+#include "mlp/mlp_layers.h"
 
 namespace hnetfast {
 namespace {

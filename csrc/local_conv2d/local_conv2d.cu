@@ -1,4 +1,4 @@
-// hnetfast::local_conv2d on CUDA: tensors in, launches of local_conv2d_kernels.cuh out.
+// hnetfast::local_conv2d on CUDA: tensors in, launches of kernels.cuh out.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -12,9 +12,9 @@
 #include <tuple>
 #include <vector>
 
-#include "checks.h"
-#include "local_conv2d.h"
-#include "local_conv2d_kernels.cuh"
+#include "common/checks.h"
+#include "local_conv2d/kernels.cuh"
+#include "local_conv2d/local_conv2d.h"
 
 namespace hnetfast::local_conv2d {
 namespace {

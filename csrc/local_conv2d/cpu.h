@@ -9,10 +9,12 @@
 #include <type_traits>
 #include <vector>
 
-#include "buffer_pool.h"
-#include "local_conv2d.h"
-#include "tasks.h"
-#include "tile_kernels.h"
+#include "common/buffer_pool.h"
+#include "common/parallel.h"
+#include "common/rounding.h"
+#include "common/scratch.h"
+#include "local_conv2d/local_conv2d.h"
+#include "tiles/tile_kernels.h"
 
 namespace hnetfast::local_conv2d {
 

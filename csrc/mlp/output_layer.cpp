@@ -1,9 +1,13 @@
-#include "output_layer.h"
+#include "mlp/output_layer.h"
 
 #include <algorithm>
 #include <cstring>
 
-#include "tasks.h"
+#include "common/parallel.h"
+#include "common/rounding.h"
+#include "common/scratch.h"
+#include "tiles/tile_kernels.h"
+#include "tiles/tile_types.h"
 
 namespace hnetfast {
 namespace {

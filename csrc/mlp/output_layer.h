@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "tile_kernels.h"
+#include "tiles/tile_kernels.h"
 
 namespace hnetfast {
 

@@ -1,4 +1,4 @@
-#include "tile_kernels.h"
+#include "tiles/tile_kernels.h"
 
 #include <algorithm>
 #include <cstddef>
@@ -21,7 +21,7 @@
 #define HN_ROWS 8
 #define HN_VECTORS 3
 #define HN_FUSED true
-#include "tile_kernels_impl.h"
+#include "tiles/tile_kernels_impl.h"
 
 #define HN_ISA avx2
 #define HN_TARGET __attribute__((target("avx2,fma")))
@@ -29,7 +29,7 @@
 #define HN_ROWS 4
 #define HN_VECTORS 3
 #define HN_FUSED true
-#include "tile_kernels_impl.h"
+#include "tiles/tile_kernels_impl.h"
 #endif
 
 #define HN_ISA baseline
@@ -42,7 +42,7 @@
 #else
 #define HN_FUSED false
 #endif
-#include "tile_kernels_impl.h"
+#include "tiles/tile_kernels_impl.h"
 
 namespace hnetfast {
 

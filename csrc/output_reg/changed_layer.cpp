@@ -3,10 +3,13 @@
 
 #include <algorithm>
 
-#include "buffer_pool.h"
-#include "output_reg.h"
-#include "tasks.h"
-#include "tile_kernels.h"
+#include "common/buffer_pool.h"
+#include "common/parallel.h"
+#include "common/rounding.h"
+#include "common/scratch.h"
+#include "output_reg/output_reg.h"
+#include "tiles/tile_kernels.h"
+#include "tiles/tile_types.h"
 
 namespace hnetfast {
 

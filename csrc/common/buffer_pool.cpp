@@ -1,4 +1,4 @@
-#include "buffer_pool.h"
+#include "common/buffer_pool.h"
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty.h>

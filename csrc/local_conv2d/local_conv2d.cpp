@@ -4,8 +4,8 @@
 
 #include <array>
 
-#include "checks.h"
-#include "local_conv2d_cpu.h"
+#include "common/checks.h"
+#include "local_conv2d/cpu.h"
 
 namespace hnetfast {
 namespace local_conv2d {

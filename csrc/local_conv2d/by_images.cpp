@@ -4,7 +4,7 @@
 // N innermost, so that what entry f of the filters sees at position p of all images is a vector: nothing is unfolded.
 // Weights [O, F, P] are read in place, each once for a block of images, in pieces that stay in the caches while all
 // their positions pass by. Tiles do not change the order in which anything is summed, nor does the number of threads.
-#include "local_conv2d_cpu.h"
+#include "local_conv2d/cpu.h"
 
 namespace hnetfast::local_conv2d {
 namespace {

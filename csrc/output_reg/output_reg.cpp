@@ -4,9 +4,9 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
-#include "checks.h"
-#include "mlp_layers.h"
-#include "output_reg.h"
+#include "common/checks.h"
+#include "mlp/mlp_layers.h"
+#include "output_reg/output_reg.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,9 +1,13 @@
-#include "product.h"
+#include "mlp/product.h"
 
 #include <ATen/ATen.h>
 
-#include "buffer_pool.h"
-#include "tasks.h"
+#include "common/buffer_pool.h"
+#include "common/parallel.h"
+#include "common/rounding.h"
+#include "common/scratch.h"
+#include "tiles/tile_kernels.h"
+#include "tiles/tile_types.h"
 
 namespace hnetfast {
 namespace {
