@@ -93,10 +93,10 @@ def padded_width(width: int) -> int:
     return max(16, 1 << (width - 1).bit_length())
 
 
-def dot_width(width: int, block_k: int, precision: str) -> int:
-    """How many features go through `tl.dot`; up to 4 left over are cheaper one by one than as a block."""
-    left_over = width % block_k
-    return width - left_over if precision == "ieee" and left_over <= 4 else width
+def left_over(width: int, block_k: int, precision: str) -> int:
+    """How many features do not go through `tl.dot`; up to 4 are cheaper one by one than as a block."""
+    rest = width % block_k
+    return rest if precision == "ieee" and rest <= 4 else 0
 
 
 def hidden_tile() -> Tile:

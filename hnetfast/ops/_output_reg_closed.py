@@ -173,31 +173,30 @@ def _change_triton(inputs, weights, biases, *rest):
     if not kernels.takes(weights[0].dtype, weights):
         return _change_reference(inputs, weights, biases, *rest)
     *old, activation, conditions, chunks = rest
-    return kernels.hidden_change((inputs, weights, biases), old, activation, conditions, chunks)
+    networks = [_hidden_layers(*lists, chunks) for lists in ((inputs, weights, biases), old)]
+    rows, hidden = kernels.hidden_change(networks[:1], networks[1:], activation, conditions)
+    return rows.view(conditions * chunks, -1), hidden.view(conditions * chunks, -1)
+
+
+def _hidden_layers(inputs, weights, biases, chunks: int):
+    from hnetfast.kernels.chunked_mlp_hidden import HiddenLayers
+
+    lists = inputs, weights[:-1], biases[:-1]
+    return HiddenLayers(*([t.contiguous() for t in tensors] for tensors in lists), chunks)
 
 
 def _change_backward_triton(
     grad, hidden, inputs, weights, biases, activation, conditions, chunks, needs
 ) -> list[Tensor]:
     from hnetfast.kernels import output_reg as kernels
-    from hnetfast.kernels.chunked_mlp_products import hidden_layers_backward
+    from hnetfast.kernels.chunked_mlp import hidden_layers_backward
 
     arguments = inputs, weights, biases, activation, conditions, chunks, needs
     _check_change_backward(grad, hidden, *arguments)
     if not kernels.takes(weights[0].dtype, weights) or grad.numel() == 0:
         return _change_backward_reference(grad, hidden, *arguments)
-    inputs, hidden_weights = ([t.contiguous() for t in ts] for ts in (inputs, weights[:-1]))
-    found = hidden_layers_backward(
-        grad,
-        hidden.contiguous(),
-        inputs,
-        hidden_weights,
-        len(biases) > 0,
-        activation,
-        conditions,
-        chunks,
-        needs,
-    )
+    layers = _hidden_layers(inputs, weights, biases, chunks)
+    found = hidden_layers_backward(grad, hidden.contiguous(), layers, activation, conditions, needs)
     return [grad.new_empty(0) if g is None else g for g in found]
 
 
