@@ -132,6 +132,19 @@ def _forward_blocks(arch: int, precision: str, rows: int, width: int, alignment:
     return Tile(64, 128, min(block_k, 64), 8)
 
 
+def grouped_tile(precision: str, rows: int, width: int) -> Tile:
+    """The tile of the output product of several networks, at most ``rows`` of ``width`` features."""
+    block_k = 16 if precision == "ieee" else min(padded_width(width), 64)
+    return Tile(16, 128, block_k, 4) if rows <= 16 else Tile(32, 128, block_k, 8)
+
+
+def grouped_features_tile(arch: int, precision: str, rows: int, width: int) -> Tile:
+    """The tile of the gradient of what the output layers of several networks read."""
+    tile = backward_tile(arch, precision, rows, width, "features", False)
+    # Places of 64 rows need more registers than 128 features leave.
+    return tile._replace(block_rows=min(tile.block_rows, 32)) if precision == "ieee" else tile
+
+
 def backward_tile(arch: int, precision: str, rows: int, width: int, need: str, repeated: bool) -> Tile:
     """The tile of a backward pass; need is 'weight', 'features' or 'both' (of their gradients)."""
     tile = _backward_blocks(arch, precision, rows, width, need, repeated)

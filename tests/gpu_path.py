@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hnetfast.kernels import chunked_mlp_hidden, chunked_mlp_products, output_reg
+from hnetfast.kernels import chunked_mlp_hidden, chunked_mlp_products, grouped_mlp, output_reg
 from hnetfast.ops import _output_reg_closed
 
 # Neither work on the device nor a view: memory, metadata.
@@ -58,7 +58,7 @@ class GpuPath(TorchDispatchMode):
         self._stack = ExitStack()
 
     def __enter__(self) -> GpuPath:
-        for module in (chunked_mlp_hidden, chunked_mlp_products, output_reg):
+        for module in (chunked_mlp_hidden, chunked_mlp_products, grouped_mlp, output_reg):
             for name in [name for name in vars(module) if name.endswith("_kernel")]:
                 self._stack.enter_context(mock.patch.object(module, name, _Kernel(self, name)))
         self._stack.enter_context(_FromHost(self))

@@ -57,9 +57,10 @@ def _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored) -> T
         return None
     with torch.no_grad():
         former = hnet._parts(cond_ids, previous)
-    total = 0.0
+    total = None
     for now, then, of_part in zip(current, former, corrections or [None] * len(current), strict=True):
-        total = total + _change_of_part(now, then, len(cond_ids), scaling, of_part)
+        change = _change_of_part(now, then, len(cond_ids), scaling, of_part)
+        total = change if total is None else total + change
     return total - total.detach().clamp(max=0)  # it may be a little less than zero where terms cancel
 
 

@@ -309,9 +309,14 @@ LIBRARY.impl("grouped_mlp_backward", _backward_reference, "CompositeExplicitAuto
 
 
 def group_places(
-    placement: Tensor, chunks: Sequence[int], rows: Sequence[int], num_outputs: int, device: torch.device
+    placement: Tensor,
+    chunks: Sequence[int],
+    rows: Sequence[int],
+    num_outputs: int,
+    device: torch.device,
+    narrow: Sequence[bool],
 ) -> list[tuple[Tensor, Tensor | None]]:
-    """Where the elements of each group's chunks go: outputs, and which elements if not all of them.
+    """Where the elements of each group's chunks go.
 
     Args:
         placement: See :func:`grouped_mlp`.
@@ -319,9 +324,11 @@ def group_places(
         rows: ``S_g`` of each group.
         num_outputs: Outputs a condition.
         device: Where the results are wanted.
+        narrow: Which groups run together with others.
 
     Returns:
-        For each group int64 outputs, and the numbers of the elements ``[N_g, S_g]`` stored there, or None.
+        For each narrow group the outputs that its elements ``[N_g, S_g]`` are, -1 for one that is not stored.
+        For another one the int64 outputs, and the numbers of the elements stored there, or None for all.
     """
     sizes = [n * s for n, s in zip(chunks, rows, strict=True)]
 
@@ -329,21 +336,27 @@ def group_places(
         targets = torch.full((sum(sizes),), -1, device="cpu")
         targets[_find_sources(placement, chunks, rows, num_outputs)] = torch.arange(num_outputs, device="cpu")
         found = []
-        for of_group in targets.split(sizes):
+        for of_group, is_narrow in zip(targets.split(sizes), narrow, strict=True):
+            if is_narrow:
+                small = of_group.int() if num_outputs < 2**31 else of_group
+                found.append((small.to(device, copy=True), None))
+                continue
             kept = (of_group >= 0).nonzero().flatten()
             whole = len(kept) == len(of_group)
             found.append((of_group[kept].to(device), None if whole else kept.to(device)))
         return found
 
-    return _remembered(placement, ("places", device, num_outputs, *chunks, *rows), find)
+    return _remembered(placement, ("places", device, num_outputs, *chunks, *rows, *narrow), find)
 
 
 def _on_gpu(groups: Sequence[Group], placement: Tensor, num_outputs: int) -> tuple:
     """What the launchers take: sizes of the groups, and where their chunks go."""
+    from hnetfast.kernels.grouped_mlp import is_narrow
+
     sizes = _group_sizes(groups)
     rows = [group.weights[-1].shape[0] for group in groups]
-    device = groups[0].weights[0].device
-    return sizes, group_places(placement, [n for _, n in sizes], rows, num_outputs, device)
+    device, narrow = groups[0].weights[0].device, [is_narrow(group.weights) for group in groups]
+    return sizes, group_places(placement, [n for _, n in sizes], rows, num_outputs, device, narrow)
 
 
 def _forward_triton(inputs, weights, biases, counts, activations, placement, num_outputs, save_hidden=False):

@@ -28,7 +28,7 @@ from hnetfast.ops._library import (
     without_autocast,
 )
 from hnetfast.ops._mlp_layers import activate, check_network, sizes_of
-from hnetfast.ops._output_reg_closed import ClosedForm, OfChunk, Problem
+from hnetfast.ops._output_reg_closed import ClosedForm, OfChunks, Problem
 from hnetfast.ops.chunked_mlp import chunked_mlp_reference
 from hnetfast.ops.grouped_mlp import Group
 
@@ -46,6 +46,7 @@ _OP = torch.ops.hnetfast.output_reg.default
 _BACKWARD_OP = torch.ops.hnetfast.output_reg_backward.default
 _KERNEL_DTYPES = (torch.float32, torch.float64)
 _ROWS_AT_MOST = 1 << 24  # elements of the last layer's input that the closed form holds at once
+_PADDING_AT_MOST = 1 << 16  # outputs computed with the corrections of the closed form that are none
 _FEATURES_AT_ONCE = 1 << 22  # elements of the last layer's input, for as many conditions as that are
 
 
@@ -340,12 +341,15 @@ def _by_closed_form(
             lambda: _closed_form_plan(corrections, size, num_chunks, count, weight),
         )
         never = plan.never
-        for chunk, rows, order, factors in plan.parts:
+        for part in plan.parts:
+            factors = part.factors
             if corrections._scaled is not None:
-                factors = corrections.factors_like(weight).index_select(1, order)
+                scaled = corrections.factors_like(weight).index_select(1, part.order)
+                factors = torch.zeros_like(factors).flatten(1).index_add_(1, part.slots, scaled, alpha=-1)
+                factors = factors.view_as(part.factors)
             if scaling is not None:
-                factors = factors * scaling.unsqueeze(1)
-            parts.append(OfChunk(chunk, rows, factors))
+                factors = factors * scaling.view(-1, 1, 1)
+            parts.append(OfChunks(part.chunks, part.rows, factors))
 
     def differentiable(*lists: Sequence[Tensor]) -> Tensor:
         group = Group(*lists, current.activation)
@@ -365,13 +369,23 @@ def _by_closed_form(
         return ClosedForm.apply(counts, problem, *tensors).to(dtype)
 
 
-class _Plan(NamedTuple):
-    """Rows of the last layer that never count, and for each chunk with other corrections its number, their
-    rows, which of the corrections they are, and their factors.
+class _PlanOfChunks(NamedTuple):
+    """Chunks and rows that corrections are of, their negative factors ``[B or 1, P, E]``, which of the
+    corrections these are, and where in the last two dimensions.
     """
 
+    chunks: Tensor
+    rows: Tensor
+    factors: Tensor
+    order: Tensor
+    slots: Tensor
+
+
+class _Plan(NamedTuple):
+    """Rows of the last layer that never count, and the other corrections."""
+
     never: Tensor | None
-    parts: list[tuple[int, Tensor, Tensor, Tensor]]
+    parts: list[_PlanOfChunks]
 
 
 def _closed_form_plan(
@@ -384,13 +398,26 @@ def _closed_form_plan(
             never = corrections.positions[out].unique()
             left = left[~torch.isin(corrections.positions, never)]
             never = never.to(like.device)
-    parts = []
-    chunks = corrections.positions[left] // size
-    for chunk in chunks.unique().tolist():
-        order = left[chunks == chunk]
-        rows, factors = corrections.positions[order] % size, corrections.factors[:, order].to(like)
-        parts.append((chunk, rows.to(like.device), order.to(like.device), factors))
-    return _Plan(never, parts)
+    positions = corrections.positions[left]
+    chunks, rows = (positions // size).unique(), (positions % size).unique()
+    if len(chunks) * len(rows) <= _PADDING_AT_MOST + 2 * len(left):
+        groups = [left] if len(left) else []
+    else:
+        groups = [left[positions // size == chunk] for chunk in chunks.tolist()]
+    return _Plan(never, [_plan_of_chunks(corrections, order, size, like) for order in groups])
+
+
+def _plan_of_chunks(corrections: Corrections, order: Tensor, size: int, like: Tensor) -> _PlanOfChunks:
+    chunks, i_chunk = (corrections.positions[order] // size).unique(return_inverse=True)
+    rows, i_row = (corrections.positions[order] % size).unique(return_inverse=True)
+    slots = i_chunk * len(rows) + i_row
+    factors = corrections.factors.new_zeros(len(corrections.factors), len(chunks) * len(rows))
+    factors = (
+        factors.index_add_(1, slots, corrections.factors[:, order], alpha=-1)
+        .view(-1, len(chunks), len(rows))
+        .to(like)
+    )
+    return _PlanOfChunks(*(t.to(like.device) for t in (chunks, rows, factors, order, slots)))
 
 
 # --- by products of matrices, in plain PyTorch ----------------------------------------------------
