@@ -200,7 +200,7 @@ def hidden_layers_backward(
     )
     places = [_places(network, len(of_network)) for network, of_network in zip(networks, needs, strict=True)]
     if any(of_network[place] for of_network, own in zip(needs, places, strict=True) for place in own):
-        _sums_over_rows(row_grads, hidden, networks, num_conditions, needs, places, grads)
+        _layer_gradients(row_grads, hidden, networks, needs, places, grads)
     if any(any(of[: len(network.inputs)]) for of, network in zip(needs, networks, strict=True)):
         _inputs_backward(row_grads, networks, num_conditions, needs, grads)
     return grads
@@ -213,11 +213,10 @@ def _places(network: HiddenLayers, length: int) -> list[int]:
     return [*range(first_weight, first_bias - 1), *range(first_bias, length - 1)]
 
 
-def _sums_over_rows(
+def _layer_gradients(
     row_grads: Sequence[Tensor],
     hidden: Sequence[Tensor],
     networks: Sequence[HiddenLayers],
-    num_conditions: int,
     needs: Sequence[Sequence[bool]],
     places: Sequence[Sequence[int]],
     grads: list[list[Tensor | None]],
@@ -225,7 +224,7 @@ def _sums_over_rows(
     """Fill in the gradients of the hidden layers' matrices and biases from those of their rows."""
     dtype, device = hidden[0].dtype, hidden[0].device
     tile = tiles.hidden_sums_tile(max(width for network in networks for width in network.widths))
-    matrices: list[_Matrix] = []
+    matrices: list[OuterProducts] = []
     wanted: list[tuple[Tensor, int]] = []
     num_sums = 0
     for g, network in enumerate(networks):
@@ -235,54 +234,23 @@ def _sums_over_rows(
         column, pitch = 0, network.weights[0].shape[1]
         for i, part in enumerate(network.inputs):
             place = (starts[0] + column, pitch, starts[len(widths)] if i == 0 else -1)
-            strides = strides_of(part, chunks)
-            matrices.append(_Matrix(part, row_grads[g], chunks, strides, widths[0], part.shape[2], *place))
+            args = (part.flatten(0, 1), row_grads[g], chunks, strides_of(part, chunks))
+            matrices.append(OuterProducts(*args, widths[0], part.shape[2], *place))
             column += part.shape[2]
         column = 0
         for i, (below, width) in enumerate(itertools.pairwise(widths), 1):
             x, grad = hidden[g][:, column:], row_grads[g][:, column + below :]
             place = (starts[i], below, starts[len(widths) + i])
-            matrices.append(_Matrix(x, grad, chunks, (chunks, 1), width, below, *place))
+            matrices.append(OuterProducts(x, grad, chunks, (chunks, 1), width, below, *place))
             column += below
         for place, shape, start in zip(places[g], shapes, starts, strict=False):
             if needs[g][place]:
                 grads[g][place] = torch.empty(shape, dtype=dtype, device=device)
                 wanted.append((grads[g][place], start))
-    tasks, count = tasks_of(
-        blocks(matrix.out_width, tile.block_size) * blocks(matrix.in_width, tile.block_size)
-        for matrix in matrices
-    )
-    programs = tiles.num_programs(tiles.generation(device))
-    most_rows = blocks(max(map(len, hidden)), tile.block_rows)
-    row_groups = max(1, min(most_rows, programs // count, 32))
-    partial = torch.empty((row_groups, num_sums), dtype=torch.float32, device=device)
-    _chunked_mlp_hidden_sums_kernel[(count * row_groups,)](
-        tuple(matrix.x for matrix in matrices),
-        tuple(matrix.grads for matrix in matrices),
-        partial,
-        tasks,
-        num_conditions,
-        row_groups,
-        CHUNKS=alike(matrix.num_chunks for matrix in matrices),
-        CONDITION_STRIDES=alike(matrix.strides[0] for matrix in matrices),
-        CHUNK_STRIDES=alike(matrix.strides[1] for matrix in matrices),
-        OUT_WIDTHS=alike(matrix.out_width for matrix in matrices),
-        IN_WIDTHS=alike(matrix.in_width for matrix in matrices),
-        GRAD_PITCHES=alike(matrix.grads.stride(0) for matrix in matrices),
-        X_PITCHES=alike(matrix.x.stride(-2) for matrix in matrices),
-        MATRICES=alike(matrix.start for matrix in matrices),
-        MATRIX_PITCHES=alike(matrix.pitch for matrix in matrices),
-        BIASES=alike(matrix.bias for matrix in matrices),
-        NUM_SUMS=num_sums,
-        BLOCK_ROWS=tile.block_rows,
-        BLOCK=tile.block_size,
-        PRECISION=tiles.input_precision(dtype),
-        **options(tile),
-    )
-    sum_parts(partial, wanted)
+    sum_parts(sums_over_rows(matrices, num_sums, tile, tiles.input_precision(dtype)), wanted)
 
 
-class _Matrix(NamedTuple):
+class OuterProducts(NamedTuple):
     """A sum of outer products over rows, see ``_chunked_mlp_hidden_sums_kernel``."""
 
     x: Tensor
@@ -294,6 +262,44 @@ class _Matrix(NamedTuple):
     start: int
     pitch: int
     bias: int
+
+
+def sums_over_rows(
+    matrices: Sequence[OuterProducts], num_sums: int, tile: tiles.Tile, precision: str
+) -> Tensor:
+    """Parts of all sums, float32 [P, num_sums], which are to be added."""
+    tasks, count = tasks_of(
+        blocks(matrix.out_width, tile.block_size) * blocks(matrix.in_width, tile.block_size)
+        for matrix in matrices
+    )
+    device = matrices[0].x.device
+    most_rows = blocks(max(len(matrix.grads) for matrix in matrices), tile.block_rows)
+    row_groups = max(1, min(most_rows, tiles.num_programs(tiles.generation(device)) // count, 32))
+    partial = torch.empty((row_groups, num_sums), dtype=torch.float32, device=device)
+    _chunked_mlp_hidden_sums_kernel[(count * row_groups,)](
+        tuple(matrix.x for matrix in matrices),
+        tuple(matrix.grads for matrix in matrices),
+        partial,
+        tasks,
+        tuple(len(matrix.grads) for matrix in matrices),
+        row_groups,
+        CHUNKS=alike(matrix.num_chunks for matrix in matrices),
+        CONDITION_STRIDES=alike(matrix.strides[0] for matrix in matrices),
+        CHUNK_STRIDES=alike(matrix.strides[1] for matrix in matrices),
+        OUT_WIDTHS=alike(matrix.out_width for matrix in matrices),
+        IN_WIDTHS=alike(matrix.in_width for matrix in matrices),
+        GRAD_PITCHES=alike(matrix.grads.stride(0) for matrix in matrices),
+        X_PITCHES=alike(matrix.x.stride(0) for matrix in matrices),
+        MATRICES=alike(matrix.start for matrix in matrices),
+        MATRIX_PITCHES=alike(matrix.pitch for matrix in matrices),
+        BIASES=alike(matrix.bias for matrix in matrices),
+        NUM_SUMS=num_sums,
+        BLOCK_ROWS=tile.block_rows,
+        BLOCK=tile.block_size,
+        PRECISION=precision,
+        **options(tile),
+    )
+    return partial
 
 
 def sum_parts(parts: Tensor, sums: Sequence[tuple[Tensor, int]]) -> None:

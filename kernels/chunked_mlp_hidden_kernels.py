@@ -9,7 +9,7 @@ uses atomics, so results are reproducible bit for bit. Offsets that can pass 2³
 import triton
 import triton.language as tl
 
-_UNSPECIALIZED = ["tasks", "num_conditions", "row_groups"]
+_UNSPECIALIZED = ["tasks", "num_conditions", "rows", "row_groups"]
 
 
 @triton.jit
@@ -302,7 +302,7 @@ def _chunked_mlp_hidden_sums_kernel(
     p_grads,
     p_partial,
     tasks,
-    num_conditions,
+    rows,
     row_groups,
     CHUNKS: tl.constexpr,
     CONDITION_STRIDES: tl.constexpr,
@@ -323,9 +323,9 @@ def _chunked_mlp_hidden_sums_kernel(
 
     Tuples have an entry for each matrix, or set of columns of the first one: x is a part of the input, rows
     of which lie as in the forward kernel, or a hidden layer; grads what ``_chunked_mlp_hidden_bwd_kernel``
-    computes of the layer above. A program does a tile of one matrix for every row_groups-th block of rows,
-    and leaves it in partial [row_groups, NUM_SUMS], where the matrix begins at MATRICES, and the bias at
-    BIASES unless that is negative.
+    computes of the layer above; rows how many these are. A program does a tile of one matrix for every
+    row_groups-th block of rows, and leaves it in partial [row_groups, NUM_SUMS], where the matrix begins at
+    MATRICES, and the bias at BIASES unless that is negative.
     """
     i_task = tl.program_id(0) // row_groups
     i_group = tl.program_id(0) % row_groups
@@ -340,7 +340,7 @@ def _chunked_mlp_hidden_sums_kernel(
     x_pitch = _pick(i_matrix, X_PITCHES)
     p_x_matrix = _pick(i_matrix, p_x)
     p_grads_matrix = _pick(i_matrix, p_grads)
-    num_rows = num_conditions * num_chunks
+    num_rows = _pick(i_matrix, rows)
     num_in_tiles = tl.cdiv(in_width, BLOCK)
     o_out = i_tile // num_in_tiles * BLOCK + tl.arange(0, BLOCK)
     o_in = i_tile % num_in_tiles * BLOCK + tl.arange(0, BLOCK)

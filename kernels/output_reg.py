@@ -1,4 +1,4 @@
-"""Launcher and kernel of ``output_reg``: the hidden layers of a network, and how they have changed.
+"""Launcher and kernel of ``output_reg``: the hidden layers of networks, and how they have changed.
 
 Notation as in ``chunked_mlp.py``; everything is float32.
 """
@@ -108,6 +108,7 @@ def _hidden_change_kernel(
     p_hidden,
     p_change,
     p_rows,
+    p_scaling,
     tasks,
     num_conditions,
     CHUNKS: tl.constexpr,
@@ -130,7 +131,8 @@ def _hidden_change_kernel(
     """Compute all hidden layers h_l, and δ_l = h_l − h*_l layer by layer, never as a difference of results.
 
     Layers lie side by side in hidden and change [R, PITCH]. What the last layer reads is also left in rows
-    [R, ROW_PITCH]: h_L, a 1 if there are biases, δ_L. Tuples as in ``_chunked_mlp_hidden_kernel``, those that
+    [R, ROW_PITCH]: h_L, a 1 if there are biases, δ_L; and if there is a scaling [B], in second rows times
+    that of the condition. Tuples as in ``_chunked_mlp_hidden_kernel``, those that
     begin with "old" for the networks as they were.
     """
     i_net, i_before = _find_task(tl.program_id(0), tasks)
@@ -214,12 +216,16 @@ def _hidden_change_kernel(
         tl.store(p_hidden_rows + o_in_layer, b_now, mask=m_layer)
         tl.store(p_change_rows + o_in_layer, b_change, mask=m_layer)
         if i_layer == len(WIDTHS) - 1:
-            p_row = _pick(i_net, p_rows) + (i_first + o_local)[:, None] * row_pitch + o_unit[None, :]
-            tl.store(p_row, b_now, mask=m_layer)
-            tl.store(p_row + (row_pitch - width), b_change, mask=m_layer)
-            if len(p_biases) > 0:
-                p_one = _pick(i_net, p_rows) + (i_first + o_local) * row_pitch + width
-                tl.store(p_one, (o_local * 0 + 1).to(tl.float32), mask=m_row)
+            b_factor = tl.full([BLOCK_ROWS], 1.0, dtype=tl.float32)
+            for i_copy in tl.static_range(len(p_rows)):
+                if i_copy == 1:
+                    b_factor = tl.load(p_scaling + o_row // num_chunks, mask=m_row, other=0.0)
+                p_row = _pick(i_net, p_rows[i_copy]) + (i_first + o_local) * row_pitch
+                p_block = p_row[:, None] + o_unit[None, :]
+                tl.store(p_block, b_now * b_factor[:, None], mask=m_layer)
+                tl.store(p_block + (row_pitch - width), b_change * b_factor[:, None], mask=m_layer)
+                if len(p_biases) > 0:
+                    tl.store(p_row + width, b_factor, mask=m_row)
         tl.debug_barrier()
 
 
@@ -229,8 +235,12 @@ def takes(dtype: torch.dtype, weights: Sequence[Tensor]) -> bool:
 
 
 def hidden_change(
-    networks: Sequence[HiddenLayers], old: Sequence[HiddenLayers], activation: str, num_conditions: int
-) -> tuple[Tensor, Tensor]:
+    networks: Sequence[HiddenLayers],
+    old: Sequence[HiddenLayers],
+    activation: str,
+    num_conditions: int,
+    scaling: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the hidden layers and their change, in one launch.
 
     Args:
@@ -238,10 +248,11 @@ def hidden_change(
         old: The same as they were.
         activation: Of the hidden layers.
         num_conditions: B.
+        scaling: A factor for each condition, ``[B]``.
 
     Returns:
         What the last layers read, a 1 if there are biases, and its change, ``[R, 2·K (+ 1)]`` of each network
-        one after the other; and likewise all hidden layers ``[R, Σ widths]``.
+        one after the other; this times the scaling; and all hidden layers ``[R, Σ widths]`` of each.
     """
     widths = [network.widths for network in networks]
     counts = [num_conditions * network.num_chunks for network in networks]
@@ -250,10 +261,11 @@ def hidden_change(
     row_sizes = [count * pitch for count, pitch in zip(counts, pitches, strict=True)]
     first, old_first = ([network.weights[0] for network in group] for group in (networks, old))
     rows, hidden = first[0].new_empty(sum(row_sizes)), first[0].new_empty(sum(sizes))
+    scaled = rows if scaling is None else torch.empty_like(rows)
     tile = tiles.hidden_tile()
     tasks, programs = tasks_of(blocks(count, tile.block_rows) for count in counts)
     if programs == 0:
-        return rows, hidden
+        return rows, scaled, hidden
     change = torch.empty_like(hidden)
     chunks = [network.num_chunks for network in networks]
 
@@ -270,7 +282,8 @@ def hidden_change(
         *pairs(lambda network: network.biases),
         hidden.split(sizes),
         change.split(sizes),
-        rows.split(row_sizes),
+        tuple(t.split(row_sizes) for t in ((rows,) if scaling is None else (rows, scaled))),
+        rows if scaling is None else scaling,
         tasks,
         num_conditions,
         CHUNKS=alike(chunks),
@@ -286,4 +299,4 @@ def hidden_change(
         PRECISION=tiles.input_precision(torch.float32),
         **options(tile),
     )
-    return rows, hidden
+    return rows, scaled, hidden

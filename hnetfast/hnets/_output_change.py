@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hnetfast import ops
 from hnetfast.hnets._part import Part
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.ops._library import remembered, without_autocast
 from hnetfast.ops._mlp_layers import sizes_of
-from hnetfast.ops.output_reg import Corrections
+from hnetfast.ops.output_reg import Corrections, Term, output_regs
 
 _OUTPUTS_AT_ONCE = 1 << 24  # generated weights in memory, for as many conditions as that are
 _CORRECTIONS_AT_MOST = 0.25  # of all outputs; with more of them generating is as fast
@@ -57,17 +56,26 @@ def _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored) -> T
         return None
     with torch.no_grad():
         former = hnet._parts(cond_ids, previous)
+    scaling = None if scaling is None else scaling.to(_tensor_of(current[0]).device)
+    parts = zip(current, former, corrections or [None] * len(current), strict=True)
+    changes = [_change_of_part(now, then, len(cond_ids), scaling, of_part) for now, then, of_part in parts]
+    of_networks = iter(output_regs([change for change in changes if isinstance(change, Term)]))
     total = None
-    for now, then, of_part in zip(current, former, corrections or [None] * len(current), strict=True):
-        change = _change_of_part(now, then, len(cond_ids), scaling, of_part)
-        total = change if total is None else total + change
+    for change in changes:
+        change = next(of_networks) if isinstance(change, Term) else change
+        if change is not None:  # it is part of an earlier one
+            total = change if total is None else total + change
     return total - total.detach().clamp(max=0)  # it may be a little less than zero where terms cancel
+
+
+def _tensor_of(part: Part) -> Tensor:
+    return part.source if isinstance(part.source, Tensor) else part.source.weights[-1]
 
 
 def _change_of_part(
     now: Part, then: Part, count: int, scaling: Tensor | None, corrections: Corrections | None
-) -> Tensor:
-    tensor = now.source if isinstance(now.source, Tensor) else now.source.weights[-1]
+) -> Tensor | Term:
+    tensor = _tensor_of(now)
     scaling = None if scaling is None else scaling.to(tensor)
     given = len(tensor) if isinstance(now.source, Tensor) else sizes_of(now.source.inputs)[0]
     if given == 1 and count > 1:  # the same for all conditions
@@ -81,7 +89,7 @@ def _change_of_part(
             corrections = corrections.with_factors(torch.where(exact, factors[:1], mean))
         scaling = total
     if not isinstance(now.source, Tensor):
-        return ops.output_reg(now.source, then.source, now.num_outputs, scaling, corrections)
+        return Term(now.source, then.source, now.num_outputs, scaling, corrections)
     squares = (now.source - then.source.detach().to(now.source)).square()
     sums = squares.sum(1)
     if corrections is not None:

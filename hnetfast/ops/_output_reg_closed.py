@@ -60,8 +60,8 @@ def _check_change(
     activation,
     conditions,
     chunks,
+    op="hidden_change",
 ) -> None:
-    op = "hidden_change"
     check_network(op, inputs, weights, biases, activation)
     check_network(op, previous_inputs, previous_weights, previous_biases, activation)
     _check_sizes(op, "inputs", inputs, conditions, chunks)
@@ -174,7 +174,7 @@ def _change_triton(inputs, weights, biases, *rest):
         return _change_reference(inputs, weights, biases, *rest)
     *old, activation, conditions, chunks = rest
     networks = [_hidden_layers(*lists, chunks) for lists in ((inputs, weights, biases), old)]
-    rows, hidden = kernels.hidden_change(networks[:1], networks[1:], activation, conditions)
+    rows, _, hidden = kernels.hidden_change(networks[:1], networks[1:], activation, conditions)
     return rows.view(conditions * chunks, -1), hidden.view(conditions * chunks, -1)
 
 

@@ -102,7 +102,7 @@ def pack_placement(bounds: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor
 # --- reference ------------------------------------------------------------------------------------
 
 
-def _split(inputs, weights, biases, counts, activations) -> list[Group]:
+def _split(inputs, weights, biases, counts, activations, op: str = "grouped_mlp") -> list[Group]:
     lists = [[*inputs], [*weights], [*biases]]
     if (
         not activations
@@ -111,7 +111,7 @@ def _split(inputs, weights, biases, counts, activations) -> list[Group]:
         or any(sum(counts[k::3]) != len(tensors) for k, tensors in enumerate(lists))
     ):
         raise ValueError(
-            f"grouped_mlp: counts {list(counts)} do not add up to {len(inputs)} inputs, {len(weights)} "
+            f"{op}: counts {list(counts)} do not add up to {len(inputs)} inputs, {len(weights)} "
             f"weights and {len(biases)} biases of {len(activations)} groups"
         )
     groups = []

@@ -29,6 +29,7 @@ from hnetfast.ops._library import (
 )
 from hnetfast.ops._mlp_layers import activate, check_network, sizes_of
 from hnetfast.ops._output_reg_closed import ClosedForm, OfChunks, Problem
+from hnetfast.ops._output_reg_grouped import ClosedForms
 from hnetfast.ops.chunked_mlp import chunked_mlp_reference
 from hnetfast.ops.grouped_mlp import Group
 
@@ -47,6 +48,9 @@ _BACKWARD_OP = torch.ops.hnetfast.output_reg_backward.default
 _KERNEL_DTYPES = (torch.float32, torch.float64)
 _ROWS_AT_MOST = 1 << 24  # elements of the last layer's input that the closed form holds at once
 _PADDING_AT_MOST = 1 << 16  # outputs computed with the corrections of the closed form that are none
+_NARROW = 128  # width of hidden layers of networks that go together
+_PRODUCTS_AT_MOST = 1 << 25  # size of their last layer times its width; library products are for larger ones
+_NETWORKS_AT_ONCE = 16
 _FEATURES_AT_ONCE = 1 << 22  # elements of the last layer's input, for as many conditions as that are
 
 
@@ -325,7 +329,23 @@ def _by_closed_form(
     corrections: Corrections | None,
 ) -> Tensor:
     dtype = current.weights[-1].dtype
-    if dtype in (torch.float16, torch.bfloat16):
+    current, problem = _problem(current, previous, split, count, scaling, corrections)
+    counts = (len(current.inputs), len(current.inputs) + len(current.weights))
+    tensors = (*current.inputs, *current.weights, *current.biases)
+    with without_autocast(tensors[0].device.type):
+        return ClosedForm.apply(counts, problem, *tensors).to(dtype)
+
+
+def _problem(
+    current: Group,
+    previous: Group,
+    split: int,
+    count: int,
+    scaling: Tensor | None,
+    corrections: Corrections | None,
+) -> tuple[Group, Problem]:
+    """The network in the dtype of the closed form, and what is constant in it."""
+    if current.weights[-1].dtype in (torch.float16, torch.bfloat16):
         current = _convert(current, lambda t: t.float())
     weight = current.weights[-1]
     previous = _convert(previous, lambda t: _constant(t, weight.dtype))
@@ -360,13 +380,10 @@ def _by_closed_form(
                 total = total - _corrected(group, previous, factors, corrections)
         return total
 
-    problem = Problem(
-        previous[:3], current.activation, (count, num_chunks), split, scaling, never, parts, differentiable
+    sizes = count, num_chunks
+    return current, Problem(
+        previous[:3], current.activation, sizes, split, scaling, never, parts, differentiable
     )
-    counts = (len(current.inputs), len(current.inputs) + len(current.weights))
-    tensors = (*current.inputs, *current.weights, *current.biases)
-    with without_autocast(weight.device.type):
-        return ClosedForm.apply(counts, problem, *tensors).to(dtype)
 
 
 class _PlanOfChunks(NamedTuple):
@@ -418,6 +435,72 @@ def _plan_of_chunks(corrections: Corrections, order: Tensor, size: int, like: Te
         .to(like)
     )
     return _PlanOfChunks(*(t.to(like.device) for t in (chunks, rows, factors, order, slots)))
+
+
+# --- several networks -----------------------------------------------------------------------------
+
+
+class Term(NamedTuple):
+    """Arguments of :func:`output_reg`."""
+
+    current: Group
+    previous: Group
+    num_outputs: int
+    scaling: Tensor | None = None
+    corrections: Corrections | None = None
+
+
+def output_regs(terms: Sequence[Term]) -> list[Tensor | None]:
+    """What :func:`output_reg` computes for several networks, for some of them together on a GPU.
+
+    Args:
+        terms: The arguments for each of them.
+
+    Returns:
+        Scalars that add up to the whole: the k-th is that of the k-th network alone, or that of it and later
+        ones, for which there is None.
+    """
+    results: list[Tensor | None] = [None] * len(terms)
+    batches: dict[tuple, list[tuple[int, Group, Problem]]] = {}
+    for i, term in enumerate(terms):
+        network = _network_of_batch(term)
+        if network is None:
+            results[i] = output_reg(*term)
+            continue
+        current, problem = network
+        shape = len(current.weights), len(current.biases), current.activation, problem.sizes[0]
+        key = *shape, id(term.scaling), current.weights[-1].device
+        batches.setdefault(key, []).append((i, *network))
+    for of_key in batches.values():
+        for start in range(0, len(of_key), _NETWORKS_AT_ONCE):
+            numbers, groups, problems = zip(*of_key[start : start + _NETWORKS_AT_ONCE], strict=True)
+            if len(groups) == 1:
+                results[numbers[0]] = output_reg(*terms[numbers[0]])
+                continue
+            counts = [len(tensors) for group in groups for tensors in group[:3]]
+            tensors = [t for kind in range(3) for group in groups for t in group[kind]]
+            with without_autocast(tensors[0].device.type):
+                results[numbers[0]] = ClosedForms.apply(counts, problems, *tensors)
+    return results
+
+
+def _network_of_batch(term: Term) -> tuple[Group, Problem] | None:
+    """A network that goes with others."""
+    current, previous, num_outputs, scaling, corrections = term
+    split, count = _check(current, previous, num_outputs)
+    size, width = current.weights[-1].shape
+    if not (
+        _takes_closed_form(current, count, scaling)
+        and current.weights[-1].dtype == torch.float32
+        and len(current.weights) > 1
+        and max(len(weight) for weight in current.weights[:-1]) <= _NARROW
+        and size * width**2 <= _PRODUCTS_AT_MOST
+        and split == size
+        and (corrections is None or corrections._scaled is None)
+    ):
+        return None
+    current, problem = _problem(current, previous, split, count, scaling, corrections)
+    return None if problem.corrections else (current, problem)
 
 
 # --- by products of matrices, in plain PyTorch ----------------------------------------------------
