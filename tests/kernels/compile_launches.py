@@ -29,12 +29,14 @@ from hnetfast.kernels import (
     chunked_mlp_tiles,
     grouped_mlp,
     output_reg,
+    output_reg_layers,
 )
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", ".."))
 from bench import tiles
 
-MODULES = chunked_mlp_hidden, chunked_mlp_products, grouped_mlp, output_reg  # which launch kernels
+# Which launch kernels.
+MODULES = chunked_mlp_hidden, chunked_mlp_products, grouped_mlp, output_reg, output_reg_layers
 MODES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int32: "*i32"}
 
@@ -194,10 +196,14 @@ def launches_of_group(
         needs = [[True] * sum(map(len, each)) for each in tensors]
         grouped_mlp.grouped_mlp_backward(torch.empty_like(out), hidden, groups, sizes, places, needs)
         if dtype == torch.float32:
-            layers = [
+            hidden = [
                 hidden_layers_of(network, each) for network, each in zip(networks, tensors, strict=True)
             ]
-            output_reg.hidden_change(layers, layers, "elu", conditions)
+            layers = [[weights[-1], *biases[-1:]] for _, weights, biases in tensors]
+            scaling = torch.empty(conditions, device="meta")
+            args = hidden, hidden, layers, layers, [()] * len(networks), "elu", conditions, scaling
+            saved, grad = output_reg_layers.changes(*args), torch.empty((), device="meta")
+            output_reg_layers.changes_backward(grad, *saved, hidden, layers, "elu", conditions, needs)
     return launches
 
 

@@ -16,7 +16,7 @@ KERNELS = {
     *(f"chunked_mlp_{name}" for name in ("hidden", "hidden_bwd", "hidden_sums", "inputs_bwd")),
     *("chunked_mlp_fwd", "chunked_mlp_bwd", "chunked_mlp_reduce"),
     *("grouped_mlp_fwd", "grouped_mlp_weights_bwd", "grouped_mlp_features_bwd"),
-    "hidden_change",
+    *("hidden_change", "layer_change", "layer_gradients"),
 }
 # What one thread block may have, in bytes.
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}

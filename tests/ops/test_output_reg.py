@@ -111,12 +111,10 @@ def several_networks(scaling):
     ]
     previous = [mapped(changed(group), torch.Tensor.detach) for group in groups]
     # The same for all conditions: some outputs of the one with one chunk never count.
-    corrections = [None, Corrections(torch.tensor([2, 8]), torch.ones(1, 2, dtype=torch.float64)), None]
+    never = Corrections(torch.tensor([2, 8]), torch.ones(1, 2, dtype=torch.float64))
     terms = [
-        Term(group, old, chunks * row, scaling, correction)
-        for group, old, (chunks, row, _), correction in zip(
-            groups, previous, shapes, corrections, strict=True
-        )
+        Term(group, old, chunks * row, scaling, never if chunks == 1 else None)
+        for group, old, (chunks, row, _) in zip(groups, previous, shapes, strict=True)
     ]
     return terms, [t for kind in range(3) for group in groups for t in group[kind]]
 
@@ -127,11 +125,10 @@ def test_closed_form_of_several_networks(scaling):
     counts = [len(ts) for term in terms for ts in term.current[:3]]
 
     def closed(*tensors):
+        splits = [len(term.current.weights[-1]) for term in terms]
         problems = [
-            MODULE._problem(term.current, term.previous, len(term.current.weights[-1]), 3, scaling, term[4])[
-                1
-            ]
-            for term in terms
+            MODULE._problem(*term[:2], split, 3, *term[3:])[1]
+            for term, split in zip(terms, splits, strict=True)
         ]
         return ClosedForms.apply(counts, problems, *tensors)
 
