@@ -21,6 +21,7 @@ from .chunked_mlp_hidden_kernels import (
     _chunked_mlp_reduce_kernel,
 )
 
+_MOST_SUMS = 160  # of a launch, whose arguments should not exceed 4 KiB
 Rows = tuple[tuple[Tensor, ...], ...]  # by layer or part, then by network
 
 
@@ -49,7 +50,10 @@ def by_row(rows: Iterable[Iterable]) -> tuple[tuple, ...]:
 
 
 def tasks_of(counts: Iterable[int]) -> tuple[tuple[int, ...], int]:
-    """The first program of each task, and the number of programs, from how many each takes."""
+    """The first program of each task, and the number of programs, from how many each takes.
+
+    Triton compiles anew where numbers in a tuple become 1 or divisible by 16, or cease to be.
+    """
     *firsts, count = itertools.accumulate(counts, initial=0)
     return tuple(firsts), count
 
@@ -305,21 +309,24 @@ def sums_over_rows(
 def sum_parts(parts: Tensor, sums: Sequence[tuple[Tensor, int]]) -> None:
     """Fill contiguous tensors with the sums over parts [P, E] float32, from an element on each; in order."""
     block_elements = 128
-    tasks, programs = tasks_of(blocks(total.numel(), block_elements) for total, _ in sums)
-    if programs == 0:
-        return
-    _chunked_mlp_reduce_kernel[(programs,)](
-        parts,
-        tuple(total for total, _ in sums),
-        tasks,
-        tuple(total.numel() for total, _ in sums),
-        tuple(start for _, start in sums),
-        parts.stride(0),
-        parts.shape[0],
-        BLOCK_PARTS=min(16, 1 << (parts.shape[0] - 1).bit_length()),
-        BLOCK_ELEMENTS=block_elements,
-        num_warps=4,
-    )
+    for first in range(0, len(sums), _MOST_SUMS):
+        totals, starts = zip(*sums[first : first + _MOST_SUMS], strict=True)
+        sizes = tuple(total.numel() for total in totals)
+        tasks, programs = tasks_of(blocks(size, block_elements) for size in sizes)
+        if programs == 0:
+            continue
+        _chunked_mlp_reduce_kernel[(programs,)](
+            parts,
+            totals,
+            tasks,
+            sizes,
+            starts,
+            parts.stride(0),
+            parts.shape[0],
+            BLOCK_PARTS=min(16, 1 << (parts.shape[0] - 1).bit_length()),
+            BLOCK_ELEMENTS=block_elements,
+            num_warps=4,
+        )
 
 
 class _InputGradient(NamedTuple):

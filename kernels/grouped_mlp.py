@@ -31,7 +31,7 @@ from .grouped_mlp_kernels import (
 )
 
 _MOST_NETWORKS = 16  # of a launch, whose programs look for their network among them
-_MOST_POINTERS = 400  # among the arguments of a kernel, which are 4 KiB at most
+_MOST_PARTS = 160  # of inputs, and hidden layers: arguments of a kernel should not exceed 4 KiB
 
 # Where the elements of a network's chunks [N·S] go. Those of a narrow one each have a place, negative if they
 # are not used; of another one only those that are used, which the second tensor names if not all are.
@@ -191,8 +191,8 @@ def _batches(
         network = _Network(i, layers, weights[-1], biases[-1] if biases else None, targets)
         batches.setdefault((len(weights), len(biases), activation), []).append(network)
     for batch in batches.values():
-        pointers = max(2 * len(network.layers.inputs) + 2 * len(network.layers.weights) for network in batch)
-        most = max(1, min(_MOST_NETWORKS, _MOST_POINTERS // pointers))
+        parts = max(len(network.layers.inputs) + len(network.layers.weights) for network in batch)
+        most = max(1, min(_MOST_NETWORKS, _MOST_PARTS // parts))
         yield from (batch[start : start + most] for start in range(0, len(batch), most))
 
 

@@ -50,7 +50,7 @@ _ROWS_AT_MOST = 1 << 24  # elements of the last layer's input that the closed fo
 _PADDING_AT_MOST = 1 << 16  # outputs computed with the corrections of the closed form that are none
 _NARROW = 128  # width of hidden layers of networks that go together
 _PRODUCTS_AT_MOST = 1 << 25  # size of their last layer times its width; library products are for larger ones
-_NETWORKS_AT_ONCE = 16
+_NETWORKS_AT_ONCE, _PARTS_AT_ONCE = 16, 110  # the latter of inputs, and layers: arguments of kernels are few
 _FEATURES_AT_ONCE = 1 << 22  # elements of the last layer's input, for as many conditions as that are
 
 
@@ -472,8 +472,10 @@ def output_regs(terms: Sequence[Term]) -> list[Tensor | None]:
         key = *shape, id(term.scaling), current.weights[-1].device
         batches.setdefault(key, []).append((i, *network))
     for of_key in batches.values():
-        for start in range(0, len(of_key), _NETWORKS_AT_ONCE):
-            numbers, groups, problems = zip(*of_key[start : start + _NETWORKS_AT_ONCE], strict=True)
+        parts = max(len(group.inputs) + len(group.weights) for _, group, _ in of_key)
+        step = max(1, min(_NETWORKS_AT_ONCE, _PARTS_AT_ONCE // parts))
+        for start in range(0, len(of_key), step):
+            numbers, groups, problems = zip(*of_key[start : start + step], strict=True)
             if len(groups) == 1:
                 results[numbers[0]] = output_reg(*terms[numbers[0]])
                 continue

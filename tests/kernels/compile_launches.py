@@ -90,7 +90,7 @@ class Launch:
 
     kernel: object
     signature: dict
-    constants: dict
+    constants: dict  # by name, or by path of an argument in a tuple
     attributes: dict
     options: dict
 
@@ -110,7 +110,10 @@ def _specialize(kernel, args: tuple, kwargs: dict) -> Launch:
             if value.storage_offset() * value.dtype.itemsize % 16 == 0:
                 attributes[path] = [["tt.divisibility", 16]]
             return TYPES[value.dtype]
-        if name not in free and value % 16 == 0:
+        if len(path) > 1 and value == 1:  # what is not to be specialised is, in tuples
+            constants[path] = 1
+            return "constexpr"
+        if (name not in free or len(path) > 1) and value % 16 == 0:
             attributes[path] = [["tt.divisibility", 16]]
         return "i32" if value < 2**31 else "i64"
 
@@ -264,10 +267,9 @@ def allow_tf32(allow: bool):
 
 
 def describe(launch: Launch) -> str:
-    blocks = {name: value for name, value in launch.constants.items() if name.startswith("BLOCK")}
-    flags = [
-        name for name, value in launch.constants.items() if name.startswith(("NEED", "REP", "ONE")) and value
-    ]
+    named = {name: value for name, value in launch.constants.items() if isinstance(name, str)}
+    blocks = {name: value for name, value in named.items() if name.startswith("BLOCK")}
+    flags = [name for name, value in named.items() if name.startswith(("NEED", "REP", "ONE")) and value]
     sizes = "x".join(str(value) for value in blocks.values() if not isinstance(value, tuple))
     return " ".join([sizes, f"w{launch.options['num_warps']}", *flags])
 
