@@ -269,16 +269,17 @@ class OuterProducts(NamedTuple):
 
 
 def sums_over_rows(
-    matrices: Sequence[OuterProducts], num_sums: int, tile: tiles.Tile, precision: str
+    matrices: Sequence[OuterProducts], num_sums: int, tile: tiles.Tile, precision: str, crowd: int = 1
 ) -> Tensor:
-    """Parts of all sums, float32 [P, num_sums], which are to be added."""
+    """Parts of all sums, float32 [P, num_sums], which are to be added; crowd: how many times to fill the GPU."""
     tasks, count = tasks_of(
         blocks(matrix.out_width, tile.block_size) * blocks(matrix.in_width, tile.block_size)
         for matrix in matrices
     )
     device = matrices[0].x.device
     most_rows = blocks(max(len(matrix.grads) for matrix in matrices), tile.block_rows)
-    row_groups = max(1, min(most_rows, tiles.num_programs(tiles.generation(device)) // count, 32))
+    programs = crowd * tiles.num_programs(tiles.generation(device))
+    row_groups = max(1, min(most_rows, programs // count, 32))
     partial = torch.empty((row_groups, num_sums), dtype=torch.float32, device=device)
     _chunked_mlp_hidden_sums_kernel[(count * row_groups,)](
         tuple(matrix.x for matrix in matrices),

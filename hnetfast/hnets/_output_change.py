@@ -56,9 +56,13 @@ def _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored) -> T
         return None
     with torch.no_grad():
         former = hnet._parts(cond_ids, previous)
-    scaling = None if scaling is None else scaling.to(_tensor_of(current[0]).device)
-    parts = zip(current, former, corrections or [None] * len(current), strict=True)
-    changes = [_change_of_part(now, then, len(cond_ids), scaling, of_part) for now, then, of_part in parts]
+    scalings: dict[torch.dtype, Tensor] = {}  # networks that share one may go together
+    changes = []
+    for now, then, of_part in zip(current, former, corrections or [None] * len(current), strict=True):
+        tensor = now.source if isinstance(now.source, Tensor) else now.source.weights[-1]
+        if scaling is not None and tensor.dtype not in scalings:
+            scalings[tensor.dtype] = scaling.to(tensor)
+        changes.append(_change_of_part(now, then, len(cond_ids), scalings.get(tensor.dtype), of_part))
     of_networks = iter(output_regs([change for change in changes if isinstance(change, Term)]))
     total = None
     for change in changes:
@@ -68,15 +72,10 @@ def _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored) -> T
     return total - total.detach().clamp(max=0)  # it may be a little less than zero where terms cancel
 
 
-def _tensor_of(part: Part) -> Tensor:
-    return part.source if isinstance(part.source, Tensor) else part.source.weights[-1]
-
-
 def _change_of_part(
     now: Part, then: Part, count: int, scaling: Tensor | None, corrections: Corrections | None
 ) -> Tensor | Term:
-    tensor = _tensor_of(now)
-    scaling = None if scaling is None else scaling.to(tensor)
+    tensor = now.source if isinstance(now.source, Tensor) else now.source.weights[-1]
     given = len(tensor) if isinstance(now.source, Tensor) else sizes_of(now.source.inputs)[0]
     if given == 1 and count > 1:  # the same for all conditions
         scaling = tensor.new_ones(count) if scaling is None else scaling

@@ -49,7 +49,7 @@ _KERNEL_DTYPES = (torch.float32, torch.float64)
 _ROWS_AT_MOST = 1 << 24  # elements of the last layer's input that the closed form holds at once
 _PADDING_AT_MOST = 1 << 16  # outputs computed with the corrections of the closed form that are none
 _NARROW = 128  # width of hidden layers of networks that go together
-_PRODUCTS_AT_MOST = 1 << 25  # size of their last layer times its width; library products are for larger ones
+_PRODUCTS_AT_MOST = 1 << 27  # outputs of their last layer times its squared width; library products do more
 _NETWORKS_AT_ONCE, _PARTS_AT_ONCE = 16, 110  # the latter of inputs, and layers: arguments of kernels are few
 _FEATURES_AT_ONCE = 1 << 22  # elements of the last layer's input, for as many conditions as that are
 
