@@ -271,7 +271,7 @@ class OuterProducts(NamedTuple):
 def sums_over_rows(
     matrices: Sequence[OuterProducts], num_sums: int, tile: tiles.Tile, precision: str, crowd: int = 1
 ) -> Tensor:
-    """Parts of all sums, float32 [P, num_sums], which are to be added; crowd: how many times to fill the GPU."""
+    """Parts of all sums, float32 [P, num_sums], to be added; crowd: how many times to fill the GPU."""
     tasks, count = tasks_of(
         blocks(matrix.out_width, tile.block_size) * blocks(matrix.in_width, tile.block_size)
         for matrix in matrices

@@ -128,7 +128,7 @@ def changes(
     activation: str,
     num_conditions: int,
     scaling: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute what the loss is made of.
 
     Args:
@@ -142,9 +142,9 @@ def changes(
         scaling: A factor for each condition, ``[B]``.
 
     Returns:
-        For the gradients, the scaled rows ``[R, C]`` and all hidden layers of each network, one after the
-        other, and its matrix ``[S, C]``; and their squares ``[2, Σ C²]``: the products of the first half with
-        the second add up to the loss.
+        The rows ``[R, C]`` of each network one after the other, if there is a scaling; likewise the scaled
+        rows, all hidden layers, and the matrices ``[S, C]``; and squares ``[2, Σ C²]``: the products of the
+        first half with the second add up to the loss.
     """
     rows, scaled, hidden = hidden_change(networks, old, activation, num_conditions, scaling)
     widths = [layer[0].shape[1] for layer in layers]
@@ -183,7 +183,7 @@ def changes(
     partial = sums_over_rows(products, start, tile, tiles.input_precision(torch.float32), crowd=4)
     squares = rows.new_empty(2, start // 2)
     sum_parts(partial, [(squares, 0)])
-    return scaled, hidden, matrices, squares
+    return rows if scaling is not None else rows.new_empty(0), scaled, hidden, matrices, squares
 
 
 def _each(flat: Tensor, counts: Sequence[int], columns: Sequence[int]) -> list[Tensor]:
@@ -194,6 +194,7 @@ def _each(flat: Tensor, counts: Sequence[int], columns: Sequence[int]) -> list[T
 
 def changes_backward(
     grad: Tensor,
+    others: Tensor | None,
     scaled: Tensor,
     hidden: Tensor,
     matrices: Tensor,
@@ -208,6 +209,7 @@ def changes_backward(
 
     Args:
         grad: Gradient of the loss, scalar.
+        others: What else there is of the gradients of what the last layers read, ``[R, K]`` of each network.
         scaled: What :func:`changes` returned, like the next three.
         hidden: See there.
         matrices: See there.
@@ -229,7 +231,8 @@ def changes_backward(
     of_layers, of_rows = (_each(half, columns, columns) for half in squares)
     weights = [scaled.new_empty(size, width) for size, width in zip(sizes, widths, strict=True)]
     biases = [scaled.new_empty(size) for size in sizes] if has_bias else []
-    features = [scaled.new_empty(count, width) for count, width in zip(counts, widths, strict=True)]
+    all_features = scaled.new_empty(sum(count * width for count, width in zip(counts, widths, strict=True)))
+    features = _each(all_features, counts, widths)
     ys = _each(matrices, sizes, columns) + _each(scaled, counts, columns)
     tile = tiles.hidden_tile()._replace(block_rows=32)
     tasks, programs = tasks_of(blocks(len(y), tile.block_rows) for y in ys)
@@ -250,6 +253,8 @@ def changes_backward(
         PRECISION=tiles.input_precision(torch.float32),
         **options(tile),
     )
+    if others is not None:
+        all_features += others
     shapes = [sum(network.widths) for network in networks]
     found = hidden_layers_backward(
         features, _each(hidden, counts, shapes), networks, activation, num_conditions, needs

@@ -221,6 +221,51 @@ class OfChunks(NamedTuple):
     rows: Tensor
     factors: Tensor
 
+    def count(self, conditions: int) -> int:
+        """How many outputs of B conditions these are."""
+        return conditions * len(self.chunks) * len(self.rows)
+
+
+def subtract(
+    rows: Tensor, matrix: Tensor, part: OfChunks, change: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute the changes of outputs to subtract, and these times their factors.
+
+    Args:
+        rows: What the last layer reads, and its change, ``[B, N, C]``.
+        matrix: ``[D W*]`` of the last layer, ``[S, C]``.
+        part: Which outputs.
+        change: Filled with their changes, ``[B·P·E]``; their product with the next is negative.
+        weights: Filled with their changes times factors.
+
+    Returns:
+        The rows and rows of the matrix that they are products of, ``[B·P, C]`` and ``[E, C]``.
+    """
+    x = (rows if rows.shape[1] == 1 else rows.index_select(1, part.chunks)).flatten(0, 1)
+    m = matrix.index_select(0, part.rows)
+    shape = len(rows), len(part.chunks), len(part.rows)
+    torch.mm(x, m.t(), out=change.view(-1, shape[2]))
+    torch.mul(change.view(shape), part.factors, out=weights.view(shape))
+    return x, m
+
+
+def subtract_from_layer(
+    weight: Tensor | None, bias: Tensor | None, width: int, part: OfChunks, weights: Tensor, x: Tensor
+) -> None:
+    """Put the share of :func:`subtract` into the gradients of weight ``[S, K]`` and bias ``[S]``."""
+    of_layer = weights.view(-1, len(part.rows)).t() @ x[:, : width + 1]
+    if weight is not None:
+        weight.index_add_(0, part.rows, of_layer[:, :width], alpha=2)  # no row is named twice
+    if bias is not None:
+        bias.index_add_(0, part.rows, of_layer[:, width], alpha=2)
+
+
+def subtract_from_features(features: Tensor, part: OfChunks, weights: Tensor, m: Tensor) -> None:
+    """Put the share of :func:`subtract` into the gradient of what the last layer reads, ``[B, N, K]``."""
+    width = features.shape[2]
+    of_part = weights.view(-1, len(part.rows)) @ (m[:, :width] + m[:, m.shape[1] - width :])
+    features.index_add_(1, part.chunks, of_part.view(len(features), -1, width), alpha=2)
+
 
 class Problem(NamedTuple):
     """What is constant: the network as it was, and how its outputs count.
@@ -268,11 +313,9 @@ class ClosedForm(torch.autograd.Function):
             torch.mm(matrix[of_kind].t(), matrix[of_kind], out=product)
         inputs, outputs = [], []  # of the corrections
         for part, change, weights in zip(problem.corrections, changes, weighted, strict=True):
-            inputs.append((rows if chunks == 1 else rows.index_select(1, part.chunks)).flatten(0, 1))
-            outputs.append(matrix.index_select(0, part.rows))
-            shape = conditions, len(part.chunks), len(part.rows)
-            torch.mm(inputs[-1], outputs[-1].t(), out=change.view(-1, shape[2]))
-            torch.mul(change.view(shape), part.factors, out=weights.view(shape))
+            x, m = subtract(rows, matrix, part, change, weights)
+            inputs.append(x)
+            outputs.append(m)
         loss = torch.dot(*pairs)
         # What is constant is saved too: autograd then notices if it is changed in place.
         constants = [t for part in problem.previous for t in part]
@@ -302,8 +345,7 @@ def _cut(problem: Problem, size: int) -> list[slice]:
 
 def _lengths(problem: Problem, kinds: int, columns: int) -> list[int]:
     """Numbers of elements of the square matrices, and of the outputs to subtract."""
-    outputs = [problem.sizes[0] * len(part.chunks) * len(part.rows) for part in problem.corrections]
-    return [kinds * columns**2, *outputs]
+    return [kinds * columns**2, *(part.count(problem.sizes[0]) for part in problem.corrections)]
 
 
 def _scaled(rows: Tensor, scaling: Tensor | None, kinds: int) -> Tensor:
@@ -329,7 +371,6 @@ def _gradients(problem, counts, tensors, needs, saved, grad) -> list[Tensor | No
     cut = _cut(problem, len(matrix))
     lengths = _lengths(problem, len(cut), columns)
     (products, *_), (sums, *weighted) = (half.split(lengths) for half in pairs * grad)
-    weighted = [w.view(-1, len(part.rows)) for w, part in zip(weighted, corrections, strict=True)]
     results: list[Tensor | None] = [None] * len(tensors)
 
     last = [first_bias - 1, len(tensors) - 1] if has_bias else [first_bias - 1]
@@ -344,10 +385,7 @@ def _gradients(problem, counts, tensors, needs, saved, grad) -> list[Tensor | No
             weight[problem.split :].zero_()
             bias[problem.split :].zero_()
         for part, weights, x in zip(corrections, weighted, inputs, strict=True):
-            of_layer = weights.t() @ x[:, :layer_columns]
-            weight.index_add_(0, part.rows, of_layer[:, :width], alpha=2)  # no row is named twice
-            if has_bias:
-                bias.index_add_(0, part.rows, of_layer[:, width], alpha=2)
+            subtract_from_layer(weight, bias if has_bias else None, width, part, weights, x)
         for i, of_layer in zip(last, (weight, bias), strict=False):
             results[i] = of_layer if needs[i] else None
     if any(need for i, need in enumerate(needs) if i not in last):
@@ -355,9 +393,7 @@ def _gradients(problem, counts, tensors, needs, saved, grad) -> list[Tensor | No
         of_rows = matrix.new_empty(conditions * chunks, width)
         of_rows.addmm_(scaled.flatten(2).flatten(0, 1), folded, beta=0, alpha=2)
         for part, weights, m in zip(corrections, weighted, outputs, strict=True):
-            of_part = weights @ (m[:, :width] + m[:, layer_columns:])
-            of_part = of_part.view(conditions, -1, width)
-            of_rows.view(conditions, chunks, width).index_add_(1, part.chunks, of_part, alpha=2)
+            subtract_from_features(of_rows.view(conditions, chunks, width), part, weights, m)
         below = [need and i not in last for i, need in enumerate(needs)]
         found = _CHANGE_BACKWARD(of_rows, hidden, *lists, problem.activation, *problem.sizes, below)
         for i, need in enumerate(below):

@@ -501,8 +501,7 @@ def _network_of_batch(term: Term) -> tuple[Group, Problem] | None:
         and (corrections is None or corrections._scaled is None)
     ):
         return None
-    current, problem = _problem(current, previous, split, count, scaling, corrections)
-    return None if problem.corrections else (current, problem)
+    return _problem(current, previous, split, count, scaling, corrections)
 
 
 # --- by products of matrices, in plain PyTorch ----------------------------------------------------

@@ -206,7 +206,9 @@ def launches_of_group(
             scaling = torch.empty(conditions, device="meta")
             args = hidden, hidden, layers, layers, [()] * len(networks), "elu", conditions, scaling
             saved, grad = output_reg_layers.changes(*args), torch.empty((), device="meta")
-            output_reg_layers.changes_backward(grad, *saved, hidden, layers, "elu", conditions, needs)
+            output_reg_layers.changes_backward(
+                grad, None, *saved[1:], hidden, layers, "elu", conditions, needs
+            )
     return launches
 
 

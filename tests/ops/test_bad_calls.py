@@ -9,7 +9,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import pytest
@@ -178,7 +178,16 @@ def of_grouped_change(rng: random.Random) -> tuple:
 def of_grouped_change_backward(rng: random.Random) -> tuple:
     arguments = of_grouped_change(rng)
     saved, lists, rest = OPS.grouped_change(*arguments), arguments[:3], arguments[6:10]
-    return torch.randn_like(saved[0][0]), *saved, *lists, *rest, some(rng, sum(map(len, lists)))
+    others = None
+    if rng.random() < 0.5:
+        counts, conditions, chunks = rest[0], *rest[2:]
+        last = [k - 1 for k in accumulate(counts[1::3])]
+        widths = [lists[1][k].shape[1] for k in last]
+        others = normal(
+            sum(conditions * n * k for n, k in zip(chunks, widths, strict=True)), dtype=saved[0].dtype
+        )
+    grad = torch.randn((), dtype=saved[1].dtype)
+    return grad, others, *saved[1:], *lists, *rest, some(rng, sum(map(len, lists)))
 
 
 def of_local_conv2d(rng: random.Random) -> tuple:

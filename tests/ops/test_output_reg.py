@@ -110,10 +110,14 @@ def several_networks(scaling):
         for chunks, row, hidden in shapes
     ]
     previous = [mapped(changed(group), torch.Tensor.detach) for group in groups]
-    # The same for all conditions: some outputs of the one with one chunk never count.
-    never = Corrections(torch.tensor([2, 8]), torch.ones(1, 2, dtype=torch.float64))
+    # Of the one with one chunk, an output never counts.
+    factors = torch.tensor([[1.0, 0.5], [1.0, 0.0], [1.0, 2.0]], dtype=torch.float64)
+    corrections = {
+        1: Corrections(torch.tensor([2, 8]), factors),
+        4: Corrections(torch.tensor([9, 20]), factors),
+    }
     terms = [
-        Term(group, old, chunks * row, scaling, never if chunks == 1 else None)
+        Term(group, old, chunks * row, scaling, corrections.get(chunks))
         for group, old, (chunks, row, _) in zip(groups, previous, shapes, strict=True)
     ]
     return terms, [t for kind in range(3) for group in groups for t in group[kind]]
