@@ -107,7 +107,7 @@ def hidden_tile() -> Tile:
 def hidden_sums_tile(width: int) -> Tile:
     """The tile of the sums over rows for the gradients of hidden layers, the widest of ``width``."""
     block = min(padded_width(width), 64)
-    return Tile(32, block, 0, 8 if block == 64 else 2)
+    return Tile(16, block, 0, 8) if block == 64 else Tile(32, block, 0, 2)
 
 
 def forward_tile(arch: int, precision: str, rows: int, width: int, alignment: int) -> Tile:

@@ -71,14 +71,14 @@ CORNERS = [
     Network("narrow single", (), 40, 7000, 279_999, 10, 10),
     Network("medium single", (), 12, 7000, 84_000, 64, 64),
 ]
-# Internal networks of a structured one: alike, and as different as they may be.
+# Internal networks of a structured one: as different as they may be, and alike.
 GROUPS = {
-    "alike": [Network("", (10, 10), 1, size, size, 8, 0) for size in (448, 2320, 2320, 650)],
     "widest": [
         Network("", (100, 128), 12, 4000, 48_000),
         Network("", (33, 50), 1, 999, 999, 32, 0),
         Network("", (128, 10), 3, 77, 231, 3, 5),
     ],
+    "alike": [Network("", (10, 10), 1, size, size, 8, 0) for size in (448, 2320, 2320, 650)],
 }
 # One with several blocks of features in each pass.
 VARIED = [Network("50,50,50,50", (50, 50, 50, 50), 53, 700_000, 36_511_244), CORNERS[4]]
@@ -277,13 +277,18 @@ def describe(launch: Launch) -> str:
 
 
 def spread(launches: list[tuple[str, int, Launch]], most: int) -> list[tuple[str, int, Launch]]:
-    """At most as many launches of each kernel on each GPU, those in between left out."""
+    """At most as many launches of each kernel on each GPU, those in between left out.
+
+    Of kernels that only serve several networks, the first.
+    """
     groups: dict[tuple[int, str], list[tuple[str, int, Launch]]] = {}
     for each in launches:
         groups.setdefault((each[1], each[2].kernel.__name__), []).append(each)
     chosen = []
-    for group in groups.values():
+    for (_, kernel), group in groups.items():
         count = min(most or len(group), len(group))
+        if most and kernel.startswith(("_grouped", "_layer")):
+            count = 1
         chosen += [group[i * (len(group) - 1) // max(count - 1, 1)] for i in range(count)]
     return chosen
 
