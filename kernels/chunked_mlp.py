@@ -14,8 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import chunked_mlp_hidden
 from . import chunked_mlp_library as library
 from . import chunked_mlp_products as products
+from .chunked_mlp_hidden import HiddenLayers
 
 
 class _Run(NamedTuple):
@@ -62,9 +64,14 @@ def chunked_mlp_forward(
         if len(weights) == 1:
             _forward_without_hidden(inputs, weights[0], biases, out, num_chunks)
             return out, out.new_empty(0)
-        hidden = products.hidden_layers(
-            inputs, weights[:-1], biases, activation, num_conditions, num_chunks, save_hidden
-        )
+        layers = HiddenLayers(inputs, weights[:-1], biases[:-1], num_chunks)
+        if products.is_fused(out.dtype, *layers.widths):
+            hidden = chunked_mlp_hidden.hidden_layers([layers], activation, num_conditions)
+            hidden = hidden.view(num_conditions * num_chunks, -1)
+        else:
+            hidden = library.hidden_layers(
+                *layers[:3], activation, num_conditions, num_chunks, keep_all=save_hidden
+            )
         features = hidden[:, hidden.shape[1] - weights[-1].shape[1] :]
         offset = biases[-1][None] if biases else None
         products.product(features, weights[-1], offset, out, num_chunks, repeat=1)
@@ -130,16 +137,9 @@ def chunked_mlp_backward(
             )
             grads = [None] * len(tensors)
             if needs_below:
-                grads = products.hidden_layers_backward(
-                    grad_features,
-                    hidden,
-                    inputs,
-                    weights[:-1],
-                    len(biases) > 0,
-                    activation,
-                    num_conditions,
-                    num_chunks,
-                    needs,
+                layers = HiddenLayers(inputs, weights[:-1], biases[:-1], num_chunks)
+                grads = hidden_layers_backward(
+                    grad_features, hidden, layers, activation, num_conditions, needs
                 )
             grads[len(inputs) + len(weights) - 1] = grad_weight
             if biases:
@@ -148,6 +148,32 @@ def chunked_mlp_backward(
         _as_result(grad, tensor) if need else tensor.new_empty(0)
         for tensor, grad, need in zip(tensors, grads, needs, strict=True)
     ]
+
+
+def hidden_layers_backward(
+    grad_features: Tensor,
+    hidden: Tensor,
+    layers: HiddenLayers,
+    activation: str,
+    num_conditions: int,
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of everything below the last layer, see ``chunked_mlp_library.hidden_layers_backward``."""
+    if products.is_fused(hidden.dtype, *layers.widths):
+        args = [grad_features], [hidden], [layers], activation, num_conditions, [needs]
+        return chunked_mlp_hidden.hidden_layers_backward(*args)[0]
+    inputs, weights, biases, num_chunks = layers
+    return library.hidden_layers_backward(
+        grad_features,
+        hidden,
+        inputs,
+        weights,
+        len(biases) > 0,
+        activation,
+        num_conditions,
+        num_chunks,
+        needs,
+    )
 
 
 def _as_result(grad: Tensor, tensor: Tensor) -> Tensor:

@@ -1,28 +1,18 @@
-"""Launchers of single ``chunked_mlp`` kernels: the hidden layers, the output product and its backward pass.
+"""Launchers of the ``chunked_mlp`` kernels of the output layer: the product and its backward pass.
 
 Each picks its tile, its grid and the order of its sums from the shapes alone, or hands wide and float64
 layers to library products.
 """
 
-import itertools
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from . import chunked_mlp_library as library
 from . import chunked_mlp_tiles as tiles
-from .chunked_mlp_kernels import (
-    _chunked_mlp_bwd_kernel,
-    _chunked_mlp_fwd_kernel,
-    _chunked_mlp_hidden_bwd_kernel,
-    _chunked_mlp_hidden_kernel,
-    _chunked_mlp_hidden_sums_kernel,
-    _chunked_mlp_inputs_bwd_kernel,
-    _chunked_mlp_reduce_all_kernel,
-    _chunked_mlp_reduce_kernel,
-)
+from .chunked_mlp_hidden import options, sum_parts
+from .chunked_mlp_output_kernels import _chunked_mlp_bwd_kernel, _chunked_mlp_fwd_kernel
 
 
 def is_fused(dtype: torch.dtype, *widths: int) -> bool:
@@ -32,219 +22,6 @@ def is_fused(dtype: torch.dtype, *widths: int) -> bool:
 def _alignment(dtype: torch.dtype, *sizes: int) -> int:
     """How many elements, at most 16 bytes, divide all sizes: what kernels may assume of rows."""
     return math.gcd(16 // dtype.itemsize, *sizes)
-
-
-def _options(tile: tiles.Tile) -> dict[str, int]:
-    return {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
-
-
-def hidden_layers(
-    inputs: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    activation: str,
-    num_conditions: int,
-    num_chunks: int,
-    keep_all: bool,
-) -> Tensor:
-    """All hidden layers [R, Σ widths]; at least the last one where they need not be kept."""
-    widths = [weight.shape[0] for weight in weights]
-    if not is_fused(inputs[0].dtype, *widths):
-        return library.hidden_layers(
-            inputs, weights, biases, activation, num_conditions, num_chunks, keep_all
-        )
-    num_rows = num_conditions * num_chunks
-    hidden = inputs[0].new_empty((num_rows, sum(widths)))
-    precision = tiles.input_precision(hidden.dtype)
-    tile = tiles.hidden_tile()
-    part_widths = [part.shape[2] for part in inputs]
-    columns = itertools.accumulate(part_widths, initial=0)
-    _chunked_mlp_hidden_kernel[(-(-num_rows // tile.block_rows),)](
-        tuple(inputs),
-        tuple(weights),
-        tuple(biases[: len(weights)]),
-        hidden,
-        num_rows,
-        num_chunks,
-        PARTS=tuple(
-            (part.shape[2], column, part.shape[0] > 1, part.shape[1] > 1)
-            for part, column in zip(inputs, columns, strict=False)
-        ),
-        WIDTHS=tuple(widths),
-        COLUMNS=tuple(itertools.accumulate(widths[:-1], initial=0)),
-        BLOCK_WIDTHS=tuple(tiles.padded_width(width) for width in widths),
-        DOT_WIDTHS=tuple(
-            tiles.dot_width(width, tile.block_k, precision) for width in part_widths + widths[:-1]
-        ),
-        IN_WIDTH=sum(part_widths),
-        HIDDEN_PITCH=hidden.shape[1],
-        HAS_BIAS=len(biases) > 0,
-        ACTIVATION=activation,
-        BLOCK_ROWS=tile.block_rows,
-        BLOCK_K=tile.block_k,
-        PRECISION=precision,
-        NUM_STAGES=tile.num_stages,
-        **_options(tile),
-    )
-    return hidden
-
-
-def hidden_layers_backward(
-    grad_features: Tensor,
-    hidden: Tensor,
-    inputs: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    has_bias: bool,
-    activation: str,
-    num_conditions: int,
-    num_chunks: int,
-    needs: Sequence[bool],
-) -> list[Tensor | None]:
-    """Gradients of everything below the last layer, see ``chunked_mlp_library.hidden_layers_backward``.
-
-    Four launches, however many layers there are.
-    """
-    widths = [weight.shape[0] for weight in weights]
-    if not is_fused(hidden.dtype, *widths):
-        return library.hidden_layers_backward(
-            grad_features, hidden, inputs, weights, has_bias, activation, num_conditions, num_chunks, needs
-        )
-    grads: list[Tensor | None] = [None] * len(needs)
-    num_rows, pitch = hidden.shape
-    precision = tiles.input_precision(hidden.dtype)
-    tile = tiles.hidden_tile()
-    if grad_features.stride(1) != 1:
-        grad_features = grad_features.contiguous()
-    columns = tuple(itertools.accumulate(widths[:-1], initial=0))
-    row_grads = torch.empty((num_rows, pitch), dtype=torch.float32, device=hidden.device)
-    _chunked_mlp_hidden_bwd_kernel[(-(-num_rows // tile.block_rows),)](
-        grad_features,
-        hidden,
-        tuple(reversed(weights)),
-        row_grads,
-        num_rows,
-        FEATURE_PITCH=grad_features.stride(0),
-        WIDTHS=tuple(reversed(widths)),
-        COLUMNS=tuple(reversed(columns)),
-        BLOCK_WIDTHS=tuple(tiles.padded_width(width) for width in reversed(widths)),
-        DOT_WIDTHS=tuple(tiles.dot_width(width, tile.block_k, precision) for width in reversed(widths)),
-        PITCH=pitch,
-        ACTIVATION=activation,
-        BLOCK_ROWS=tile.block_rows,
-        BLOCK_K=tile.block_k,
-        PRECISION=precision,
-        NUM_STAGES=tile.num_stages,
-        **_options(tile),
-    )
-    part_columns = itertools.accumulate((part.shape[2] for part in inputs), initial=0)
-    parts = tuple(
-        (part.shape[2], column, part.shape[0] > 1, part.shape[1] > 1)
-        for part, column in zip(inputs, part_columns, strict=False)
-    )
-    first_weight, first_bias = len(inputs), len(inputs) + len(weights) + 1
-    of_biases = needs[first_bias : first_bias + len(weights)] if has_bias else []
-    if any(needs[first_weight : first_weight + len(weights)]) or any(of_biases):
-        _sums_over_rows(row_grads, hidden, inputs, weights, parts, columns, num_chunks, needs, grads)
-    if any(needs[:first_weight]):
-        rows = [
-            part.shape[0] * part.shape[1] if need else 0 for part, need in zip(inputs, needs, strict=False)
-        ]
-        for i, part in enumerate(inputs):
-            grads[i] = torch.empty_like(part) if needs[i] else None
-        tasks = tuple(itertools.accumulate(rows, initial=0))
-        _chunked_mlp_inputs_bwd_kernel[(tasks[-1],)](
-            row_grads,
-            weights[0],
-            tuple(part if grad is None else grad for part, grad in zip(inputs, grads, strict=False)),
-            num_rows,
-            num_chunks,
-            PARTS=parts,
-            TASKS=tasks,
-            WIDTH=widths[0],
-            BLOCK_WIDTH=tiles.padded_width(widths[0]),
-            PITCH=pitch,
-            IN_WIDTH=weights[0].shape[1],
-            BLOCK_ROWS=32,
-            BLOCK_IN=32,
-            num_warps=4,
-        )
-    return grads
-
-
-def _sums_over_rows(
-    row_grads: Tensor,
-    hidden: Tensor,
-    inputs: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    parts: tuple[tuple, ...],
-    columns: tuple[int, ...],
-    num_chunks: int,
-    needs: Sequence[bool],
-    grads: list[Tensor | None],
-) -> None:
-    """Fill in the gradients of the hidden layers' matrices and biases from those of their rows."""
-    widths = [weight.shape[0] for weight in weights]
-    num_rows = row_grads.shape[0]
-    tile = tiles.hidden_sums_tile(max(widths))
-    precision = tiles.input_precision(hidden.dtype)
-    in_widths = [part[0] for part in parts] + widths[:-1]
-    out_widths = [widths[0]] * len(parts) + widths[1:]
-
-    def blocks(size: int) -> int:
-        return -(-size // tile.block_size)
-
-    per_source = [blocks(a) * blocks(b) for a, b in zip(out_widths, in_widths, strict=True)]
-    tasks = tuple(itertools.accumulate(per_source, initial=0))
-    programs = tiles.num_programs(tiles.generation(hidden.device))
-    row_groups = max(1, min(-(-num_rows // tile.block_rows), programs // tasks[-1], 32))
-    *starts, num_sums = itertools.accumulate([weight.numel() for weight in weights] + widths, initial=0)
-    partial = torch.empty((row_groups, num_sums), dtype=torch.float32, device=hidden.device)
-    _chunked_mlp_hidden_sums_kernel[(tasks[-1] * row_groups,)](
-        tuple(inputs),
-        hidden,
-        row_grads,
-        partial,
-        num_rows,
-        num_chunks,
-        row_groups,
-        PARTS=parts,
-        WIDTHS=tuple(widths),
-        COLUMNS=columns,
-        PITCH=hidden.shape[1],
-        IN_WIDTH=weights[0].shape[1],
-        MATRICES=tuple(starts[: len(weights)]),
-        BIASES=tuple(starts[len(weights) :]),
-        NUM_SUMS=num_sums,
-        TASKS=tasks,
-        BLOCK_ROWS=tile.block_rows,
-        BLOCK=tile.block_size,
-        PRECISION=precision,
-        **_options(tile),
-    )
-    # Where the gradients of matrices and biases are in needs; those of the output layer lie between.
-    places = [*range(len(inputs), len(inputs) + len(weights))]
-    if len(needs) > len(inputs) + len(weights) + 1:
-        places += range(len(inputs) + len(weights) + 1, len(needs) - 1)
-    wanted = [(place, start) for place, start in zip(places, starts, strict=False) if needs[place]]
-    for place, _ in wanted:
-        i = place - len(inputs)
-        like = weights[i] if i < len(weights) else None
-        shape = like.shape if like is not None else (widths[i - len(weights) - 1],)
-        grads[place] = torch.empty(shape, dtype=hidden.dtype, device=hidden.device)
-    block_elements = 128
-    sizes = [grads[place].numel() for place, _ in wanted]
-    tasks = tuple(itertools.accumulate((-(-size // block_elements) for size in sizes), initial=0))
-    _chunked_mlp_reduce_all_kernel[(tasks[-1],)](
-        partial,
-        tuple(grads[place] for place, _ in wanted),
-        row_groups,
-        SIZES=tuple(sizes),
-        STARTS=tuple(start for _, start in wanted),
-        TASKS=tasks,
-        NUM_ELEMENTS=num_sums,
-        BLOCK_ELEMENTS=block_elements,
-        num_warps=4,
-    )
 
 
 def product(
@@ -276,7 +53,7 @@ def product(
         num_outputs,
         repeat,
         WIDTH=width,
-        DOT_WIDTH=tiles.dot_width(width, tile.block_k, precision),
+        LEFT_OVER=tiles.left_over(width, tile.block_k, precision),
         FEATURE_PITCH=features.stride(0),
         WEIGHT_PITCH=weight.stride(0),
         HAS_OFFSET=offset is not None,
@@ -287,7 +64,7 @@ def product(
         PRECISION=precision,
         NUM_STAGES=tile.num_stages,
         ALIGNMENT=alignment,
-        **_options(tile),
+        **options(tile),
     )
 
 
@@ -404,7 +181,7 @@ def _launch_backward(
         PRECISION=precision,
         NUM_STAGES=tile.num_stages,
         ALIGNMENT=_alignment(grad_out.dtype, num_outputs, chunk_size),
-        **_options(tile),
+        **options(tile),
     )
     if grad_weight is not None and row_groups > 1:
         if grad_weight.is_contiguous():
@@ -424,14 +201,5 @@ def _sum_parts(parts: Tensor, total: Tensor | None = None) -> Tensor:
         if parts.shape[0] == 1:
             return parts[0]
         total = parts.new_empty(parts.shape[1:])
-    block_elements = 128
-    _chunked_mlp_reduce_kernel[(-(-total.numel() // block_elements),)](
-        parts,
-        total,
-        total.numel(),
-        parts.shape[0],
-        BLOCK_PARTS=16,
-        BLOCK_ELEMENTS=block_elements,
-        num_warps=4,
-    )
+    sum_parts(parts.flatten(1), [(total, 0)])
     return total

@@ -93,10 +93,10 @@ def padded_width(width: int) -> int:
     return max(16, 1 << (width - 1).bit_length())
 
 
-def dot_width(width: int, block_k: int, precision: str) -> int:
-    """How many features go through `tl.dot`; up to 4 left over are cheaper one by one than as a block."""
-    left_over = width % block_k
-    return width - left_over if precision == "ieee" and left_over <= 4 else width
+def left_over(width: int, block_k: int, precision: str) -> int:
+    """How many features do not go through `tl.dot`; up to 4 are cheaper one by one than as a block."""
+    rest = width % block_k
+    return rest if precision == "ieee" and rest <= 4 else 0
 
 
 def hidden_tile() -> Tile:
@@ -107,7 +107,7 @@ def hidden_tile() -> Tile:
 def hidden_sums_tile(width: int) -> Tile:
     """The tile of the sums over rows for the gradients of hidden layers, the widest of ``width``."""
     block = min(padded_width(width), 64)
-    return Tile(32, block, 0, 8 if block == 64 else 2)
+    return Tile(16, block, 0, 8) if block == 64 else Tile(32, block, 0, 2)
 
 
 def forward_tile(arch: int, precision: str, rows: int, width: int, alignment: int) -> Tile:
@@ -130,6 +130,19 @@ def _forward_blocks(arch: int, precision: str, rows: int, width: int, alignment:
         # One block of K only: the compiler crashes on tcgen05 in a loop over K (triton 3.6).
         return Tile(64, 64, block_k, 8)
     return Tile(64, 128, min(block_k, 64), 8)
+
+
+def grouped_tile(precision: str, rows: int, width: int) -> Tile:
+    """The tile of the output product of several networks, at most ``rows`` of ``width`` features."""
+    block_k = 16 if precision == "ieee" else min(padded_width(width), 64)
+    return Tile(16, 128, block_k, 4) if rows <= 16 else Tile(32, 128, block_k, 8)
+
+
+def grouped_features_tile(arch: int, precision: str, rows: int, width: int) -> Tile:
+    """The tile of the gradient of what the output layers of several networks read."""
+    tile = backward_tile(arch, precision, rows, width, "features", False)
+    # Places of 64 rows need more registers than 128 features leave.
+    return tile._replace(block_rows=min(tile.block_rows, 32)) if precision == "ieee" else tile
 
 
 def backward_tile(arch: int, precision: str, rows: int, width: int, need: str, repeated: bool) -> Tile:

@@ -1,10 +1,9 @@
-"""Launcher and kernel of ``output_reg``: the hidden layers of a network, and how they have changed.
+"""Launcher and kernel of ``output_reg``: the hidden layers of networks, and how they have changed.
 
 Notation as in ``chunked_mlp.py``; everything is float32.
 """
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import triton
@@ -12,7 +11,20 @@ import triton.language as tl
 from torch import Tensor
 
 from . import chunked_mlp_tiles as tiles
-from .chunked_mlp_kernels import _activate, _expm1, _input_rows
+from .chunked_mlp_hidden import (
+    HiddenLayers,
+    Rows,
+    alike,
+    blocks,
+    by_row,
+    columns_of,
+    layers_of,
+    options,
+    rows_of_parts,
+    tasks_of,
+    tensors_by_row,
+)
+from .chunked_mlp_hidden_kernels import _activate, _expm1, _find_task, _input_rows, _pick, _pick_of
 from .chunked_mlp_products import is_fused
 
 
@@ -29,18 +41,18 @@ def _accumulate_change(
     p_old_w,
     o_w,
     m_w,
-    WIDTH: tl.constexpr,
+    width,
     OTHER_IS_OLD: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Return now[x, w] + Σ_k x·w and change[x, w] + Σ_k x·(w − w*) + δ·w*, k < WIDTH.
+    """Return now[x, w] + Σ_k x·w and change[x, w] + Σ_k x·(w − w*) + δ·w*, k < width.
 
     ``other`` holds x* = x − δ, or δ itself.
     """
     o_k = tl.arange(0, BLOCK_K)
-    for i_k in range(0, WIDTH, BLOCK_K):
-        m_k = o_k < WIDTH - i_k
+    for i_k in range(0, width, BLOCK_K):
+        m_k = o_k < width - i_k
         m_rows = m_x[:, None] & m_k[None, :]
         m_columns = m_w[None, :] & m_k[:, None]
         o_in_w = i_k + (o_w[None, :] + o_k[:, None])
@@ -83,10 +95,12 @@ def _activate_change(b_now, b_change, ACTIVATION: tl.constexpr):
     return b_act, tl.where(m_exact, b_exact, b_act - b_old)
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_chunks"])
+@triton.jit(do_not_specialize=["tasks", "num_conditions"])
 def _hidden_change_kernel(
     p_inputs,
     p_old_inputs,
+    p_columns,
+    p_old_columns,
     p_weights,
     p_old_weights,
     p_biases,
@@ -94,17 +108,21 @@ def _hidden_change_kernel(
     p_hidden,
     p_change,
     p_rows,
-    num_rows,
-    num_chunks,
-    PARTS: tl.constexpr,
-    OLD_PARTS: tl.constexpr,
+    p_scaling,
+    tasks,
+    num_conditions,
+    CHUNKS: tl.constexpr,
+    PART_WIDTHS: tl.constexpr,
+    CONDITION_STRIDES: tl.constexpr,
+    CHUNK_STRIDES: tl.constexpr,
+    OLD_CONDITION_STRIDES: tl.constexpr,
+    OLD_CHUNK_STRIDES: tl.constexpr,
+    IN_WIDTHS: tl.constexpr,
     WIDTHS: tl.constexpr,
     COLUMNS: tl.constexpr,
     BLOCK_WIDTHS: tl.constexpr,
-    IN_WIDTH: tl.constexpr,
-    PITCH: tl.constexpr,
-    ROWS_PITCH: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
+    PITCHES: tl.constexpr,
+    ROW_PITCHES: tl.constexpr,
     ACTIVATION: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -113,76 +131,101 @@ def _hidden_change_kernel(
     """Compute all hidden layers h_l, and δ_l = h_l − h*_l layer by layer, never as a difference of results.
 
     Layers lie side by side in hidden and change [R, PITCH]. What the last layer reads is also left in rows
-    [R, ROWS_PITCH]: h_L, a 1 if HAS_BIAS, δ_L. Tuples as in ``_chunked_mlp_hidden_kernel``, those that begin
-    with "old" for the network as it was.
+    [R, ROW_PITCH]: h_L, a 1 if there are biases, δ_L; and if there is a scaling [B], in second rows times
+    that of the condition. Tuples as in ``_chunked_mlp_hidden_kernel``, those that
+    begin with "old" for the networks as they were.
     """
+    i_net, i_before = _find_task(tl.program_id(0), tasks)
+    i_block = tl.program_id(0) - i_before
+    num_chunks = _pick(i_net, CHUNKS)
+    pitch = _pick(i_net, PITCHES)
+    row_pitch = _pick(i_net, ROW_PITCHES)
     o_local = tl.arange(0, BLOCK_ROWS)
-    o_row = tl.program_id(0) * BLOCK_ROWS + o_local
-    m_row = o_row < num_rows
-    i_first = tl.program_id(0).to(tl.int64) * BLOCK_ROWS
-    p_hidden_rows = p_hidden + i_first * PITCH
-    p_change_rows = p_change + i_first * PITCH
+    o_row = i_block * BLOCK_ROWS + o_local
+    m_row = o_row < num_conditions * num_chunks
+    i_first = i_block.to(tl.int64) * BLOCK_ROWS
+    p_hidden_rows = _pick(i_net, p_hidden) + i_first * pitch
+    p_change_rows = _pick(i_net, p_change) + i_first * pitch
     for i_layer in tl.static_range(len(WIDTHS)):
         o_unit = tl.arange(0, BLOCK_WIDTHS[i_layer])
-        m_unit = o_unit < WIDTHS[i_layer]
+        width = _pick_of(i_net, WIDTHS, i_layer)
+        m_unit = o_unit < width
         b_bias = (o_unit * 0).to(tl.float32)
         b_bias_change = b_bias
-        if HAS_BIAS:
-            b_bias = tl.load(p_biases[i_layer] + o_unit, mask=m_unit, other=0.0)
-            b_bias_change = b_bias - tl.load(p_old_biases[i_layer] + o_unit, mask=m_unit, other=0.0)
+        if len(p_biases) > 0:
+            b_bias = tl.load(_pick(i_net, p_biases[i_layer]) + o_unit, mask=m_unit, other=0.0)
+            p_old_bias = _pick(i_net, p_old_biases[i_layer])
+            b_bias_change = b_bias - tl.load(p_old_bias + o_unit, mask=m_unit, other=0.0)
         b_now = tl.zeros([BLOCK_ROWS, 1], dtype=tl.float32) + b_bias[None, :]
         b_change = tl.zeros([BLOCK_ROWS, 1], dtype=tl.float32) + b_bias_change[None, :]
         if i_layer == 0:
-            for i_part in tl.static_range(len(PARTS)):
-                o_part = _input_rows(o_row, num_chunks, PARTS[i_part][2], PARTS[i_part][3])
-                o_old = _input_rows(o_row, num_chunks, OLD_PARTS[i_part][2], OLD_PARTS[i_part][3])
+            for i_part in tl.static_range(len(PART_WIDTHS)):
+                part_width = _pick_of(i_net, PART_WIDTHS, i_part)
+                o_part = _input_rows(
+                    o_row,
+                    num_chunks,
+                    _pick_of(i_net, CONDITION_STRIDES, i_part),
+                    _pick_of(i_net, CHUNK_STRIDES, i_part),
+                )
+                o_old = _input_rows(
+                    o_row,
+                    num_chunks,
+                    _pick_of(i_net, OLD_CONDITION_STRIDES, i_part),
+                    _pick_of(i_net, OLD_CHUNK_STRIDES, i_part),
+                )
                 b_now, b_change = _accumulate_change(
                     b_now,
                     b_change,
-                    p_inputs[i_part],
-                    o_part * PARTS[i_part][0],
-                    p_old_inputs[i_part],
-                    o_old * PARTS[i_part][0],
+                    _pick(i_net, p_inputs[i_part]),
+                    o_part * part_width,
+                    _pick(i_net, p_old_inputs[i_part]),
+                    o_old * part_width,
                     m_row,
-                    p_weights[0] + PARTS[i_part][1],
-                    p_old_weights[0] + PARTS[i_part][1],
-                    o_unit * IN_WIDTH,
+                    _pick(i_net, p_columns[i_part]),
+                    _pick(i_net, p_old_columns[i_part]),
+                    o_unit * _pick(i_net, IN_WIDTHS),
                     m_unit,
-                    PARTS[i_part][0],
+                    part_width,
                     True,
                     BLOCK_K,
                     PRECISION,
                 )
         else:
+            in_width = _pick_of(i_net, WIDTHS, i_layer - 1)
+            column = _pick_of(i_net, COLUMNS, i_layer - 1)
             b_now, b_change = _accumulate_change(
                 b_now,
                 b_change,
-                p_hidden_rows + COLUMNS[i_layer - 1],
-                o_local * PITCH,
-                p_change_rows + COLUMNS[i_layer - 1],
-                o_local * PITCH,
+                p_hidden_rows + column,
+                o_local * pitch,
+                p_change_rows + column,
+                o_local * pitch,
                 m_row,
-                p_weights[i_layer],
-                p_old_weights[i_layer],
-                o_unit * WIDTHS[i_layer - 1],
+                _pick(i_net, p_weights[i_layer - 1]),
+                _pick(i_net, p_old_weights[i_layer - 1]),
+                o_unit * in_width,
                 m_unit,
-                WIDTHS[i_layer - 1],
+                in_width,
                 False,
                 BLOCK_K,
                 PRECISION,
             )
         b_now, b_change = _activate_change(b_now, b_change, ACTIVATION)
         m_layer = m_row[:, None] & m_unit[None, :]
-        o_in_layer = COLUMNS[i_layer] + (o_local[:, None] * PITCH + o_unit[None, :])
+        o_in_layer = _pick_of(i_net, COLUMNS, i_layer) + (o_local[:, None] * pitch + o_unit[None, :])
         tl.store(p_hidden_rows + o_in_layer, b_now, mask=m_layer)
         tl.store(p_change_rows + o_in_layer, b_change, mask=m_layer)
         if i_layer == len(WIDTHS) - 1:
-            p_row = p_rows + (i_first + o_local)[:, None] * ROWS_PITCH + o_unit[None, :]
-            tl.store(p_row, b_now, mask=m_layer)
-            tl.store(p_row + (ROWS_PITCH - WIDTHS[i_layer]), b_change, mask=m_layer)
-            if HAS_BIAS:
-                p_one = p_rows + (i_first + o_local) * ROWS_PITCH + WIDTHS[i_layer]
-                tl.store(p_one, (o_local * 0 + 1).to(tl.float32), mask=m_row)
+            b_factor = tl.full([BLOCK_ROWS], 1.0, dtype=tl.float32)
+            for i_copy in tl.static_range(len(p_rows)):
+                if i_copy == 1:
+                    b_factor = tl.load(p_scaling + o_row // num_chunks, mask=m_row, other=0.0)
+                p_row = _pick(i_net, p_rows[i_copy]) + (i_first + o_local) * row_pitch
+                p_block = p_row[:, None] + o_unit[None, :]
+                tl.store(p_block, b_now * b_factor[:, None], mask=m_layer)
+                tl.store(p_block + (row_pitch - width), b_change * b_factor[:, None], mask=m_layer)
+                if len(p_biases) > 0:
+                    tl.store(p_row + width, b_factor, mask=m_row)
         tl.debug_barrier()
 
 
@@ -192,70 +235,68 @@ def takes(dtype: torch.dtype, weights: Sequence[Tensor]) -> bool:
 
 
 def hidden_change(
-    network: tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]],
-    old: tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]],
+    networks: Sequence[HiddenLayers],
+    old: Sequence[HiddenLayers],
     activation: str,
     num_conditions: int,
-    num_chunks: int,
-) -> tuple[Tensor, Tensor]:
-    """Compute the hidden layers and their change.
+    scaling: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the hidden layers and their change, in one launch.
 
     Args:
-        network: Inputs, weights and biases as ``chunked_mlp_forward`` takes them, float32.
+        networks: The hidden layers of networks of the same depth, float32.
         old: The same as they were.
         activation: Of the hidden layers.
         num_conditions: B.
-        num_chunks: N.
+        scaling: A factor for each condition, ``[B]``.
 
     Returns:
-        What the last layer reads, a 1 if there are biases, and its change, ``[R, 2·K (+ 1)]``; and all hidden
-        layers ``[R, Σ widths]``.
+        What the last layers read, a 1 if there are biases, and its change, ``[R, 2·K (+ 1)]`` of each network
+        one after the other; this times the scaling; and all hidden layers ``[R, Σ widths]`` of each.
     """
-    inputs, weights, biases = ([t.contiguous() for t in tensors] for tensors in network)
-    old_inputs, old_weights, old_biases = ([t.contiguous() for t in tensors] for tensors in old)
-    widths = [weight.shape[0] for weight in weights[:-1]]
-    num_rows, pitch = num_conditions * num_chunks, sum(widths)
-    rows_pitch = 2 * widths[-1] + (1 if biases else 0)
-    rows = inputs[0].new_empty((num_rows, rows_pitch))
-    hidden = inputs[0].new_empty((num_rows, pitch))
-    if num_rows == 0:
-        return rows, hidden
-    change = inputs[0].new_empty((num_rows, pitch))
-    columns = list(itertools.accumulate((part.shape[2] for part in inputs), initial=0))
+    widths = [network.widths for network in networks]
+    counts = [num_conditions * network.num_chunks for network in networks]
+    pitches = [2 * network.widths[-1] + bool(network.biases) for network in networks]
+    sizes = [count * sum(of_network) for count, of_network in zip(counts, widths, strict=True)]
+    row_sizes = [count * pitch for count, pitch in zip(counts, pitches, strict=True)]
+    first, old_first = ([network.weights[0] for network in group] for group in (networks, old))
+    rows, hidden = first[0].new_empty(sum(row_sizes)), first[0].new_empty(sum(sizes))
+    scaled = rows if scaling is None else torch.empty_like(rows)
+    tile = tiles.hidden_tile()
+    tasks, programs = tasks_of(blocks(count, tile.block_rows) for count in counts)
+    if programs == 0:
+        return rows, scaled, hidden
+    change = torch.empty_like(hidden)
+    chunks = [network.num_chunks for network in networks]
 
-    def parts_of(tensors: Sequence[Tensor]) -> tuple[tuple, ...]:
-        return tuple(
-            (part.shape[2], column, part.shape[0] > 1, part.shape[1] > 1)
-            for part, column in zip(tensors, columns, strict=False)
+    def pairs(function: Callable[[HiddenLayers], Sequence[Tensor]]) -> tuple[Rows, Rows]:
+        return (
+            tensors_by_row([function(network) for network in networks], first),
+            tensors_by_row([function(network) for network in old], old_first),
         )
 
-    tile = tiles.hidden_tile()
-    _hidden_change_kernel[(-(-num_rows // tile.block_rows),)](
-        tuple(inputs),
-        tuple(old_inputs),
-        tuple(weights[:-1]),
-        tuple(old_weights[:-1]),
-        tuple(biases[:-1]),
-        tuple(old_biases[:-1]),
-        hidden,
-        change,
-        rows,
-        num_rows,
-        num_chunks,
-        PARTS=parts_of(inputs),
-        OLD_PARTS=parts_of(old_inputs),
-        WIDTHS=tuple(widths),
-        COLUMNS=tuple(itertools.accumulate(widths[:-1], initial=0)),
-        BLOCK_WIDTHS=tuple(tiles.padded_width(width) for width in widths),
-        IN_WIDTH=weights[0].shape[1],
-        PITCH=pitch,
-        ROWS_PITCH=rows_pitch,
-        HAS_BIAS=len(biases) > 0,
+    _hidden_change_kernel[(programs,)](
+        *pairs(lambda network: network.inputs),
+        *pairs(columns_of),
+        *pairs(lambda network: network.weights[1:]),
+        *pairs(lambda network: network.biases),
+        hidden.split(sizes),
+        change.split(sizes),
+        tuple(t.split(row_sizes) for t in ((rows,) if scaling is None else (rows, scaled))),
+        rows if scaling is None else scaling,
+        tasks,
+        num_conditions,
+        CHUNKS=alike(chunks),
+        PART_WIDTHS=by_row([part.shape[2] for part in network.inputs] for network in networks),
+        **rows_of_parts([network.inputs for network in networks], chunks),
+        **rows_of_parts([network.inputs for network in old], chunks, "OLD_"),
+        IN_WIDTHS=alike(weight.shape[1] for weight in first),
+        **layers_of(widths),
+        ROW_PITCHES=alike(pitches),
         ACTIVATION=activation,
         BLOCK_ROWS=tile.block_rows,
         BLOCK_K=tile.block_k,
         PRECISION=tiles.input_precision(torch.float32),
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+        **options(tile),
     )
-    return rows, hidden
+    return rows, scaled, hidden

@@ -17,9 +17,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hnetfast.kernels import chunked_mlp_products, output_reg
-from hnetfast.ops import _output_reg_closed
+from hnetfast.kernels import (
+    chunked_mlp_hidden,
+    chunked_mlp_products,
+    grouped_mlp,
+    output_reg,
+    output_reg_layers,
+)
+from hnetfast.ops import _output_reg_closed, _output_reg_grouped
 
+_LAUNCHING = chunked_mlp_hidden, chunked_mlp_products, grouped_mlp, output_reg, output_reg_layers
 # Neither work on the device nor a view: memory, metadata.
 _FREE = {
     "_unsafe_view", "alias", "detach", "empty", "empty_like", "empty_strided", "lift_fresh", "new_empty",
@@ -37,6 +44,8 @@ _ON_GPU = {
     for suffix, function in (("", "_forward_triton"), ("_backward", "_backward_triton"))
 }
 _ON_GPU |= {
+    "grouped_change": _output_reg_grouped._change_triton,
+    "grouped_change_backward": _output_reg_grouped._change_backward_triton,
     "hidden_change": _output_reg_closed._change_triton,
     "hidden_change_backward": _output_reg_closed._change_backward_triton,
 }
@@ -58,7 +67,7 @@ class GpuPath(TorchDispatchMode):
         self._stack = ExitStack()
 
     def __enter__(self) -> GpuPath:
-        for module in (chunked_mlp_products, output_reg):
+        for module in _LAUNCHING:
             for name in [name for name in vars(module) if name.endswith("_kernel")]:
                 self._stack.enter_context(mock.patch.object(module, name, _Kernel(self, name)))
         self._stack.enter_context(_FromHost(self))

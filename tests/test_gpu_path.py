@@ -31,6 +31,7 @@ NAMES = sorted(HNETS.keys() - {"StructuredHMLP that computes"})  # whose functio
 HEADS = [[0], [1]]
 SCALING = [0.5, 2.0, 1.0]
 OPTIONS = {"num_cond_embs": 6, "verbose": False}
+RESNET = ResNet(n=1, num_classes=12, verbose=False)
 
 
 # --- waiting ---------------------------------------------------------------------------------------
@@ -143,10 +144,9 @@ def launches_of_gradients(out, params):
 
 
 def structured(layers):
-    net = ResNet(n=1, verbose=False)
-    chunk_shapes, num_per_chunk, assembly = resnet_chunking(net)
+    chunk_shapes, num_per_chunk, assembly = resnet_chunking(RESNET)
     hnet = StructuredHMLP(
-        net.param_shapes, chunk_shapes, num_per_chunk, 8, {"layers": layers}, assembly, **OPTIONS
+        RESNET.param_shapes, chunk_shapes, num_per_chunk, 8, {"layers": layers}, assembly, **OPTIONS
     )
     return hnet.to("meta")
 
@@ -175,28 +175,32 @@ def test_launches_of_a_four_layer_network(conditions, activation):
 def test_launches_of_structured_assembly(conditions):
     hnet = structured((10, 10))
     params, count = list(hnet.parameters()), len(hnet.internal_hnets)
+    assert count == 8
     with GpuPath():
         hnet(cond_id=0)  # copies where chunks go to the device
     forward, out = launches(hnet, cond_id=list(range(conditions)), ret_format="flattened")
-    assert forward <= 3 * count + 2
-    assert launches_of_gradients(out, params) <= 9 * count
+    assert forward <= 3
+    # Autograd adds up the gradients of embeddings that all internal networks read.
+    assert launches_of_gradients(out, params) <= 7 + count - 1
 
 
 @pytest.mark.parametrize(
     ("make", "heads", "most"),
     [
-        (lambda shapes: HMLP(shapes, layers=(50, 50), **OPTIONS), False, 40),
-        (lambda shapes: HMLP(shapes, layers=(50, 50), **OPTIONS), True, 40),
-        (lambda shapes: HMLP(shapes, layers=(50,) * 4, **OPTIONS), True, 40),
-        (lambda shapes: ChunkedHMLP(shapes, 100, layers=(50, 50), **OPTIONS), False, 40),
-        # More where heads lie in several chunks.
-        (lambda shapes: ChunkedHMLP(shapes, 500, layers=(50, 50), **OPTIONS), True, 60),
-        (lambda shapes: structured((10, 10)), False, 8 * 24),  # for each of the internal networks
+        (lambda shapes: HMLP(shapes, layers=(50, 50), **OPTIONS), False, 23),
+        (lambda shapes: HMLP(shapes, layers=(50, 50), **OPTIONS), True, 33),
+        (lambda shapes: HMLP(shapes, layers=(50,) * 4, **OPTIONS), True, 33),
+        (lambda shapes: ChunkedHMLP(shapes, 100, layers=(50, 50), **OPTIONS), False, 28),
+        (lambda shapes: ChunkedHMLP(shapes, 500, layers=(50, 50), **OPTIONS), True, 38),
+        (lambda shapes: ChunkedHMLP(shapes, 50, layers=(50, 50), **OPTIONS), True, 38),  # in many chunks
+        (lambda shapes: structured((10, 10)), False, 24),
+        (lambda shapes: structured((50, 50)), True, 39),
     ],
 )
 def test_launches_of_the_regulariser(make, heads, most):
     mnet = MLP(4, 12, (30, 20), verbose=False)
     hnet = make(mnet.param_shapes).to("meta")
+    mnet = RESNET if isinstance(hnet, StructuredHMLP) else mnet
     options = {"mnet": mnet, "inds_of_out_heads": [[2 * i, 2 * i + 1] for i in range(6)]} if heads else {}
     regularizer = OutputRegularizer(hnet, **options)
     regularizer.snapshot()

@@ -61,8 +61,8 @@ def _check_change(
     activation,
     conditions,
     chunks,
+    op="hidden_change",
 ) -> None:
-    op = "hidden_change"
     check_network(op, inputs, weights, biases, activation)
     check_network(op, previous_inputs, previous_weights, previous_biases, activation)
     _check_sizes(op, "inputs", inputs, conditions, chunks)
@@ -174,31 +174,30 @@ def _change_triton(inputs, weights, biases, *rest):
     if not kernels.takes(weights[0].dtype, weights):
         return _change_reference(inputs, weights, biases, *rest)
     *old, activation, conditions, chunks = rest
-    return kernels.hidden_change((inputs, weights, biases), old, activation, conditions, chunks)
+    networks = [_hidden_layers(*lists, chunks) for lists in ((inputs, weights, biases), old)]
+    rows, _, hidden = kernels.hidden_change(networks[:1], networks[1:], activation, conditions)
+    return rows.view(conditions * chunks, -1), hidden.view(conditions * chunks, -1)
+
+
+def _hidden_layers(inputs, weights, biases, chunks: int):
+    from hnetfast.kernels.chunked_mlp_hidden import HiddenLayers
+
+    lists = inputs, weights[:-1], biases[:-1]
+    return HiddenLayers(*([t.contiguous() for t in tensors] for tensors in lists), chunks)
 
 
 def _change_backward_triton(
     grad, hidden, inputs, weights, biases, activation, conditions, chunks, needs
 ) -> list[Tensor]:
     from hnetfast.kernels import output_reg as kernels
-    from hnetfast.kernels.chunked_mlp_products import hidden_layers_backward
+    from hnetfast.kernels.chunked_mlp import hidden_layers_backward
 
     arguments = inputs, weights, biases, activation, conditions, chunks, needs
     _check_change_backward(grad, hidden, *arguments)
     if not kernels.takes(weights[0].dtype, weights) or grad.numel() == 0:
         return _change_backward_reference(grad, hidden, *arguments)
-    inputs, hidden_weights = ([t.contiguous() for t in ts] for ts in (inputs, weights[:-1]))
-    found = hidden_layers_backward(
-        grad,
-        hidden.contiguous(),
-        inputs,
-        hidden_weights,
-        len(biases) > 0,
-        activation,
-        conditions,
-        chunks,
-        needs,
-    )
+    layers = _hidden_layers(inputs, weights, biases, chunks)
+    found = hidden_layers_backward(grad, hidden.contiguous(), layers, activation, conditions, needs)
     return [grad.new_empty(0) if g is None else g for g in found]
 
 
@@ -210,12 +209,63 @@ if _env.backend() == "auto" and find_spec("triton"):
 # --- the loss and its gradients -------------------------------------------------------------------
 
 
-class OfChunk(NamedTuple):
-    """Outputs of a chunk to subtract: rows of the last layer ``[E]``, and factors ``[B or 1, E]``."""
+class OfChunks(NamedTuple):
+    """Outputs of chunks to subtract.
 
-    chunk: int
+    Attributes:
+        chunks: Numbers of P chunks, int64 ``[P]``.
+        rows: Rows of the last layer, int64 ``[E]``.
+        factors: Negative factors ``[B or 1, P, E]``.
+    """
+
+    chunks: Tensor
     rows: Tensor
     factors: Tensor
+
+    def count(self, conditions: int) -> int:
+        """How many outputs of B conditions these are."""
+        return conditions * len(self.chunks) * len(self.rows)
+
+
+def subtract(
+    rows: Tensor, matrix: Tensor, part: OfChunks, change: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute the changes of outputs to subtract, and these times their factors.
+
+    Args:
+        rows: What the last layer reads, and its change, ``[B, N, C]``.
+        matrix: ``[D W*]`` of the last layer, ``[S, C]``.
+        part: Which outputs.
+        change: Filled with their changes, ``[B·P·E]``; their product with the next is negative.
+        weights: Filled with their changes times factors.
+
+    Returns:
+        The rows and rows of the matrix that they are products of, ``[B·P, C]`` and ``[E, C]``.
+    """
+    x = (rows if rows.shape[1] == 1 else rows.index_select(1, part.chunks)).flatten(0, 1)
+    m = matrix.index_select(0, part.rows)
+    shape = len(rows), len(part.chunks), len(part.rows)
+    torch.mm(x, m.t(), out=change.view(-1, shape[2]))
+    torch.mul(change.view(shape), part.factors, out=weights.view(shape))
+    return x, m
+
+
+def subtract_from_layer(
+    weight: Tensor | None, bias: Tensor | None, width: int, part: OfChunks, weights: Tensor, x: Tensor
+) -> None:
+    """Put the share of :func:`subtract` into the gradients of weight ``[S, K]`` and bias ``[S]``."""
+    of_layer = weights.view(-1, len(part.rows)).t() @ x[:, : width + 1]
+    if weight is not None:
+        weight.index_add_(0, part.rows, of_layer[:, :width], alpha=2)  # no row is named twice
+    if bias is not None:
+        bias.index_add_(0, part.rows, of_layer[:, width], alpha=2)
+
+
+def subtract_from_features(features: Tensor, part: OfChunks, weights: Tensor, m: Tensor) -> None:
+    """Put the share of :func:`subtract` into the gradient of what the last layer reads, ``[B, N, K]``."""
+    width = features.shape[2]
+    of_part = weights.view(-1, len(part.rows)) @ (m[:, :width] + m[:, m.shape[1] - width :])
+    features.index_add_(1, part.chunks, of_part.view(len(features), -1, width), alpha=2)
 
 
 class Problem(NamedTuple):
@@ -238,7 +288,7 @@ class Problem(NamedTuple):
     split: int
     scaling: Tensor | None
     never: Tensor | None
-    corrections: Sequence[OfChunk]
+    corrections: Sequence[OfChunks]
     differentiable: Callable[..., Tensor]
 
 
@@ -248,36 +298,32 @@ class ClosedForm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, counts, problem, *tensors):
         lists = tensors[: counts[0]], tensors[counts[0] : counts[1]], tensors[counts[1] :]
-        (conditions, chunks), split = problem.sizes, problem.split
+        conditions, chunks = problem.sizes
         rows, hidden = _CHANGE(*lists, *problem.previous, problem.activation, conditions, chunks)
         matrix = _matrix(lists, problem)
-        rows = rows.view(conditions, chunks, -1)
-        scaled = rows if problem.scaling is None else rows * problem.scaling.view(-1, 1, 1)
-        if chunks == 1 or split == len(matrix):  # all rows meet the same outputs
-            sums = (rows.flatten(0, 1).t() @ scaled.flatten(0, 1),)
-            counted = (matrix[:split],)
-        else:
-            others = rows[:, :-1].reshape(-1, rows.shape[2]), scaled[:, :-1].reshape(-1, rows.shape[2])
-            sums = (others[0].t() @ others[1], rows[:, -1].t() @ scaled[:, -1])
-            counted = (matrix, matrix[:split])
-        products = [m.t() @ m for m in counted]
-        loss = torch.dot(products[0].view(-1), sums[0].view(-1))
-        if len(sums) > 1:
-            loss = loss + torch.dot(products[1].view(-1), sums[1].view(-1))
-        weighted, chosen = [], []
-        for part in problem.corrections:
-            chosen.append(matrix.index_select(0, part.rows))
-            change = rows[:, part.chunk] @ chosen[-1].t()
-            weighted.append(change * part.factors)
-            loss = loss - torch.dot(weighted[-1].view(-1), change.view(-1))
+        cut = _cut(problem, len(matrix))
+        columns, kinds = matrix.shape[1], len(cut)
+        rows = rows.view(conditions, chunks, columns)
+        scaled = _scaled(rows, problem.scaling, kinds)
+        # One inner product is the whole loss: of these and those, square matrices and then corrections.
+        lengths = _lengths(problem, kinds, columns)
+        pairs = matrix.new_empty(2, sum(lengths))
+        (products, *changes), (sums, *weighted) = (half.split(lengths) for half in pairs)
+        torch.mm(scaled.flatten(2).flatten(0, 1).t(), rows.flatten(0, 1), out=sums.view(-1, columns))
+        for of_kind, product in zip(cut, products.view(kinds, columns, columns), strict=True):
+            torch.mm(matrix[of_kind].t(), matrix[of_kind], out=product)
+        inputs, outputs = [], []  # of the corrections
+        for part, change, weights in zip(problem.corrections, changes, weighted, strict=True):
+            x, m = subtract(rows, matrix, part, change, weights)
+            inputs.append(x)
+            outputs.append(m)
+        loss = torch.dot(*pairs)
         # What is constant is saved too: autograd then notices if it is changed in place.
         constants = [t for part in problem.previous for t in part]
         constants += [] if problem.scaling is None else [problem.scaling]
         constants = [t for t in constants if not t.is_inference()]  # which nobody can save or change
         ctx.counts, ctx.problem, ctx.num_constants = counts, problem, len(constants)
-        ctx.save_for_backward(
-            *constants, *tensors, hidden, rows, scaled, matrix, *sums, *products, *weighted, *chosen
-        )
+        ctx.save_for_backward(*constants, *tensors, hidden, scaled, matrix, pairs, *inputs, *outputs)
         return loss
 
     @staticmethod
@@ -291,46 +337,66 @@ class ClosedForm(torch.autograd.Function):
             return None, None, *_gradients(ctx.problem, ctx.counts, tensors, needs, saved, grad)
 
 
+def _cut(problem: Problem, size: int) -> list[slice]:
+    """Rows of the last layer that all chunks meet, and those, if any, that all but the last one do."""
+    if problem.sizes[1] == 1 or problem.split == size:
+        return [slice(0, problem.split)]
+    return [slice(0, problem.split), slice(problem.split, size)]
+
+
+def _lengths(problem: Problem, kinds: int, columns: int) -> list[int]:
+    """Numbers of elements of the square matrices, and of the outputs to subtract."""
+    return [kinds * columns**2, *(part.count(problem.sizes[0]) for part in problem.corrections)]
+
+
+def _scaled(rows: Tensor, scaling: Tensor | None, kinds: int) -> Tensor:
+    """What of the rows [B, N, C] meets each kind of rows of the last layer, [B, N, kinds, C]."""
+    rows = rows.unsqueeze(2)
+    if kinds == 1:
+        return rows if scaling is None else rows * scaling.view(-1, 1, 1, 1)
+    rows = rows.expand(-1, -1, kinds, -1)
+    scaled = rows.contiguous() if scaling is None else rows * scaling.view(-1, 1, 1, 1)
+    scaled[:, -1, 1].zero_()
+    return scaled
+
+
 def _gradients(problem, counts, tensors, needs, saved, grad) -> list[Tensor | None]:
     num_inputs, first_bias = counts
     lists = tensors[:num_inputs], tensors[num_inputs:first_bias], tensors[first_bias:]
-    hidden, rows, scaled, matrix, *saved = saved
-    parts = len(problem.corrections)
-    count = len(saved) // 2 - parts
-    sums, products, weighted = saved[:count], saved[count : 2 * count], saved[2 * count :][:parts]
-    chosen = saved[len(saved) - parts :]
+    hidden, scaled, matrix, pairs, *chosen = saved
+    (conditions, chunks), corrections = problem.sizes, problem.corrections
+    inputs, outputs = chosen[: len(corrections)], chosen[len(corrections) :]
     has_bias = len(tensors) > first_bias
-    width, twice = lists[1][-1].shape[1], 2 * grad
+    width, columns = lists[1][-1].shape[1], matrix.shape[1]
     layer_columns = width + has_bias
+    cut = _cut(problem, len(matrix))
+    lengths = _lengths(problem, len(cut), columns)
+    (products, *_), (sums, *weighted) = (half.split(lengths) for half in pairs * grad)
     results: list[Tensor | None] = [None] * len(tensors)
-    scaled_weights = [twice * w for w in weighted]
 
     last = [first_bias - 1, len(tensors) - 1] if has_bias else [first_bias - 1]
     if any(needs[i] for i in last):
-        of_matrix = matrix @ (sums[0][:, :layer_columns] * twice)
-        if count > 1:
-            of_matrix[: problem.split].addmm_(matrix[: problem.split], sums[1][:, :layer_columns] * twice)
-        elif problem.split < len(of_matrix):
-            of_matrix[problem.split :] = 0
-        for part, weights in zip(problem.corrections, scaled_weights, strict=True):
-            of_rows = weights.t() @ rows[:, part.chunk, :layer_columns]
-            of_matrix.index_add_(0, part.rows, of_rows, alpha=-1)  # no row is named twice
-        if problem.never is not None:
-            of_matrix.index_fill_(0, problem.never, 0)
-        results[last[0]] = of_matrix[:, :width].contiguous() if needs[last[0]] else None
-        if has_bias and needs[last[1]]:
-            results[last[1]] = of_matrix[:, width].contiguous()
+        weight = matrix.new_empty(len(matrix), width)
+        bias = matrix.new_empty(len(matrix))
+        for of_kind, of_rows in zip(cut, sums.view(-1, columns, columns), strict=True):
+            weight[of_kind].addmm_(matrix[of_kind], of_rows[:, :width], beta=0, alpha=2)
+            if has_bias:
+                bias[of_kind].addmv_(matrix[of_kind], of_rows[:, width], beta=0, alpha=2)
+        if len(cut) == 1 and problem.split < len(matrix):
+            weight[problem.split :].zero_()
+            bias[problem.split :].zero_()
+        for part, weights, x in zip(corrections, weighted, inputs, strict=True):
+            subtract_from_layer(weight, bias if has_bias else None, width, part, weights, x)
+        for i, of_layer in zip(last, (weight, bias), strict=False):
+            results[i] = of_layer if needs[i] else None
     if any(need for i, need in enumerate(needs) if i not in last):
-        folded = [(m[:, :width] + m[:, layer_columns:]) * twice for m in products]
-        of_rows = (scaled.flatten(0, 1) @ folded[0]).view(*rows.shape[:2], width)
-        if count > 1:
-            of_rows[:, -1] = scaled[:, -1] @ folded[1]
-        for part, weights, m in zip(problem.corrections, scaled_weights, chosen, strict=True):
-            of_rows[:, part.chunk].addmm_(weights, m[:, :width] + m[:, layer_columns:], alpha=-1)
+        folded = products.view(-1, columns)[:, :width] + products.view(-1, columns)[:, layer_columns:]
+        of_rows = matrix.new_empty(conditions * chunks, width)
+        of_rows.addmm_(scaled.flatten(2).flatten(0, 1), folded, beta=0, alpha=2)
+        for part, weights, m in zip(corrections, weighted, outputs, strict=True):
+            subtract_from_features(of_rows.view(conditions, chunks, width), part, weights, m)
         below = [need and i not in last for i, need in enumerate(needs)]
-        found = _CHANGE_BACKWARD(
-            of_rows.flatten(0, 1), hidden, *lists, problem.activation, *problem.sizes, below
-        )
+        found = _CHANGE_BACKWARD(of_rows, hidden, *lists, problem.activation, *problem.sizes, below)
         for i, need in enumerate(below):
             results[i] = found[i] if need else results[i]
     return results

@@ -4,8 +4,8 @@ An op ``f`` that has gradients comes with an op ``f_backward``. What its argumen
 first ``grad_<result>``, the gradient of the first result, then arguments and results of ``f`` as they are
 called there, last ``needs``, which gradients are wanted, one for each tensor that ``f`` takes before its
 first argument of another kind (what comes later is constant). It returns those gradients. The graph keeps
-what ``f_backward`` asks for and nothing else. Compiled (``csrc/common/autograd.cpp``), that costs a few microseconds
-a call; below is the same in Python, for where the extension is missing.
+what ``f_backward`` asks for and nothing else. Compiled (``csrc/common/autograd.cpp``), that costs a few
+microseconds a call; below is the same in Python, for where the extension is missing.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def pack_placement(bounds: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor
 # --- reference ------------------------------------------------------------------------------------
 
 
-def _split(inputs, weights, biases, counts, activations) -> list[Group]:
+def _split(inputs, weights, biases, counts, activations, op: str = "grouped_mlp") -> list[Group]:
     lists = [[*inputs], [*weights], [*biases]]
     if (
         not activations
@@ -97,7 +97,7 @@ def _split(inputs, weights, biases, counts, activations) -> list[Group]:
         or any(sum(counts[k::3]) != len(tensors) for k, tensors in enumerate(lists))
     ):
         raise ValueError(
-            f"grouped_mlp: counts {list(counts)} do not add up to {len(inputs)} inputs, {len(weights)} "
+            f"{op}: counts {list(counts)} do not add up to {len(inputs)} inputs, {len(weights)} "
             f"weights and {len(biases)} biases of {len(activations)} groups"
         )
     groups = []
@@ -299,9 +299,14 @@ def _differentiable_backward(
 
 
 def group_places(
-    placement: Tensor, chunks: Sequence[int], rows: Sequence[int], num_outputs: int, device: torch.device
+    placement: Tensor,
+    chunks: Sequence[int],
+    rows: Sequence[int],
+    num_outputs: int,
+    device: torch.device,
+    narrow: Sequence[bool],
 ) -> list[tuple[Tensor, Tensor | None]]:
-    """Where the elements of each group's chunks go: outputs, and which elements if not all of them.
+    """Where the elements of each group's chunks go.
 
     Args:
         placement: See :func:`grouped_mlp`.
@@ -309,9 +314,11 @@ def group_places(
         rows: ``S_g`` of each group.
         num_outputs: Outputs a condition.
         device: Where the results are wanted.
+        narrow: Which groups run together with others.
 
     Returns:
-        For each group int64 outputs, and the numbers of the elements ``[N_g, S_g]`` stored there, or None.
+        For each narrow group the outputs that its elements ``[N_g, S_g]`` are, -1 for one that is not stored.
+        For another one the int64 outputs, and the numbers of the elements stored there, or None for all.
     """
     sizes = [n * s for n, s in zip(chunks, rows, strict=True)]
 
@@ -319,21 +326,27 @@ def group_places(
         targets = torch.full((sum(sizes),), -1, device="cpu")
         targets[_find_sources(placement, chunks, rows, num_outputs)] = torch.arange(num_outputs, device="cpu")
         found = []
-        for of_group in targets.split(sizes):
+        for of_group, is_narrow in zip(targets.split(sizes), narrow, strict=True):
+            if is_narrow:
+                small = of_group.int() if num_outputs < 2**31 else of_group
+                found.append((small.to(device, copy=True), None))
+                continue
             kept = (of_group >= 0).nonzero().flatten()
             whole = len(kept) == len(of_group)
             found.append((of_group[kept].to(device), None if whole else kept.to(device)))
         return found
 
-    return _remembered(placement, ("places", device, num_outputs, *chunks, *rows), find)
+    return _remembered(placement, ("places", device, num_outputs, *chunks, *rows, *narrow), find)
 
 
 def _on_gpu(groups: Sequence[Group], placement: Tensor, num_outputs: int) -> tuple:
     """What the launchers take: sizes of the groups, and where their chunks go."""
+    from hnetfast.kernels.grouped_mlp import is_narrow
+
     sizes = _group_sizes(groups)
     rows = [group.weights[-1].shape[0] for group in groups]
-    device = groups[0].weights[0].device
-    return sizes, group_places(placement, [n for _, n in sizes], rows, num_outputs, device)
+    device, narrow = groups[0].weights[0].device, [is_narrow(group.weights) for group in groups]
+    return sizes, group_places(placement, [n for _, n in sizes], rows, num_outputs, device, narrow)
 
 
 def _forward_triton(inputs, weights, biases, counts, activations, placement, num_outputs, save_hidden=False):

@@ -24,7 +24,8 @@ from hnetfast.ops._activations import ACTIVATIONS
 from hnetfast.ops._corrections import Corrections
 from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors, without_autocast
 from hnetfast.ops._mlp_layers import check_network, sizes_of
-from hnetfast.ops._output_reg_closed import ClosedForm, OfChunk, Problem
+from hnetfast.ops._output_reg_closed import ClosedForm, OfChunks, Problem
+from hnetfast.ops._output_reg_grouped import ClosedForms
 from hnetfast.ops.chunked_mlp import chunked_mlp_reference
 from hnetfast.ops.grouped_mlp import Group
 
@@ -42,6 +43,10 @@ _OP = torch.ops.hnetfast.output_reg.default
 _BACKWARD_OP = torch.ops.hnetfast.output_reg_backward.default
 _KERNEL_DTYPES = (torch.float32, torch.float64)
 _ROWS_AT_MOST = 1 << 24  # elements of the last layer's input that the closed form holds at once
+_PADDING_AT_MOST = 1 << 16  # outputs computed with the corrections of the closed form that are none
+_NARROW = 128  # width of hidden layers of networks that go together
+_PRODUCTS_AT_MOST = 1 << 27  # outputs of their last layer times its squared width; library products do more
+_NETWORKS_AT_ONCE, _PARTS_AT_ONCE = 16, 110  # the latter of inputs, and layers: arguments of kernels are few
 _FEATURES_AT_ONCE = 1 << 22  # elements of the last layer's input, for as many conditions as that are
 
 
@@ -268,7 +273,23 @@ def _by_closed_form(
     corrections: Corrections | None,
 ) -> Tensor:
     dtype = current.weights[-1].dtype
-    if dtype in (torch.float16, torch.bfloat16):
+    current, problem = _problem(current, previous, split, count, scaling, corrections)
+    counts = (len(current.inputs), len(current.inputs) + len(current.weights))
+    tensors = (*current.inputs, *current.weights, *current.biases)
+    with without_autocast(tensors[0].device.type):
+        return ClosedForm.apply(counts, problem, *tensors).to(dtype)
+
+
+def _problem(
+    current: Group,
+    previous: Group,
+    split: int,
+    count: int,
+    scaling: Tensor | None,
+    corrections: Corrections | None,
+) -> tuple[Group, Problem]:
+    """The network in the dtype of the closed form, and what is constant in it."""
+    if current.weights[-1].dtype in (torch.float16, torch.bfloat16):
         current = _convert(current, lambda t: t.float())
     weight = current.weights[-1]
     previous = _convert(previous, lambda t: _constant(t, weight.dtype))
@@ -284,12 +305,15 @@ def _by_closed_form(
             lambda: _closed_form_plan(corrections, size, num_chunks, count, weight),
         )
         never = plan.never
-        for chunk, rows, order, factors in plan.parts:
+        for part in plan.parts:
+            factors = part.factors
             if corrections._scaled is not None:
-                factors = corrections.factors_like(weight).index_select(1, order)
+                scaled = corrections.factors_like(weight).index_select(1, part.order)
+                factors = torch.zeros_like(factors).flatten(1).index_add_(1, part.slots, scaled, alpha=-1)
+                factors = factors.view_as(part.factors)
             if scaling is not None:
-                factors = factors * scaling.unsqueeze(1)
-            parts.append(OfChunk(chunk, rows, factors))
+                factors = factors * scaling.view(-1, 1, 1)
+            parts.append(OfChunks(part.chunks, part.rows, factors))
 
     def differentiable(*lists: Sequence[Tensor]) -> Tensor:
         group = Group(*lists, current.activation)
@@ -300,22 +324,29 @@ def _by_closed_form(
                 total = total - _corrected(group, previous, factors, corrections)
         return total
 
-    problem = Problem(
-        previous[:3], current.activation, (count, num_chunks), split, scaling, never, parts, differentiable
+    sizes = count, num_chunks
+    return current, Problem(
+        previous[:3], current.activation, sizes, split, scaling, never, parts, differentiable
     )
-    counts = (len(current.inputs), len(current.inputs) + len(current.weights))
-    tensors = (*current.inputs, *current.weights, *current.biases)
-    with without_autocast(weight.device.type):
-        return ClosedForm.apply(counts, problem, *tensors).to(dtype)
+
+
+class _PlanOfChunks(NamedTuple):
+    """Chunks and rows that corrections are of, their negative factors ``[B or 1, P, E]``, which of the
+    corrections these are, and where in the last two dimensions.
+    """
+
+    chunks: Tensor
+    rows: Tensor
+    factors: Tensor
+    order: Tensor
+    slots: Tensor
 
 
 class _Plan(NamedTuple):
-    """Rows of the last layer that never count, and for each chunk with other corrections its number, their
-    rows, which of the corrections they are, and their factors.
-    """
+    """Rows of the last layer that never count, and the other corrections."""
 
     never: Tensor | None
-    parts: list[tuple[int, Tensor, Tensor, Tensor]]
+    parts: list[_PlanOfChunks]
 
 
 def _closed_form_plan(
@@ -328,13 +359,93 @@ def _closed_form_plan(
             never = corrections.positions[out].unique()
             left = left[~torch.isin(corrections.positions, never)]
             never = never.to(like.device)
-    parts = []
-    chunks = corrections.positions[left] // size
-    for chunk in chunks.unique().tolist():
-        order = left[chunks == chunk]
-        rows, factors = corrections.positions[order] % size, corrections.factors[:, order].to(like)
-        parts.append((chunk, rows.to(like.device), order.to(like.device), factors))
-    return _Plan(never, parts)
+    positions = corrections.positions[left]
+    chunks, rows = (positions // size).unique(), (positions % size).unique()
+    if len(chunks) * len(rows) <= _PADDING_AT_MOST + 2 * len(left):
+        groups = [left] if len(left) else []
+    else:
+        groups = [left[positions // size == chunk] for chunk in chunks.tolist()]
+    return _Plan(never, [_plan_of_chunks(corrections, order, size, like) for order in groups])
+
+
+def _plan_of_chunks(corrections: Corrections, order: Tensor, size: int, like: Tensor) -> _PlanOfChunks:
+    chunks, i_chunk = (corrections.positions[order] // size).unique(return_inverse=True)
+    rows, i_row = (corrections.positions[order] % size).unique(return_inverse=True)
+    slots = i_chunk * len(rows) + i_row
+    factors = corrections.factors.new_zeros(len(corrections.factors), len(chunks) * len(rows))
+    factors = (
+        factors.index_add_(1, slots, corrections.factors[:, order], alpha=-1)
+        .view(-1, len(chunks), len(rows))
+        .to(like)
+    )
+    return _PlanOfChunks(*(t.to(like.device) for t in (chunks, rows, factors, order, slots)))
+
+
+# --- several networks -----------------------------------------------------------------------------
+
+
+class Term(NamedTuple):
+    """Arguments of :func:`output_reg`."""
+
+    current: Group
+    previous: Group
+    num_outputs: int
+    scaling: Tensor | None = None
+    corrections: Corrections | None = None
+
+
+def output_regs(terms: Sequence[Term]) -> list[Tensor | None]:
+    """What :func:`output_reg` computes for several networks, for some of them together on a GPU.
+
+    Args:
+        terms: The arguments for each of them.
+
+    Returns:
+        Scalars that add up to the whole: the k-th is that of the k-th network alone, or that of it and later
+        ones, for which there is None.
+    """
+    results: list[Tensor | None] = [None] * len(terms)
+    batches: dict[tuple, list[tuple[int, Group, Problem]]] = {}
+    for i, term in enumerate(terms):
+        network = _network_of_batch(term)
+        if network is None:
+            results[i] = output_reg(*term)
+            continue
+        current, problem = network
+        shape = len(current.weights), len(current.biases), current.activation, problem.sizes[0]
+        key = *shape, id(term.scaling), current.weights[-1].device
+        batches.setdefault(key, []).append((i, *network))
+    for of_key in batches.values():
+        parts = max(len(group.inputs) + len(group.weights) for _, group, _ in of_key)
+        step = max(1, min(_NETWORKS_AT_ONCE, _PARTS_AT_ONCE // parts))
+        for start in range(0, len(of_key), step):
+            numbers, groups, problems = zip(*of_key[start : start + step], strict=True)
+            if len(groups) == 1:
+                results[numbers[0]] = output_reg(*terms[numbers[0]])
+                continue
+            counts = [len(tensors) for group in groups for tensors in group[:3]]
+            tensors = [t for kind in range(3) for group in groups for t in group[kind]]
+            with without_autocast(tensors[0].device.type):
+                results[numbers[0]] = ClosedForms.apply(counts, problems, *tensors)
+    return results
+
+
+def _network_of_batch(term: Term) -> tuple[Group, Problem] | None:
+    """A network that goes with others."""
+    current, previous, num_outputs, scaling, corrections = term
+    split, count = _check(current, previous, num_outputs)
+    size, width = current.weights[-1].shape
+    if not (
+        _takes_closed_form(current, count, scaling)
+        and current.weights[-1].dtype == torch.float32
+        and len(current.weights) > 1
+        and max(len(weight) for weight in current.weights[:-1]) <= _NARROW
+        and size * width**2 <= _PRODUCTS_AT_MOST
+        and split == size
+        and (corrections is None or corrections._scaled is None)
+    ):
+        return None
+    return _problem(current, previous, split, count, scaling, corrections)
 
 
 # --- by products of matrices, in plain PyTorch ----------------------------------------------------

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hnetfast import ops
 from hnetfast.hnets._part import Part
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.ops._corrections import Corrections
 from hnetfast.ops._library import may_remember, without_autocast
 from hnetfast.ops._mlp_layers import sizes_of
+from hnetfast.ops.output_reg import Term, output_regs
 from hnetfast.regularizers._output_heads import IgnoredOutputs
 
 _OUTPUTS_AT_ONCE = 1 << 24  # generated weights in memory, for as many conditions as that are
@@ -89,16 +89,27 @@ def _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored) -> T
         corrections = uneven.split(lengths)
     if sum(len(each or ()) for each in corrections) > _CORRECTIONS_AT_MOST * hnet._num_part_outputs:
         return None
-    parts = zip(current, previous.parts(hnet, cond_ids), corrections, strict=True)
-    total = reduce(torch.add, [_change_of_part(*of_part, len(cond_ids), scaling) for of_part in parts])
+    former = previous.parts(hnet, cond_ids)
+    scalings: dict[torch.dtype, Tensor] = {}  # networks that share one may go together
+    changes = []
+    for now, then, of_part in zip(current, former, corrections, strict=True):
+        tensor = now.source if isinstance(now.source, Tensor) else now.source.weights[-1]
+        if scaling is not None and tensor.dtype not in scalings:
+            scalings[tensor.dtype] = scaling.to(tensor)
+        changes.append(_change_of_part(now, then, of_part, len(cond_ids), scalings.get(tensor.dtype)))
+    of_networks = iter(output_regs([change for change in changes if isinstance(change, Term)]))
+    total = None
+    for change in changes:
+        change = next(of_networks) if isinstance(change, Term) else change
+        if change is not None:  # it is part of an earlier one
+            total = change if total is None else total + change
     return total - total.detach().clamp(max=0)  # it may be a little less than zero where terms cancel
 
 
 def _change_of_part(
     now: Part, then: Part, corrections: Corrections | None, count: int, scaling: Tensor | None
-) -> Tensor:
+) -> Tensor | Term:
     tensor = now.source if isinstance(now.source, Tensor) else now.source.weights[-1]
-    scaling = None if scaling is None else scaling.to(tensor)
     given = len(tensor) if isinstance(now.source, Tensor) else sizes_of(now.source.inputs)[0]
     if given == 1 and count > 1:  # the same for all conditions
         scaling = tensor.new_ones(count) if scaling is None else scaling
@@ -111,7 +122,7 @@ def _change_of_part(
             corrections = corrections.with_factors(torch.where(exact, factors[:1], mean))
         scaling = total
     if not isinstance(now.source, Tensor):
-        return ops.output_reg(now.source, then.source, now.num_outputs, scaling, corrections)
+        return Term(now.source, then.source, now.num_outputs, scaling, corrections)
     squares = (now.source - then.source.detach().to(now.source)).square()
     sums = squares.sum(1)
     if corrections is not None:

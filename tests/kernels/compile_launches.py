@@ -22,23 +22,23 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hnetfast.kernels import chunked_mlp, chunked_mlp_products, chunked_mlp_tiles, output_reg
+from hnetfast.kernels import (
+    chunked_mlp,
+    chunked_mlp_hidden,
+    chunked_mlp_products,
+    chunked_mlp_tiles,
+    grouped_mlp,
+    output_reg,
+    output_reg_layers,
+)
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", ".."))
 from bench import tiles
 
-KERNELS = [
-    "_chunked_mlp_hidden_kernel",
-    "_chunked_mlp_hidden_bwd_kernel",
-    "_chunked_mlp_hidden_sums_kernel",
-    "_chunked_mlp_inputs_bwd_kernel",
-    "_chunked_mlp_reduce_all_kernel",
-    "_chunked_mlp_fwd_kernel",
-    "_chunked_mlp_bwd_kernel",
-    "_chunked_mlp_reduce_kernel",
-]
+# Which launch kernels.
+MODULES = chunked_mlp_hidden, chunked_mlp_products, grouped_mlp, output_reg, output_reg_layers
 MODES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
-TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int32: "*i32"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +71,15 @@ CORNERS = [
     Network("narrow single", (), 40, 7000, 279_999, 10, 10),
     Network("medium single", (), 12, 7000, 84_000, 64, 64),
 ]
+# Internal networks of a structured one: as different as they may be, and alike.
+GROUPS = {
+    "widest": [
+        Network("", (100, 128), 12, 4000, 48_000),
+        Network("", (33, 50), 1, 999, 999, 32, 0),
+        Network("", (128, 10), 3, 77, 231, 3, 5),
+    ],
+    "alike": [Network("", (10, 10), 1, size, size, 8, 0) for size in (448, 2320, 2320, 650)],
+}
 # One with several blocks of features in each pass.
 VARIED = [Network("50,50,50,50", (50, 50, 50, 50), 53, 700_000, 36_511_244), CORNERS[4]]
 
@@ -81,7 +90,7 @@ class Launch:
 
     kernel: object
     signature: dict
-    constants: dict
+    constants: dict  # by name, or by path of an argument in a tuple
     attributes: dict
     options: dict
 
@@ -94,20 +103,22 @@ def _specialize(kernel, args: tuple, kwargs: dict) -> Launch:
     free = {param.name for param in kernel.params if param.do_not_specialize}
     signature, constants, attributes = {}, {}, {}
 
-    def type_of(value, path):
+    def type_of(value, path, name):
+        if isinstance(value, tuple):
+            return tuple(type_of(item, (*path, i), name) for i, item in enumerate(value))
         if isinstance(value, torch.Tensor):
             if value.storage_offset() * value.dtype.itemsize % 16 == 0:
                 attributes[path] = [["tt.divisibility", 16]]
             return TYPES[value.dtype]
+        if len(path) > 1 and value == 1:  # what is not to be specialised is, in tuples
+            constants[path] = 1
+            return "constexpr"
+        if (name not in free or len(path) > 1) and value % 16 == 0:
+            attributes[path] = [["tt.divisibility", 16]]
         return "i32" if value < 2**31 else "i64"
 
     for i, (name, value) in enumerate(zip(kernel.arg_names, args, strict=False)):
-        if isinstance(value, tuple):
-            signature[name] = tuple(type_of(item, (i, j)) for j, item in enumerate(value))
-        else:
-            signature[name] = type_of(value, (i,))
-            if isinstance(value, int) and name not in free and value % 16 == 0:
-                attributes[i,] = [["tt.divisibility", 16]]
+        signature[name] = type_of(value, (i,), name)
     options = {"num_warps": 4, "num_stages": 3}
     for name, value in kwargs.items():
         if name in ("num_warps", "num_stages", "maxnreg"):
@@ -118,9 +129,10 @@ def _specialize(kernel, args: tuple, kwargs: dict) -> Launch:
     return Launch(kernel, signature, constants, attributes, options)
 
 
-def launches_of(network: Network, conditions: int, dtype: torch.dtype, arch: int) -> list[Launch]:
-    """The launches of a forward and a backward call and of the regulariser, in order."""
-    launches = []
+@contextlib.contextmanager
+def recording(arch: int):
+    """Collects launches for a GPU instead of doing them."""
+    launches: list[Launch] = []
 
     class Recorder:
         def __init__(self, kernel):
@@ -129,6 +141,17 @@ def launches_of(network: Network, conditions: int, dtype: torch.dtype, arch: int
         def __getitem__(self, grid):
             assert all(0 < size < 2**31 for size in grid)
             return lambda *args, **kwargs: launches.append(_specialize(self.kernel, args, kwargs))
+
+    with contextlib.ExitStack() as stack:
+        for module in MODULES:
+            for name in [name for name in vars(module) if name.endswith("_kernel")]:
+                stack.enter_context(mock.patch.object(module, name, Recorder(getattr(module, name))))
+        stack.enter_context(mock.patch.object(chunked_mlp_tiles, "generation", return_value=arch))
+        yield launches
+
+
+def tensors_of(network: Network, conditions: int, dtype: torch.dtype) -> tuple[list[torch.Tensor], ...]:
+    """Inputs, weights and biases."""
 
     def empty(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
@@ -140,21 +163,52 @@ def launches_of(network: Network, conditions: int, dtype: torch.dtype, arch: int
         inputs.append(empty(1, network.chunks, network.chunk_width))
     widths = [network.condition_width + network.chunk_width, *network.hidden, network.chunk_size]
     weights = [empty(out, fan_in) for fan_in, out in itertools.pairwise(widths)]
-    biases = [empty(width) for width in widths[1:]] if network.bias else []
-    with contextlib.ExitStack() as stack:
-        for name in KERNELS:
-            recorder = Recorder(getattr(chunked_mlp_products, name))
-            stack.enter_context(mock.patch.object(chunked_mlp_products, name, recorder))
-        change = Recorder(output_reg._hidden_change_kernel)
-        stack.enter_context(mock.patch.object(output_reg, "_hidden_change_kernel", change))
-        stack.enter_context(mock.patch.object(chunked_mlp_tiles, "generation", return_value=arch))
-        args = (inputs, weights, biases, "elu", network.num_outputs)
+    return inputs, weights, [empty(width) for width in widths[1:]] if network.bias else []
+
+
+def launches_of(network: Network, conditions: int, dtype: torch.dtype, arch: int) -> list[Launch]:
+    """The launches of a forward and a backward call and of the regulariser, in order."""
+    tensors = tensors_of(network, conditions, dtype)
+    with recording(arch) as launches:
+        args = (*tensors, "elu", network.num_outputs)
         out, hidden = chunked_mlp.chunked_mlp_forward(*args, True)
-        needs = [True] * len(inputs + weights + biases)
+        needs = [True] * sum(map(len, tensors))
         chunked_mlp.chunked_mlp_backward(torch.empty_like(out), hidden, *args, needs)
-        tensors = inputs, weights, biases
-        if output_reg.takes(dtype, weights):
-            output_reg.hidden_change(tensors, tensors, "elu", conditions, network.chunks)
+        if output_reg.takes(dtype, tensors[1]):
+            layers = hidden_layers_of(network, tensors)
+            output_reg.hidden_change([layers], [layers], "elu", conditions)
+    return launches
+
+
+def hidden_layers_of(network: Network, tensors: tuple) -> chunked_mlp_hidden.HiddenLayers:
+    inputs, weights, biases = tensors
+    return chunked_mlp_hidden.HiddenLayers(inputs, weights[:-1], biases[:-1], network.chunks)
+
+
+def launches_of_group(
+    networks: list[Network], conditions: int, dtype: torch.dtype, arch: int
+) -> list[Launch]:
+    """The same of several networks together."""
+    tensors = [tensors_of(network, conditions, dtype) for network in networks]
+    with recording(arch) as launches:
+        groups = [(*each, "elu") for each in tensors]
+        sizes = [(conditions, network.chunks) for network in networks]
+        counts = [network.chunks * network.chunk_size for network in networks]
+        places = [(torch.empty(count, dtype=torch.int32, device="meta"), None) for count in counts]
+        out, hidden = grouped_mlp.grouped_mlp_forward(groups, sizes, places, sum(counts), True)
+        needs = [[True] * sum(map(len, each)) for each in tensors]
+        grouped_mlp.grouped_mlp_backward(torch.empty_like(out), hidden, groups, sizes, places, needs)
+        if dtype == torch.float32:
+            hidden = [
+                hidden_layers_of(network, each) for network, each in zip(networks, tensors, strict=True)
+            ]
+            layers = [[weights[-1], *biases[-1:]] for _, weights, biases in tensors]
+            scaling = torch.empty(conditions, device="meta")
+            args = hidden, hidden, layers, layers, [()] * len(networks), "elu", conditions, scaling
+            saved, grad = output_reg_layers.changes(*args), torch.empty((), device="meta")
+            output_reg_layers.changes_backward(
+                grad, None, *saved[1:], hidden, layers, "elu", conditions, needs
+            )
     return launches
 
 
@@ -187,6 +241,11 @@ def all_launches() -> list[tuple[str, int, Launch]]:
                     found.setdefault(
                         (arch, launch.key()), (f"{network.name} B={conditions} {mode}", arch, launch)
                     )
+            for name, group in GROUPS.items():
+                with allow_tf32(mode == "tf32"):
+                    launches = launches_of_group(group, 10, dtype, arch)
+                for launch in launches:
+                    found.setdefault((arch, launch.key()), (f"{name} B=10 {mode}", arch, launch))
     # The ends of what a sweep may choose, on Hopper.
     for part, precision in itertools.product(tiles.SWEEPS, ("ieee", "tf32")):
         variant = chunked_mlp_tiles.VARIANTS[90, precision]._replace(**{part.field: max(part.alternatives)})
@@ -210,22 +269,26 @@ def allow_tf32(allow: bool):
 
 
 def describe(launch: Launch) -> str:
-    blocks = {name: value for name, value in launch.constants.items() if name.startswith("BLOCK")}
-    flags = [
-        name for name, value in launch.constants.items() if name.startswith(("NEED", "REP", "ONE")) and value
-    ]
+    named = {name: value for name, value in launch.constants.items() if isinstance(name, str)}
+    blocks = {name: value for name, value in named.items() if name.startswith("BLOCK")}
+    flags = [name for name, value in named.items() if name.startswith(("NEED", "REP", "ONE")) and value]
     sizes = "x".join(str(value) for value in blocks.values() if not isinstance(value, tuple))
     return " ".join([sizes, f"w{launch.options['num_warps']}", *flags])
 
 
 def spread(launches: list[tuple[str, int, Launch]], most: int) -> list[tuple[str, int, Launch]]:
-    """At most as many launches of each kernel on each GPU, those in between left out."""
+    """At most as many launches of each kernel on each GPU, those in between left out.
+
+    Of kernels that only serve several networks, the first.
+    """
     groups: dict[tuple[int, str], list[tuple[str, int, Launch]]] = {}
     for each in launches:
         groups.setdefault((each[1], each[2].kernel.__name__), []).append(each)
     chosen = []
-    for group in groups.values():
+    for (_, kernel), group in groups.items():
         count = min(most or len(group), len(group))
+        if most and kernel.startswith(("_grouped", "_layer")):
+            count = 1
         chosen += [group[i * (len(group) - 1) // max(count - 1, 1)] for i in range(count)]
     return chosen
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from interpreted_chunked_mlp import poisoned_memory
 
+from hnetfast.kernels import chunked_mlp_tiles
+from hnetfast.ops import _output_reg_grouped as grouped
 from hnetfast.ops._output_reg_closed import _change_backward_triton, _change_reference, _change_triton
 
 SIZES = {"b": (3, 1), "n": (1, 7), "u": (1, 1), "f": (3, 7)}
@@ -74,3 +76,42 @@ def test_gradients(activation, hidden):
                 torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4)
             else:
                 assert got.numel() == 0
+
+
+def several(scale, bias):
+    """Networks of the same depth, with different widths, parts of inputs and chunks; arguments of the op."""
+    lists, counts, chunks, never = [[] for _ in range(6)], [], [], []
+    for i, (layouts, hidden) in enumerate([("bn", (20, 5)), ("bu", (17, 33)), ("f", (6, 3))]):
+        now, then, (_, number) = example((layouts, layouts), hidden, bias, scale)
+        for tensors, own in zip(lists, (*now, *then), strict=True):
+            tensors += own
+        counts += [len(own) for own in now]
+        chunks.append(number)
+        never.append(torch.tensor([1, 8] if i == 1 else [], dtype=torch.int64))
+    return lists, (counts, "tanh", 3, chunks), never
+
+
+@pytest.mark.parametrize(("scale", "bias", "scaled"), [(1e-5, True, True), (0.3, False, False)])
+def test_several_networks(scale, bias, scaled, monkeypatch):
+    monkeypatch.setattr(chunked_mlp_tiles, "num_programs", lambda arch: 20)
+    lists, rest, never = several(scale, bias)
+    lists = [[t.float() for t in tensors] for tensors in lists]
+    scaling = torch.tensor([0.5, 2.0, 1.0]) if scaled else None
+    tensors = [t for kind in lists[:3] for t in kind]
+    needs = [i % 5 != 3 for i in range(len(tensors))]
+    results = []
+    for dtype, ops in (
+        (torch.float64, (grouped._change_op, grouped._change_backward_op)),
+        (torch.float32, (grouped._change_op, grouped._change_backward_op)),
+        (torch.float32, (grouped._change_triton, grouped._change_backward_triton)),
+    ):
+        own = [[t.to(dtype) for t in kind] for kind in lists]
+        with poisoned_memory():
+            saved = ops[0](*own, *rest, None if scaling is None else scaling.to(dtype), never)
+            grad = torch.tensor(0.7, dtype=dtype)
+            results.append((*saved, *ops[1](grad, None, *saved[1:], *own[:3], *rest, needs)))
+    for i, (exact, plain, found) in enumerate(zip(*results, strict=True)):
+        exact, plain, found = (t.double() for t in (exact, plain, found))
+        assert exact.shape == found.shape
+        budget = 2 * (plain - exact).norm() + 4 * torch.finfo(torch.float32).eps * exact.norm()
+        assert (found - exact).norm() <= budget, i

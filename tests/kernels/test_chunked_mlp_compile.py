@@ -12,10 +12,12 @@ pytest.importorskip("triton")
 
 SHARES = 2
 MOST = 4  # launches of a kernel on a GPU, without --every-launch
-KERNELS = (
-    *("hidden", "fwd", "bwd", "reduce"),
-    *("hidden_bwd", "hidden_sums", "inputs_bwd", "reduce_all"),
-)
+KERNELS = {
+    *(f"chunked_mlp_{name}" for name in ("hidden", "hidden_bwd", "hidden_sums", "inputs_bwd")),
+    *("chunked_mlp_fwd", "chunked_mlp_bwd", "chunked_mlp_reduce"),
+    *("grouped_mlp_fwd", "grouped_mlp_weights_bwd", "grouped_mlp_features_bwd"),
+    *("hidden_change", "layer_change", "layer_gradients"),
+}
 # What one thread block may have, in bytes.
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
@@ -41,14 +43,13 @@ def test_launches_compile_without_spills(tmp_path, pytestconfig):
 
     rows.sort(key=lambda row: (row["arch"], row["kernel"], row["case"], row["tile"]))
     for row in rows:
-        kernel = row["kernel"].removeprefix("_chunked_mlp")[1:-7]
+        kernel = row["kernel"].removeprefix("_chunked_mlp").removeprefix("_grouped_mlp")[1:-7]
         print(
             f"sm_{row['arch']:<4}{kernel:<13} {row['case']:<38} {row['tile']:<62} "
             f"{row['reg']:>4} registers {row['shared']:>7} B shared"
         )
     assert {row["arch"] for row in rows} == set(SHARED_MEMORY)
-    kernels = [f"_chunked_mlp_{name}_kernel" for name in KERNELS]
-    assert {row["kernel"] for row in rows} == {*kernels, "_hidden_change_kernel"}
+    assert {row["kernel"] for row in rows} == {f"_{name}_kernel" for name in KERNELS}
     if every:
         assert {"forward_stages", "repeat_rows", "repeat_stages"} <= {row["case"].split()[0] for row in rows}
     spilled = [row for row in rows if row["stack"] or row["local"]]

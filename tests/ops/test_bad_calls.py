@@ -9,7 +9,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import pytest
@@ -157,6 +157,41 @@ def of_hidden_change_backward(rng: random.Random) -> tuple:
     return grad, hidden, *lists[:3], activation, conditions, chunks, some(rng, count)
 
 
+def of_grouped_change(rng: random.Random) -> tuple:
+    conditions, dtype = rng.choice([1, 2, 3]), rng.choice([torch.float32, torch.float64])
+    bias, activation, depth = rng.random() < 0.7, rng.choice(ACTIVATIONS), rng.choice([1, 2])
+    groups, former, chunks, never = [], [], [], []
+    for _ in range(rng.choice([1, 2, 3])):
+        chunks.append(rng.choice([1, 2, 40]))
+        shapes = [(conditions, 1, 3), (1, chunks[-1], 2)]
+        widths = [5, *(rng.choice([1, 4, 9]) for _ in range(depth)), rng.choice([1, 6, 20])]
+        weights = [normal(o, i, dtype=dtype) for i, o in pairwise(widths)]
+        biases = [normal(w.shape[0], dtype=dtype) for w in weights] if bias else []
+        groups.append(([normal(*shape, dtype=dtype) for shape in shapes], weights, biases))
+        former.append([[t + 0.1 * torch.randn_like(t) for t in tensors] for tensors in groups[-1]])
+        rows = rng.sample(range(widths[-1]), min(widths[-1], rng.choice([0, 0, 1, 3])))
+        never.append(torch.tensor(rows, dtype=torch.int64))
+    lists = [[t for group in of for t in group[k]] for of in (groups, former) for k in range(3)]
+    counts = [len(tensors) for group in groups for tensors in group]
+    scaling = torch.rand(conditions, dtype=dtype) if rng.random() < 0.6 else None
+    return *lists, counts, activation, conditions, chunks, scaling, never
+
+
+def of_grouped_change_backward(rng: random.Random) -> tuple:
+    arguments = of_grouped_change(rng)
+    saved, lists, rest = OPS.grouped_change(*arguments), arguments[:3], arguments[6:10]
+    others = None
+    if rng.random() < 0.5:
+        counts, conditions, chunks = rest[0], *rest[2:]
+        last = [k - 1 for k in accumulate(counts[1::3])]
+        widths = [lists[1][k].shape[1] for k in last]
+        others = normal(
+            sum(conditions * n * k for n, k in zip(chunks, widths, strict=True)), dtype=saved[0].dtype
+        )
+    grad = torch.randn((), dtype=saved[1].dtype)
+    return grad, others, *saved[1:], *lists, *rest, some(rng, sum(map(len, lists)))
+
+
 def of_local_conv2d(rng: random.Random) -> tuple:
     groups, images, sets = rng.choice([1, 1, 2]), rng.choice([1, 3, 5, 40]), rng.choice([None, 1, 3])
     channels, outputs = groups * rng.choice([1, 2]), groups * rng.choice([1, 3])
@@ -289,7 +324,7 @@ def last_layer_reference(
 
 
 local_conv2d_module, output_reg_module = module_of("local_conv2d"), module_of("output_reg")
-closed_form = module_of("_output_reg_closed")
+closed_form, grouped_form = module_of("_output_reg_closed"), module_of("_output_reg_grouped")
 
 
 class Call(NamedTuple):
@@ -311,6 +346,8 @@ CALLS = {
     "elman_states": Call(of_elman_states, module_of("elman_states").elman_states_reference, True),
     "elman_states_backward": Call(of_elman_states_backward, module_of("elman_states")._backward),
     "empty_cache": Call(lambda rng: (), lambda: None),
+    "grouped_change": Call(of_grouped_change, grouped_form._change_op),
+    "grouped_change_backward": Call(of_grouped_change_backward, grouped_form._change_backward_op),
     "grouped_mlp": Call(
         of_grouped_mlp, first(module_of("grouped_mlp")._forward_reference), True, first(OPS.grouped_mlp)
     ),

@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+from unittest import mock
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from hnetfast.ops import output_reg
 from hnetfast.ops._activations import ACTIVATIONS
 from hnetfast.ops._corrections import Corrections
 from hnetfast.ops._library import EXTENSION_LOADED
+from hnetfast.ops._output_reg_grouped import ClosedForms
 from hnetfast.ops.grouped_mlp import Group
-from hnetfast.ops.output_reg import output_reg_reference
+from hnetfast.ops.output_reg import Term, output_reg_reference, output_regs
 
 # The function has the name of its module.
 MODULE = importlib.import_module("hnetfast.ops.output_reg")
@@ -85,9 +87,9 @@ def test_loss_and_gradients(case):
     torch.testing.assert_close(our_grads, exact_grads, rtol=1e-9, atol=1e-10)
 
 
-@given(cases())
-def test_closed_form(case):
-    """What is computed on GPUs."""
+@given(cases(), st.booleans())
+def test_closed_form(case, together):
+    """What is computed on GPUs, with the corrections of all chunks together or apart."""
     group, previous, outputs, scaling, corrections = case
     conditions, chunks = (max(p.shape[axis] for p in group.inputs) for axis in (0, 1))
     split = outputs - (chunks - 1) * len(group.weights[-1])
@@ -96,7 +98,76 @@ def test_closed_form(case):
         return MODULE._by_closed_form(current, previous, split, conditions, scaling, corrections)
 
     exact = with_gradients(output_reg_reference, group, previous, outputs, scaling, corrections)
-    torch.testing.assert_close(with_gradients(closed, group), exact, rtol=1e-9, atol=1e-10)
+    with mock.patch.object(MODULE, "_PADDING_AT_MOST", MODULE._PADDING_AT_MOST if together else -100):
+        found = with_gradients(closed, group)
+    torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-10)
+
+
+def several_networks(scaling):
+    """Groups and previous ones, of different sizes, and the arguments that they share."""
+    shapes = [(4, 7, (8, 5)), (1, 9, (3, 20)), (2, 6, (11, 4))]
+    groups = [
+        mapped(random_network(3, chunks, row, hidden, dtype=torch.float64), torch.Tensor.requires_grad_)
+        for chunks, row, hidden in shapes
+    ]
+    previous = [mapped(changed(group), torch.Tensor.detach) for group in groups]
+    # Of the one with one chunk, an output never counts.
+    factors = torch.tensor([[1.0, 0.5], [1.0, 0.0], [1.0, 2.0]], dtype=torch.float64)
+    corrections = {
+        1: Corrections(torch.tensor([2, 8]), factors),
+        4: Corrections(torch.tensor([9, 20]), factors),
+    }
+    terms = [
+        Term(group, old, chunks * row, scaling, corrections.get(chunks))
+        for group, old, (chunks, row, _) in zip(groups, previous, shapes, strict=True)
+    ]
+    return terms, [t for kind in range(3) for group in groups for t in group[kind]]
+
+
+@pytest.mark.parametrize("scaling", [None, torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)])
+def test_closed_form_of_several_networks(scaling):
+    terms, tensors = several_networks(scaling)
+    counts = [len(ts) for term in terms for ts in term.current[:3]]
+
+    def closed(*tensors):
+        splits = [len(term.current.weights[-1]) for term in terms]
+        problems = [
+            MODULE._problem(*term[:2], split, 3, *term[3:])[1]
+            for term, split in zip(terms, splits, strict=True)
+        ]
+        return ClosedForms.apply(counts, problems, *tensors)
+
+    def gradients(loss):
+        grads = torch.autograd.grad(loss, tensors, create_graph=True)
+        return grads, torch.autograd.grad(sum(g.square().sum() for g in grads), tensors)
+
+    exact = sum(output_reg_reference(*term) for term in terms)
+    found = closed(*tensors)
+    torch.testing.assert_close(found, exact)
+    torch.testing.assert_close(torch.autograd.grad(found, tensors), torch.autograd.grad(exact, tensors))
+    exact = sum(output_reg_reference(*term) for term in terms)
+    torch.testing.assert_close(gradients(closed(*tensors)), gradients(exact))
+
+
+def test_several_networks_go_together(monkeypatch):
+    terms, _ = several_networks(None)
+    terms = [
+        term._replace(
+            current=mapped(term.current, lambda t: t.detach().float()),
+            previous=mapped(term.previous, torch.Tensor.float),
+        )
+        for term in terms
+    ]
+    exact = sum(output_reg_reference(*term) for term in terms)
+    assert all(isinstance(change, torch.Tensor) for change in output_regs(terms))
+    monkeypatch.setattr(MODULE, "_takes_closed_form", lambda *args: True)
+    total, *others = output_regs(terms)
+    assert others == [None, None]
+    torch.testing.assert_close(total, exact)
+    wide = terms[0]._replace(
+        current=random_network(3, 4, 7, (200, 5)), previous=random_network(3, 4, 7, (200, 5))
+    )
+    assert [change is None for change in output_regs([*terms[:2], wide])] == [False, True, False]
 
 
 def test_second_derivatives_of_the_closed_form():
