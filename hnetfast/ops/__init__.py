@@ -1,8 +1,9 @@
 """The operations that weight generation spends its time in.
 
 Every op has a schema in the ``hnetfast`` namespace of :mod:`torch.library`, a reference in plain PyTorch
-that runs on any device, a shape function for tracing, gradients, and, where they are built, compiled kernels
-that PyTorch's dispatcher picks by device.
+that runs on any device, a shape function for tracing, gradients (``pixel_rows`` aside), and, where they are
+built, compiled kernels that PyTorch's dispatcher picks by device. ``_register.py`` makes them. ``output_reg``
+and the two that cut generated weights into views are made in another way, which their files explain.
 """
 
 from hnetfast.ops.batched_linear import batched_linear

@@ -6,6 +6,8 @@ With the matrix ``M = [D W*]`` of the last layer and the rows ``x = [h̃ Δ]`` (
     Σ s ‖M x‖² = ⟨G, F⟩        ∂/∂A = 2 M F[:, h̃]        ∂/∂h = 2 s G[h̃ and Δ, :] x
 
 Below the last layer these are gradients of the network as it is: what it was is a constant.
+
+The ops here are called below autograd, by the function that has the gradients, so they register none.
 """
 
 from __future__ import annotations

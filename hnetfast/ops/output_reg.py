@@ -8,6 +8,10 @@ where ``D = A - A*``, ``h̃ = [h 1]`` and ``Δ = h - h*``. With a factor s for e
 
 of which the first factors depend on the layer alone and the second ones on the rows alone: see
 docs/regulariser.md for its gradients and its rounding.
+
+Unlike other ops, this one has no kernel for every case: which form is computed depends on the sizes, on what
+outputs do not count and on the device, and the reference below is no form of it but what it stands for. So
+the gradients belong to the forms, each a function of autograd that knows what it kept.
 """
 
 from __future__ import annotations
