@@ -147,6 +147,13 @@ class LargeImgDataset(Dataset):
     ) -> NoReturn:
         """Names of files are no tensors: use ``torch_train``, ``torch_test`` and ``torch_val``.
 
+        Args:
+            x: Inputs as this handler returns them, names of files ``[B, 1]``.
+            device: Of no effect, like all that follows.
+            mode: "train" or "inference".
+            force_no_preprocessing: Whether to leave the numbers as they are.
+            sample_ids: IDs of the samples, integers ``[B]``.
+
         Raises:
             NotImplementedError: Always.
         """

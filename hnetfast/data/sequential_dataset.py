@@ -58,7 +58,17 @@ class SequentialDataset(Dataset):
         return self._lengths_of("in_seq_lengths", sample_ids)
 
     def get_out_seq_lengths(self, sample_ids: np.ndarray) -> np.ndarray:
-        """Return how long the outputs of samples are without padding; see :meth:`get_in_seq_lengths`."""
+        """Return how long the outputs of samples are without padding.
+
+        Args:
+            sample_ids: IDs of any samples, integers ``[m]``.
+
+        Returns:
+            Numbers of time steps ``[m]``.
+
+        Raises:
+            ValueError: If there is no sample with such an ID.
+        """
         return self._lengths_of("out_seq_lengths", sample_ids)
 
     def input_to_torch_tensor(
@@ -74,9 +84,9 @@ class SequentialDataset(Dataset):
         Args:
             x: Inputs as this handler returns them, ``[B, T * prod(in_shape)]``.
             device: Where to put the tensor.
-            mode: Of no effect unless a subclass says otherwise, as the remaining arguments.
-            force_no_preprocessing: See ``mode``.
-            sample_ids: See ``mode``.
+            mode: "train" or "inference"; of no effect unless a subclass says otherwise, as what follows.
+            force_no_preprocessing: Whether to leave the numbers as they are.
+            sample_ids: IDs of the samples, integers ``[B]``.
 
         Returns:
             New tensor, float32 ``[T, B, *in_shape]``.
@@ -95,7 +105,21 @@ class SequentialDataset(Dataset):
         force_no_preprocessing: bool = False,
         sample_ids: np.ndarray | None = None,
     ) -> torch.Tensor:
-        """Turn outputs into a tensor, float32 ``[T, B, *out_shape]``; see :meth:`input_to_torch_tensor`."""
+        """Turn outputs into a tensor whose first dimension is time.
+
+        Args:
+            y: Outputs as this handler returns them, ``[B, T * prod(out_shape)]``.
+            device: Where to put the tensor.
+            mode: "train" or "inference"; of no effect unless a subclass says otherwise, as what follows.
+            force_no_preprocessing: Whether to leave the numbers as they are.
+            sample_ids: IDs of the samples, integers ``[B]``.
+
+        Returns:
+            New tensor, float32 ``[T, B, *out_shape]``.
+
+        Raises:
+            ValueError: If rows do not hold a whole number of time steps.
+        """
         rows = super().output_to_torch_tensor(y, device, mode, force_no_preprocessing, sample_ids)
         return self._flatten_array(rows, ts_dim_first=True, reverse=True, feature_shape=self.out_shape)
 

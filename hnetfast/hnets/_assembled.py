@@ -41,7 +41,14 @@ class Assembled:
             self._spectral_norms = nn.ModuleList(norms)
 
     def train(self, mode: bool = True) -> Any:
-        """Set the mode of the whole and of its members, see :meth:`torch.nn.Module.train`."""
+        """Set the mode of the whole and of its members.
+
+        Args:
+            mode: Training (True) or evaluation (False).
+
+        Returns:
+            The network itself.
+        """
         for hnet in self._hnets:
             hnet.train(mode)
         return super().train(mode)

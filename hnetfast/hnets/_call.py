@@ -75,12 +75,12 @@ def parse_call(
 
     Args:
         hnet: The hypernetwork.
-        uncond_input: Argument of ``forward``, as the others.
-        cond_input: See there.
-        cond_id: See there.
-        weights: See there.
-        condition: See there.
-        ret_format: See there.
+        uncond_input: Arguments of ``forward``, like all that follows.
+        cond_input: Conditional input.
+        cond_id: The conditions.
+        weights: Weights instead of the network's own.
+        condition: What selects context-dependent state.
+        ret_format: What to return.
         exclusive: Whether only one of ``cond_input`` and ``cond_id`` may be given.
 
     Returns:

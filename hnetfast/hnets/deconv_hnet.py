@@ -308,7 +308,7 @@ class HDeconv(FullHyperNet):
             use_xavier: Assume Xavier instead of Kaiming initialisation of the main network.
             uncond_var: Variance of the unconditional input.
             cond_var: Variance of the conditional input.
-            mnet: The main network, see :meth:`~hnetfast.hnets.mlp_hnet.HMLP.apply_hyperfan_init`.
+            mnet: The main network, whose ``param_shapes_meta`` tell what the tensors are.
             target_vars: Wanted variance of the generated tensors: a list with an entry (or None) for every
                 target, or a dictionary with an entry for some of the names in ``param_shapes_meta``. By
                 default that of an ordinary initialisation for weights and biases, else 1.

@@ -253,20 +253,22 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
         the container themselves and not copies of them.
 
         Args:
-            uncond_input: Passed to the hypernetworks, see
-                :meth:`~hnetfast.hnets.hnet_interface.HyperNetInterface.forward`.
-            cond_input: Passed to the hypernetworks.
-            cond_id: The conditions. Passed to the hypernetworks that have any, unless ``cond_input`` is
-                given.
-            weights: See there. A dictionary may have the key "hnets", a list of a dictionary (or None) for
-                each hypernetwork, whose entries are added to the ``weights`` that it gets, such as
-                "chunk_embs".
+            uncond_input: Unconditional input ``[B or 1, width]``, passed to the hypernetworks.
+            cond_input: Conditional input ``[B or 1, width]``, passed to the hypernetworks.
+            cond_id: One condition or several ones; each from 0 to :attr:`num_known_conds` - 1. Passed to the
+                hypernetworks that have any, unless ``cond_input`` is given.
+            weights: Parameters to use instead of the internal ones: a list as long as
+                :attr:`hyper_shapes_learned` or :attr:`param_shapes`, or a dictionary with the key
+                "uncond_weights" (all unconditional ones) or "cond_weights" (all conditional ones) or both. It
+                may also have the key "hnets", a list of a dictionary (or None) for each hypernetwork, whose
+                entries are added to the ``weights`` that it gets, such as "chunk_embs".
             distilled_params: Not supported, None only.
             condition: Passed to the hypernetworks.
-            ret_format: See there.
+            ret_format: "flattened": a tensor ``[B, num_outputs]``. "sequential": ``B`` lists of tensors of
+                shapes :attr:`target_shapes`. "squeezed": the same, but for ``B = 1`` the one list itself.
 
         Returns:
-            See there.
+            As ``ret_format`` says.
 
         Raises:
             TypeError, ValueError: If an argument is not accepted; it is named.

@@ -119,16 +119,16 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         Args:
             uncond_input: Without an ``input_handler`` or an ``output_handler`` the noise ``z``,
                 ``[B, num_outputs]``.
-            cond_input: See :meth:`~hnetfast.hnets.hnet_interface.HyperNetInterface.forward`, as for the
-                others.
-            cond_id: See there.
-            weights: Passed to the wrapped hypernetwork.
+            cond_input: Conditional input ``[B or 1, width]``, instead of the embeddings of ``cond_id``.
+            cond_id: One condition or several ones; each from 0 to :attr:`num_known_conds` - 1.
+            weights: Parameters to use instead of the internal ones, passed to the wrapped hypernetwork.
             distilled_params: Passed to it.
             condition: Passed to it.
-            ret_format: See there.
+            ret_format: "flattened": a tensor ``[B, num_outputs]``. "sequential": ``B`` lists of tensors of
+                shapes :attr:`target_shapes`. "squeezed": the same, but for ``B = 1`` the one list itself.
 
         Returns:
-            See there.
+            As ``ret_format`` says.
 
         Raises:
             TypeError, ValueError: If an argument is not accepted, or a handler returns something else than it
@@ -189,11 +189,7 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
             )
 
     def distillation_targets(self) -> Any:
-        """What the wrapped hypernetwork returns.
-
-        Returns:
-            See :meth:`~hnetfast.mnets.mnet_interface.MainNetInterface.distillation_targets`.
-        """
+        """Return what the wrapped hypernetwork does: targets for distillation, or None."""
         return self._hnet.distillation_targets()
 
     def add_conditions(self, num_conditions: int) -> list[nn.Parameter]:

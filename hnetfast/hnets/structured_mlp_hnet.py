@@ -261,19 +261,26 @@ class StructuredHMLP(Assembled, ChunkEmbeddingHyperNet):
         """Generate the weights of the target network.
 
         Args:
-            uncond_input: See :meth:`~hnetfast.hnets.hnet_interface.HyperNetInterface.forward`, as for the
-                others.
-            cond_input: See there.
-            cond_id: See there.
-            weights: See there. With conditional chunk embeddings a dictionary may have the key "chunk_embs",
-                a list of tensors ``[B, *shape]`` for the shapes :attr:`chunk_emb_shapes` instead of those of
-                ``cond_id``, needed if ``cond_id`` is not given.
+            uncond_input: Unconditional input ``[B or 1, width]``.
+            cond_input: Conditional input ``[B or 1, width]``, instead of the embeddings of ``cond_id``.
+            cond_id: One condition or several ones; each from 0 to :attr:`num_known_conds` - 1. A compiled
+                network is compiled anew for every integer; for a tensor it is not, but then unused
+                embeddings get a zero gradient instead of none. IDs on a GPU are checked there, without
+                waiting for it: one that does not exist makes all further work of the process on that GPU
+                fail, so pass IDs that may be wrong as integers or on the CPU.
+            weights: Parameters to use instead of the internal ones: a list as long as
+                :attr:`hyper_shapes_learned` or :attr:`param_shapes`, or a dictionary with the key
+                "uncond_weights" (all unconditional ones) or "cond_weights" (all conditional ones) or both.
+                With conditional chunk embeddings it may have the key "chunk_embs" too, a list of tensors
+                ``[B, *shape]`` for the shapes :attr:`chunk_emb_shapes` instead of those of ``cond_id``,
+                needed if ``cond_id`` is not given.
             distilled_params: Not supported, None only.
             condition: Which of several stored sets of batch statistics to use.
-            ret_format: See there.
+            ret_format: "flattened": a tensor ``[B, num_outputs]``. "sequential": ``B`` lists of tensors of
+                shapes :attr:`target_shapes`. "squeezed": the same, but for ``B = 1`` the one list itself.
 
         Returns:
-            See there.
+            As ``ret_format`` says.
 
         Raises:
             TypeError, ValueError: If an argument is not accepted; it is named. Nothing has changed by then.

@@ -290,8 +290,8 @@ def run(
         forced_params: Options and the values that they are to have instead.
         summary_keys: Which entries of the runs' summaries are summed up by :func:`write_seeds_summary`, by
             default the performance.
-        summary_sem: See :func:`write_seeds_summary`.
-        summary_precs: See :func:`write_seeds_summary`.
+        summary_sem: Sum up by the standard error of the mean instead of the standard deviation.
+        summary_precs: Number of decimals in the summary, one for all entries or one for each; by default 2.
         hpmod_path: Folder in which the search is started, by default the current one.
         argv: The command line, by default that of the program.
 

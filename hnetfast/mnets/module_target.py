@@ -69,7 +69,7 @@ def _derived(compute: Callable[[Any], Any]) -> Any:
 
 
 class ModuleTarget(nn.Module, MainNetInterface):
-    """Main network made of any module; see :func:`from_module`.
+    """Main network made of any module, whose parameters, or some of them, are then given to it.
 
     Its copy of the module is the attribute ``module``. Parameters that are to be given are buffers there,
     with their initial values: they move and are stored with the network, under their old names, but an
@@ -84,6 +84,16 @@ class ModuleTarget(nn.Module, MainNetInterface):
 
     What cannot be read off a module is guessed from the order of its layers: :attr:`has_fc_out` is True if
     the last one with parameters is linear.
+
+    Args:
+        module: The module. It is copied and left as it is.
+        params: Which parameters are to be given: names or patterns. All by default.
+        distill_bn_stats: Whether running statistics of batch normalisation are targets of distillation.
+
+    Raises:
+        ValueError: If the module has no parameters, uninitialised ones, or none of the given names; or if it
+            cannot be copied, or has no running statistics where they are asked for.
+        TypeError: If it is no module, or one that cannot be called with other parameters.
     """
 
     def __init__(

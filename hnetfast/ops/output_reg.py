@@ -76,28 +76,56 @@ class Corrections:
         return len(self.positions)
 
     def with_factors(self, scaled: Tensor) -> Corrections:
-        """The same with other factors of the outputs that count."""
+        """Replace the factors, and keep what has been found out about the positions.
+
+        Args:
+            scaled: The factors, of the shape of ``factors``.
+
+        Returns:
+            The new corrections.
+        """
         other = Corrections(self.positions, self.factors, scaled)
         other._known = self._known
         return other
 
     def factors_like(self, tensor: Tensor) -> Tensor:
-        """The factors in a tensor's dtype, on its device."""
+        """Return the factors in a tensor's dtype, on its device.
+
+        Args:
+            tensor: The tensor.
+        """
         if self._scaled is not None:
             return self._scaled.to(tensor)
         return self.remembered(("factors", tensor.device, tensor.dtype), lambda: self.factors.to(tensor))
 
     def positions_on(self, device: torch.device) -> Tensor:
-        """The positions on a device."""
+        """Return the positions on a device.
+
+        Args:
+            device: The device.
+        """
         return self.remembered(("positions", device), lambda: self.positions.to(device))
 
     def between(self, start: int, end: int) -> Corrections:
-        """Those of the outputs ``start`` to ``end`` - 1, counted from ``start``."""
+        """Return the corrections of some of the outputs, whose positions then count from the first of these.
+
+        Args:
+            start: The first output.
+            end: The one after the last.
+        """
         found = (self.positions >= start) & (self.positions < end)
         return Corrections(self.positions[found] - start, self.factors[:, found])
 
     def remembered(self, key: tuple, find: Callable[[], Any]) -> Any:
-        """Find something out once."""
+        """Find something out once.
+
+        Args:
+            key: What it is.
+            find: Finds it out.
+
+        Returns:
+            What ``find`` returned.
+        """
         return find() if torch.compiler.is_compiling() else remembered(self._known, key, find)
 
 
@@ -236,7 +264,18 @@ def output_reg_reference(
     scaling: Tensor | None = None,
     corrections: Corrections | None = None,
 ) -> Tensor:
-    """What :func:`output_reg` computes, from the outputs."""
+    """Compute what :func:`output_reg` does, from the outputs.
+
+    Args:
+        current: The network as it is.
+        previous: The network as it was, and its inputs then.
+        num_outputs: Number of outputs a condition.
+        scaling: A factor for each condition, ``[B]``.
+        corrections: Outputs that count less.
+
+    Returns:
+        The sum, a scalar.
+    """
     with torch.no_grad():
         former = chunked_mlp_reference(*previous, num_outputs)
     squares = (chunked_mlp_reference(*current, num_outputs) - former).square()
@@ -433,6 +472,15 @@ def hidden_and_change(
 
     The change goes through the layers itself, as the difference of two results would hold little but their
     rounding errors.
+
+    Args:
+        current: The network as it is.
+        previous: The network as it was, and its inputs then.
+        count: Number of conditions B.
+        num_chunks: Number of chunks N.
+
+    Returns:
+        What each hidden layer gives, and the change of the last one.
     """
     if len(current.weights) == 1:
         now, then = (

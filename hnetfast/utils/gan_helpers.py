@@ -26,7 +26,7 @@ def dis_loss(logit_real: Tensor, logit_fake: Tensor, loss_choice: int) -> Tensor
     Args:
         logit_real: The discriminator's outputs for real samples, without an activation function; any shape.
         logit_fake: Likewise for fake samples, of which there may be another number.
-        loss_choice: Which loss; see this module.
+        loss_choice: Which loss: 0 to 3, as listed in this module.
 
     Returns:
         Scalar tensor.
@@ -50,8 +50,8 @@ def gen_loss(logit_fake: Tensor, loss_choice: int) -> Tensor:
     """Compute the loss that the generator's weights are trained with.
 
     Args:
-        logit_fake: As for :func:`dis_loss`.
-        loss_choice: Likewise.
+        logit_fake: The discriminator's outputs for fake samples, without an activation function; any shape.
+        loss_choice: Which loss: 0 to 3, as listed in this module.
 
     Returns:
         Scalar tensor.
@@ -75,9 +75,9 @@ def accuracy(logit_real: Tensor, logit_fake: Tensor, loss_choice: int) -> Tensor
     probability of 0.5 for loss 0).
 
     Args:
-        logit_real: As for :func:`dis_loss`.
-        logit_fake: Likewise.
-        loss_choice: Likewise.
+        logit_real: The discriminator's outputs for real samples, without an activation function; any shape.
+        logit_fake: The discriminator's outputs for fake samples, without an activation function; any shape.
+        loss_choice: Which loss: 0 to 3, as listed in this module.
 
     Returns:
         Scalar tensor.

@@ -350,20 +350,21 @@ class NUTS(HMC):
     A state comes from a trajectory that is doubled, forwards or backwards, until it turns round.
 
     Args:
-        initial_position: As for :class:`HMC`, like all that is not listed here.
-        pot_energy_func: Likewise.
-        stepsize: Likewise.
+        initial_position: Where to start, ``[n]``.
+        pot_energy_func: Computes the potential energy, minus the logarithm of a density up to a constant,
+            from a position ``[n]``, as a scalar tensor. :func:`nn_pot_energy` makes that of a network.
+        stepsize: Of the leapfrog method; positive.
         delta_max: The trajectory ends where the Hamiltonian is larger than the slice allows by this.
-        inv_mass: Likewise.
-        logger: Likewise.
-        log_interval: Likewise.
-        writer: Gets potential energy, acceptance and the number of doublings.
-        writer_tag: Likewise.
+        inv_mass: Inverse of the mass matrix ``[n, n]``, its diagonal ``[n]``, or a number.
+        logger: Gets a message (DEBUG) about states.
+        log_interval: About every how many.
+        writer: TensorBoard writer that gets potential energy, acceptance and the number of doublings.
+        writer_tag: Put before its tags.
         max_tree_depth: Most doublings of a trajectory; no limit by default.
 
     Raises:
-        TypeError: As for :class:`HMC`.
-        ValueError: Likewise.
+        TypeError: If position or potential are of another type.
+        ValueError: If an argument has a value or shape that is not accepted.
     """
 
     _name, _tag = "NUTS", "nuts"
@@ -460,10 +461,10 @@ class MCMC(_Chain):
 
     Args:
         initial_position: Where to start, of any shape.
-        pot_energy_func: As for :class:`HMC`.
+        pot_energy_func: Computes the potential energy from a position, as a scalar tensor.
         proposal_std: Standard deviation of the steps; positive.
-        logger: As for :class:`HMC`.
-        log_interval: Likewise.
+        logger: Gets a message (DEBUG) about states.
+        log_interval: About every how many.
         writer: TensorBoard writer that gets potential energy and acceptance.
         writer_tag: Put before its tags.
 
@@ -510,7 +511,8 @@ class MultiChainHMC:
 
     Args:
         initial_positions: A position ``[n]`` for each chain.
-        pot_energy_func: As for :class:`HMC`, or a list of functions, one for each chain.
+        pot_energy_func: Computes the potential energy from a position ``[n]``, as a scalar tensor; or a list
+            of functions, one for each chain.
         chain_type: "hmc" or "nuts".
         **kwargs: Arguments of the chains. ``logger`` is given to the first chain; of a list, each chain gets
             one, and None in it is a logger of the chain's own that writes to standard output. ``writer`` is
@@ -518,8 +520,9 @@ class MultiChainHMC:
             subfolder "chain_i".
 
     Raises:
-        TypeError: As for :class:`HMC`, or if an argument is not one of a chain.
-        ValueError: Likewise, or if there is no position, or not a function or logger for each.
+        TypeError: If positions or potentials are of another type, or an argument is not one of a chain.
+        ValueError: If an argument has a value or shape that is not accepted, there is no position, or not a
+            function or logger for each.
     """
 
     def __init__(

@@ -43,13 +43,14 @@ def bulk_ess(chains: Chains) -> Tensor:
     """Estimate how many independent samples tell as much about the centre of the distribution.
 
     Args:
-        chains: As for :func:`rank_normalised_rhat`.
+        chains: States of several chains without their burn-in, ``[chains, states, ...]``; a list of
+            ``position_trajectory`` of each will do. At least 4 states.
 
     Returns:
         Effective sample sizes of all chains together, ``[...]``; NaN where all states are equal.
 
     Raises:
-        ValueError: As for :func:`rank_normalised_rhat`.
+        ValueError: If chains differ in length, or have too few states or NaN.
     """
     scores = _normal_scores(_halves(chains))
     m, n = scores.shape[:2]

@@ -195,7 +195,7 @@ def make_ckpt_list(file_path: str | os.PathLike[str]) -> None:
     """Write the list of all checkpoints with their scores, the best one first: "score_list_<name>.txt".
 
     Args:
-        file_path: As for :func:`save_checkpoint`.
+        file_path: Folder and name, as given to :func:`save_checkpoint`.
 
     Raises:
         InputError: A ``ValueError``, if there is no such folder.
@@ -215,7 +215,7 @@ def get_best_ckpt_path(file_path: str | os.PathLike[str]) -> str:
     """Return the checkpoint with the highest score in the list that :func:`make_ckpt_list` wrote.
 
     Args:
-        file_path: As for :func:`save_checkpoint`.
+        file_path: Folder and name, as given to :func:`save_checkpoint`.
 
     Returns:
         Its path.

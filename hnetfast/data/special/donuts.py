@@ -113,7 +113,15 @@ class Donuts(Dataset):
         interactive: bool = False,
         figsize: tuple[float, float] = (10, 6),
     ) -> None:
-        """Draw all samples; see :meth:`Dataset.plot_samples`."""
+        """Draw all samples.
+
+        Args:
+            title: Title of the figure.
+            show: Whether to show the figure.
+            filename: Where to store it, if anywhere.
+            interactive: Whether the program goes on while the figure is shown.
+            figsize: Width and height in inches.
+        """
         with _plotting.single_axes(title, ("", ""), show, filename, interactive, figsize, size=30) as axes:
             self._draw_points(axes, self.get_train_inputs(), self.get_train_outputs(), "o", 1, "train")
             self._draw_points(axes, self.get_test_inputs(), self.get_test_outputs(), "s", 0.6, "test")

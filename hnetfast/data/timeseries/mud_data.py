@@ -116,7 +116,18 @@ class MUDData(SequentialDataset):
         force_no_preprocessing: bool = False,
         sample_ids: np.ndarray | None = None,
     ) -> torch.Tensor:
-        """Turn outputs into a tensor, float32 ``[T, B, 17]``; see :meth:`input_to_torch_tensor`."""
+        """Turn outputs into a tensor whose first dimension is time.
+
+        Args:
+            y: Outputs as this handler returns them, ``[B, T * 17]``.
+            device: Where to put the tensor.
+            mode: Of no effect.
+            force_no_preprocessing: Of no effect.
+            sample_ids: IDs of the samples, integers ``[B]``. With them, T is the longest of their lengths.
+
+        Returns:
+            New tensor, float32 ``[T, B, 17]``.
+        """
         if sample_ids is not None:
             y = y[:, : _longest(self.get_out_seq_lengths(sample_ids)) * self.out_shape[0]]
         return super().output_to_torch_tensor(y, device, mode, force_no_preprocessing, sample_ids)
@@ -271,12 +282,26 @@ def _read_language(path: Path, language: str) -> tuple[list[Part], list[str]]:
 
 
 def pack_words(words: Sequence[str]) -> np.ndarray:
-    """Return words, none of which holds a line break, as bytes ``[n]``."""
+    """Put words into one array.
+
+    Args:
+        words: The words, none of which holds a line break.
+
+    Returns:
+        Bytes ``[n]``.
+    """
     return np.frombuffer("\n".join(words).encode(), dtype=np.uint8)
 
 
 def unpack_words(packed: np.ndarray) -> list[str]:
-    """Undo :func:`pack_words`."""
+    """Undo :func:`pack_words`.
+
+    Args:
+        packed: What it returned, bytes ``[n]``.
+
+    Returns:
+        The words.
+    """
     return packed.tobytes().decode().split("\n")
 
 

@@ -101,8 +101,8 @@ class PermutedCopyList(PermutedList):
     """A list of permuted copy tasks that holds the samples once; see :class:`PermutedList` for its elements.
 
     Args:
-        permutations: One for each task; see :class:`PermutedCopy`.
-        input_len: See :class:`PermutedCopy`.
+        permutations: One for each task, as :class:`PermutedCopy` takes it.
+        input_len: Number of time steps before the stop bit.
         scatter_steps_list: The time steps to be copied, for each task; by default the same are drawn for all.
         show_perm_change_msg: Whether to print that the permutation has been exchanged.
         independent: Whether elements stay what they are when another one is taken.

@@ -30,7 +30,8 @@ class SeqSMNIST(SequentialDataset):
     order; which strokes a digit is made of is drawn.
 
     Args:
-        data_path: See :class:`hnetfast.data.timeseries.smnist_data.SMNISTData`.
+        data_path: The folder of all data sets. Its file ``sequential/smnist/ss_mnist_data.npz`` is made by
+            :mod:`hnetfast.data.timeseries.preprocess_smnist`.
         use_one_hot: Whether outputs are one-hot encoded.
         num_train: Number of training samples.
         num_test: Number of test samples.

@@ -119,8 +119,20 @@ class CognitiveTasks(Dataset):
         force_no_preprocessing: bool = False,
         sample_ids: np.ndarray | None = None,
     ) -> torch.Tensor:
-        """Turn one-hot encoded outputs into a tensor, float32 ``[T, B, n_output]``; see
-        :meth:`input_to_torch_tensor`.
+        """Turn one-hot encoded outputs into a tensor.
+
+        Args:
+            y: Outputs as this handler returns them, ``[B, n_output * T]``.
+            device: Where to put the tensor.
+            mode: Of no effect.
+            force_no_preprocessing: Of no effect.
+            sample_ids: Of no effect.
+
+        Returns:
+            New tensor, float32 ``[T, B, n_output]``.
+
+        Raises:
+            ValueError: If rows do not hold a whole number of time steps.
         """
         return _time_first("y", y, self.out_shape[0], device)
 

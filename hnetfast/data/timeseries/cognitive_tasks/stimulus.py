@@ -400,6 +400,10 @@ class MultiStimulus:
 def check_generator(name: str, value: Any) -> None:
     """Refuse what is neither ``numpy.random`` nor a ``RandomState``.
 
+    Args:
+        name: Name of the argument.
+        value: What was passed.
+
     Raises:
         TypeError: If it is neither.
     """
