@@ -11,27 +11,26 @@ U must be a function of the position alone: it is evaluated once at every positi
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
-import operator
 import os
 import sys
 import weakref
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Generator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from hnetfast._errors import InputError, InputTypeError
+from hnetfast._checks import check_integer
+from hnetfast._errors import InputError
 from hnetfast._progress import progress_bar
+from hnetfast.utils._markov_chain import Chain, Momenta, Point, Random, check_positive, metropolis
 from hnetfast.utils._potentials import (
     Evaluation,
     Potential,
-    Requests,
     evaluate,
     log_prob_standard_normal_prior,
     nn_pot_energy,
@@ -48,24 +47,6 @@ __all__ = [
     "log_prob_standard_normal_prior",
     "nn_pot_energy",
 ]
-
-_TITLES = {
-    "kinetic": "Kinetic Energy",
-    "potential": "Potential Energy",
-    "hamiltonian": "Hamiltonian",
-    "accept": "Acceptance Probability",
-    "tree_depth": "Tree Depth",
-}
-Momenta = Normal | MultivariateNormal
-
-
-class _Point(NamedTuple):
-    """Where a chain, or the end of a trajectory, is."""
-
-    position: Tensor  # [n]
-    energy: float
-    gradient: Tensor | None  # [n]
-    momentum: Tensor | None = None  # [n]
 
 
 def leapfrog(
@@ -93,9 +74,9 @@ def leapfrog(
         ValueError: If ``num_steps`` is no positive integer, or the energy is no scalar that depends on the
             position.
     """
-    num_steps = _count("num_steps", num_steps, 1)
+    num_steps = check_integer("num_steps", num_steps, 1)
     _, gradient = evaluate(pot_energy, position)
-    steps = _leap(_Point(position.detach(), 0.0, gradient, momentum.detach()), stepsize, num_steps, inv_mass)
+    steps = _leap(Point(position.detach(), 0.0, gradient, momentum.detach()), stepsize, num_steps, inv_mass)
     position = next(steps)
     try:
         while True:
@@ -105,8 +86,8 @@ def leapfrog(
 
 
 def _leap(
-    start: _Point, stepsize: float, num_steps: int, inv_mass: float | Tensor
-) -> Generator[Tensor, Evaluation, _Point]:
+    start: Point, stepsize: float, num_steps: int, inv_mass: float | Tensor
+) -> Generator[Tensor, Evaluation, Point]:
     """Leapfrog steps that ask for the energy of each position."""
     position, energy, gradient, momentum = start
     momentum = momentum - 0.5 * stepsize * gradient
@@ -114,7 +95,7 @@ def _leap(
         position = position + stepsize * _grad_kin_energy(momentum, inv_mass)
         energy, gradient = yield position
         momentum = momentum - (stepsize if left else 0.5 * stepsize) * gradient
-    return _Point(position, energy, gradient, momentum)
+    return Point(position, energy, gradient, momentum)
 
 
 def _grad_pot_energy(pot_energy: Potential, position: Tensor) -> Tensor:
@@ -131,148 +112,7 @@ def _kin_energy(momentum: Tensor, inv_mass: float | Tensor) -> Tensor:
     return 0.5 * momentum @ _grad_kin_energy(momentum, inv_mass)
 
 
-class _Random:
-    """Random numbers of a chain: PyTorch's global ones, or from a generator of its own."""
-
-    def __init__(self, seed: int | None = None, device: torch.device | None = None) -> None:
-        self._generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-
-    def uniform(self) -> float:
-        generator = self._generator
-        device = "cpu" if generator is None else generator.device
-        return torch.rand(1, generator=generator, device=device).item()
-
-    def standard_normal(self, like: Tensor) -> Tensor:
-        return torch.normal(torch.zeros_like(like), 1, generator=self._generator)
-
-    def momentum(self, momenta: Momenta) -> Tensor:
-        if isinstance(momenta, Normal):
-            return torch.normal(momenta.loc, momenta.scale, generator=self._generator)
-        noise = torch.normal(
-            torch.zeros_like(momenta.loc), torch.ones_like(momenta.loc), generator=self._generator
-        )
-        return momenta.loc + (momenta._unbroadcasted_scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
-
-
-class _Chain:
-    """What all kinds of chains share."""
-
-    _name: str  # in messages
-    _tag: str  # in TensorBoard
-    _needs_gradient = True
-
-    def __init__(
-        self,
-        initial_position: Tensor,
-        pot_energy_func: Potential,
-        logger: logging.Logger | None,
-        log_interval: int,
-        writer: Any,
-        writer_tag: str,
-    ) -> None:
-        if not isinstance(initial_position, Tensor) or not initial_position.is_floating_point():
-            got = (
-                initial_position.dtype
-                if isinstance(initial_position, Tensor)
-                else type(initial_position).__name__
-            )
-            raise InputTypeError(
-                f"initial_position: a tensor of floating point numbers is accepted, got {got}"
-            )
-        if initial_position.numel() == 0:
-            raise InputError("initial_position: at least one number is accepted, got none")
-        if not callable(pot_energy_func):
-            raise InputTypeError(
-                f"pot_energy_func: a function is accepted, got {type(pot_energy_func).__name__}"
-            )
-        self._position = initial_position.detach().clone()
-        self._pot_energy_func = pot_energy_func
-        self._logger = logger
-        self._log_interval = _count("log_interval", log_interval, 1)
-        self._writer, self._writer_tag = writer, writer_tag
-        self._positions = [self._position]
-        self._num_states = self._accumulated_accept = 0
-
-    @property
-    def current_position(self) -> Tensor:
-        """The last position, a constant."""
-        return self._position
-
-    @property
-    def num_states(self) -> int:
-        """Number of states that have been simulated, the initial one not counted."""
-        return self._num_states
-
-    @property
-    def position_trajectory(self) -> list[Tensor]:
-        """The initial position and those of all states, but for what was cleared."""
-        return self._positions
-
-    @property
-    def acceptance_probability(self) -> float:
-        """Fraction of the states whose proposal was accepted; 1 before the first."""
-        return self._accumulated_accept / self._num_states if self._num_states else 1.0
-
-    def clear_position_trajectory(self, n: int | None = None) -> None:
-        """Forget positions, such as those of the burn-in; counters stay.
-
-        Args:
-            n: Number of positions to forget, the oldest ones; by default all.
-
-        Raises:
-            ValueError: If it is negative or no integer.
-        """
-        self._positions = [] if n is None else self._positions[_count("n", n, 0) :]
-
-    def simulate_chain(self, n: int, *, progress: bool = False) -> None:
-        """Simulate the next states.
-
-        Args:
-            n: How many.
-            progress: Whether to show a progress bar.
-
-        Raises:
-            ValueError: If ``n`` is negative or no integer, or the potential energy is no scalar tensor.
-        """
-        n = _count("n", n, 0)
-        with progress_bar(n, self._name, progress) as advance:
-            run(self._states(n, _Random(), advance), self._pot_energy_func, self._needs_gradient)
-
-    def _states(self, n: int, random: _Random, advance: Callable[[], object]) -> Requests:
-        """Simulate states; yields positions and is sent the energy there and its gradient."""
-        evaluation = yield self._position
-        point = _Point(self._position, *evaluation)
-        for _ in range(n):
-            point, accepted, quantities = yield from self._next_state(point, random)
-            # A copy, so that who changes one position in place does not change two.
-            self._position = point.position if accepted else point.position.clone()
-            self._positions.append(self._position)
-            self._num_states += 1
-            self._accumulated_accept += accepted
-            self._report(quantities)
-            advance()
-
-    def _next_state(
-        self, point: _Point, random: _Random
-    ) -> Generator[Tensor, Evaluation, tuple[_Point, bool, dict[str, float]]]:
-        """Yields positions; returns the next point, whether it is a new one, and what to report."""
-        raise NotImplementedError
-
-    def _report(self, quantities: dict[str, float]) -> None:
-        acceptance = self.acceptance_probability
-        if self._logger is not None and (self._num_states - 1) % self._log_interval == 0:
-            text = ", ".join(f"{name} {value:g}" for name, value in quantities.items())
-            self._logger.debug(f"{self._name} state {self._num_states}: {text}; {acceptance:.2%} accepted")
-        if self._writer is not None:
-            depth = quantities.pop("tree_depth", None)
-            quantities |= {"accept": acceptance} | ({} if depth is None else {"tree_depth": depth})
-            for name, value in quantities.items():
-                tag = f"{self._writer_tag}{self._tag}/{name}"
-                title = {"display_name": _TITLES[name]} if _takes_titles(self._writer) else {}
-                self._writer.add_scalar(tag, value, self._num_states, **title)
-
-
-class HMC(_Chain):
+class HMC(Chain):
     """Hamiltonian Monte Carlo, fig. 2 of Neal.
 
     Args:
@@ -311,8 +151,8 @@ class HMC(_Chain):
             raise InputError(
                 f"initial_position: a vector is accepted, got shape {list(self._position.shape)}"
             )
-        self._stepsize = _positive("stepsize", stepsize)
-        self._num_steps = _count("num_steps", num_steps, 1)
+        self._stepsize = check_positive("stepsize", stepsize)
+        self._num_steps = check_integer("num_steps", num_steps, 1)
         self._inv_mass = inv_mass
         self._momentum_dist = _momenta(inv_mass, self._position)
 
@@ -323,7 +163,7 @@ class HMC(_Chain):
 
     @stepsize.setter
     def stepsize(self, value: float) -> None:
-        self._stepsize = _positive("stepsize", value)
+        self._stepsize = check_positive("stepsize", value)
 
     @property
     def num_steps(self) -> int:
@@ -332,13 +172,13 @@ class HMC(_Chain):
 
     @num_steps.setter
     def num_steps(self, value: int) -> None:
-        self._num_steps = _count("num_steps", value, 1)
+        self._num_steps = check_integer("num_steps", value, 1)
 
-    def _next_state(self, point: _Point, random: _Random):
+    def _next_state(self, point: Point, random: Random):
         start = point._replace(momentum=random.momentum(self._momentum_dist))
         end = yield from _leap(start, self._stepsize, self._num_steps, self._inv_mass)
         kinetic = [_kin_energy(each.momentum, self._inv_mass).item() for each in (start, end)]
-        accepted = _metropolis(kinetic[0] - kinetic[1] + start.energy - end.energy, random)
+        accepted = metropolis(kinetic[0] - kinetic[1] + start.energy - end.energy, random)
         point = end if accepted else start
         quantities = {"kinetic": kinetic[accepted], "potential": point.energy}
         return point, accepted, quantities | {"hamiltonian": sum(quantities.values())}
@@ -390,7 +230,9 @@ class NUTS(HMC):
             raise InputError(f"delta_max: a number of at least 0 is accepted, got {delta_max!r}")
         self._num_steps = None
         self._delta_max = delta_max
-        self._max_depth = math.inf if max_tree_depth is None else _count("max_tree_depth", max_tree_depth, 1)
+        self._max_depth = (
+            math.inf if max_tree_depth is None else check_integer("max_tree_depth", max_tree_depth, 1)
+        )
 
     @property
     def num_steps(self) -> int:
@@ -405,7 +247,7 @@ class NUTS(HMC):
         """1 while the momentum ``p`` at either end takes the ends ``q1`` and ``q2`` apart, else 0."""
         return int(((q2 - q1) @ _grad_kin_energy(p, self._inv_mass)).item() >= 0)
 
-    def _next_state(self, point: _Point, random: _Random):
+    def _next_state(self, point: Point, random: Random):
         start = point._replace(momentum=random.momentum(self._momentum_dist))
         # Its logarithm, since the slice's height underflows or overflows where the Hamiltonian is beyond 100.
         height = _log(random.uniform()) - start.energy - _kin_energy(start.momentum, self._inv_mass).item()
@@ -425,7 +267,7 @@ class NUTS(HMC):
             depth += 1
         return state, accepted, {"potential": state.energy, "tree_depth": depth}
 
-    def _grow(self, end: _Point, height: float, forwards: bool, depth: int, random: _Random):
+    def _grow(self, end: Point, height: float, forwards: bool, depth: int, random: Random):
         """Build a tree of 2 ** depth points from one end of the trajectory.
 
         Returns:
@@ -451,12 +293,12 @@ class NUTS(HMC):
             goes_on = goes_on and not self._turns(first, last)
         return first, last, candidate, size, goes_on
 
-    def _turns(self, first: _Point, last: _Point) -> bool:
+    def _turns(self, first: Point, last: Point) -> bool:
         ends = first.position, last.position
         return not (self._u_turn(*ends, first.momentum) and self._u_turn(*ends, last.momentum))
 
 
-class MCMC(_Chain):
+class MCMC(Chain):
     """Metropolis-Hastings with normally distributed steps, which needs no gradient.
 
     Args:
@@ -486,7 +328,7 @@ class MCMC(_Chain):
         writer_tag: str = "",
     ) -> None:
         super().__init__(initial_position, pot_energy_func, logger, log_interval, writer, writer_tag)
-        self._proposal_std = _positive("proposal_std", proposal_std)
+        self._proposal_std = check_positive("proposal_std", proposal_std)
 
     @property
     def proposal_std(self) -> float:
@@ -495,13 +337,13 @@ class MCMC(_Chain):
 
     @proposal_std.setter
     def proposal_std(self, value: float) -> None:
-        self._proposal_std = _positive("proposal_std", value)
+        self._proposal_std = check_positive("proposal_std", value)
 
-    def _next_state(self, point: _Point, random: _Random):
+    def _next_state(self, point: Point, random: Random):
         position = point.position + self._proposal_std * random.standard_normal(point.position)
         evaluation = yield position
-        proposal = _Point(position, *evaluation)
-        accepted = _metropolis(point.energy - proposal.energy, random)
+        proposal = Point(position, *evaluation)
+        accepted = metropolis(point.energy - proposal.energy, random)
         point = proposal if accepted else point
         return point, accepted, {"potential": point.energy}
 
@@ -603,18 +445,18 @@ class MultiChainHMC:
         Raises:
             ValueError: If an argument has a value that is not accepted.
         """
-        num_states = _count("num_states", num_states, 0)
-        num_parallel = _count("num_parallel", num_parallel, 1)
+        num_states = check_integer("num_states", num_states, 0)
+        num_parallel = check_integer("num_parallel", num_parallel, 1)
         chosen = self._choose(num_chains)
         with progress_bar(num_states * len(chosen), "Chains", progress) as advance:
             for start in range(0, len(chosen), num_parallel):
                 group = chosen[start : start + num_parallel]
                 if len(group) == 1:
-                    run(group[0]._states(num_states, _Random(), advance), group[0]._pot_energy_func)
+                    run(group[0]._states(num_states, Random(), advance), group[0]._pot_energy_func)
                     continue
                 seeds = torch.randint(2**62, (len(group),)).tolist()
                 random = [
-                    _Random(seed, chain._position.device) for seed, chain in zip(seeds, group, strict=True)
+                    Random(seed, chain._position.device) for seed, chain in zip(seeds, group, strict=True)
                 ]
                 states = [
                     chain._states(num_states, each, advance)
@@ -624,11 +466,11 @@ class MultiChainHMC:
 
     def _choose(self, num_chains: int | Sequence[int]) -> list[HMC]:
         if not isinstance(num_chains, (list, tuple, range, np.ndarray, Tensor)):
-            count = _count("num_chains", num_chains, -1)
+            count = check_integer("num_chains", num_chains, -1)
             if count == 0:
                 raise InputError("num_chains: -1, a positive number or a list of indices is accepted, got 0")
             return list(self._chains) if count == -1 else sorted(self._chains, key=_num_states)[:count]
-        indices = [_count("num_chains", i, -self.num_chains) for i in num_chains]
+        indices = [check_integer("num_chains", i, -self.num_chains) for i in num_chains]
         if any(i >= self.num_chains for i in indices):
             raise InputError(
                 f"num_chains: indices below {self.num_chains} are accepted, got {list(num_chains)}"
@@ -652,7 +494,7 @@ class MultiChainHMC:
 def _momenta(inv_mass: float | Tensor, position: Tensor) -> Momenta:
     """The distribution of momenta, whose covariance is the mass matrix."""
     n = len(position)
-    given = inv_mass if isinstance(inv_mass, Tensor) else torch.tensor(_positive("inv_mass", inv_mass))
+    given = inv_mass if isinstance(inv_mass, Tensor) else torch.tensor(check_positive("inv_mass", inv_mass))
     if given.dim() == 2:
         if given.shape != (n, n):
             raise InputError(f"inv_mass: the shape [{n}, {n}] is accepted, got {list(given.shape)}")
@@ -673,46 +515,12 @@ def _momenta(inv_mass: float | Tensor, position: Tensor) -> Momenta:
     return Normal(torch.zeros_like(position), std * torch.ones_like(position))
 
 
-def _metropolis(log_ratio: float, random: _Random) -> bool:
-    """Whether to accept, with probability exp(log_ratio); never if that is NaN."""
-    return (
-        random.uniform() < math.exp(min(log_ratio, 0.0)) if log_ratio == log_ratio else random.uniform() < 0
-    )
-
-
-def _takes_titles(writer: Any) -> bool:
-    """Whether tags may have titles, as in tensorboardX."""
-    parameters = inspect.signature(writer.add_scalar).parameters.values()
-    return any(p.name == "display_name" or p.kind is p.VAR_KEYWORD for p in parameters)
-
-
 def _num_states(chain: HMC) -> int:
     return chain.num_states
 
 
 def _log(value: float) -> float:
     return math.log(value) if value > 0 else -math.inf
-
-
-def _count(name: str, value: Any, minimum: int) -> int:
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = None
-    if count is None or count < minimum:
-        kind = InputTypeError if count is None else InputError
-        raise kind(f"{name}: an integer of at least {minimum} is accepted, got {value!r}")
-    return count
-
-
-def _positive(name: str, value: Any) -> Any:
-    try:
-        positive = 0 < float(value) < math.inf
-    except (TypeError, ValueError):
-        raise InputTypeError(f"{name}: a positive number is accepted, got {value!r}") from None
-    if not positive:
-        raise InputError(f"{name}: a positive number is accepted, got {value!r}")
-    return value
 
 
 def _one_each(name: str, values: Any, count: int) -> list[Any]:

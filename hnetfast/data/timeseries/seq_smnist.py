@@ -92,11 +92,7 @@ class SeqSMNIST(SequentialDataset):
         patterns = np.arange(num_sequences)[:, None] >> np.arange(sequence_length)[::-1] & 1
         classes_of = np.arange(num_sequences)
         if two_class and sequence_length > 1:
-            arguments = num_sequences, num_sequences // 2
-            second = random.choice(*arguments, replace=False)
-            if fix_class_partition:
-                second = np.random.RandomState(42).choice(*arguments, replace=False)
-            classes_of = np.isin(classes_of, second).astype(np.int64)
+            classes_of = _two_classes(num_sequences, random, fix_class_partition)
         if upsample_control:
             patterns, classes_of = np.array([[0], [1]]), np.arange(2)
         rows, classes = {}, {}
@@ -181,6 +177,15 @@ class SeqSMNIST(SequentialDataset):
         axes.set_axis_off()
         axes.set_title("\n".join(title))
         axes.imshow(digits_image(np.reshape(inputs, (-1, 4))))
+
+
+def _two_classes(num_sequences: int, random: Any, fixed: bool) -> np.ndarray:
+    """Group sequences into two classes, integers ``[num_sequences]``."""
+    arguments = num_sequences, num_sequences // 2
+    second = random.choice(*arguments, replace=False)
+    if fixed:
+        second = np.random.RandomState(42).choice(*arguments, replace=False)
+    return np.isin(np.arange(num_sequences), second).astype(np.int64)
 
 
 def _check_digits(digits: Sequence[int]) -> list[int]:
