@@ -156,7 +156,7 @@ def assert_within_budget(
     if error <= budget:  # False for NaN
         return
     difference = (result.detach().double() - exact.detach().double()).abs().nan_to_num(nan=float("inf"))
-    worst = tuple(i.item() for i in torch.unravel_index(difference.argmax(), exact.shape))
+    worst = tuple(int(i) for i in torch.unravel_index(difference.argmax(), exact.shape))
     raise AssertionError(
         f"{name} {tuple(result.shape)}: error {error:.3g} (norm of the exact {scale:.3g}) where plain "
         f"{result.dtype} has {plain_error:.3g}, with arguments rounded once more "

@@ -301,10 +301,10 @@ class _Program:
     def _compute(self, out: Any, scale: Any, constants: Sequence[Any], rows: Any, columns: Any) -> None:
         """Turn bytes into the numbers of the result, in place; all of them arrays, or all tensors."""
         out /= scale
-        constants = iter(constants)
+        remaining = iter(constants)
         for step in self.steps:
             if isinstance(step, _Normalisation):
-                mean, std = next(constants)
+                mean, std = next(remaining)
                 out -= mean
                 out /= std
             else:
@@ -406,7 +406,8 @@ def _compile(transform: Any, shape: tuple[int, ...]) -> _Program | None:
             return None
     if height * width != shape[0] * shape[1]:
         return None
-    return _Program(shape, tuple(moves), (height, width), tuple(numbers))
+    rows, columns, channels = shape
+    return _Program((rows, columns, channels), tuple(moves), (height, width), tuple(numbers))
 
 
 def _is_plain(step: Any) -> bool:

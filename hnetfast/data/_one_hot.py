@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class OneHotEncoding:
 
     def __init__(self, encoder: Any = None, num_classes: int | None = None) -> None:
         self._encoder = encoder
-        self._num_classes = num_classes
+        self._num_classes: int | Any = num_classes  # None where there is an encoder
 
     def __bool__(self) -> bool:
         return self._encoder is not None or self._num_classes is not None
@@ -30,7 +30,7 @@ class OneHotEncoding:
         if self._encoder is None and self._num_classes is not None:
             from sklearn.preprocessing import OneHotEncoder
 
-            encoder = OneHotEncoder(categories=[range(self._num_classes)])
+            encoder = OneHotEncoder(categories=cast("Any", [range(self._num_classes)]))
             encoder.fit(np.zeros((1, 1), dtype=int))
             return encoder
         return self._encoder

@@ -17,7 +17,7 @@ class SampleSets(ABC):
     """The samples of a data set, in memory, split into those for training, validation and testing."""
 
     def __init__(self) -> None:
-        self._data: dict[str, Any] = Samples(
+        self._data: Samples = Samples(
             classification=None,
             sequence=None,
             num_classes=None,
@@ -43,12 +43,12 @@ class SampleSets(ABC):
         return self._data["sequence"]
 
     @property
-    def num_classes(self) -> int | None:
+    def num_classes(self) -> int | Any:
         """Number of classes, None unless this is a classification."""
         return self._data["num_classes"]
 
     @property
-    def is_one_hot(self) -> bool | None:
+    def is_one_hot(self) -> bool | Any:
         """Whether the outputs are one-hot encoded, None unless this is a classification."""
         return self._data["is_one_hot"]
 
@@ -111,7 +111,7 @@ class SampleSets(ABC):
         """Return the IDs of all test samples, integers ``[n]``."""
         return self._ids("test_inds")
 
-    def get_val_ids(self) -> np.ndarray | None:
+    def get_val_ids(self) -> np.ndarray | Any:
         """Return the IDs of all validation samples, integers ``[n]``, or None if there are none."""
         return self._ids("val_inds")
 
@@ -127,7 +127,7 @@ class SampleSets(ABC):
         """Return the inputs of all test samples, a new array ``[n, prod(in_shape)]``."""
         return self._rows("in_data", self._data["test_inds"])
 
-    def get_val_inputs(self) -> np.ndarray | None:
+    def get_val_inputs(self) -> np.ndarray | Any:
         """Return the inputs of all validation samples, a new array ``[n, prod(in_shape)]``, or None."""
         inds = self._data["val_inds"]
         return None if inds is None else self._rows("in_data", inds)
@@ -155,7 +155,7 @@ class SampleSets(ABC):
         """
         return self._outputs_at(self._data["test_inds"], use_one_hot)
 
-    def get_val_outputs(self, use_one_hot: bool | None = None) -> np.ndarray | None:
+    def get_val_outputs(self, use_one_hot: bool | None = None) -> np.ndarray | Any:
         """Return the outputs of all validation samples.
 
         Args:

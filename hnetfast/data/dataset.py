@@ -35,7 +35,7 @@ from hnetfast.data._sample_sets import SampleSets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
     from hnetfast.data.torch_dataset import TorchDataset
 
@@ -51,9 +51,9 @@ class Dataset(SampleSets):
     def __init__(self) -> None:
         super().__init__()
         # Where next_..._batch takes the IDs of its samples from: None before the first one.
-        self._batch_gen_train: Iterator[int] | None = None
-        self._batch_gen_test: Iterator[int] | None = None
-        self._batch_gen_val: Iterator[int] | None = None
+        self._batch_gen_train: Any = None
+        self._batch_gen_test: Any = None
+        self._batch_gen_val: Any = None
         self._shuffle_test_samples = True
         self._shuffle_val_samples = True
 
@@ -100,9 +100,7 @@ class Dataset(SampleSets):
             ValueError: If ``batch_size`` is less than 1.
         """
         size = check_count("batch_size", batch_size, 1)
-        if self._batch_gen_train is None:
-            self.reset_batch_generator(train=True, test=False, val=False)
-        return self._batch(self._batch_gen_train, size, use_one_hot, return_ids)
+        return self._batch("train", size, use_one_hot, return_ids)
 
     def next_test_batch(
         self, batch_size: int, use_one_hot: bool | None = None, return_ids: bool = False
@@ -121,9 +119,7 @@ class Dataset(SampleSets):
             ValueError: If ``batch_size`` is less than 1.
         """
         size = check_count("batch_size", batch_size, 1)
-        if self._batch_gen_test is None:
-            self.reset_batch_generator(train=False, test=True, val=False)
-        return self._batch(self._batch_gen_test, size, use_one_hot, return_ids)
+        return self._batch("test", size, use_one_hot, return_ids)
 
     def next_val_batch(
         self, batch_size: int, use_one_hot: bool | None = None, return_ids: bool = False
@@ -145,9 +141,7 @@ class Dataset(SampleSets):
         size = check_count("batch_size", batch_size, 1)
         if self._data["val_inds"] is None:
             return None
-        if self._batch_gen_val is None:
-            self.reset_batch_generator(train=False, test=False, val=True)
-        return self._batch(self._batch_gen_val, size, use_one_hot, return_ids)
+        return self._batch("val", size, use_one_hot, return_ids)
 
     def reset_batch_generator(self, train: bool = True, test: bool = True, val: bool = True) -> None:
         """Forget which samples of the current epoch have been in a batch, so that a new epoch begins.
@@ -386,7 +380,7 @@ class Dataset(SampleSets):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,
@@ -440,10 +434,10 @@ class Dataset(SampleSets):
 
     # Internals
 
-    def _batch(
-        self, source: Iterator[int], size: int, use_one_hot: bool | None, return_ids: bool
-    ) -> list[np.ndarray]:
-        rows = take_indices(source, size)
+    def _batch(self, part: str, size: int, use_one_hot: bool | None, return_ids: bool) -> list[np.ndarray]:
+        if getattr(self, f"_batch_gen_{part}") is None:
+            self.reset_batch_generator(**{name: name == part for name in ("train", "test", "val")})
+        rows = take_indices(getattr(self, f"_batch_gen_{part}"), size)
         batch = [self._rows("in_data", rows), self._outputs_at(rows, use_one_hot)]
         return [*batch, rows] if return_ids else batch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class DigitsData(ArrayData):
 
         if not isinstance(test_fraction, Real) or not 0 < test_fraction < 1:
             raise InputError(f"test_fraction: a number between 0 and 1 is accepted, got {test_fraction!r}")
-        digits = load_digits()
+        digits: Any = load_digits()
         train, test = train_test_split(
             np.arange(len(digits.target)), test_size=test_fraction, stratify=digits.target, random_state=seed
         )

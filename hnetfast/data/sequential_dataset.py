@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,11 +126,11 @@ class SequentialDataset(Dataset):
 
     @staticmethod
     def _flatten_array(
-        arr: np.ndarray,
+        arr: Any,
         ts_dim_first: bool = False,
         reverse: bool = False,
         feature_shape: Sequence[int] | None = None,
-    ) -> np.ndarray:
+    ) -> Any:
         """Put all time steps of a sample in a row, or undo that.
 
         Args:

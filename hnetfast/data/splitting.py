@@ -43,7 +43,7 @@ class _Split(Variant):
     def _class_title(self, names: dict[int, str], *arguments: Any) -> str | None:
         if self._root_labels is not None:
             names = {i: names[label] for i, label in enumerate(self._root_labels)}
-        return super()._class_title(names, *arguments)
+        return super()._class_title(names, *arguments)  # pyright: ignore[reportAttributeAccessIssue]  of images
 
 
 def split_by_class(
@@ -323,7 +323,7 @@ def _set_num_classes(data: dict, num_classes: int) -> None:
 def _name_classes(data: dict, labels: list[int]) -> None:
     for key, names in _CLASS_NAMES.items():
         if key in data:
-            kept = {names: [data[key][names][label] for label in labels]}
+            kept: dict[str, Any] = {names: [data[key][names][label] for label in labels]}
             if "coarse_label_names" in data[key]:
                 kept["coarse_label_names"] = None  # they are no names of these classes
             data[key] = {**data[key], **kept}

@@ -279,8 +279,8 @@ def _generators_restored() -> Iterator[None]:
 
 def _generator_states() -> tuple[Any, ...]:
     """Return the states of the global random generators, to be compared."""
-    _, keys, *rest = np.random.get_state()
-    return keys.tobytes(), rest, random.getstate(), torch.get_rng_state().numpy().tobytes()
+    _, keys, *rest = np.random.get_state(legacy=True)
+    return np.asarray(keys).tobytes(), rest, random.getstate(), torch.get_rng_state().numpy().tobytes()
 
 
 def _read(label: str, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -307,14 +307,17 @@ def _read(label: str, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
                     f"{label}[{i}]: {kind} of one shape are accepted, "
                     f"got {list(arrays[0].shape)} first, now {list(arrays[i].shape)}"
                 )
-    return tuple(np.stack(arrays) if arrays else np.zeros(0) for arrays in (inputs, outputs))
+    return np.stack(inputs) if inputs else np.zeros(0), np.stack(outputs) if outputs else np.zeros(0)
 
 
 def _stored(dataset: Any) -> tuple[np.ndarray, np.ndarray] | None:
     """Return what items would be made of if a data set holds it in arrays, None if that is not certain."""
     if type(dataset) is torch.utils.data.Subset:
         found = _stored(dataset.dataset)
-        return None if found is None else tuple(array[list(dataset.indices)] for array in found)
+        if found is None:
+            return None
+        inputs, outputs = (array[list(dataset.indices)] for array in found)
+        return inputs, outputs
     if type(dataset) is torch.utils.data.TensorDataset and len(dataset.tensors) >= 2 and len(dataset):
         inputs, outputs = dataset.tensors[:2]
         images = inputs.movedim(1, -1) if _is_channels_first(inputs[0]) else inputs
@@ -342,7 +345,7 @@ def _image_array(label: str, value: Any) -> np.ndarray:
     """Return an input as an array, an image with channels last."""
     if isinstance(value, Tensor) and _is_channels_first(value):
         return _array(label, value.movedim(0, -1))
-    if hasattr(value, "getbands"):  # an image of Pillow
+    if not isinstance(value, Tensor) and hasattr(value, "getbands"):  # an image of Pillow
         if value.mode not in ("L", "RGB", "RGBA", "I", "I;16", "F"):
             value = value.convert("L" if value.mode == "1" else "RGB")
         image = np.asarray(value)

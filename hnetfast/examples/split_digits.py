@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -116,7 +117,9 @@ def evaluate(hnet: ChunkedHMLP, mnet: MLP, tasks: Sequence[Task]) -> list[float]
     Returns:
         The accuracies, from 0 to 1.
     """
-    weights = hnet.forward(cond_id=list(range(len(tasks))), ret_format="sequential")
+    weights = cast(
+        "list[list[Tensor]]", hnet.forward(cond_id=list(range(len(tasks))), ret_format="sequential")
+    )
     return [
         (mnet.forward(task.test_inputs, weights=w).argmax(dim=1) == task.test_labels).float().mean().item()
         for task, w in zip(tasks, weights, strict=True)
@@ -158,7 +161,7 @@ def train(tasks: Sequence[Task], settings: Settings, seed: int, device: str, reg
             optimizer = torch.optim.Adam(hnet.parameters(), lr=settings.learning_rate)
             for step in range(1, settings.steps + 1):
                 batch = torch.randint(len(task.train_labels), (BATCH_SIZE,), generator=samples).to(device)
-                weights = hnet.forward(cond_id=task_id)
+                weights = cast("list[Tensor]", hnet.forward(cond_id=task_id))
                 logits = mnet.forward(task.train_inputs[batch], weights=weights)
                 loss = F.cross_entropy(logits, task.train_labels[batch])
                 if regularise:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from hnetfast._layer_lists import LayerList
 from hnetfast.hnets._assembly import Assembly
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.utils._spectral_norm import SpectralNorm
 
+if TYPE_CHECKING:
+    _Module = nn.Module
+else:
+    _Module = object  # a subclass is a module by another base
 
-class Assembled:
+
+class Assembled(_Module):
     """Mixin of hypernetworks, before :class:`torch.nn.Module` among the bases.
 
     ``_hnets`` is a plain list of the members, whose parameters are registered once, as the whole's.
@@ -34,7 +40,7 @@ class Assembled:
         """Register layers with a state of their own."""
         batchnorm_layers = [layer for hnet in self._hnets for layer in hnet.batchnorm_layers or ()]
         if batchnorm_layers:
-            self._batchnorm_layers = nn.ModuleList(batchnorm_layers)
+            self._batchnorm_layers = LayerList(batchnorm_layers)
         modules = dict.fromkeys(m for h in self._hnets if isinstance(h, nn.Module) for m in h.modules())
         norms = [module for module in modules if isinstance(module, SpectralNorm)]
         if norms:

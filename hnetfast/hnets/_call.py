@@ -251,7 +251,7 @@ def _sort_weights(
     weights = list(weights)
     shapes, learned = hnet.param_shapes, hnet.hyper_shapes_learned
     if len(weights) == len(shapes):
-        full = weights
+        full: list[Any] = weights
     elif learned is not None and len(weights) == len(learned):
         if not weights:
             return None, None, None
@@ -260,7 +260,7 @@ def _sort_weights(
         for i, meta in enumerate(hnet.param_shapes_meta):
             if meta["index"] != -1:
                 full[i] = params[meta["index"]]
-        for i, weight in zip(hnet.hyper_shapes_learned_ref, weights, strict=True):
+        for i, weight in zip(hnet.hyper_shapes_learned_ref or (), weights, strict=True):
             full[i] = weight
     else:
         lengths = sorted({len(shapes), len(learned)} if learned else {len(shapes)})
@@ -273,7 +273,7 @@ def _sort_weights(
     return uncond, [full[i] for i in hnet.conditional_param_shapes_ref], None
 
 
-def _given(weights: dict[str, Any], key: str, shapes: list[list[int]]) -> list[Tensor] | None:
+def _given(weights: dict[str, Any], key: str, shapes: Sequence[Sequence[int]]) -> list[Tensor] | None:
     if key not in weights:
         return None
     values = weights[key]
@@ -284,7 +284,7 @@ def _given(weights: dict[str, Any], key: str, shapes: list[list[int]]) -> list[T
     return values
 
 
-def check_weights(name: str, weights: Sequence[Any], shapes: Sequence[Sequence[int]]) -> None:
+def check_weights(name: str, weights: Sequence[Any], shapes: Sequence[Sequence[int | None]]) -> None:
     """Check that a list of tensors has the wanted shapes.
 
     Raises:

@@ -77,8 +77,8 @@ class ChunkedHyperNet(ChunkEmbeddingHyperNet):
         self._has_linear_out = hnet.has_linear_out
         self._param_shapes = [list(shape) for shape in hnet.param_shapes]
         self._param_shapes_meta = [dict(entry) for entry in hnet.param_shapes_meta]
-        self._hyper_shapes_learned = list(hnet.hyper_shapes_learned)
-        self._hyper_shapes_learned_ref = list(hnet.hyper_shapes_learned_ref)
+        self._hyper_shapes_learned = list(hnet._hyper_shapes_learned)
+        self._hyper_shapes_learned_ref = list(hnet._hyper_shapes_learned_ref)
         self._unconditional_param_shapes_ref = list(hnet.unconditional_param_shapes_ref)
         self._internal_params = nn.ParameterList(hnet.internal_params)
         self._layer_weight_tensors = nn.ParameterList(hnet.layer_weight_tensors)
@@ -158,6 +158,6 @@ class ChunkedHyperNet(ChunkEmbeddingHyperNet):
         return self._hnet
 
     def _target_sources(self) -> tuple[list[tuple[str, int | None]], Tensor]:
-        sources = [("hypernetwork", i) for i in range(self.num_chunks)]
+        sources: list[tuple[str, int | None]] = [("hypernetwork", i) for i in range(self.num_chunks)]
         chunks = torch.arange(self.num_chunks, dtype=torch.int32)
         return sources, chunks.repeat_interleave(self._chunk_size)[: self._num_targets]

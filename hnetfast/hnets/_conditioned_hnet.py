@@ -236,12 +236,12 @@ class ConditionedHyperNet(nn.Module, HyperNetInterface):
             inputs.append(call.cond_input.unsqueeze(1))
         elif call.ids is not None and self._cond_in_size > 0:
             names.append("cond_id")
-            inputs.append(self._embeddings(call))
+            inputs.append(self._embeddings(call, call.ids))
         if len(inputs) < self._num_inputs:
             check_complete(call, self._uncond_in_size, self._cond_in_size)
         return names, inputs
 
-    def _embeddings(self, call: Call) -> Tensor:
+    def _embeddings(self, call: Call, ids: list[int] | Tensor) -> Tensor:
         """Embeddings of the requested conditions, ``[B, 1, cond_in_size]``."""
         given = call.cond_weights
         if given is not None:
@@ -249,7 +249,7 @@ class ConditionedHyperNet(nn.Module, HyperNetInterface):
         elif self._no_cond_weights:
             raise InputTypeError("weights: needed for cond_id, because embeddings are not kept internally")
         shape = (1, self._cond_in_size)
-        return select_parameters(own_params(self), self._embedding_keys, given, call.ids, shape)
+        return select_parameters(own_params(self), self._embedding_keys, given, ids, shape)
 
     def _uncond_weights(self, call: Call) -> list[Tensor]:
         """All unconditional parameters, given or own ones."""

@@ -110,7 +110,8 @@ def plan_layers(
     out_size, out_channels = hyper_img_shape[:2], hyper_img_shape[2]
     for in_channels, kernel in zip(reversed(filters), reversed(kernels), strict=True):
         halves = [-(-m // 2) for m in out_size]
-        in_size = tuple(n if n >= _SMALLEST_TO_DOUBLE else m for n, m in zip(halves, out_size, strict=True))
+        width, height = (n if n >= _SMALLEST_TO_DOUBLE else m for n, m in zip(halves, out_size, strict=True))
+        in_size = width, height
         layers.insert(0, DeconvLayer(in_channels, out_channels, in_size, out_size, kernel))
         out_size, out_channels = in_size, in_channels
     _warn_of_small_kernels(layers)
@@ -145,7 +146,8 @@ def check_hyper_img_shape(shape: Any) -> tuple[int, int, int]:
         raise InputError(
             f"hyper_img_shape: (width, height) or (width, height, channels) is accepted, got {shape!r}"
         )
-    return (*sizes, 1)[:3]
+    width, height, channels = (*sizes, 1)[:3]
+    return width, height, channels
 
 
 def check_enough_pixels(shape: tuple[int, int, int], num_weights: int) -> None:
@@ -219,10 +221,12 @@ def check_kernels(kernel_size: Any, num_layers: int) -> list[Pair]:
 
 def _check_kernel(name: str, kernel: Any) -> Pair:
     if not isinstance(kernel, (list, tuple)):
-        return (check_size(name, kernel, 1),) * 2
+        size = check_size(name, kernel, 1)
+        return size, size
     if len(kernel) != 2:
         raise InputError(f"{name}: an integer or (k_x, k_y) is accepted, got {kernel!r}")
-    return tuple(check_sizes(name, kernel, 1))
+    width, height = check_sizes(name, kernel, 1)
+    return width, height
 
 
 def check_sa_units(sa_units: Any, filters: Sequence[int]) -> list[int]:

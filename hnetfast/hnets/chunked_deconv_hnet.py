@@ -54,6 +54,8 @@ class ChunkedHDeconv(ChunkedHyperNet):
         TypeError, ValueError: If an argument is not accepted; it is named. Nothing has been created by then.
     """
 
+    _hnet: HDeconv
+
     def __init__(
         self,
         target_shapes: Sequence[Sequence[int]],

@@ -60,6 +60,8 @@ class ChunkedHMLP(ChunkedHyperNet):
         TypeError, ValueError: If an argument is not accepted; it is named. Nothing has been created by then.
     """
 
+    _hnet: HMLP
+
     def __init__(
         self,
         target_shapes: Sequence[Sequence[int]],

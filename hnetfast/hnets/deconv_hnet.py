@@ -222,7 +222,7 @@ class HDeconv(FullHyperNet):
     ) -> tuple[list[list[Tensor]], list[Tensor]]:
         """Divide the weights of attention units and layers by their largest singular values."""
         matrices = self._as_matrices(attention, weights)
-        normed = iter([n(m, own_weights) for n, m in zip(self._spectral_norms, matrices, strict=True)])
+        normed = iter([n(m, own_weights) for n, m in zip(self._spectral_norms or (), matrices, strict=True)])
         attention = [[next(normed).view_as(w) if w.dim() == 4 else w for w in unit] for unit in attention]
         first = next(normed)
         kernels = []
@@ -334,7 +334,7 @@ class HDeconv(FullHyperNet):
         for layer in self._batchnorm_layers or ():
             nn.init.ones_(layer.scale)
             nn.init.zeros_(layer.bias)
-        _, attention, (first, *kernels), biases = self._sort(self.unconditional_params)
+        _, attention, (first, *kernels), biases = self._sort(self.unconditional_params or ())
         for param in [*(unit[-1] for unit in attention), *biases]:
             nn.init.zeros_(param)
         # Variance of the hidden layers before their activation: that of the output, unless normalisation

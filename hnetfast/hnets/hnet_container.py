@@ -286,7 +286,8 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
             own = look_up(own_params(self), [key for key in self._own_cond_keys if key != "-1"])
             cond[0][0] = touch_parameters(cond[0][0], own)
 
-        as_lists = ret_format != "flattened" and self._chosen_pieces is not None
+        chosen_pieces = None if ret_format == "flattened" else self._chosen_pieces
+        as_lists = chosen_pieces is not None
         arguments = {"uncond_input": uncond_input, "cond_input": cond_input, "condition": condition}
         outputs = []
         for i, hnet in enumerate(self._hnets):
@@ -303,12 +304,12 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
             except (InputError, InputTypeError) as error:
                 raise type(error)(f"hnets[{i}]: {error}") from error
         batch_size = self._batch_size(outputs, call.ids)
-        if as_lists:
+        if chosen_pieces is not None:
             samples = []
             for b in range(batch_size):
                 pieces = [tensor for out in outputs for tensor in out[b if len(out) > 1 else 0]]
                 pieces += [*uncond, *(tensors[b] for tensors in cond)]
-                samples.append([pieces[i] for i in self._chosen_pieces])
+                samples.append([pieces[i] for i in chosen_pieces])
             return samples[0] if ret_format == "squeezed" and batch_size == 1 else samples
         slots = [slot.expand(batch_size, -1) for slot in [*outputs, *_flat_rows(uncond, cond)]]
         return self._flat_to_ret_format(self._finish(slots), ret_format)
@@ -435,7 +436,7 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
             return uncond, [list(tensors) for tensors in chosen]
         if given is None:
             given = look_up(params, self._own_cond_keys)
-        return uncond, [[given[count * cond_id + i] for cond_id in call.ids] for i in range(count)]
+        return uncond, [[given[count * cond_id + i] for cond_id in call.ids or ()] for i in range(count)]
 
     def _batch_size(self, outputs: list[Any], ids: list[int] | Tensor | None) -> int:
         sizes = {f"hnets[{i}]": len(out) for i, out in enumerate(outputs)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,9 +92,8 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
             setattr(self, name, None if tensors is None else nn.ParameterList(tensors))
         self._param_shapes = hnet.param_shapes
         self._param_shapes_meta = hnet.param_shapes_meta
-        self._hyper_shapes_learned = hnet.hyper_shapes_learned
-        self._hyper_shapes_learned_ref = hnet.hyper_shapes_learned_ref
-        self._hyper_shapes_distilled = hnet.hyper_shapes_distilled
+        for name in ("hyper_shapes_learned", "hyper_shapes_learned_ref", "hyper_shapes_distilled"):
+            setattr(self, f"_{name}", getattr(hnet, name))
         self._unconditional_params_ref = hnet.unconditional_params_ref
         self._unconditional_param_shapes_ref = hnet.unconditional_param_shapes_ref
         self._num_known_conds = hnet.num_known_conds
@@ -135,7 +134,7 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
                 should.
         """
         check_ret_format(ret_format)
-        given = {"uncond_input": uncond_input, "cond_input": cond_input, "cond_id": cond_id}
+        given: dict[str, Any] = {"uncond_input": uncond_input, "cond_input": cond_input, "cond_id": cond_id}
         if self._input_handler is None or self._output_handler is None:
             self._check_noise(uncond_input)
         if self._input_handler is not None:
@@ -146,8 +145,8 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
                     f"{type(passed).__name__}"
                 )
         else:
-            width = self._hnet_uncond_in_size
-            passed = (uncond_input[:, :width] if width > 0 else None, cond_input, cond_id)
+            width = self._hnet_uncond_in_size or 0
+            passed = (given["uncond_input"][:, :width] if width > 0 else None, cond_input, cond_id)
         out = self._hnet.forward(
             uncond_input=passed[0],
             cond_input=passed[1],
@@ -157,12 +156,13 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
             condition=condition,
             ret_format="flattened",
         )
+        out = cast("Tensor", out)
         if self._output_handler is not None:
             flat = self._output_handler(out, **given)
         elif isinstance(self._sigma_noise, Tensor):
-            flat = torch.addcmul(out, uncond_input, self._sigma_noise)
+            flat = torch.addcmul(out, given["uncond_input"], self._sigma_noise)
         else:
-            flat = torch.add(out, uncond_input, alpha=self._sigma_noise)
+            flat = torch.add(out, given["uncond_input"], alpha=self._sigma_noise)
         if not isinstance(flat, Tensor) or flat.dim() != 2 or flat.shape[1] != self.num_outputs:
             found = list(flat.shape) if isinstance(flat, Tensor) else type(flat).__name__
             raise InputError(
@@ -180,7 +180,7 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
                 f"{type(uncond_input).__name__}"
             )
         exact = self._output_handler is None
-        width = self.num_outputs if exact else self._hnet_uncond_in_size
+        width = self.num_outputs if exact else self._hnet_uncond_in_size or 0
         shape = uncond_input.shape
         if uncond_input.dim() != 2 or (shape[1] != width if exact else shape[1] < width):
             least = "" if exact else "at least "

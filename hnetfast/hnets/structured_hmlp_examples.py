@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import gcd
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,7 +77,7 @@ class _Group:
     layers: list[_Layer] = field(default_factory=list)
 
 
-def _layers_of(net: MainNetInterface, with_batch_norm: bool) -> tuple[list[_Layer], list[_Layer], _Layer]:
+def _layers_of(net: MainNetInterface, with_batch_norm: bool) -> tuple[list[_Layer], list[_Layer], Any]:
     """Convolutions, those of shortcuts (1 × 1), and the output layer of a residual network, in order."""
     names = [entry["name"] for entry in net.param_shapes_meta]
     unknown = set(names) - {"weight", "bias", "bn_scale", "bn_shift"}
@@ -88,7 +88,7 @@ def _layers_of(net: MainNetInterface, with_batch_norm: bool) -> tuple[list[_Laye
     convolutions, shortcuts, output = [], [], None
     last: _Layer | None = None
     for i, (name, shape) in enumerate(zip(names, net.param_shapes, strict=True)):
-        if name == "bias":
+        if name == "bias" and last is not None:
             last.tensors.append(i)
         if name != "weight":
             continue

@@ -202,7 +202,7 @@ class StructuredHMLP(Assembled, ChunkEmbeddingHyperNet):
         self._hnets.append(hnet)
         unconditional = set(hnet.unconditional_param_shapes_ref)
         for i, (shape, meta) in enumerate(zip(hnet.param_shapes, hnet.param_shapes_meta, strict=True)):
-            param = None if meta["index"] == -1 else hnet.internal_params[meta["index"]]
+            param = None if meta["index"] == -1 else hnet._internal_params[meta["index"]]
             if i in unconditional:
                 self._unconditional_param_shapes_ref.append(len(self._param_shapes))
             self._register_shape(list(shape), meta["name"], meta["layer"] if first else -1, param)
@@ -347,7 +347,9 @@ class StructuredHMLP(Assembled, ChunkEmbeddingHyperNet):
     def _target_sources(self) -> tuple[list[tuple[str, int | None]], Tensor]:
         self._assembly.require_moves()
         counts = self._num_per_chunk
-        sources = [(f"hypernetwork {i}", j) for i, n in enumerate(counts) for j in range(n)]
+        sources: list[tuple[str, int | None]] = [
+            (f"hypernetwork {i}", j) for i, n in enumerate(counts) for j in range(n)
+        ]
         sizes = torch.tensor([hnet.num_outputs for hnet in self._hnets])
         return sources, self._assembly.blocks_of_targets(sizes.repeat_interleave(torch.tensor(counts)))
 

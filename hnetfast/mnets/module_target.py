@@ -215,7 +215,12 @@ class ModuleTarget(nn.Module, MainNetInterface):
         """
         if self.hyper_shapes_distilled is None:
             return None
-        return [stat for layer in self._distilled for stat in (layer.running_mean, layer.running_var)]
+        return [
+            stat
+            for layer in self._distilled
+            for stat in (layer.running_mean, layer.running_var)
+            if stat is not None
+        ]
 
     def forward(
         self,
@@ -371,14 +376,14 @@ class ModuleTarget(nn.Module, MainNetInterface):
         weights: Sequence[Tensor],
         statistics: Sequence[Tensor] | None,
     ) -> Any:
-        rebuild_output: Rebuild | None = None
+        rebuild_output: list[Rebuild] = []
 
         def compute_one(
             inputs: list[Tensor], weights: list[Tensor], statistics: list[Tensor] | None
         ) -> list[Tensor]:
-            nonlocal rebuild_output
             output = compute(rebuild(inputs), weights=weights, statistics=statistics)
-            tensors, rebuild_output = flatten(output, is_output=True)
+            tensors, rebuild_one = flatten(output, is_output=True)
+            rebuild_output[:] = [rebuild_one]
             return tensors
 
         shared = [tensor.stride(0) == 0 for tensor in inputs]
@@ -403,7 +408,7 @@ class ModuleTarget(nn.Module, MainNetInterface):
             state.restore()
             raise _CannotVmap(is_permanent=True)
         self._vmap_works[self.training] = True
-        return rebuild_output(tensors)
+        return rebuild_output[0](tensors)
 
     def _sets_at_once(self, x: Any, num_sets: int) -> int:
         inputs, _ = flatten(x)

@@ -32,8 +32,8 @@ class Point(NamedTuple):
 
     position: Tensor  # [n]
     energy: float
-    gradient: Tensor | None  # [n]
-    momentum: Tensor | None = None  # [n]
+    gradient: Any  # tensor [n], or None for chains that do without
+    momentum: Any = None  # tensor [n], or None likewise
 
 
 class Random:

@@ -18,7 +18,7 @@ from hnetfast.utils._plain_mlp import is_plain, layer_outputs, weight_gradients
 
 Potential = Callable[[Tensor], Tensor]
 # What is sent to a chain that asks for a position: the potential energy there and its gradient.
-Evaluation = tuple[float, Tensor | None]
+Evaluation = tuple[float, Any]
 Requests = Generator[Tensor, Evaluation, None]
 
 

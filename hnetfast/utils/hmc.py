@@ -390,20 +390,20 @@ class MultiChainHMC:
         else:
             loggers = [loggers] + [None] * (len(positions) - 1)
         writer, tag = kwargs.pop("writer", None), kwargs.pop("writer_tag", "")
-        in_folder = isinstance(writer, (str, os.PathLike))
+        folder = writer if isinstance(writer, (str, os.PathLike)) else None
         self._chains: list[HMC] = []
         for i, (position, function, logger) in enumerate(zip(positions, functions, loggers, strict=True)):
-            of_chain = tag if in_folder or writer is None else f"{tag}chain_{i}/"
+            of_chain = tag if folder is not None or writer is None else f"{tag}chain_{i}/"
             self._chains.append(
                 kinds[chain_type](position, function, logger=logger, writer_tag=of_chain, **kwargs)
             )
         writers = [
-            _folder_writer(os.path.join(writer, f"chain_{i}")) if in_folder else writer
+            writer if folder is None else _folder_writer(os.path.join(folder, f"chain_{i}"))
             for i in range(len(positions))
         ]
         for chain, each in zip(self._chains, writers, strict=True):
             chain._writer = each
-        if in_folder:
+        if folder is not None:
             weakref.finalize(self, _close, writers)
 
     @property

@@ -45,7 +45,7 @@ def calc_delta_theta(
     if lr is None:
         raise InputTypeError("lr: the learning rate is needed with use_sgd_change=True, got None")
     grads = [param.grad for _, param in _with_gradients(optimizer)]
-    return [-lr * (grad.detach() if detach_dt else grad) for grad in grads]
+    return [-lr * (grad.detach() if detach_dt else grad) for grad in grads if grad is not None]
 
 
 def sgd_step(optimizer: SGD, detach_dp: bool = True) -> list[Tensor]:

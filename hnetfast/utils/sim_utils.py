@@ -455,7 +455,7 @@ def _as_json(config: Namespace) -> bytes:
     ).encode()
 
 
-def _writer_class() -> Callable[[str], SummaryWriter]:
+def _writer_class() -> Callable[[str], Any]:
     try:
         from tensorboardX import SummaryWriter
     except ImportError:

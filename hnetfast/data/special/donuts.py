@@ -15,7 +15,7 @@ from hnetfast.data.dataset import Dataset
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
 __all__ = ["Donuts"]
 
@@ -130,7 +130,7 @@ class Donuts(Dataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,
@@ -154,7 +154,7 @@ class Donuts(Dataset):
         alpha: float,
         label: str | None,
     ) -> None:
-        colors = {"color": "k"}
+        colors: dict[str, Any] = {"color": "k"}
         if outputs is not None:
             palette = np.array(["#FF0000", "#0000FF"])
             if self.num_classes > len(palette):
@@ -175,7 +175,7 @@ def _check_pairs(name: str, pairs: Any) -> None:
     try:
         values = np.asarray(pairs, dtype=np.float64)
     except (TypeError, ValueError):
-        values = np.empty(0)
+        values: Any = np.empty(0)
     if values.ndim != 2 or values.shape[1] != 2 or len(values) == 0:
         raise InputError(f"{name}: a pair of numbers for each donut is accepted, got {pairs!r}")
     check_finite(name, values)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -118,7 +118,7 @@ class GaussianData(FunctionRegression):
             _draw_values(axes, contours, self.get_train_inputs(), self.get_train_outputs(), "r", "train")
             _draw_values(axes, contours, self.get_test_inputs(), self.get_test_outputs(), "b", "test")
             axes.legend()
-        return axes.figure
+        return cast("Figure", axes.figure)
 
     def _get_function_vals(self, grid_size: int = 100) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the function on a square grid around the mean in which all samples lie.
@@ -192,7 +192,7 @@ class GaussianData(FunctionRegression):
             ValueError: If there are no data sets or lists have another length.
         """
         from matplotlib import colormaps
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
         number = _plotting.check_tasks(data_handlers, inputs=inputs, predictions=predictions, labels=labels)
         means = np.stack([data.mean for data in data_handlers])
@@ -203,7 +203,7 @@ class GaussianData(FunctionRegression):
             *(np.linspace(*ends, 1000) for ends in zip(low - slack, high + slack, strict=True))
         )
         points = np.stack([x1.ravel(), x2.ravel()], axis=1)
-        nearest = cKDTree(means).query(points)[1]
+        nearest = KDTree(means).query(points)[1]
         values = np.empty(len(points))
         for i, data in enumerate(data_handlers):
             mine = nearest == i
@@ -218,11 +218,11 @@ class GaussianData(FunctionRegression):
             if predictions is not None:
                 drawn = [
                     _draw_values(axes, contours, x, y, color, None)
-                    for x, y, color in zip(inputs, predictions, colors, strict=True)
+                    for x, y, color in zip(inputs or (), predictions, colors, strict=True)
                 ]
             names = [f"Predictions {i}" for i in range(number)] if labels is None else labels
             axes.legend(drawn, names[: len(drawn)])
-        return axes.figure
+        return cast("Figure", axes.figure)
 
     def _draw_points(
         self, axes: Axes, inputs: np.ndarray, outputs: np.ndarray | None, predictions: np.ndarray | None
@@ -278,7 +278,7 @@ def _density(x: np.ndarray, mean: np.ndarray, cov: np.ndarray) -> np.ndarray:
     """Density of a Gaussian distribution at points ``[n, 2]``, float64 ``[n, 1]``."""
     from scipy.stats import multivariate_normal
 
-    return np.reshape(multivariate_normal.pdf(x, mean, cov), (-1, 1))
+    return np.reshape(multivariate_normal.pdf(x, mean, cast("Any", cov)), (-1, 1))
 
 
 def _checked_mean(mean: Any) -> np.ndarray:

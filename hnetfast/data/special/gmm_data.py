@@ -7,7 +7,7 @@ With mixing coefficients :math:`\pi_k` and components :math:`N_k`, the density o
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from hnetfast.data.special.gaussian_mixture_data import GaussianData
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
 __all__ = ["GMMData"]
 
@@ -227,14 +227,14 @@ class GMMData(Dataset):
             ValueError: If the data are no points in a plane, a range is empty or a size less than 1.
         """
         self._check_plane()
-        sizes = [grid_size] * 2 if np.ndim(grid_size) == 0 else list(grid_size)
+        sizes: list[Any] = [grid_size] * 2 if not isinstance(grid_size, Iterable) else list(grid_size)
         if len(sizes) != 2:
             raise InputError(f"grid_size: one integer or two are accepted, got {grid_size!r}")
         sizes = [check_count("grid_size", size, 1) for size in sizes]
         data = self._data["in_data"]
         low, high = data.min(axis=0), data.max(axis=0)
         slack = 0.02 * (high - low)
-        ranges = list(zip(low - slack, high + slack, strict=True))
+        ranges: list[Any] = list(zip(low - slack, high + slack, strict=True))
         for i, (name, given) in enumerate((("x1_range", x1_range), ("x2_range", x2_range))):
             if given is not None:
                 if len(given) != 2 or not -np.inf < given[0] < given[1] < np.inf:
@@ -278,7 +278,7 @@ class GMMData(Dataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,
@@ -456,7 +456,7 @@ class GMMData(Dataset):
             axes.scatter(x1, x2, color="k", label="Inputs")
             return
         *edges, faces = self._colors(axes, list(given.values()))
-        options = {"edgecolors": edges[0]} if edges else {}
+        options: dict[str, Any] = {"edgecolors": edges[0]} if edges else {}
         axes.scatter(x1, x2, label="+".join(given), facecolor=faces, **options)
 
     def _colors(self, axes: Axes, several: list[np.ndarray]) -> list[np.ndarray]:
@@ -474,7 +474,7 @@ class GMMData(Dataset):
         known = self._data["out_data"]
         mappable = ScalarMappable(Normalize(known.min(), known.max()), colormaps["viridis"])
         axes.figure.colorbar(mappable, ax=axes)
-        return [mappable.cmap(mappable.norm(np.reshape(y, -1))) for y in several]
+        return [np.asarray(mappable.cmap(mappable.norm(np.reshape(y, -1)))) for y in several]
 
     def _draw_overlay(
         self,
@@ -486,7 +486,7 @@ class GMMData(Dataset):
         edge: str | None = None,
     ) -> None:
         if inputs is not None:
-            colors = {"color": "b"}
+            colors: dict[str, Any] = {"color": "b"}
             if modes is not None:
                 found = self._checked_modes("sample_modes", modes, len(inputs))
                 colors = {"facecolor": _plotting.class_colors(self.num_modes)[found], "edgecolor": edge}
@@ -541,7 +541,7 @@ class GMMData(Dataset):
 
 
 def _checked_datasets(datasets: Any) -> list[GaussianData]:
-    datasets = list(datasets)
+    datasets: list[Any] = list(datasets)
     if not datasets:
         raise InputError("gaussian_datasets: at least one data set is accepted, got none")
     for dataset in datasets:

@@ -192,4 +192,4 @@ class _PermuteImage:
         self._permutation = permutation
 
     def __call__(self, image: Tensor) -> Tensor:
-        return pad_and_permute(image.flatten(), image.numel(), 0, self._permutation).view(image.shape)
+        return pad_and_permute(image.flatten(), [image.numel()], 0, self._permutation).view(image.shape)

@@ -83,10 +83,10 @@ class BimodalToyRegression(ToyRegression):
             num_test,
             val_inter,
             num_val,
-            map_function,
-            self._noise,
-            perturb_test_val,
-            rseed,
+            map_function=map_function,
+            noise=self._noise,
+            perturb_test_val=perturb_test_val,
+            rseed=rseed,
         )
 
     def get_identifier(self) -> str:

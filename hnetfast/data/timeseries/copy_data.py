@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from hnetfast.data.sequential_dataset import SequentialDataset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
 __all__ = ["CopyTask"]
 
@@ -162,12 +162,12 @@ class CopyTask(SequentialDataset):
         data["scatter_steps"] = None
         data["seq_len"] = longest + 1 + copied_len
         self.permutation_ = self._draw_permutations(permuting, shortest if whole else copied_len)
-        if scatter_pattern:
+        if scattering is not None:
             steps = scattering.choice(np.arange(shortest), copied_len, replace=False)
             data["scatter_steps"] = np.sort(steps)
         self._fill(counts)
 
-    def _draw_permutations(self, random: Any, pat_len: int) -> np.ndarray | list[np.ndarray] | None:
+    def _draw_permutations(self, random: Any, pat_len: int) -> np.ndarray | list[Any] | None:
         """The permutation of a pattern, or those of all rounds; ``random`` is None where nothing is drawn."""
 
         def new() -> np.ndarray | None:
@@ -312,7 +312,7 @@ class CopyTask(SequentialDataset):
         start = (pat_len if self._pad_after_stop else data["max_input_len"]) + 1
         tail = steps[start:]
         rows = tail.swapaxes(0, 1).flatten(1)  # [B, (T - start) * out_width]
-        if not self._permute_xor:
+        if not self._permute_xor and not isinstance(permutation, list):
             rows = _permute_rows(rows, permutation)
         else:
             bits = rows != 0
@@ -468,7 +468,7 @@ class CopyTask(SequentialDataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,
@@ -500,18 +500,18 @@ class CopyTask(SequentialDataset):
         width, out_width = self.in_shape[0], self.out_shape[0]
         images = {"inputs": np.reshape(inputs, (-1, width)).T}
         if num_inner_plots > 1:
-            images["outputs"] = np.reshape(outputs, (-1, out_width)).T
+            images["outputs"] = np.reshape(cast("np.ndarray", outputs), (-1, out_width)).T
         if num_inner_plots > 2:
-            image = np.reshape(predictions, (-1, out_width)).T
-            if mask_predictions:
+            image = np.reshape(cast("np.ndarray", predictions), (-1, out_width)).T
+            if mask_predictions and sample_ids is not None:
                 (start,), (length,) = self.get_out_pattern_bounds(sample_ids[ind : ind + 1])
                 steps = np.arange(image.shape[1])
                 image = np.where((steps >= start) & (steps < start + length), image, 0)
             images["predictions"] = image
-        for grid, (name, image) in zip(inner_grid, images.items(), strict=False):
+        for i, (name, image) in enumerate(images.items()):
             if equalize_size:
                 image = np.pad(image, ((0, width - len(image)), (0, 0)))
-            axes = fig.add_subplot(grid)
+            axes = fig.add_subplot(inner_grid[i])
             axes.set_ylabel(name)
             axes.set_xticks([])
             axes.set_yticks([])

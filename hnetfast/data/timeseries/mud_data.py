@@ -21,7 +21,7 @@ from hnetfast.data.timeseries._steps import PaddedSteps, StepTargets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
 __all__ = ["MUDData", "get_mud_handlers"]
 
@@ -183,7 +183,7 @@ class MUDData(SequentialDataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,
@@ -229,7 +229,7 @@ def get_mud_handlers(data_path: str, num_tasks: int = 5) -> list[MUDData]:
 
 def _check_parts(task_data: Sequence[Part]) -> list[Part]:
     try:
-        parts = [tuple(map(np.asarray, part)) for part in task_data]
+        parts: list[Any] = [tuple(map(np.asarray, part)) for part in task_data]
     except TypeError:
         parts = []
     if [len(part) for part in parts] != [3, 3, 3]:

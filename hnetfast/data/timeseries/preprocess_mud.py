@@ -116,9 +116,8 @@ def words2integers(
         normalize_words: Whether other spellings count as well; see :func:`normalize`.
     """
     index = words if isinstance(words, Mapping) else _index_of(words)
-    if normalize_words:
-        words_sentence = (_normalize(word, index) for word in words_sentence)
-    return [index.get(word, 0) for word in words_sentence]
+    meant = (_normalize(word, index) for word in words_sentence) if normalize_words else words_sentence
+    return [0 if word is None else index.get(word, 0) for word in meant]
 
 
 def tags2labels(tags_sentence: Iterable[str], tagset: Sequence[str]) -> list[int]:

@@ -18,7 +18,7 @@ from hnetfast.data.sequential_dataset import SequentialDataset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
     from hnetfast.mnets.simple_rnn import SimpleRNN
 
@@ -188,8 +188,8 @@ class RndRecTeacher(SequentialDataset):
         if any(handler.in_shape[0] != n_in for handler in dhandlers):
             all_n_in = [handler.in_shape[0] for handler in dhandlers]
             raise InputError(f"dhandlers: teachers with the same n_in are accepted, got {all_n_in}")
-        weights = net.internal_params
-        shapes = [] if weights is None else [list(weight.shape) for weight in weights]
+        weights = list(net.internal_params or ())
+        shapes = [list(weight.shape) for weight in weights]
         num_hidden, num_out = len(dhandlers) * n_in, sum(handler.out_shape[0] for handler in dhandlers)
         hidden, out = (shapes[0][0], shapes[-1][0]) if shapes else (0, 0)
         wanted = [[hidden, n_in], [hidden], [hidden, hidden], [hidden], [hidden, hidden], [hidden]]
@@ -282,7 +282,7 @@ class RndRecTeacher(SequentialDataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,

@@ -15,7 +15,7 @@ from hnetfast.data.timeseries._strokes import MAX_STEPS, NUM_DIGITS, Strokes, di
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
 __all__ = ["SeqSMNIST"]
 
@@ -141,7 +141,7 @@ class SeqSMNIST(SequentialDataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,

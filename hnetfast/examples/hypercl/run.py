@@ -13,7 +13,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -56,9 +56,10 @@ def load_datasets(
         FileNotFoundError: If files are missing and can't be downloaded.
         ValueError: If there are not enough classes or samples.
     """
+    handlers: Any
     folder = data_folder(config)
     split = {"num_classes_per_task": config.num_classes_per_task, "num_tasks": config.num_tasks}
-    options = {"use_one_hot": True, "validation_size": config.val_set_size}
+    options: dict[str, Any] = {"use_one_hot": True, "validation_size": config.val_set_size}
     if config.cl_exp == "splitmnist":
         from hnetfast.data.special.split_mnist import get_split_mnist_handlers
 
@@ -226,7 +227,7 @@ def train(
     hnet.train()
     mnet.train()
     condition = _condition(task_id, mnet, config)
-    for layer in () if condition is None else mnet.batchnorm_layers:
+    for layer in () if condition is None else mnet.batchnorm_layers or ():
         while layer.num_stats <= task_id:
             layer.checkpoint_stats()
     weights_of_task = _weights_of_task(hnet, task_id, config, state)
@@ -324,7 +325,7 @@ def _progress(total: int, label: str, logger: logging.Logger) -> Iterator[Callab
     show = sys.stderr.isatty()
     with progress_bar(total, label, show) as advance, ExitStack() as stack:
         for handler in logger.handlers if show else ():
-            if getattr(handler, "stream", None) is sys.stdout:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 stack.callback(handler.setStream, handler.setStream(_AboveBar()))
         yield advance
 
@@ -396,7 +397,7 @@ def _make_networks(
         config, config.net_type, in_shape, [data.num_classes], device, no_weights=True
     )
     hnet = sim_utils.get_hypernet(
-        config, device, config.hnet_type, mnet.hyper_shapes_learned, config.num_tasks
+        config, device, config.hnet_type, mnet.hyper_shapes_learned or (), config.num_tasks
     )
     logger.info(
         f"The hypernetwork has {hnet.num_internal_params} parameters for {mnet.num_params} weights of the "

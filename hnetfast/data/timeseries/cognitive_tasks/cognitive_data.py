@@ -17,7 +17,7 @@ from hnetfast.data.timeseries.cognitive_tasks.stimulus import MultiStimulus, che
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
 __all__ = ["CognitiveTasks"]
 
@@ -203,7 +203,7 @@ class CognitiveTasks(Dataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,

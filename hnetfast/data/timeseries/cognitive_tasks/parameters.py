@@ -142,7 +142,7 @@ def initialize_weight(dims: Sequence[int], connection_prob: float) -> np.ndarray
         float32 of that shape.
     """
     weights = np.random.gamma(shape=0.25, scale=1.0, size=dims)
-    return np.float32(weights * (np.random.rand(*dims) < connection_prob))
+    return np.asarray(weights * (np.random.rand(*dims) < connection_prob), np.float32)
 
 
 def _check(values: Mapping[str, Any]) -> None:
@@ -218,7 +218,7 @@ def _weights(p: Mapping[str, Any]) -> dict[str, Any]:
         return np.float32(0.05) * np.float32(np.random.gamma(shape=0.25, scale=1.0, size=shape))
 
     def uniform(*shape: int) -> np.ndarray:
-        return np.float32(np.random.uniform(-0.05, 0.05, size=shape))
+        return np.asarray(np.random.uniform(-0.05, 0.05, size=shape), np.float32)
 
     w_out_mask = np.ones((hidden, outputs), dtype=np.float32)
     if p["EI"]:
@@ -251,7 +251,7 @@ def _synapses(p: Mapping[str, Any]) -> dict[str, Any]:
     """Constants of short-term plasticity."""
     hidden = p["n_hidden"]
     types = {"stf": [_STF], "std": [_STD], "std_stf": [_STD, _STF]}.get(p["synapse_config"], [0])
-    synapse_type = np.resize(np.int8(types), hidden)
+    synapse_type = np.resize(np.asarray(types, np.int8), hidden)
     stf, std = synapse_type == _STF, synapse_type == _STD
     fast, slow = p["dt"] / p["tau_fast"], p["dt"] / p["tau_slow"]
 
