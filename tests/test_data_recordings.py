@@ -331,7 +331,7 @@ def test_words_are_found_in_rows_as_in_tensors():
         with pytest.raises(ValueError, match="inputs: indices from 0 to 8"):
             handler.decode_batch(wrong, outputs)
     for wrong in ((inputs[0], outputs), (inputs, outputs[:, 1:])):
-        with pytest.raises(ValueError, match="is accepted"):
+        with pytest.raises(ValueError, match="expected"):
             handler.decode_batch(*wrong)
     with pytest.raises(RuntimeError, match="vocabulary and tagset"):
         mud_data.MUDData(tasks[0][0]).decode_batch(inputs, outputs)
@@ -563,7 +563,7 @@ def test_sentences_that_do_not_fit():
         {"words": ["<UNK>", "a"]},
         {"tagset": ["Y"]},
     ):
-        with pytest.raises(ValueError, match="accepted"):
+        with pytest.raises(ValueError, match="expected"):
             preprocess_mud.preprocess_language(**{"data": data, "words": words, "tagset": tags, **changes})
     with pytest.raises(ValueError, match="data: a tag for each word"):
         preprocess_mud.preprocess_language([{"words": ["a"], "udtag": []}], words, tags)

@@ -283,7 +283,7 @@ def test_errors_come_before_anything_is_drawn():
         lambda: GaussianData(num_test=-1),
         lambda: Donuts(radii=((1, 2), (4, 3)), rseed=None),
     ):
-        with pytest.raises(ValueError, match="accepted"):
+        with pytest.raises(ValueError, match="expected"):
             make()
     np.testing.assert_array_equal(np.random.get_state()[1], state)
 

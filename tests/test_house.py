@@ -1,4 +1,4 @@
-"""What keeps the house tidy: no long file, no long function, no list of arguments that nobody can tell apart."""
+"""What keeps the house tidy: no long file, no long function, no long list of nameless arguments."""
 
 import ast
 from pathlib import Path

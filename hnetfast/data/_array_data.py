@@ -120,9 +120,9 @@ def _numbers(rows: np.ndarray) -> np.ndarray:
 def _classes(outputs: np.ndarray) -> np.ndarray:
     """Return classes as integers ``[N, 1]``."""
     if math.prod(outputs.shape[1:]) != 1:
-        raise InputError(f"outputs: one class a sample is accepted, got {list(outputs.shape[1:])}")
+        raise InputError(f"outputs: expected one class a sample, got {list(outputs.shape[1:])}")
     classes = outputs.reshape(-1, 1).astype(np.int64)
     wrong = (classes < 0) | (classes != outputs.reshape(-1, 1))
     if wrong.any():
-        raise InputError(f"outputs: classes 0, 1, … are accepted, got {outputs.reshape(-1, 1)[wrong][0]} too")
+        raise InputError(f"outputs: expected classes 0, 1, …, got {outputs.reshape(-1, 1)[wrong][0]} too")
     return classes

@@ -97,15 +97,15 @@ def image_bytes(x: np.ndarray, size: int) -> np.ndarray:
     """
     numbers = np.asarray(x)
     if numbers.ndim != 2 or numbers.shape[1] != size:
-        raise InputError(f"x: images [B, {size}] are accepted, got an array {list(numbers.shape)}")
+        raise InputError(f"x: expected images [B, {size}], got an array {list(numbers.shape)}")
     if numbers.dtype.kind not in "biuf":
-        raise InputTypeError(f"x: numbers from 0 to 1 are accepted, got an array of {numbers.dtype}")
+        raise InputTypeError(f"x: expected numbers from 0 to 1, got an array of {numbers.dtype}")
     pixels = np.empty(numbers.shape, dtype=np.uint8)
     for block in _blocks(numbers.shape, 2**16):
         scaled = numbers[block] * 255.0
         if not (scaled.min() > -1 and scaled.max() < 256):  # also if one of them is NaN
             outside = numbers[block][~((scaled > -1) & (scaled < 256))]
-            raise InputError(f"x: numbers from 0 to 1 are accepted, got {outside[0]!s}")
+            raise InputError(f"x: expected numbers from 0 to 1, got {outside[0]!s}")
         pixels[block] = scaled
     return pixels
 

@@ -78,7 +78,7 @@ class PermutedList:
         try:
             position = operator.index(index)
         except TypeError:
-            raise InputTypeError(f"index: an integer or a slice is accepted, got {index!r}") from None
+            raise InputTypeError(f"index: expected an integer or a slice, got {index!r}") from None
         if not -len(self) <= position < len(self):
             raise InputIndexError(f"index: the list has {len(self)} elements, got {position}")
         position %= len(self)

@@ -244,7 +244,7 @@ class SampleSets(ABC):
         classes, labels = self.num_classes, np.asarray(labels)
         if labels.ndim != 2 or (reverse and labels.shape[1] % classes):
             accepted = f"one-hot rows [n, T * {classes}]" if reverse else "classes [n, T]"
-            raise InputError(f"labels: {accepted} are accepted, got an array {list(labels.shape)}")
+            raise InputError(f"labels: expected {accepted}, got an array {list(labels.shape)}")
         num_steps = labels.shape[1] // classes if reverse else labels.shape[1]
         steps = labels.reshape(len(labels) * num_steps, classes if reverse else 1)
         return convert(steps).reshape(len(labels), num_steps * (1 if reverse else classes))
@@ -280,7 +280,7 @@ class SampleSets(ABC):
             found = known[places] == wanted
         if not np.all(found):
             raise InputError(
-                "sample_ids: IDs of this part of the data set are accepted, "
+                "sample_ids: expected IDs of this part of the data set, "
                 f"got {wanted[~found][:10].tolist()} too"
             )
         return places

@@ -333,9 +333,7 @@ class Dataset(SampleSets):
         """
         for name, values in (("outputs", outputs), ("predictions", predictions)):
             if values is not None and len(values) < len(inputs):
-                raise InputError(
-                    f"{name}: one for each of {len(inputs)} inputs is accepted, got {len(values)}"
-                )
+                raise InputError(f"{name}: expected one for each of {len(inputs)} inputs, got {len(values)}")
         config = self._plot_config(inputs, outputs=outputs, predictions=predictions)
         per_row = check_count("num_samples_per_row", num_samples_per_row, 1)
         with _plotting.figure(title, show, filename, interactive, figsize) as figure:

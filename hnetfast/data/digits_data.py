@@ -40,7 +40,7 @@ class DigitsData(ArrayData):
         from sklearn.model_selection import train_test_split
 
         if not isinstance(test_fraction, Real) or not 0 < test_fraction < 1:
-            raise InputError(f"test_fraction: a number between 0 and 1 is accepted, got {test_fraction!r}")
+            raise InputError(f"test_fraction: expected a number between 0 and 1, got {test_fraction!r}")
         digits: Any = load_digits()
         train, test = train_test_split(
             np.arange(len(digits.target)), test_size=test_fraction, stratify=digits.target, random_state=seed

@@ -149,7 +149,7 @@ class SequentialDataset(Dataset):
         """
         if not reverse:
             if len(arr.shape) < 2:
-                raise InputError(f"arr: samples [N, T, …] are accepted, got an array {list(arr.shape)}")
+                raise InputError(f"arr: expected samples [N, T, …], got an array {list(arr.shape)}")
             if feature_shape is not None and math.prod(feature_shape) != math.prod(arr.shape[2:]):
                 raise InputError(
                     f"feature_shape: the array {list(arr.shape)} has time steps {list(arr.shape[2:])}, "
@@ -162,7 +162,7 @@ class SequentialDataset(Dataset):
         step = math.prod(feature_shape)
         if len(arr.shape) != 2 or step == 0 or arr.shape[1] % step:
             raise InputError(
-                f"arr: rows of whole time steps {list(feature_shape)} are accepted, "
+                f"arr: expected rows of whole time steps {list(feature_shape)}, "
                 f"[N, a multiple of {step}], got an array {list(arr.shape)}"
             )
         samples = arr.reshape(len(arr), arr.shape[1] // step, *feature_shape)
@@ -185,7 +185,6 @@ class SequentialDataset(Dataset):
         unknown = (ids < 0) | (ids >= len(lengths))
         if np.any(unknown):
             raise InputIndexError(
-                f"sample_ids: IDs from 0 to {len(lengths) - 1} are accepted, "
-                f"got {ids[unknown][:10].tolist()} too"
+                f"sample_ids: expected IDs from 0 to {len(lengths) - 1}, got {ids[unknown][:10].tolist()} too"
             )
         return lengths[ids]

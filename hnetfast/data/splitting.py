@@ -79,12 +79,12 @@ def split_by_class(
             classes or come twice in a task, or more validation samples are asked for than there are.
     """
     if not isinstance(handler, Dataset):
-        raise InputTypeError(f"handler: a data handler is accepted, got {type(handler).__name__}")
+        raise InputTypeError(f"handler: expected a data handler, got {type(handler).__name__}")
     known = classes_of(handler)
     groups = _check_groups(labels, num_classes_per_task, num_tasks, handler.num_classes)
     if validation_size is not None and handler._data["val_inds"] is not None:
         raise InputError(
-            f"validation_size: None is accepted, {handler.get_identifier()} has "
+            f"validation_size: expected None, {handler.get_identifier()} has "
             f"{handler.num_val_samples} validation samples already, got {validation_size}"
         )
     parts = {
@@ -208,10 +208,10 @@ def check_labels(labels: Iterable[int], num_classes: int) -> list[int]:
     try:
         given = list(labels)
     except TypeError:
-        raise InputTypeError(f"labels: a list of classes is accepted, got {labels!r}") from None
+        raise InputTypeError(f"labels: expected a list of classes, got {labels!r}") from None
     checked = [check_count("labels", label, 0, num_classes - 1) for label in given]
     if not checked or len(set(checked)) < len(checked):
-        raise InputError(f"labels: at least one class and none twice is accepted, got {checked}")
+        raise InputError(f"labels: expected at least one class and none twice, got {checked}")
     return checked
 
 
@@ -229,12 +229,12 @@ def classes_of(handler: Dataset) -> np.ndarray:
     """
     name = handler.get_identifier()
     if not handler.classification:
-        raise InputError(f"handler: a data set of classes is accepted, {name} has other outputs")
+        raise InputError(f"handler: expected a data set of classes, {name} has other outputs")
     data = handler._data
     classes = handler._get_outputs(np.asarray(data["out_data"]), use_one_hot=False)
     if classes.shape[1] != 1:
         raise InputError(
-            f"handler: samples with one class are accepted, those of {name} have {classes.shape[1]} each"
+            f"handler: expected samples with one class, those of {name} have {classes.shape[1]} each"
         )
     return classes[:, 0].astype(np.int64)
 
@@ -290,7 +290,7 @@ def _outputs_of_labels(task: Any, outputs: np.ndarray, labels: list[int]) -> np.
     num_classes = task._data["num_classes"]
     width = num_classes if task.is_one_hot else 1
     if outputs.ndim != 2 or outputs.shape[1] != width:
-        raise InputError(f"outputs: an array [n, {width}] is accepted, got {list(outputs.shape)}")
+        raise InputError(f"outputs: expected an array [n, {width}], got {list(outputs.shape)}")
     return outputs[:, labels] if task.is_one_hot else _positions(outputs, labels, num_classes)
 
 
@@ -309,7 +309,7 @@ def _positions(classes: np.ndarray, labels: list[int], num_classes: int) -> np.n
     """Return where classes are among labels, of the same shape and dtype."""
     known = np.isin(classes, labels)
     if not known.all():
-        raise InputError(f"outputs: the classes {labels} are accepted, got {classes[~known].flat[0]} too")
+        raise InputError(f"outputs: expected the classes {labels}, got {classes[~known].flat[0]} too")
     place = np.zeros(num_classes, dtype=np.int64)
     place[labels] = np.arange(len(labels))
     return place[classes.astype(np.int64)].astype(classes.dtype)

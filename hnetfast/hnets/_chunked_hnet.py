@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError
-from hnetfast.hnets._arguments import check_chunk_embedding_use, check_index, check_size
+from hnetfast.hnets._arguments import check_chunk_embedding_use, check_index
 from hnetfast.hnets._call import Call
 from hnetfast.hnets._chunk_embeddings import ChunkEmbeddingHyperNet
 from hnetfast.hnets._full_hnet import FullHyperNet
@@ -53,7 +54,7 @@ class ChunkedHyperNet(ChunkEmbeddingHyperNet):
         num_cond_embs: int,
         **options: Any,
     ) -> None:
-        chunk_emb_size = check_size("chunk_emb_size", chunk_emb_size, 1)
+        chunk_emb_size = check_integer("chunk_emb_size", chunk_emb_size, 1)
         check_chunk_embedding_use(cond_chunk_embs, num_cond_embs, uncond_in_size, cond_in_size)
         num_chunks = -(-HyperNetInterface.shapes_to_num_weights(target_shapes) // chunk_size)
         super().__init__(
@@ -108,7 +109,7 @@ class ChunkedHyperNet(ChunkEmbeddingHyperNet):
         names, inputs = self._read_inputs(call)
         if self._cond_chunk_embs and call.cond_input is not None and len(chunk_embs) != len(call.cond_input):
             raise InputError(
-                f"weights['chunk_embs']: batch size {len(call.cond_input)} as of cond_input is accepted, "
+                f"weights['chunk_embs']: expected batch size {len(call.cond_input)} as of cond_input, "
                 f"got {len(chunk_embs)}"
             )
         # The layers read unconditional input, chunk embedding and conditional input, in this order.
@@ -123,9 +124,9 @@ class ChunkedHyperNet(ChunkEmbeddingHyperNet):
     def _checked_chunk_embs(self, chunk_embs: Any) -> list[Tensor]:
         check_input("weights['chunk_embs']", chunk_embs, self.chunk_emb_size, dim=3)
         if chunk_embs.shape[1] != self.num_chunks:
+            expected = f"[batch size, {self.num_chunks}, {self.chunk_emb_size}]"
             raise InputError(
-                f"weights['chunk_embs']: shape [batch size, {self.num_chunks}, {self.chunk_emb_size}] is "
-                f"accepted, got {list(chunk_embs.shape)}"
+                f"weights['chunk_embs']: expected shape {expected}, got {list(chunk_embs.shape)}"
             )
         return [chunk_embs]
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, distributed, nn
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast._parameter_lists import look_up
-from hnetfast.hnets._arguments import check_index, check_size
+from hnetfast.hnets._arguments import check_index
 from hnetfast.hnets._call import Call, no_such_condition, parse_call
 from hnetfast.hnets._conditions import (
     check_checkpoint,
@@ -155,7 +156,7 @@ class ConditionedHyperNet(nn.Module, HyperNetInterface):
             TypeError, ValueError: If the number is not a positive integer, or there are no conditional
                 parameters.
         """
-        num_conditions = check_size("num_conditions", num_conditions, 1)
+        num_conditions = check_integer("num_conditions", num_conditions, 1)
         new_params = self._grow(num_conditions)
         self._num_cond_embs += num_conditions
         self._num_known_conds = self._num_cond_embs

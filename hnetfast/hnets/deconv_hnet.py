@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hnetfast import ops
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError
-from hnetfast.hnets._arguments import check_mlp_arguments, check_size
+from hnetfast.hnets._arguments import check_mlp_arguments
 from hnetfast.hnets._deconv import (
     SA_UNITS,
     Pair,
@@ -114,7 +115,7 @@ class HDeconv(FullHyperNet):
         )
         hyper_img_shape = check_hyper_img_shape(hyper_img_shape)
         check_enough_pixels(hyper_img_shape, MainNetInterface.shapes_to_num_weights(target_shapes))
-        num_layers = check_size("num_layers", num_layers, 2)
+        num_layers = check_integer("num_layers", num_layers, 2)
         filters = check_filters(num_filters, num_layers)
         kernels = check_kernels(kernel_size, num_layers)
         sa_units = check_sa_units(sa_units, filters)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast._parameter_lists import look_up
 from hnetfast.hnets._arguments import (
@@ -15,7 +16,6 @@ from hnetfast.hnets._arguments import (
     check_hnets,
     check_param_names,
     check_param_shapes,
-    check_size,
     check_target_shapes,
 )
 from hnetfast.hnets._assembled import Assembled
@@ -77,7 +77,7 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
     ) -> None:
         check_target_shapes(target_shapes)
         check_assembly_fct(assembly_fct)
-        num_cond_embs = check_size("num_cond_embs", num_cond_embs, 0)
+        num_cond_embs = check_integer("num_cond_embs", num_cond_embs, 0)
         hnets = check_hnets(hnets, num_cond_embs)
         uncond_param_shapes = check_param_shapes("uncond_param_shapes", uncond_param_shapes)
         cond_param_shapes = check_param_shapes("cond_param_shapes", cond_param_shapes)
@@ -349,16 +349,16 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
     def _checked_entries(self, entries: Any) -> list[dict[str, Any]]:
         """What was given as ``weights["hnets"]``."""
         if not isinstance(entries, (list, tuple)):
-            raise InputTypeError(f"weights['hnets']: a list is accepted, got {type(entries).__name__}")
+            raise InputTypeError(f"weights['hnets']: expected a list, got {type(entries).__name__}")
         if len(entries) != len(self._hnets):
             raise InputError(
-                f"weights['hnets']: {len(self._hnets)} entries are accepted, one for each hypernetwork, got "
+                f"weights['hnets']: expected {len(self._hnets)} entries, one for each hypernetwork, got "
                 f"{len(entries)}"
             )
         for i, entry in enumerate(entries):
             if entry is not None and not isinstance(entry, dict):
                 raise InputTypeError(
-                    f"weights['hnets'][{i}]: a dictionary or None is accepted, got {type(entry).__name__}"
+                    f"weights['hnets'][{i}]: expected a dictionary or None, got {type(entry).__name__}"
                 )
         return [entry or {} for entry in entries]
 
@@ -508,7 +508,7 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
         Raises:
             TypeError, ValueError: If the number is not a positive integer, or nothing depends on conditions.
         """
-        num_conditions = check_size("num_conditions", num_conditions, 1)
+        num_conditions = check_integer("num_conditions", num_conditions, 1)
         growing = [hnet for hnet in self._hnets if hnet.num_known_conds > 0]
         if not growing and not self._cond_param_shapes:
             raise InputError("add_conditions: nothing in the container depends on conditions")

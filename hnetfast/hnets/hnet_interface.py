@@ -232,7 +232,7 @@ class HyperNetInterface(MainNetInterface):
     def _nothing_unless(self, unknown: bool) -> list[Any]:
         if unknown:
             raise UnsupportedError(
-                f"hnet: it is not known where a {type(self).__name__} keeps its embeddings, accepted are "
+                f"hnet: it is not known where a {type(self).__name__} keeps its embeddings, expected are "
                 "classes derived from those of hnetfast"
             )
         return []
@@ -245,7 +245,7 @@ class HyperNetInterface(MainNetInterface):
             TypeError: If they are not known.
             ValueError: If weights have no single source.
         """
-        raise InputTypeError(f"hnet: the hypernetworks of hnetfast are accepted, got {type(self).__name__}")
+        raise InputTypeError(f"hnet: expected the hypernetworks of hnetfast, got {type(self).__name__}")
 
     def _is_plain(self) -> bool:
         """Whether what :meth:`forward` generates for a condition depends on nothing else.
@@ -298,9 +298,9 @@ class HyperNetInterface(MainNetInterface):
             if params is None:
                 raise InputError("params: needed, because no unconditional parameters are kept internally")
         if isinstance(dparams, Tensor) or not hasattr(dparams, "__len__"):
-            raise InputTypeError(f"dparams: a list of tensors is accepted, got {type(dparams).__name__}")
+            raise InputTypeError(f"dparams: expected a list of tensors, got {type(dparams).__name__}")
         if len(dparams) != len(params):
-            raise InputError(f"dparams: {len(params)} tensors are accepted, got {len(dparams)}")
+            raise InputError(f"dparams: expected {len(params)} tensors, got {len(dparams)}")
         return [p + d for p, d in zip(params, dparams, strict=True)]
 
     def convert_out_format(
@@ -327,20 +327,18 @@ class HyperNetInterface(MainNetInterface):
         if src_format == "flattened":
             if not isinstance(hnet_out, Tensor):
                 raise InputTypeError(
-                    f"hnet_out: a tensor is accepted as 'flattened', got {type(hnet_out).__name__}"
+                    f"hnet_out: expected a tensor as 'flattened', got {type(hnet_out).__name__}"
                 )
             if hnet_out.dim() != 2 or hnet_out.shape[1] != self.num_outputs:
                 raise InputError(
-                    f"hnet_out: shape [batch, {self.num_outputs}] is accepted, got {list(hnet_out.shape)}"
+                    f"hnet_out: expected shape [batch, {self.num_outputs}], got {list(hnet_out.shape)}"
                 )
             # The caller keeps `hnet_out`: these are views that autograd knows as such.
             tensors, count = split_targets_reference(hnet_out, self.target_shapes), len(self.target_shapes)
             samples = [tensors[i : i + count] for i in range(0, len(tensors), count)]
             return samples[0] if trgt_format == "squeezed" and len(samples) == 1 else samples
         if isinstance(hnet_out, Tensor) or not hasattr(hnet_out, "__len__") or len(hnet_out) == 0:
-            raise InputTypeError(
-                f"hnet_out: a non-empty list is accepted as {src_format!r}, got {hnet_out!r}"
-            )
+            raise InputTypeError(f"hnet_out: expected a non-empty list as {src_format!r}, got {hnet_out!r}")
         given = samples = cast("Any", hnet_out)
         if src_format == "squeezed" and isinstance(hnet_out[0], Tensor):
             samples = [given]

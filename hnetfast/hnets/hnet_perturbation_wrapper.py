@@ -8,8 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast.hnets._arguments import check_hnet, check_size
+from hnetfast.hnets._arguments import check_hnet
 from hnetfast.hnets._call import check_ret_format
 from hnetfast.hnets._shared_batchnorm import share_batchnorm_layers
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
@@ -54,15 +55,15 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         if input_handler is None:
             if hnet_uncond_in_size is None:
                 raise InputError("hnet_uncond_in_size, input_handler: one of them is needed, got none")
-            hnet_uncond_in_size = check_size("hnet_uncond_in_size", hnet_uncond_in_size, 0)
+            hnet_uncond_in_size = check_integer("hnet_uncond_in_size", hnet_uncond_in_size, 0)
             if hnet_uncond_in_size > hnet.num_outputs:
                 raise InputError(
-                    f"hnet_uncond_in_size: at most the number of weights, {hnet.num_outputs}, is accepted, "
+                    f"hnet_uncond_in_size: expected at most the number of weights, {hnet.num_outputs}, "
                     f"got {hnet_uncond_in_size}"
                 )
         for name, handler in (("input_handler", input_handler), ("output_handler", output_handler)):
             if handler is not None and not callable(handler):
-                raise InputTypeError(f"{name}: a function is accepted, got {handler!r}")
+                raise InputTypeError(f"{name}: expected a function, got {handler!r}")
         _check_sigma(sigma_noise, hnet.num_outputs)
         nn.Module.__init__(self)
         HyperNetInterface.__init__(self)
@@ -184,9 +185,7 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         shape = uncond_input.shape
         if uncond_input.dim() != 2 or (shape[1] != width if exact else shape[1] < width):
             least = "" if exact else "at least "
-            raise InputError(
-                f"uncond_input: shape [batch size, {least}{width}] is accepted, got {list(shape)}"
-            )
+            raise InputError(f"uncond_input: expected shape [batch size, {least}{width}], got {list(shape)}")
 
     def distillation_targets(self) -> Any:
         """Return what the wrapped hypernetwork does: targets for distillation, or None."""
@@ -222,11 +221,11 @@ def _check_sigma(sigma_noise: Any, num_outputs: int) -> None:
     if isinstance(sigma_noise, Tensor):
         if list(sigma_noise.shape) not in ([], [1], [num_outputs], [1, num_outputs]):
             raise InputError(
-                f"sigma_noise: a number or a tensor of {num_outputs} entries is accepted, got one of shape "
+                f"sigma_noise: expected a number or a tensor of {num_outputs} entries, got one of shape "
                 f"{list(sigma_noise.shape)}"
             )
         return
     try:
         float(sigma_noise)
     except (TypeError, ValueError):
-        raise InputTypeError(f"sigma_noise: a number is accepted, got {sigma_noise!r}") from None
+        raise InputTypeError(f"sigma_noise: expected a number, got {sigma_noise!r}") from None

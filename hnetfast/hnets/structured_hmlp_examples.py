@@ -83,7 +83,7 @@ def _layers_of(net: MainNetInterface, with_batch_norm: bool) -> tuple[list[_Laye
     unknown = set(names) - {"weight", "bias", "bn_scale", "bn_shift"}
     if unknown:
         raise UnsupportedError(
-            f"net: networks with context modulation are not accepted, got parameters {sorted(unknown)}"
+            f"net: expected one without context modulation, got parameters {sorted(unknown)}"
         )
     convolutions, shortcuts, output = [], [], None
     last: _Layer | None = None
@@ -155,7 +155,7 @@ def resnet_chunking(net: ResNet, gcd_chunking: bool = False) -> Chunking:
         NotImplementedError: If it has context modulation (also a ``ValueError``).
     """
     if not isinstance(net, ResNet):
-        raise InputTypeError(f"net: a ResNet is accepted, got {type(net).__name__}")
+        raise InputTypeError(f"net: expected a ResNet, got {type(net).__name__}")
     (first, *rest), _, output = _layers_of(net, True)
     groups = [_Group(None, 0, [first])]
     per_group = len(rest) // 3
@@ -203,7 +203,7 @@ def wrn_chunking(
         NotImplementedError: If it has context modulation (also a ``ValueError``).
     """
     if not isinstance(net, WRN):
-        raise InputTypeError(f"net: a WRN is accepted, got {type(net).__name__}")
+        raise InputTypeError(f"net: expected a WRN, got {type(net).__name__}")
     (first, *rest), shortcuts, output = _layers_of(net, not ignore_bn_weights)
     groups = [_Group(None, 0, [first])]
     per_group = len(rest) // 3

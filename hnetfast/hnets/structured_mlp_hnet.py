@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from hnetfast import ops
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets._arguments import (
     check_assembly_fct,
     check_chunk_embedding_use,
-    check_size,
     check_structure,
     check_target_shapes,
 )
@@ -94,9 +94,9 @@ class StructuredHMLP(Assembled, ChunkEmbeddingHyperNet):
         num_cond_embs: int = 1,
     ) -> None:
         check_target_shapes(target_shapes)
-        uncond_in_size = check_size("uncond_in_size", uncond_in_size, 0)
-        cond_in_size = check_size("cond_in_size", cond_in_size, 0)
-        num_cond_embs = check_size("num_cond_embs", num_cond_embs, 0)
+        uncond_in_size = check_integer("uncond_in_size", uncond_in_size, 0)
+        cond_in_size = check_integer("cond_in_size", cond_in_size, 0)
+        num_cond_embs = check_integer("num_cond_embs", num_cond_embs, 0)
         num_per_chunk, chunk_emb_sizes, hmlp_kwargs = check_structure(
             chunk_shapes, num_per_chunk, chunk_emb_sizes, hmlp_kwargs
         )
@@ -337,7 +337,7 @@ class StructuredHMLP(Assembled, ChunkEmbeddingHyperNet):
     def _checked_chunk_embs(self, chunk_embs: Any) -> list[Tensor]:
         if not isinstance(chunk_embs, (list, tuple)):
             raise InputTypeError(
-                f"weights['chunk_embs']: a list of tensors is accepted, got {type(chunk_embs).__name__}"
+                f"weights['chunk_embs']: expected a list of tensors, got {type(chunk_embs).__name__}"
             )
         first = next(iter(chunk_embs), None)
         batch_size = len(first) if isinstance(first, Tensor) and first.dim() > 0 else None
@@ -366,5 +366,5 @@ def _check_hmlp_kwargs(hmlp_kwargs: Sequence[Mapping[str, Any]]) -> None:
                     "follows from the arguments of StructuredHMLP" if key in _OWN_ARGUMENTS else "is unknown"
                 )
                 raise InputError(
-                    f"hmlp_kwargs[{i}]: {key!r} {reason}; accepted are {', '.join(sorted(accepted))}"
+                    f"hmlp_kwargs[{i}]: {key!r} {reason}; expected some of {', '.join(sorted(accepted))}"
                 )

@@ -81,14 +81,12 @@ class Chain:
                 if isinstance(initial_position, Tensor)
                 else type(initial_position).__name__
             )
-            raise InputTypeError(
-                f"initial_position: a tensor of floating point numbers is accepted, got {got}"
-            )
+            raise InputTypeError(f"initial_position: expected a tensor of floating point numbers, got {got}")
         if initial_position.numel() == 0:
-            raise InputError("initial_position: at least one number is accepted, got none")
+            raise InputError("initial_position: expected at least one number, got none")
         if not callable(pot_energy_func):
             raise InputTypeError(
-                f"pot_energy_func: a function is accepted, got {type(pot_energy_func).__name__}"
+                f"pot_energy_func: expected a function, got {type(pot_energy_func).__name__}"
             )
         self._position = initial_position.detach().clone()
         self._pot_energy_func = pot_energy_func
@@ -194,7 +192,7 @@ def check_positive(name: str, value: Any) -> Any:
     try:
         positive = 0 < float(value) < math.inf
     except (TypeError, ValueError):
-        raise InputTypeError(f"{name}: a positive number is accepted, got {value!r}") from None
+        raise InputTypeError(f"{name}: expected a positive number, got {value!r}") from None
     if not positive:
-        raise InputError(f"{name}: a positive number is accepted, got {value!r}")
+        raise InputError(f"{name}: expected a positive number, got {value!r}")
     return value

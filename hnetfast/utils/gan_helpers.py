@@ -104,10 +104,10 @@ def concat_mean_stats(inputs: Tensor) -> Tensor:
         ValueError: If there are fewer than two dimensions.
     """
     if inputs.dim() < 2:
-        raise InputError(f"inputs: shape [batch, features, ...] is accepted, got {list(inputs.shape)}")
+        raise InputError(f"inputs: expected shape [batch, features, ...], got {list(inputs.shape)}")
     return torch.cat([inputs.mean(dim=0, keepdim=True).expand_as(inputs), inputs], dim=1)
 
 
 def _check_choice(loss_choice: int) -> None:
     if loss_choice not in (0, 1, 2, 3):
-        raise InputError(f"loss_choice: 0, 1, 2 and 3 are accepted, got {loss_choice!r}")
+        raise InputError(f"loss_choice: expected 0, 1, 2 or 3, got {loss_choice!r}")

@@ -148,9 +148,7 @@ class HMC(Chain):
     ) -> None:
         super().__init__(initial_position, pot_energy_func, logger, log_interval, writer, writer_tag)
         if self._position.dim() != 1:
-            raise InputError(
-                f"initial_position: a vector is accepted, got shape {list(self._position.shape)}"
-            )
+            raise InputError(f"initial_position: expected a vector, got shape {list(self._position.shape)}")
         self._stepsize = check_positive("stepsize", stepsize)
         self._num_steps = check_integer("num_steps", num_steps, 1)
         self._inv_mass = inv_mass
@@ -227,7 +225,7 @@ class NUTS(HMC):
             initial_position, pot_energy_func, stepsize, 1, inv_mass, logger, log_interval, writer, writer_tag
         )
         if not delta_max >= 0:
-            raise InputError(f"delta_max: a number of at least 0 is accepted, got {delta_max!r}")
+            raise InputError(f"delta_max: expected a number of at least 0, got {delta_max!r}")
         self._num_steps = None
         self._delta_max = delta_max
         self._max_depth = (
@@ -376,10 +374,10 @@ class MultiChainHMC:
     ) -> None:
         kinds = {"hmc": HMC, "nuts": NUTS}
         if chain_type not in kinds:
-            raise InputError(f"chain_type: 'hmc' and 'nuts' are accepted, got {chain_type!r}")
+            raise InputError(f"chain_type: expected 'hmc' or 'nuts', got {chain_type!r}")
         positions = list(initial_positions)
         if not positions:
-            raise InputError("initial_positions: at least one is accepted, got none")
+            raise InputError("initial_positions: expected at least one, got none")
         functions = _one_each("pot_energy_func", pot_energy_func, len(positions))
         loggers = kwargs.pop("logger", None)
         if isinstance(loggers, (list, tuple)):
@@ -468,13 +466,11 @@ class MultiChainHMC:
         if not isinstance(num_chains, (list, tuple, range, np.ndarray, Tensor)):
             count = check_integer("num_chains", num_chains, -1)
             if count == 0:
-                raise InputError("num_chains: -1, a positive number or a list of indices is accepted, got 0")
+                raise InputError("num_chains: expected -1, a positive number or a list of indices, got 0")
             return list(self._chains) if count == -1 else sorted(self._chains, key=_num_states)[:count]
         indices = [check_integer("num_chains", i, -self.num_chains) for i in num_chains]
         if any(i >= self.num_chains for i in indices):
-            raise InputError(
-                f"num_chains: indices below {self.num_chains} are accepted, got {list(num_chains)}"
-            )
+            raise InputError(f"num_chains: expected indices below {self.num_chains}, got {list(num_chains)}")
         indices = [i % self.num_chains for i in indices]
         if len(set(indices)) < len(indices):
             indices = sorted(set(indices))
@@ -497,20 +493,18 @@ def _momenta(inv_mass: float | Tensor, position: Tensor) -> Momenta:
     given = inv_mass if isinstance(inv_mass, Tensor) else torch.tensor(check_positive("inv_mass", inv_mass))
     if given.dim() == 2:
         if given.shape != (n, n):
-            raise InputError(f"inv_mass: the shape [{n}, {n}] is accepted, got {list(given.shape)}")
+            raise InputError(f"inv_mass: expected the shape [{n}, {n}], got {list(given.shape)}")
         zeros = torch.zeros_like(position)
         try:  # validated even where a program has turned that off for all distributions
             return MultivariateNormal(zeros, precision_matrix=given, validate_args=True)
         except ValueError:
             raise InputError(
-                "inv_mass: a symmetric, positive definite matrix is accepted, got another"
+                "inv_mass: expected a symmetric, positive definite matrix, got another"
             ) from None
     if given.dim() > 2 or given.numel() not in (1, n):
-        raise InputError(
-            f"inv_mass: a number, [{n}] or [{n}, {n}] is accepted, got shape {list(given.shape)}"
-        )
+        raise InputError(f"inv_mass: expected a number, [{n}] or [{n}, {n}], got shape {list(given.shape)}")
     if not (given > 0).all():
-        raise InputError(f"inv_mass: positive numbers are accepted, got {inv_mass}")
+        raise InputError(f"inv_mass: expected positive numbers, got {inv_mass}")
     std = (1.0 / inv_mass) ** 0.5
     return Normal(torch.zeros_like(position), std * torch.ones_like(position))
 
@@ -527,7 +521,7 @@ def _one_each(name: str, values: Any, count: int) -> list[Any]:
     if not isinstance(values, (list, tuple)):
         return [values] * count
     if len(values) != count:
-        raise InputError(f"{name}: one for each of {count} chains is accepted, got {len(values)}")
+        raise InputError(f"{name}: expected one for each of {count} chains, got {len(values)}")
     return list(values)
 
 

@@ -48,9 +48,7 @@ class Donuts(Dataset):
         _check_pairs("centers", centers)
         _check_pairs("radii", radii)
         if len(centers) != len(radii):
-            raise InputError(
-                f"radii: one pair for each of {len(centers)} centers is accepted, got {len(radii)}"
-            )
+            raise InputError(f"radii: expected one pair for each of {len(centers)} centers, got {len(radii)}")
         for inner, outer in radii:
             _check_radii(inner, outer)
         sizes = [check_count("num_train", num_train), check_count("num_test", num_test)]
@@ -177,10 +175,10 @@ def _check_pairs(name: str, pairs: Any) -> None:
     except (TypeError, ValueError):
         values: Any = np.empty(0)
     if values.ndim != 2 or values.shape[1] != 2 or len(values) == 0:
-        raise InputError(f"{name}: a pair of numbers for each donut is accepted, got {pairs!r}")
+        raise InputError(f"{name}: expected a pair of numbers for each donut, got {pairs!r}")
     check_finite(name, values)
 
 
 def _check_radii(inner: float, outer: float) -> None:
     if not 0 <= inner <= outer:
-        raise InputError(f"radii: 0 <= inner <= outer radius is accepted, got {inner} and {outer}")
+        raise InputError(f"radii: expected 0 <= inner <= outer radius, got {inner} and {outer}")

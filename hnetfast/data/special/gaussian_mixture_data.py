@@ -267,7 +267,7 @@ def get_gmm_tasks(
         map_functions = [None] * len(means)
     for name, values in (("covs", covs), ("map_functions", map_functions)):
         if len(values) != len(means):
-            raise InputError(f"{name}: one for each of {len(means)} means is accepted, got {len(values)}")
+            raise InputError(f"{name}: expected one for each of {len(means)} means, got {len(values)}")
     return [
         GaussianData(mean, cov, num_train, num_test, function, None if rseed is None else rseed + i)
         for i, (mean, cov, function) in enumerate(zip(means, covs, map_functions, strict=True))
@@ -285,7 +285,7 @@ def _checked_mean(mean: Any) -> np.ndarray:
     """Return a copy of a mean, so that a change of the caller's array does not reach the handler."""
     copy = np.array(mean)
     if copy.shape != (2,) or copy.dtype.kind not in "iuf":
-        raise InputError(f"mean: two numbers are accepted, got {mean!r}")
+        raise InputError(f"mean: expected two numbers, got {mean!r}")
     check_finite("mean", copy)
     return copy
 
@@ -294,13 +294,13 @@ def _checked_cov(cov: Any) -> np.ndarray:
     """Return a copy of a covariance matrix that has an inverse."""
     copy = np.array(cov)
     if copy.shape != (2, 2) or copy.dtype.kind not in "iuf":
-        raise InputError(f"cov: a matrix [2, 2] is accepted, got {cov!r}")
+        raise InputError(f"cov: expected a matrix [2, 2], got {cov!r}")
     check_finite("cov", copy)
     if abs(copy[0, 1] - copy[1, 0]) > 1e-8 * abs(copy[0, 1]):
-        raise InputError(f"cov: a symmetric matrix is accepted, got {copy.tolist()}")
+        raise InputError(f"cov: expected a symmetric matrix, got {copy.tolist()}")
     small, large = np.linalg.eigvalsh(copy)
     if small <= 1e6 * np.finfo(np.float64).eps * abs(large):  # where scipy finds it singular
-        raise InputError(f"cov: a matrix with positive eigenvalues is accepted, got {copy.tolist()}")
+        raise InputError(f"cov: expected a matrix with positive eigenvalues, got {copy.tolist()}")
     return copy
 
 

@@ -167,7 +167,7 @@ class PermutedMNISTList(PermutedList):
             permutations = list(permutations)
         except TypeError:
             raise InputTypeError(
-                f"permutations: a list of permutations is accepted, got {permutations!r}"
+                f"permutations: expected a list of permutations, got {permutations!r}"
             ) from None
         for permutation in permutations:
             check_permutation(permutation, _num_pixels(check_count("padding", padding, -13)))

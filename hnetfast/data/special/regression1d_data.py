@@ -110,7 +110,7 @@ class ToyRegression(FunctionRegression):
         num_train, num_test = check_count("num_train", num_train), check_count("num_test", num_test)
         if (val_inter is None) != (num_val is None):
             raise InputError(
-                f"val_inter, num_val: both or none of them are accepted, got {val_inter!r} and {num_val!r}"
+                f"val_inter, num_val: expected both or none of them, got {val_inter!r} and {num_val!r}"
             )
         if val_inter is not None:
             _check_interval("val_inter", val_inter)
@@ -321,12 +321,12 @@ class _GaussianNoise:
             std = np.asarray(std(x.copy()))
             if std.shape not in ((), (1,), (1, 1), x.shape):
                 raise InputError(
-                    f"std: a function that returns {list(x.shape)} is accepted, "
+                    f"std: expected a function that returns {list(x.shape)}, "
                     f"got one that returns {list(std.shape)}"
                 )
             check_finite("std", std)
             if (std < 0).any():
-                raise InputError(f"std: a function with values >= 0 is accepted, got {std.min()}")
+                raise InputError(f"std: expected a function with values >= 0, got {std.min()}")
         return rand.normal(loc=0.0, scale=std, size=x.shape)
 
 
@@ -344,9 +344,9 @@ def check_not_negative(name: str, value: Any) -> None:
     try:
         accepted = 0 <= float(value) < np.inf
     except (TypeError, ValueError):
-        raise InputTypeError(f"{name}: a number of at least 0 is accepted, got {value!r}") from None
+        raise InputTypeError(f"{name}: expected a number of at least 0, got {value!r}") from None
     if not accepted:
-        raise InputError(f"{name}: a finite number of at least 0 is accepted, got {value!r}")
+        raise InputError(f"{name}: expected a finite number of at least 0, got {value!r}")
 
 
 def _check_interval(name: str, interval: Any) -> None:
@@ -356,7 +356,7 @@ def _check_interval(name: str, interval: Any) -> None:
     except (TypeError, ValueError):
         accepted = False
     if not accepted:
-        raise InputError(f"{name}: a pair of finite numbers, start < end, is accepted, got {interval!r}")
+        raise InputError(f"{name}: expected a pair of finite numbers, start < end, got {interval!r}")
 
 
 def _intervals(name: str, value: Any) -> list[Interval]:

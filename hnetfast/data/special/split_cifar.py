@@ -207,6 +207,6 @@ def _split_cifar_object(
     """
     if not isinstance(data, (SplitCIFAR10Data, SplitCIFAR100Data)):
         raise InputTypeError(
-            f"data: a SplitCIFAR10Data or SplitCIFAR100Data is accepted, got {type(data).__name__}"
+            f"data: expected a SplitCIFAR10Data or SplitCIFAR100Data, got {type(data).__name__}"
         )
     keep_classes(data, labels, validation_size, full_out_dim)

@@ -176,7 +176,7 @@ class MUDData(SequentialDataset):
             return values.reshape(len(values), values.shape[1] // width, width)
         if values.ndim != 3 or values.shape[2] != width:
             raise InputError(
-                f"{name}: [T, B, {width}] or [B, T * {width}] is accepted, got an array {list(values.shape)}"
+                f"{name}: expected [T, B, {width}] or [B, T * {width}], got an array {list(values.shape)}"
             )
         return values.swapaxes(0, 1)
 
@@ -234,7 +234,7 @@ def _check_parts(task_data: Sequence[Part]) -> list[Part]:
         parts = []
     if [len(part) for part in parts] != [3, 3, 3]:
         raise InputTypeError(
-            "task_data: words, tags and lengths for each of training, test and validation are accepted; "
+            "task_data: expected words, tags and lengths for each of training, test and validation; "
             "get_mud_handlers makes them"
         )
     num_steps = parts[0][0].shape[-1] if parts[0][0].ndim else 0
@@ -242,19 +242,17 @@ def _check_parts(task_data: Sequence[Part]) -> list[Part]:
         expected = (len(lengths) if lengths.ndim else 0, num_steps)
         if words.shape != expected or tags.shape != expected or lengths.ndim != 1:
             raise InputError(
-                f"task_data: words [n, {num_steps}], tags [n, {num_steps}] and lengths [n] are accepted, got "
+                f"task_data: expected words [n, {num_steps}], tags [n, {num_steps}] and lengths [n], got "
                 f"{list(words.shape)}, {list(tags.shape)} and {list(lengths.shape)} for {name}"
             )
         limits = {"words": (words, np.inf), "tags": (tags, NUM_TAGS - 1), "lengths": (lengths, num_steps)}
         for kind, (values, largest) in limits.items():
             if values.dtype.kind not in "buif":
-                raise InputTypeError(
-                    f"task_data: numbers are accepted as {kind}, got {values.dtype} for {name}"
-                )
+                raise InputTypeError(f"task_data: expected numbers as {kind}, got {values.dtype} for {name}")
             good = (values >= 0) & (values <= largest) & (values == np.floor(values)) & (values < np.inf)
             if not good.all():
                 raise InputError(
-                    f"task_data: integers from 0 to {largest} are accepted as {kind}, "
+                    f"task_data: expected integers from 0 to {largest} as {kind}, "
                     f"got {values[~good].flat[0]} for {name}"
                 )
     return parts
@@ -312,5 +310,5 @@ def _longest(lengths: np.ndarray) -> int:
 def _look_up(name: str, indices: np.ndarray, names: Sequence[str]) -> list[str]:
     wrong = [i for i in indices.tolist() if not 0 <= i < len(names) or i != int(i)]
     if wrong:
-        raise InputError(f"{name}: indices from 0 to {len(names) - 1} are accepted, got {wrong[0]}")
+        raise InputError(f"{name}: expected indices from 0 to {len(names) - 1}, got {wrong[0]}")
     return [names[int(i)] for i in indices]

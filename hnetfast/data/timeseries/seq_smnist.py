@@ -77,7 +77,7 @@ class SeqSMNIST(SequentialDataset):
         sequence_length = check_count("sequence_length", sequence_length, 1)
         digits = _check_digits(digits)
         if upsample_control and not two_class:
-            raise UnsupportedError("upsample_control: accepted with two_class=True, got two_class=False")
+            raise UnsupportedError("upsample_control: needs two_class=True, got two_class=False")
         random = random_source("rseed", rseed)
         strokes = read_strokes(data_path)
         choices = {
@@ -192,10 +192,10 @@ def _check_digits(digits: Sequence[int]) -> list[int]:
     try:
         given = list(digits)
     except TypeError:
-        raise InputTypeError(f"digits: two digits are accepted, got {digits!r}") from None
+        raise InputTypeError(f"digits: expected two digits, got {digits!r}") from None
     checked = [check_count("digits", digit, 0, NUM_DIGITS - 1) for digit in given]
     if len(set(checked)) != 2 or len(checked) != 2:
-        raise InputError(f"digits: two different ones are accepted, got {checked}")
+        raise InputError(f"digits: expected two different ones, got {checked}")
     return checked
 
 
@@ -218,7 +218,7 @@ def _rows_of_parts(
 def _check_choices(rows: list[np.ndarray], digits: list[int], part: str) -> list[np.ndarray]:
     missing = [digit for digit, found in zip(digits, rows, strict=True) if len(found) == 0]
     if missing:
-        raise InputError(f"digits: those that num_{part} samples can be made of are accepted, got {missing}")
+        raise InputError(f"digits: expected those that num_{part} samples can be made of, got {missing}")
     return rows
 
 

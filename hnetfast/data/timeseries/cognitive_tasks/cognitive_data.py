@@ -148,7 +148,7 @@ class CognitiveTasks(Dataset):
             return _swapped(super()._to_one_hot(labels), -1, classes)
         if np.ndim(labels) != 2 or np.shape(labels)[1] % classes:
             raise InputError(
-                f"labels: one-hot rows [n, {classes} * T] are accepted, got an array {list(np.shape(labels))}"
+                f"labels: expected one-hot rows [n, {classes} * T], got an array {list(np.shape(labels))}"
             )
         return super()._to_one_hot(_swapped(np.asarray(labels), classes, -1), reverse=True)
 
@@ -186,7 +186,7 @@ class CognitiveTasks(Dataset):
     def _flatten_tensor(self, in_tensor: np.ndarray) -> np.ndarray:
         """Turn an array ``[T, B, N]`` into rows ``[B, N * T]``."""
         if in_tensor.ndim != 3:
-            raise InputError(f"in_tensor: an array [T, B, N] is accepted, got {list(in_tensor.shape)}")
+            raise InputError(f"in_tensor: expected an array [T, B, N], got {list(in_tensor.shape)}")
         steps, batch, units = in_tensor.shape
         return in_tensor.transpose(1, 2, 0).reshape(batch, units * steps)
 
@@ -235,6 +235,6 @@ def _swapped(rows: np.ndarray, outer: int, inner: int) -> np.ndarray:
 def _time_first(name: str, rows: np.ndarray, units: int, device: torch.device | int | str) -> torch.Tensor:
     rows = np.asarray(rows)
     if rows.ndim != 2 or rows.shape[1] % units:
-        raise InputError(f"{name}: rows [B, {units} * T] are accepted, got an array {list(rows.shape)}")
+        raise InputError(f"{name}: expected rows [B, {units} * T], got an array {list(rows.shape)}")
     steps = rows.shape[1] // units
     return _float_tensor(rows, device).view(len(rows), units, steps).permute(2, 0, 1)

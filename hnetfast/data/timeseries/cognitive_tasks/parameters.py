@@ -109,7 +109,7 @@ def update_parameters(updates: Mapping[str, Any]) -> None:
     """
     if not isinstance(updates, Mapping):
         raise InputTypeError(
-            f"updates: a dictionary of parameters is accepted, got {updates!r} ({type(updates).__name__})"
+            f"updates: expected a dictionary of parameters, got {updates!r} ({type(updates).__name__})"
         )
     changed = {**par, **updates}
     par.update(changed | _dependencies(changed))
@@ -149,7 +149,7 @@ def _check(values: Mapping[str, Any]) -> None:
     for name, smallest in _SMALLEST.items():
         check_count(name, values[name], smallest)
     if values["num_motion_tuned"] % 2:
-        raise InputError(f"num_motion_tuned: an even number is accepted, got {values['num_motion_tuned']}")
+        raise InputError(f"num_motion_tuned: expected an even number, got {values['num_motion_tuned']}")
     check_choice("gating_type", values["gating_type"], _GATING_TYPES)
 
 
