@@ -124,7 +124,7 @@ def test_other_arrays_are_refused():
         augment_images(images(3).reshape(3, 32, 32, 3), "cpu", pipeline())
     with pytest.raises(ValueError, match=r"expected images \[B, 48\], got an array \[3, 3072\]"):
         augment_images(images(3), "cpu", pipeline(), [4, 4, 3])
-    with pytest.raises(TypeError, match="x: numbers"):
+    with pytest.raises(TypeError, match="x: expected numbers"):
         augment_images(np.full((1, 3072), "a"), "cpu", pipeline())
 
 

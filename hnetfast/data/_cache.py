@@ -86,7 +86,8 @@ def kept_arrays(path: Path, key: str, make: Callable[[], dict[str, np.ndarray]])
         found = make()
         try:
             with replacing(path) as file:
-                np.savez(file, **{_KEY: np.array(key)}, **found)
+                named: dict[str, Any] = {_KEY: np.array(key), **found}
+                np.savez(file, **named)
         except OSError:
             pass  # a folder that can't be written, or a full disk
     return found

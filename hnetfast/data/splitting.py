@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -143,7 +143,8 @@ def keep_classes(handler: Dataset, labels: Iterable[int], validation_size: int, 
     in_data = data.lazily("in_data")
     data["in_data"] = in_data.select(rows) if isinstance(in_data, Rows) else in_data[rows]
     out_data = data["out_data"][rows]
-    handler._labels, handler._full_out_dim = labels, full_out_dim
+    task: Any = handler
+    task._labels, task._full_out_dim = labels, full_out_dim
     if not full_out_dim:
         one_hot = handler.is_one_hot
         order = _class_order(labels, one_hot)
@@ -189,7 +190,7 @@ def transform_split_outputs(data: Dataset, outputs: np.ndarray) -> np.ndarray:
         NotImplementedError: If the task was made without ``full_out_dim``.
         ValueError: If the outputs have another shape, or a class is none of the task's.
     """
-    return _outputs_of_labels(data, outputs, _class_order(data._labels, data.is_one_hot))
+    return _outputs_of_labels(data, outputs, _class_order(cast("Any", data)._labels, data.is_one_hot))
 
 
 def check_labels(labels: Iterable[int], num_classes: int) -> list[int]:

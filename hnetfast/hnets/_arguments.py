@@ -38,6 +38,7 @@ def check_target_shapes(shapes: Any, name: str = "target_shapes") -> None:
     if len(shapes) == 0:
         raise InputError(f"{name}: at least one shape is needed, got an empty list")
     for i, shape in enumerate(shapes):
+        _check_sequence(f"{name}[{i}]", shape)
         check_integers(f"{name}[{i}]", shape, 1)
 
 
@@ -75,6 +76,7 @@ def check_mlp_arguments(
     check_target_shapes(target_shapes)
     uncond_in_size = check_integer("uncond_in_size", uncond_in_size, 0)
     cond_in_size = check_integer("cond_in_size", cond_in_size, 0)
+    _check_sequence("layers", layers)
     layers = check_integers("layers", layers, 1)
     check_activation(activation_fn)
     num_cond_embs = check_integer("num_cond_embs", num_cond_embs, 0)

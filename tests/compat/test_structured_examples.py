@@ -102,5 +102,5 @@ def test_bad_networks():
         with pytest.raises(NotImplementedError):
             getattr(oracle, function)(getattr(oracle_mnets, name)(**kwargs, context_mod_no_weights=True))
         for error in (NotImplementedError, ValueError):
-            with pytest.raises(error, match="net: networks with context modulation"):
+            with pytest.raises(error, match="net: expected one without context modulation"):
                 globals()[function](getattr(mnets, name)(**kwargs, context_mod_no_weights=True))

@@ -240,7 +240,9 @@ class GMMData(Dataset):
                 if len(given) != 2 or not -np.inf < given[0] < given[1] < np.inf:
                     raise InputError(f"{name}: expected a pair of numbers, start < end, got {given!r}")
                 ranges[i] = given
-        x1, x2 = np.meshgrid(*(np.linspace(*ends, n) for ends, n in zip(ranges, sizes, strict=True)))
+        x1, x2 = np.meshgrid(
+            *(np.linspace(ends[0], ends[1], n) for ends, n in zip(ranges, sizes, strict=True))
+        )
         return x1, x2, np.stack([x1.ravel(), x2.ravel()], axis=1)
 
     def plot_samples(
@@ -540,8 +542,8 @@ class GMMData(Dataset):
         return modes.astype(int)
 
 
-def _checked_datasets(datasets: Any) -> list[GaussianData]:
-    datasets: list[Any] = list(datasets)
+def _checked_datasets(given: Any) -> list[GaussianData]:
+    datasets: list[Any] = list(given)
     if not datasets:
         raise InputError("gaussian_datasets: expected at least one data set, got none")
     for dataset in datasets:
