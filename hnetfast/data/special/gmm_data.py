@@ -547,7 +547,8 @@ def _checked_datasets(given: Any) -> list[GaussianData]:
     if not datasets:
         raise InputError("gaussian_datasets: expected at least one data set, got none")
     for dataset in datasets:
-        if not (isinstance(dataset, Dataset) and hasattr(dataset, "mean") and hasattr(dataset, "cov")):
+        known = isinstance(dataset, Dataset) and hasattr(dataset, "mean") and hasattr(dataset, "cov")
+        if not known:
             raise InputTypeError(f"gaussian_datasets: expected GaussianData objects, got {dataset!r}")
         dimension = datasets[0].in_shape
         shapes = [dataset.in_shape, dataset.out_shape, list(dataset.mean.shape), list(dataset.cov.shape)]
