@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hnetfast._errors import InputError, InputTypeError
+from hnetfast._errors import InputError
+from hnetfast.hnets._arguments import check_hnet
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ def sources_of_targets(hnet: HyperNetInterface) -> tuple[list[TargetSource], lis
         TypeError: If it is another kind of hypernetwork.
         ValueError: If an assembly function computes the targets, so that they have no single source.
     """
-    if not isinstance(hnet, HyperNetInterface):
-        raise InputTypeError(f"hnet: a hypernetwork is accepted, got {type(hnet).__name__}")
-    sources, flat = hnet._target_sources()
+    sources, flat = check_hnet(hnet)._target_sources()
     tensors = flat.split([prod(shape) for shape in hnet.target_shapes])
     targets = [tensor.view(*shape) for tensor, shape in zip(tensors, hnet.target_shapes, strict=True)]
     return [TargetSource(*source) for source in sources], targets
@@ -76,7 +75,7 @@ def plot_chunking(hnet: HyperNetInterface, *, columns: int = 8, panel_size: floa
     from matplotlib.patches import Patch
 
     if columns < 1 or panel_size <= 0:
-        raise InputError(f"columns, panel_size: positive numbers are accepted, got {columns}, {panel_size}")
+        raise InputError(f"columns, panel_size: expected positive numbers, got {columns}, {panel_size}")
     sources, targets = sources_of_targets(hnet)
     colors = torch.tensor(_colors(sources))  # [sources, 3]
     count = len(targets)

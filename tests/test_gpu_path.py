@@ -81,8 +81,8 @@ def training_step(name, device):
 @pytest.mark.parametrize("name", NAMES)
 def test_no_step_waits_for_the_device(name, monkeypatch):
     # Fisher information is looked at once, and meta tensors have no values.
-    for module in ("hnet_regularizer", "ewc_regularizer"):
-        monkeypatch.setattr(f"hnetfast.utils.{module}.has_negative", lambda tensor: False)
+    for module in ("regularizers._output_penalty", "utils.ewc_regularizer"):
+        monkeypatch.setattr(f"hnetfast.{module}.has_negative", lambda tensor: False)
     step = training_step(name, "meta")
     with GpuPath():
         step()

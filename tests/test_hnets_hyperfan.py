@@ -68,14 +68,14 @@ def test_norm_layers_of_the_main_network_start_as_identity():
 
 
 BAD_HYPERFAN = [
-    ({"method": "fan_in"}, "method: 'fan_in' is unknown.*'in', 'out', 'harmonic'"),
-    ({"cond_var": -1.0}, "cond_var: a variance of at least 0.*-1.0"),
-    ({"cond_var": "a"}, "cond_var: a number is accepted, got 'a'"),
+    ({"method": "fan_in"}, "method: expected one of 'in', 'out', 'harmonic', got 'fan_in'"),
+    ({"cond_var": -1.0}, "cond_var: expected a variance of at least 0.*-1.0"),
+    ({"cond_var": "a"}, "cond_var: expected a number, got 'a'"),
     ({"cond_var": 0.0}, "cond_var"),
-    ({"w_val": [1.0]}, "w_val: a list of 4 numbers is accepted, got 1"),
-    ({"b_var": [-1.0, None, None, None]}, r"b_var\[0\]: a variance"),
-    ({"w_var": 0.5}, "w_var: a list or a dictionary"),
-    ({"mnet": nn.Linear(2, 2)}, "mnet: a main network is accepted, got Linear"),
+    ({"w_val": [1.0]}, "w_val: expected a list of 4 numbers, got 1"),
+    ({"b_var": [-1.0, None, None, None]}, r"b_var\[0\]: expected a variance"),
+    ({"w_var": 0.5}, "w_var: expected a list or a dictionary"),
+    ({"mnet": nn.Linear(2, 2)}, "mnet: expected a main network, got Linear"),
 ]
 
 
@@ -91,10 +91,10 @@ def test_bad_arguments(kwargs, message):
 
 
 BAD_CHUNKED = [
-    ({"method": "fan_in"}, "method: 'fan_in' is unknown"),
-    ({"eps": -1.0}, "eps: a variance"),
-    ({"target_vars": [1.0]}, "target_vars: a list of 4 numbers"),
-    ({"target_vars": {"weight": -1.0}}, r"target_vars\[0\]: a variance"),
+    ({"method": "fan_in"}, "method: expected one of .*, got 'fan_in'"),
+    ({"eps": -1.0}, "eps: expected a variance"),
+    ({"target_vars": [1.0]}, "target_vars: expected a list of 4 numbers"),
+    ({"target_vars": {"weight": -1.0}}, r"target_vars\[0\]: expected a variance"),
 ]
 
 

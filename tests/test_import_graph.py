@@ -2,7 +2,6 @@
 
 import ast
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -14,7 +13,9 @@ LAYERS = {
     "ops": ["hnetfast.ops"],
     "layers": [
         "hnetfast.nn",
+        "hnetfast.utils._evaluation_mode",
         "hnetfast.utils._spectral_norm",
+        "hnetfast.utils._values",
         "hnetfast.utils.batchnorm_layer",
         "hnetfast.utils.context_mod_layer",
         "hnetfast.utils.init_utils",
@@ -35,12 +36,6 @@ LAYERS = {
         "hnetfast.hpsearch",
         "hnetfast.viz",
     ],
-}
-
-# Importing module and imported one; to be taken off when mended.
-EXCEPTIONS = {
-    # The algorithm lives in its face in utils, not yet the other way round.
-    ("hnetfast.regularizers", "hnetfast.utils.hnet_regularizer"),
 }
 
 
@@ -72,7 +67,6 @@ def layer_of(module: str) -> int:
     return max(range(len(LAYERS)), key=lambda i: length(list(LAYERS.values())[i]))
 
 
-@cache
 def upward_imports() -> set[tuple[str, str]]:
     files = module_files()
     found = set()
@@ -86,11 +80,7 @@ def upward_imports() -> set[tuple[str, str]]:
 
 
 def test_no_module_imports_upwards():
-    assert upward_imports() - EXCEPTIONS == set()
-
-
-def test_exceptions_are_still_needed():
-    assert EXCEPTIONS - upward_imports() == set(), "mended: take these off the list of exceptions"
+    assert upward_imports() == set()
 
 
 def test_all_kinds_of_imports_are_seen():

@@ -120,6 +120,33 @@ def test_snapshot_in_less_precision():
     torch.testing.assert_close(rounded.loss(2), exact.loss(2), rtol=0.05, atol=0)
 
 
+def test_earlier_weights_are_looked_at_once(monkeypatch):
+    hnet = build().double()
+    regularizer = with_snapshot(hnet)
+    state = regularizer.state_dict()
+    change(hnet)
+
+    def expected(task):
+        previous = {"prev_theta": state["theta"], "prev_task_embs": state["embeddings"]}
+        return calc_fix_target_reg(hnet, task, **previous)
+
+    right = [expected(task) for task in (2, 2, 1, 2)]
+    original, looks = hnet._parts, []
+    monkeypatch.setattr(hnet, "_parts", lambda ids, weights: looks.append(weights) or original(ids, weights))
+    for task, value in zip((2, 2, 1, 2), right, strict=True):
+        assert torch.equal(regularizer.loss(task), value)
+    assert sum(weights is not None for weights in looks) == 3
+    hnet.add_conditions(1)
+    for _ in range(2):
+        change(hnet)
+        state = regularizer.state_dict()  # new embeddings are in it as they are
+        assert torch.equal(regularizer.loss(4), expected(4))
+    wide = regularizer.loss(2)
+    torch.testing.assert_close(hnet.float() and regularizer.loss(2), wide.float())
+    regularizer.snapshot()
+    assert regularizer.loss(2) == 0
+
+
 def test_conditions_added_after_the_snapshot():
     hnet = build().double()
     regularizer = with_snapshot(hnet)
@@ -264,20 +291,23 @@ def test_training_keeps_what_was_learned():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: OutputRegularizer(torch.nn.Linear(2, 2)), "hnet: a hypernetwork is accepted, got Linear"),
+        (lambda: OutputRegularizer(torch.nn.Linear(2, 2)), "hnet: .*a hypernetwork.*, got Linear"),
         (lambda: OutputRegularizer(build(no_uncond_weights=True)), "hnet: needs internal parameters"),
         (lambda: OutputRegularizer(build(), inds_of_out_heads=[[0]]), "mnet: needed with inds_of_out_heads"),
-        (lambda: OutputRegularizer(build(), batch_size=0), "batch_size: an integer of at least 1"),
-        (lambda: OutputRegularizer(build(), dtype=torch.int8), "dtype: a floating-point type"),
+        (lambda: OutputRegularizer(build(), batch_size=0), "batch_size: expected a positive integer"),
+        (lambda: OutputRegularizer(build(), dtype=torch.int8), "dtype: expected a floating-point type"),
         (lambda: OutputRegularizer(build()).loss(1), r"snapshot\(\) has not been called"),
-        (lambda: OutputRegularizer(build()).loss(-1), "current_task: an integer of at least 0"),
-        (lambda: OutputRegularizer(build()).load_state_dict({"a": 1}), "state: a dictionary with"),
+        (lambda: OutputRegularizer(build()).loss(-1), "current_task: expected an integer of at least 0"),
+        (lambda: OutputRegularizer(build()).load_state_dict({"a": 1}), "state: expected a dictionary with"),
         (
             lambda: OutputRegularizer(build()).load_state_dict({"theta": None, "embeddings": []}),
-            r"state\['theta'\]: a list of tensors",
+            r"state\['theta'\]: expected a list of tensors",
         ),
-        (lambda: with_snapshot(build()).loss(4), "task_id: at most 3"),
-        (lambda: with_snapshot(build(), reg_scaling=[-1.0]).loss(1), "reg_scaling: factors of at least 0"),
+        (lambda: with_snapshot(build()).loss(4), "current_task: expected at most 3"),
+        (
+            lambda: with_snapshot(build(), reg_scaling=[-1.0]).loss(1),
+            "reg_scaling: expected factors of at least 0",
+        ),
         (
             lambda: with_snapshot(build(), reg_scaling=[1.0]).loss(2),
             "reg_scaling: an entry for each of the 2",
@@ -287,7 +317,7 @@ def test_training_keeps_what_was_learned():
             lambda: with_snapshot(build(), mnet=MNET, inds_of_out_heads=[[0]]).loss(2),
             "inds_of_out_heads: an entry",
         ),
-        (lambda: with_snapshot(build()).loss(1, lookahead=[torch.ones(2)]), "tensors are accepted, got 1"),
+        (lambda: with_snapshot(build()).loss(1, lookahead=[torch.ones(2)]), "tensors.*, got 1"),
     ],
 )
 def test_bad_input(make, message):

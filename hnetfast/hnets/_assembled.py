@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from hnetfast._layer_lists import LayerList
 from hnetfast.hnets._assembly import Assembly
 from hnetfast.hnets.hnet_interface import HyperNetInterface
+from hnetfast.ops._corrections import Corrections
+from hnetfast.ops._library import remembered
 from hnetfast.utils._spectral_norm import SpectralNorm
 
 if TYPE_CHECKING:
@@ -45,6 +48,15 @@ class Assembled(_Module):
         norms = [module for module in modules if isinstance(module, SpectralNorm)]
         if norms:
             self._spectral_norms = nn.ModuleList(norms)
+
+    def _uneven_outputs(self) -> Corrections | None:
+        def find() -> Corrections | None:
+            elements = self._part_positions(torch.arange(self.num_outputs, device="cpu"))
+            uses = elements.bincount(minlength=self._num_part_outputs)
+            uneven = uses.ne(1).nonzero().flatten()
+            return Corrections(uneven, (1.0 - uses[uneven]).unsqueeze(0)) if len(uneven) else None
+
+        return remembered(self.__dict__, "_found_uneven_outputs", find)
 
     def train(self, mode: bool = True) -> Any:
         """Set the mode of the whole and of its members.

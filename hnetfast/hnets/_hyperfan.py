@@ -113,7 +113,7 @@ def _meta_of_targets(shapes: list[list[int]], mnet: MainNetInterface) -> list[di
     same.
     """
     if not isinstance(mnet, MainNetInterface) and not hasattr(mnet, "param_shapes_meta"):
-        raise InputTypeError(f"mnet: a main network is accepted, got {type(mnet).__name__}")
+        raise InputTypeError(f"mnet: expected a main network, got {type(mnet).__name__}")
     try:
         meta = mnet.param_shapes_meta
     except NotImplementedError:
@@ -152,14 +152,14 @@ def _learned_ref(mnet: MainNetInterface) -> list[int] | None:
 def check_variances(**variances: float) -> None:
     for name, value in variances.items():
         if not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
-            raise InputTypeError(f"{name}: a number is accepted, got {value!r}")
+            raise InputTypeError(f"{name}: expected a number, got {value!r}")
         if not float(value) >= 0:
-            raise InputError(f"{name}: a variance of at least 0 is accepted, got {value}")
+            raise InputError(f"{name}: expected a variance of at least 0, got {value}")
 
 
 def check_method(method: str) -> None:
     if method not in METHODS:
-        raise InputError(f"method: {method!r} is unknown, accepted are {', '.join(map(repr, METHODS))}")
+        raise InputError(f"method: expected one of {', '.join(map(repr, METHODS))}, got {method!r}")
 
 
 def _entries(name: str, values: Any, targets: list[Target]) -> list[float | None]:
@@ -169,9 +169,9 @@ def _entries(name: str, values: Any, targets: list[Target]) -> list[float | None
     if isinstance(values, dict):
         return [values.get(target.name) for target in targets]
     if isinstance(values, str) or not hasattr(values, "__len__"):
-        raise InputTypeError(f"{name}: a list or a dictionary is accepted, got {values!r}")
+        raise InputTypeError(f"{name}: expected a list or a dictionary, got {values!r}")
     if len(values) != len(targets):
-        raise InputError(f"{name}: a list of {len(targets)} numbers is accepted, got {len(values)}")
+        raise InputError(f"{name}: expected a list of {len(targets)} numbers, got {len(values)}")
     return list(values)
 
 

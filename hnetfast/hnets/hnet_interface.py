@@ -18,6 +18,7 @@ from hnetfast.hnets._conditions import select_embeddings
 from hnetfast.hnets._part import Part
 from hnetfast.mnets._layer_building import Shape
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops._corrections import Corrections
 from hnetfast.ops.split_targets import split_targets_reference
 
 __all__ = ["HyperNetInterface"]
@@ -254,10 +255,6 @@ class HyperNetInterface(MainNetInterface):
         """
         return False
 
-    def _has_forward_of(self, cls: type[HyperNetInterface]) -> bool:
-        """Whether neither a subclass nor an assignment to this object has replaced :meth:`forward`."""
-        return type(self).forward is cls.forward and "forward" not in self.__dict__
-
     def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part] | None:
         """What :meth:`forward` puts together for conditions, if it only moves elements, and is plain.
 
@@ -277,6 +274,12 @@ class HyperNetInterface(MainNetInterface):
     @property
     def _num_part_outputs(self) -> int:
         return self.num_outputs
+
+    def _uneven_outputs(self) -> Corrections | None:
+        """Elements of the parts that are not used once, with what to subtract of their squares for that; None
+        if all are.
+        """
+        return None
 
     def add_to_uncond_params(
         self, dparams: Sequence[Tensor], params: Sequence[Tensor] | None = None

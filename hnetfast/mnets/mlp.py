@@ -14,7 +14,7 @@ from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
 from hnetfast.mnets._statistics import check_batch_norm, latest_stats, parse_condition, select_stats
 from hnetfast.mnets._weights import WeightPlan, select_weights
 from hnetfast.mnets.mnet_interface import MainNetInterface
-from hnetfast.ops._activations import RELU, own_activation
+from hnetfast.ops._activations import RELU, is_elementwise, is_watched, own_activation
 from hnetfast.utils._spectral_norm import SpectralNorm
 
 __all__ = ["MLP"]
@@ -213,6 +213,12 @@ class MLP(nn.Module, MainNetInterface):
             TypeError: If an argument is of a wrong type, or input and weights differ in dtype.
         """
         return self._evaluate(SINGLE_SET, x, weights, distilled_params, condition)
+
+    def _treats_samples_apart(self) -> bool:
+        if not self._has_forward_of(MLP) or type(self)._evaluate is not MLP._evaluate:
+            return False
+        overwrites = getattr(self._a_fun, "inplace", False)  # the results of layers, which are needed
+        return is_elementwise(self._a_fun) and not overwrites and not is_watched(self._a_fun)
 
     def _evaluate(
         self,

@@ -347,6 +347,17 @@ class MainNetInterface(LayerBuilding, ABC):
         """
         return sets_at_once(self, x, num_sets) if hasattr(self, "_evaluate") else 1
 
+    def _treats_samples_apart(self) -> bool:
+        """Whether evaluating many samples at once surely gives what evaluating them one by one does.
+
+        Code of others may mix samples, draw random numbers, count calls or look at values.
+        """
+        return False
+
+    def _has_forward_of(self, cls: type[MainNetInterface]) -> bool:
+        """Whether neither a subclass nor an assignment to this object has replaced :meth:`forward`."""
+        return type(self).forward is cls.forward and "forward" not in self.__dict__
+
     @staticmethod
     def shapes_to_num_weights(dims: Iterable[Any]) -> int:
         """Count the weights in tensors of the given shapes.

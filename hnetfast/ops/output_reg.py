@@ -14,19 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hnetfast.ops._library import (
-    EXTENSION_LOADED,
-    LIBRARY,
-    remembered,
-    takes_plain_tensors,
-    without_autocast,
-)
+from hnetfast.ops._corrections import Corrections
+from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors, without_autocast
 from hnetfast.ops._mlp_layers import activate, check_network, sizes_of
 from hnetfast.ops._output_reg_closed import ClosedForm, OfChunk, Problem
 from hnetfast.ops.chunked_mlp import chunked_mlp_reference
@@ -47,86 +42,6 @@ _BACKWARD_OP = torch.ops.hnetfast.output_reg_backward.default
 _KERNEL_DTYPES = (torch.float32, torch.float64)
 _ROWS_AT_MOST = 1 << 24  # elements of the last layer's input that the closed form holds at once
 _FEATURES_AT_ONCE = 1 << 22  # elements of the last layer's input, for as many conditions as that are
-
-
-def _to_keep(tensor: Tensor) -> Tensor:
-    with torch.inference_mode(False):  # autograd could not save a tensor made in it
-        tensor = tensor.cpu()
-        return tensor.clone() if tensor.is_inference() else tensor
-
-
-class Corrections:
-    """Squares of single outputs, times factors, to subtract.
-
-    What was found out about them, and copies on other devices, are kept with the object: no step of training
-    looks at them again or waits for a copy.
-
-    Args:
-        positions: Numbers of the outputs, int64 ``[E]``.
-        factors: ``[B or 1, E]``.
-        scaled: Factors to use instead, where those only tell which outputs never count.
-    """
-
-    def __init__(self, positions: Tensor, factors: Tensor, scaled: Tensor | None = None) -> None:
-        self.positions, self.factors = map(_to_keep, (positions, factors))
-        self._scaled = scaled
-        self._known: dict[tuple, Any] = {}
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def with_factors(self, scaled: Tensor) -> Corrections:
-        """Replace the factors, and keep what has been found out about the positions.
-
-        Args:
-            scaled: The factors, of the shape of ``factors``.
-
-        Returns:
-            The new corrections.
-        """
-        other = Corrections(self.positions, self.factors, scaled)
-        other._known = self._known
-        return other
-
-    def factors_like(self, tensor: Tensor) -> Tensor:
-        """Return the factors in a tensor's dtype, on its device.
-
-        Args:
-            tensor: The tensor.
-        """
-        if self._scaled is not None:
-            return self._scaled.to(tensor)
-        return self.remembered(("factors", tensor.device, tensor.dtype), lambda: self.factors.to(tensor))
-
-    def positions_on(self, device: torch.device) -> Tensor:
-        """Return the positions on a device.
-
-        Args:
-            device: The device.
-        """
-        return self.remembered(("positions", device), lambda: self.positions.to(device))
-
-    def between(self, start: int, end: int) -> Corrections:
-        """Return the corrections of some of the outputs, whose positions then count from the first of these.
-
-        Args:
-            start: The first output.
-            end: The one after the last.
-        """
-        found = (self.positions >= start) & (self.positions < end)
-        return Corrections(self.positions[found] - start, self.factors[:, found])
-
-    def remembered(self, key: tuple, find: Callable[[], Any]) -> Any:
-        """Find something out once.
-
-        Args:
-            key: What it is.
-            find: Finds it out.
-
-        Returns:
-            What ``find`` returned.
-        """
-        return find() if torch.compiler.is_compiling() else remembered(self._known, key, find)
 
 
 def output_reg(

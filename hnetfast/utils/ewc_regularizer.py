@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 from warnings import warn
@@ -20,11 +21,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from hnetfast._checks import check_function, check_integer, check_tensor
 from hnetfast._errors import InputError, InputIndexError, InputTypeError, UnsupportedError
-from hnetfast.mnets import MLP
-from hnetfast.ops._activations import is_elementwise, is_watched
+from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.utils._evaluation_mode import evaluation_mode
 from hnetfast.utils._values import has_negative
-from hnetfast.utils.hnet_regularizer import check_task_id, evaluation_mode
 
 __all__ = ["compute_fisher", "context_mod_forward", "ewc_regularizer"]
 
@@ -66,163 +67,219 @@ def compute_fisher(
     Args:
         task_id: The task that has been learned.
         data: Data handler with ``num_train_samples``, ``next_train_batch`` and so on, see
-            hypnettorch's ``data.dataset.Dataset``. As many batches of one sample are drawn as are needed.
+            :class:`~hnetfast.data.dataset.Dataset`. As many batches of one sample are drawn as are needed.
         params: The tensors to take the gradient for, always in the same order: the weights of the main
-            network, or, with ``hnet``, the unconditional parameters of the hypernetwork. They may be results
-            of a computation.
+            network, or the unconditional parameters of ``hnet``; they may be results of a computation.
         device: Where samples go.
         mnet: The main network.
-        hnet: The hypernetwork, if the Fisher information is for its parameters; it generates for
-            ``cond_id=task_id``.
+        hnet: The hypernetwork, if it is about its parameters; it generates for ``cond_id=task_id``.
         empirical_fisher: Use the targets of the data; if not, those drawn from what the network predicts, by
             torch's global generator.
         online: Keep one estimate for all tasks; after task 0, ``gamma`` times the last one is added.
         gamma: See ``online``; between 0 and 1.
         n_max: Number of samples at most; all if -1.
-        regression: The likelihood is :math:`\mathcal{N}(f(x), \sigma^2 I)` with ``regression_lvar`` as
-            :math:`\sigma^2`; otherwise classification by softmax.
+        regression: The likelihood is :math:`\mathcal{N}(f(x), \sigma^2 I)`; if not, that of a softmax.
         time_series: Outputs are ``[steps, batch, features]``; log-likelihoods of all steps add up.
         allowed_outputs: Outputs of the main network that count; targets have as many entries.
         custom_forward: Called as ``(mnet, params, X)``, or ``(mnet, hnet, task_id, params, X)``, for a sample
             instead of the forward pass; see :func:`context_mod_forward`.
         custom_nll: Called as ``(Y, T, data, allowed_outputs, empirical_fisher)`` for a sample instead of the
             negative log-likelihood.
-        pass_ids: Custom functions get the samples' identifiers too: ``custom_forward`` gets ``data`` and
-            them, ``custom_nll`` them, as last arguments.
+        pass_ids: As last arguments ``custom_forward`` gets ``data`` and the sample's identifier too, and
+            ``custom_nll`` the latter.
         proper_scaling: Multiply the estimate by the number of training samples, whatever ``n_max`` is.
-        prior_strength: Number, or a tensor for each parameter, added to the sum over samples before that is
-            divided; for ``online`` only.
-        regression_lvar: Variance of the likelihood, positive.
+        prior_strength: Number, or a tensor for each parameter, added to the sum over samples; for ``online``
+            only.
+        regression_lvar: The variance :math:`\sigma^2`, positive.
         target_manipulator: Called with the targets of a sample; returns those to use.
 
     Raises:
         TypeError, ValueError: If an argument is not accepted; it is named.
         NotImplementedError: For a regression of time series without ``custom_nll``.
     """
-    task_id = check_task_id(task_id, 0)
-    params = list(params)
-    keeper = mnet if hnet is None else hnet
-    names = [_ewc_buffer_names(task_id, i, online) for i in range(len(params))]
-    _check_params(params)
-    for name, function in (
-        ("custom_forward", custom_forward),
-        ("custom_nll", custom_nll),
-        ("target_manipulator", target_manipulator),
-    ):
-        if function is not None and not callable(function):
-            raise InputTypeError(f"{name}: a function is accepted, got {function!r}")
-    allowed = _checked_indices(allowed_outputs)
-    if n_max != -1:
-        n_max = check_task_id(n_max, 1, "n_max")
-    count = data.num_train_samples if n_max == -1 else min(n_max, data.num_train_samples)
-    if count == 0:
-        raise InputError("data: has no training samples")
-    if online and not 0 <= _number("gamma", gamma) <= 1:
-        raise InputError(f"gamma: a number between 0 and 1 is accepted, got {gamma!r}")
-    if not _number("regression_lvar", regression_lvar) > 0:
-        raise InputError(f"regression_lvar: a positive number is accepted, got {regression_lvar!r}")
-    prior = _checked_prior(prior_strength, params, online)
-    if online and task_id > 0:
-        earlier = [fisher for _, fisher in names]
-        _check_buffers(keeper, earlier, params, "compute_fisher() for task 0")
-        _check_not_negative(keeper, earlier)
-    if proper_scaling and not online:
-        warn('"proper_scaling" is meant for online EWC; see there.', stacklevel=2)
-    if time_series and regression and custom_nll is None:
-        raise UnsupportedError("regression of time series: give custom_nll")
-    if custom_nll is None and not regression and not data.classification:
-        raise InputError("regression: False, but data is no classification task")
+    task_id, params = check_integer("task_id", task_id, 0), _checked_params(params)
+    keeper, allowed = mnet if hnet is None else hnet, _checked_indices(allowed_outputs)
+    forward = _Forward(mnet, hnet, task_id, data, custom_forward, pass_ids, allowed)
+    samples = _Samples(data, device, n_max, pass_ids, target_manipulator)
+    custom = custom_nll, allowed_outputs, pass_ids
+    nll = _Likelihood(data, *custom, allowed, empirical_fisher, regression, regression_lvar, time_series)
+    estimates = _Estimates(keeper, params, task_id, online, gamma, prior_strength, proper_scaling)
+    data.reset_batch_generator(train=True, test=False, val=False)
+    estimates.keep(_sums_of_squares(params, samples, forward, nll), samples)
 
-    def forward(params: Sequence[Tensor], inputs: Tensor, ids: Any = None) -> Tensor:
-        if custom_forward is not None:
-            networks = (mnet,) if hnet is None else (mnet, hnet, task_id)
-            extra = (data, ids) if pass_ids else ()
-            outputs = custom_forward(*networks, params, inputs, *extra)
+
+@dataclass
+class _Forward:
+    """What computes the outputs for a sample that count."""
+
+    mnet: nn.Module
+    hnet: nn.Module | None
+    task_id: int
+    data: Any
+    custom: Callable[..., Tensor] | None
+    pass_ids: bool
+    allowed: list[int] | None
+
+    def __post_init__(self) -> None:
+        check_function("custom_forward", self.custom)
+
+    def __call__(self, params: Sequence[Tensor], inputs: Tensor, ids: Any = None) -> Tensor:
+        if self.custom is not None:
+            networks = (self.mnet,) if self.hnet is None else (self.mnet, self.hnet, self.task_id)
+            extra = (self.data, ids) if self.pass_ids else ()
+            outputs = self.custom(*networks, params, inputs, *extra)
         else:
             weights = params
-            if hnet is not None:
-                weights = hnet.forward(cond_id=task_id, weights={"uncond_weights": list(params)})
-            outputs = mnet.forward(inputs, weights=list(weights))
+            if self.hnet is not None:
+                weights = self.hnet.forward(cond_id=self.task_id, weights={"uncond_weights": list(params)})
+            outputs = self.mnet.forward(inputs, weights=list(weights))
         if not isinstance(outputs, Tensor):
             raise InputTypeError(
                 f"mnet: a tensor as its output is needed, got {type(outputs).__name__}; give custom_forward"
             )
-        return outputs if allowed is None else _chosen(outputs, allowed)
+        return outputs if self.allowed is None else _chosen(outputs, self.allowed)
 
-    def nll(outputs: Tensor, targets: Tensor, ids: Any = None) -> Tensor:
-        if custom_nll is not None:
-            extra = (ids,) if pass_ids else ()
-            return custom_nll(outputs, targets, data, allowed_outputs, empirical_fisher, *extra)
-        if outputs.dim() != (3 if time_series else 2):
-            raise InputError(
-                f"time_series: {time_series} does not fit outputs of the shape {list(outputs.shape)}"
-            )
-        if empirical_fisher:
-            _check_targets(outputs, targets, regression, data.is_one_hot)
-        if not empirical_fisher:
-            targets = _sample(outputs, regression, regression_lvar)
-        elif not regression:
-            targets = targets.argmax(-1) if data.is_one_hot else targets.reshape(outputs.shape[:-1]).long()
-        if regression:
-            return (outputs - targets).square().sum() / (2 * regression_lvar)
+
+@dataclass
+class _Samples:
+    """Training samples, drawn one by one: inputs, targets and identifier, None if that is not asked for."""
+
+    data: Any
+    device: torch.device | str
+    n_max: int
+    pass_ids: bool
+    target_manipulator: Callable[[Tensor], Tensor] | None
+
+    def __post_init__(self) -> None:
+        check_function("target_manipulator", self.target_manipulator)
+        self.count = self.data.num_train_samples
+        if self.n_max != -1:
+            self.count = min(check_integer("n_max", self.n_max, 1), self.count)
+        if self.count == 0:
+            raise InputError("data: has no training samples")
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Any]]:
+        for _ in range(self.count):
+            batch = self.data.next_train_batch(1, return_ids=self.pass_ids)
+            inputs = self.data.input_to_torch_tensor(batch[0], self.device, mode="inference")
+            targets = self.data.output_to_torch_tensor(batch[1], self.device, mode="inference")
+            if self.target_manipulator is not None:
+                targets = self.target_manipulator(targets)
+            yield inputs, targets, batch[2] if self.pass_ids else None
+
+
+@dataclass
+class _Likelihood:
+    """The negative log-likelihood of a sample."""
+
+    data: Any
+    custom: Callable[..., Tensor] | None
+    allowed_outputs: Sequence[int] | None
+    pass_ids: bool
+    allowed: list[int] | None
+    empirical: bool
+    regression: bool
+    variance: float
+    time_series: bool
+
+    def __post_init__(self) -> None:
+        check_function("custom_nll", self.custom)
+        if not _number("regression_lvar", self.variance) > 0:
+            raise InputError(f"regression_lvar: expected a positive number, got {self.variance!r}")
+        if self.custom is not None:
+            return
+        if self.time_series and self.regression:
+            raise UnsupportedError("regression of time series: give custom_nll")
+        if not self.regression and not self.data.classification:
+            raise InputError("regression: False, but data is no classification task")
+
+    def __call__(self, outputs: Tensor, targets: Tensor, ids: Any = None) -> Tensor:
+        if self.custom is not None:
+            extra = (ids,) if self.pass_ids else ()
+            return self.custom(outputs, targets, self.data, self.allowed_outputs, self.empirical, *extra)
+        self._check(outputs, targets)
+        if not self.empirical:
+            targets = _sample(outputs, self.regression, self.variance)
+        elif not self.regression:
+            one_hot = self.data.is_one_hot
+            targets = targets.argmax(-1) if one_hot else targets.reshape(outputs.shape[:-1]).long()
+        if self.regression:
+            return (outputs - targets).square().sum() / (2 * self.variance)
         return F.cross_entropy(outputs.flatten(0, -2), targets.flatten(), reduction="sum")
 
-    counts_targets = custom_nll is None and allowed is not None and (regression or data.is_one_hot)
-    data.reset_batch_generator(train=True, test=False, val=False)
+    def _check(self, outputs: Tensor, targets: Tensor) -> None:
+        counts = self.allowed is not None and (self.regression or self.data.is_one_hot)
+        if counts and targets.shape[-1] != len(self.allowed):
+            raise InputError(
+                f"allowed_outputs: {len(self.allowed)} outputs, but targets have {targets.shape[-1]} entries"
+            )
+        if outputs.dim() != (3 if self.time_series else 2):
+            raise InputError(
+                f"time_series: {self.time_series} does not fit outputs of the shape {list(outputs.shape)}"
+            )
+        if self.empirical:
+            _check_targets(outputs, targets, self.regression, self.data.is_one_hot)
 
-    def samples() -> Iterator[tuple[Tensor, Tensor, Any]]:
-        for _ in range(count):
-            batch = data.next_train_batch(1, return_ids=pass_ids)
-            inputs = data.input_to_torch_tensor(batch[0], device, mode="inference")
-            targets = data.output_to_torch_tensor(batch[1], device, mode="inference")
-            if target_manipulator is not None:
-                targets = target_manipulator(targets)
-            if counts_targets and targets.shape[-1] != len(allowed):
-                raise InputError(
-                    f"allowed_outputs: {len(allowed)} outputs, but targets have {targets.shape[-1]} entries"
-                )
-            yield inputs, targets, batch[2] if pass_ids else None
 
-    custom = custom_forward is not None or custom_nll is not None
-    together = not custom and hnet is None and empirical_fisher and _treats_samples_apart(mnet)
+class _Estimates:
+    """What a network keeps for a task: its parameters, and their Fisher information."""
+
+    def __init__(
+        self,
+        keeper: nn.Module,
+        params: list[Tensor],
+        task_id: int,
+        online: bool,
+        gamma: float,
+        prior_strength: float | Sequence[Tensor] | None,
+        proper_scaling: bool,
+    ) -> None:
+        if online and not 0 <= _number("gamma", gamma) <= 1:
+            raise InputError(f"gamma: expected a number between 0 and 1, got {gamma!r}")
+        self._keeper, self._params, self._gamma, self._scales = keeper, params, gamma, proper_scaling
+        self._prior = _checked_prior(prior_strength, params, online)
+        self._names = [_ewc_buffer_names(task_id, i, online) for i in range(len(params))]
+        self._adds = online and task_id > 0
+        if self._adds:
+            earlier = [fisher for _, fisher in self._names]
+            _check_buffers(keeper, earlier, params, "compute_fisher() for task 0")
+            _check_not_negative(keeper, earlier)
+        if proper_scaling and not online:
+            warn('"proper_scaling" is meant for online EWC; see there.', stacklevel=3)
+
+    def keep(self, sums: list[Tensor], samples: _Samples) -> None:
+        """Make buffers of the parameters and of what follows from sums of squares over samples."""
+        estimates = []
+        for i, (_, name) in enumerate(self._names):
+            fisher = sums[i] if self._prior is None else sums[i] + self._prior[i]
+            fisher = fisher / samples.count
+            if self._scales:
+                fisher = fisher * samples.data.num_train_samples
+            estimates.append(self._gamma * getattr(self._keeper, name) + fisher if self._adds else fisher)
+        for param, fisher, (prev_name, name) in zip(self._params, estimates, self._names, strict=True):
+            self._keeper.register_buffer(prev_name, param.detach().clone())
+            self._keeper.register_buffer(name, fisher)
+
+
+def _sums_of_squares(
+    params: list[Tensor], samples: _Samples, forward: _Forward, nll: _Likelihood
+) -> list[Tensor]:
+    """Sums over samples of squared gradients of the log-likelihood, with networks in evaluation mode."""
+    own = forward.custom is None and forward.hnet is None and nll.custom is None
+    apart = isinstance(forward.mnet, MainNetInterface) and forward.mnet._treats_samples_apart()
+    together = own and apart and nll.empirical and not nll.time_series
     if torch.is_autocast_enabled(params[0].device.type):
         together = False  # sums of squares would be rounded to half precision
     with ExitStack() as modes:
-        for network in (mnet, hnet):
+        for network in (forward.mnet, forward.hnet):
             if network is not None:
                 modes.enter_context(evaluation_mode(network))
-        if together and not time_series:
-            sums = _squares_together(params, samples(), lambda ps, x, t: nll(forward(ps, x), t))
-        else:
-            sums = _squares(params, samples(), lambda x, t, ids: nll(forward(params, x, ids), t, ids))
-
-    estimates = []
-    for i, (_, fisher_name) in enumerate(names):
-        fisher = sums[i] if prior is None else sums[i] + prior[i]
-        fisher = fisher / count
-        if proper_scaling:
-            fisher = fisher * data.num_train_samples
-        if online and task_id > 0:
-            fisher = gamma * getattr(keeper, fisher_name) + fisher
-        estimates.append(fisher)
-    for param, fisher, (prev_name, fisher_name) in zip(params, estimates, names, strict=True):
-        keeper.register_buffer(prev_name, param.detach().clone())
-        keeper.register_buffer(fisher_name, fisher)
+        if together:
+            return _squares_together(params, samples, lambda ps, x, t: nll(forward(ps, x), t))
+        return _squares(params, samples, lambda x, t, ids: nll(forward(params, x, ids), t, ids))
 
 
-def _treats_samples_apart(mnet: nn.Module) -> bool:
-    """Whether evaluating many samples at once surely gives what evaluating them one by one does.
-
-    Code of others may mix samples, draw random numbers, count calls or look at values.
-    """
-    if type(mnet).forward is not MLP.forward or type(mnet)._evaluate is not MLP._evaluate:
-        return False
-    overwrites = getattr(mnet._a_fun, "inplace", False)  # the results of the layers, which are needed
-    known = is_elementwise(mnet._a_fun) and not overwrites and not is_watched(mnet._a_fun)
-    return known and "forward" not in vars(mnet)
-
-
-def _squares(params: list[Tensor], samples: Iterator, nll: Callable[..., Tensor]) -> list[Tensor]:
+def _squares(params: list[Tensor], samples: Iterable, nll: Callable[..., Tensor]) -> list[Tensor]:
     """Sum over samples of squared gradients, one sample after the other."""
     sums = [torch.zeros_like(p) for p in params]
     for inputs, targets, ids in samples:
@@ -235,7 +292,7 @@ def _squares(params: list[Tensor], samples: Iterator, nll: Callable[..., Tensor]
     return sums
 
 
-def _squares_together(params: list[Tensor], samples: Iterator, nll: Callable[..., Tensor]) -> list[Tensor]:
+def _squares_together(params: list[Tensor], samples: Iterable, nll: Callable[..., Tensor]) -> list[Tensor]:
     """The same with many samples at once, if possible without their gradients."""
     sums = [torch.zeros_like(p) for p in params]
     at_once = max(1, _GRADIENTS_AT_ONCE // max(1, sum(p.numel() for p in params)))
@@ -334,10 +391,10 @@ def ewc_regularizer(
 
     Args:
         task_id: The task being learned, at least 1.
-        params: As for :func:`compute_fisher`; gradients reach them.
-        mnet: As for :func:`compute_fisher`.
-        hnet: Likewise.
-        online: Likewise.
+        params: The tensors that :func:`compute_fisher` was given; gradients reach them.
+        mnet: The main network.
+        hnet: The hypernetwork, if it keeps the estimates.
+        online: Whether there is one estimate for all tasks.
         gamma: Factor of the estimate, for ``online`` only; at least 0.
 
     Returns:
@@ -347,10 +404,10 @@ def ewc_regularizer(
         TypeError, ValueError: If there is no estimate for these tasks and parameters, or it has negative
             values.
     """
-    task_id = check_task_id(task_id, 1)
+    task_id = check_integer("task_id", task_id, 1)
     params = list(params)
     if online and not _number("gamma", gamma) >= 0:
-        raise InputError(f"gamma: a number of at least 0 is accepted, got {gamma!r}")
+        raise InputError(f"gamma: expected a number of at least 0, got {gamma!r}")
     keeper = mnet if hnet is None else hnet
     total: Tensor | float = 0.0
     for task in (task_id - 1,) if online else range(task_id):
@@ -389,14 +446,15 @@ def context_mod_forward(mod_weights: Sequence[Tensor] | None = None) -> Callable
     return hnet_forward if mod_weights is None else forward
 
 
-def _check_params(params: Sequence[Any]) -> None:
+def _checked_params(params: Iterable[Any]) -> list[Tensor]:
+    params = list(params)
     if not params:
         raise InputError("params: at least one tensor is needed")
     for i, param in enumerate(params):
-        if not isinstance(param, Tensor):
-            raise InputTypeError(f"params[{i}]: a tensor is accepted, got {type(param).__name__}")
+        check_tensor(f"params[{i}]", param)
         if not param.requires_grad:
             raise InputError(f"params[{i}]: must need a gradient (requires_grad)")
+    return params
 
 
 def _is_number(value: Any) -> bool:
@@ -405,7 +463,7 @@ def _is_number(value: Any) -> bool:
 
 def _number(name: str, value: Any) -> Any:
     if not _is_number(value):
-        raise InputTypeError(f"{name}: a number is accepted, got {value!r}")
+        raise InputTypeError(f"{name}: expected a number, got {value!r}")
     return value
 
 
@@ -413,19 +471,19 @@ def _checked_prior(strength: Any, params: Sequence[Tensor], online: bool) -> lis
     if strength is None:
         return None
     if not online:
-        raise InputError("prior_strength: accepted with online=True only")
+        raise InputError("prior_strength: needs online=True")
     if _is_number(strength):
         prior: list[Any] = [float(strength)] * len(params)
     elif not isinstance(strength, Iterable) or isinstance(strength, str):
-        raise InputTypeError(f"prior_strength: a number or a list of tensors is accepted, got {strength!r}")
+        raise InputTypeError(f"prior_strength: expected a number or a list of tensors, got {strength!r}")
     else:
         prior = list(strength)
         expected = [list(p.shape) for p in params]
         shapes = [list(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in prior]
         if shapes != expected:
-            raise InputError(f"prior_strength: tensors of the shapes {expected} are accepted, got {shapes}")
+            raise InputError(f"prior_strength: expected tensors of the shapes {expected}, got {shapes}")
     if not all(bool((torch.as_tensor(p) >= 0).all()) for p in prior):
-        raise InputError("prior_strength: values of at least 0 are accepted, got others")
+        raise InputError("prior_strength: expected values of at least 0, got others")
     return prior
 
 
@@ -434,11 +492,11 @@ def _checked_indices(allowed_outputs: Any) -> list[int] | None:
         return None
     indices = allowed_outputs.tolist() if hasattr(allowed_outputs, "tolist") else allowed_outputs
     if not isinstance(indices, Iterable):
-        raise InputTypeError(f"allowed_outputs: a list of indices is accepted, got {allowed_outputs!r}")
+        raise InputTypeError(f"allowed_outputs: expected a list of indices, got {allowed_outputs!r}")
     indices = list(indices)
     for i, index in enumerate(indices):
         if isinstance(index, bool) or not hasattr(index, "__index__"):
-            raise InputTypeError(f"allowed_outputs[{i}]: an index is accepted, got {index!r}")
+            raise InputTypeError(f"allowed_outputs[{i}]: expected an index, got {index!r}")
     return [int(index) for index in indices]
 
 
@@ -446,7 +504,7 @@ def _chosen(outputs: Tensor, allowed: list[int]) -> Tensor:
     size = outputs.shape[-1]
     if not all(-size <= index < size for index in allowed):
         raise InputIndexError(
-            f"allowed_outputs: indices of the main network's {size} outputs are accepted, got {allowed}"
+            f"allowed_outputs: expected indices of the main network's {size} outputs, got {allowed}"
         )
     return outputs[..., allowed]
 
@@ -473,7 +531,7 @@ def _check_buffers(net: nn.Module, names: Sequence[str], params: Sequence[Tensor
             raise InputError(f"params[{i}]: the network has no buffer {name!r}; call {call} first")
         if buffer.shape != param.shape:
             raise InputError(
-                f"params[{i}]: shape {list(buffer.shape)}, that of buffer {name!r}, is accepted, got "
+                f"params[{i}]: expected the shape {list(buffer.shape)}, that of buffer {name!r}, got "
                 f"{list(param.shape)}"
             )
 
@@ -483,9 +541,7 @@ def _check_not_negative(net: nn.Module, names: Sequence[str]) -> None:
         return
     for name in names:
         if has_negative(getattr(net, name)):
-            raise InputError(
-                f"buffer {name!r}: Fisher information of at least 0 is accepted, got other values"
-            )
+            raise InputError(f"buffer {name!r}: expected Fisher information of at least 0, got other values")
 
 
 def _ewc_buffer_names(task_id: int | None, param_id: int, online: bool) -> tuple[str, str]:

@@ -1,57 +1,26 @@
-"""Regularisers that keep the output of a hypernetwork for earlier tasks as it was."""
+"""Regularisers that keep the output of a hypernetwork for earlier tasks as it was.
+
+hypnettorch's functions; :mod:`hnetfast.regularizers` computes what they return.
+"""
 
 from __future__ import annotations
 
-import math
-import operator
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
-from functools import lru_cache
-from numbers import Real
+from collections.abc import Sequence, Sized
 from typing import Any
-from weakref import WeakKeyDictionary, ref
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from hnetfast._errors import InputError, InputIndexError, InputTypeError
-from hnetfast._locks import ProcessLock
-from hnetfast.hnets._output_change import IgnoredOutputs, change_from_outputs, change_from_parts, join
+from hnetfast._checks import check_integer
+from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.mnets.mnet_interface import MainNetInterface
-from hnetfast.ops._library import may_remember
-from hnetfast.utils._values import has_negative
+from hnetfast.regularizers._output_change import Earlier
+from hnetfast.regularizers._output_heads import output_masks
+from hnetfast.regularizers._output_penalty import check_task, listed, output_penalty
+from hnetfast.utils._evaluation_mode import evaluation_mode
 
 __all__ = ["calc_fix_target_reg", "flatten_and_remove_out_heads", "get_current_targets"]
-
-# What output heads leave out of a hypernetwork's outputs, for the last combinations of heads that were used.
-_known_heads: WeakKeyDictionary[HyperNetInterface, OrderedDict] = WeakKeyDictionary()
-_HEADS_AT_MOST = 2
-_heads_lock = ProcessLock()
-
-
-@contextmanager
-def evaluation_mode(hnet: HyperNetInterface) -> Iterator[None]:
-    """Put a network and all its parts in evaluation mode, and afterwards each part back in its own."""
-    modes = [(module, module.training) for module in hnet.modules()]
-    hnet.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def check_task_id(task_id: int, minimum: int, name: str = "task_id") -> int:
-    try:
-        task_id = operator.index(task_id)
-    except TypeError:
-        raise InputTypeError(f"{name}: an integer is accepted, got {task_id!r}") from None
-    if task_id < minimum:
-        raise InputError(f"{name}: an integer of at least {minimum} is accepted, got {task_id}")
-    return task_id
 
 
 def get_current_targets(task_id: int, hnet: HyperNetInterface) -> list[list[Tensor]]:
@@ -69,7 +38,7 @@ def get_current_targets(task_id: int, hnet: HyperNetInterface) -> list[list[Tens
     Raises:
         TypeError, ValueError: If ``task_id`` is not a natural number, or a condition does not exist.
     """
-    task_id = check_task_id(task_id, 0)
+    task_id = check_integer("task_id", task_id, 0)
     if task_id == 0:
         return []
     with torch.no_grad(), evaluation_mode(hnet):
@@ -122,172 +91,23 @@ def calc_fix_target_reg(
     Raises:
         TypeError, ValueError: If arguments are missing, contradict each other, or have too few entries.
     """
-    task_id = check_task_id(task_id, 1)
-    _check_known(task_id, hnet)
+    task_id = check_task("task_id", task_id, 1, hnet)
     _check_sources(task_id, hnet, targets, prev_theta, prev_task_embs)
-    if inds_of_out_heads is not None and mnet is None:
-        raise InputError("mnet: needed with inds_of_out_heads, got None")
-    if inds_of_out_heads is not None and not hasattr(mnet, "get_output_weight_mask"):
-        raise InputTypeError(f"mnet: a main network is accepted, got {type(mnet).__name__}")
-    for name, values in (
-        ("inds_of_out_heads", inds_of_out_heads),
-        ("fisher_estimates", fisher_estimates),
-        ("reg_scaling", reg_scaling),
-    ):
-        if values is None:
-            continue
-        if not isinstance(values, Sized) or isinstance(values, str):
-            raise InputTypeError(f"{name}: a list with an entry for each task is accepted, got {values!r}")
-        if len(values) < task_id:
-            raise InputIndexError(
-                f"{name}: an entry for each of the {task_id} earlier tasks is needed, got {len(values)}"
-            )
-    weights = _changed_weights(hnet, dTheta, dTembs)
-    task_ids = list(range(task_id))
-    if batch_size is not None and 0 < batch_size < task_id:
-        task_ids = np.random.choice(task_id, size=batch_size, replace=False).tolist()
-
-    device = next((t.device for t in prev_theta or hnet.parameters()), None)
-    scaling = None if reg_scaling is None else _scaling([reg_scaling[i] for i in task_ids], device)
-    ignored = None
-    if inds_of_out_heads is not None:
-        ignored = _weights_of_others(hnet, mnet, [inds_of_out_heads[i] for i in task_ids])
-    importance = None
-    if fisher_estimates is not None:
-        importance = [_checked_outputs(hnet, f"fisher_estimates[{i}]", fisher_estimates[i]) for i in task_ids]
-        for i, tensors in zip(task_ids, importance, strict=True):
-            if any(map(has_negative, tensors)):
-                raise InputError(f"fisher_estimates[{i}]: values of at least 0 are accepted, got others")
-
-    penalty = None
+    previous = None
     if targets is None:
-        previous = {"uncond_weights": list(prev_theta), "cond_weights": list(prev_task_embs)}
-        if importance is None and hnet._is_plain():
-            penalty = change_from_parts(hnet, task_ids, weights, previous, scaling, ignored)
-
-        def reference(chosen: Sequence[int]) -> Tensor:
-            with torch.no_grad(), evaluation_mode(hnet):
-                options = {"weights": previous, "ret_format": "squeezed"}
-                return torch.stack([join(hnet.forward(cond_id=task_ids[k], **options)) for k in chosen])
-    else:
-        checked = [_checked_outputs(hnet, f"targets[{i}]", targets[i]) for i in task_ids]
-
-        def reference(chosen: Sequence[int]) -> Tensor:
-            return torch.stack([join(checked[k]) for k in chosen])
-
-    if penalty is None:
-
-        def importance_of(chosen: Sequence[int]) -> Tensor:
-            return torch.stack([join(importance[k]) for k in chosen])
-
-        penalty = change_from_outputs(
-            hnet, task_ids, weights, reference, importance and importance_of, scaling, ignored
-        )
-    return penalty / len(task_ids)
-
-
-def _scaling(factors: Sequence[Any], device: torch.device | None) -> Tensor:
-    wrong = [f for f in factors if not isinstance(f, Real) and not (isinstance(f, Tensor) and f.numel() == 1)]
-    if wrong:
-        raise InputTypeError(f"reg_scaling: numbers are accepted, got {wrong[0]!r}")
-    if any(has_negative(f) if isinstance(f, Tensor) else f < 0 for f in factors):
-        given = [float(factor) for factor in factors]
-        raise InputError(f"reg_scaling: factors of at least 0 are accepted, got {given}")
-    if not any(isinstance(factor, Tensor) for factor in factors):
-        numbers = tuple(map(float, factors))
-        return (_constants if may_remember() else _constants.__wrapped__)(numbers, device)
-    return torch.stack([torch.as_tensor(f, device=device, dtype=torch.float64) for f in factors])
-
-
-@lru_cache(maxsize=64)
-def _constants(numbers: tuple[float, ...], device: torch.device | None) -> Tensor:
-    """Numbers on a device, which are copied there once."""
-    with torch.inference_mode(False):  # autograd could not save a tensor made in it
-        return torch.tensor(numbers, dtype=torch.float64, device=device)
-
-
-def _checked_outputs(hnet: HyperNetInterface, name: str, tensors: Any) -> Sequence[Tensor]:
-    """What is given for all outputs of a condition: tensors of the target shapes, or one of all elements."""
-    given = [tensors] if isinstance(tensors, Tensor) else _listed(name, tensors)
-    shapes = [tuple(shape) for shape in hnet.target_shapes]
-    if len(given) == 1 and given[0].numel() == hnet.num_outputs:
-        return given
-    if [tuple(t.shape) for t in given] != shapes:
-        wrong = [
-            i for i, (t, shape) in enumerate(zip(given, shapes, strict=False)) if tuple(t.shape) != shape
-        ]
-        if len(given) == len(shapes):
-            i = wrong[0]
-            raise InputError(f"{name}[{i}]: shape {list(shapes[i])} is accepted, got {list(given[i].shape)}")
-        raise InputError(
-            f"{name}: {len(shapes)} tensors of the hypernetwork's target_shapes are accepted, got "
-            f"{len(given)}"
-        )
-    return given
-
-
-def _listed(name: str, tensors: Any) -> list[Tensor]:
-    if not isinstance(tensors, Iterable) or isinstance(tensors, str):
-        raise InputTypeError(f"{name}: a list of tensors is accepted, got {tensors!r}")
-    tensors = list(tensors)
-    wrong = [i for i, tensor in enumerate(tensors) if not isinstance(tensor, Tensor)]
-    if wrong:
-        raise InputTypeError(f"{name}[{wrong[0]}]: a tensor is accepted, got {tensors[wrong[0]]!r}")
-    return tensors
-
-
-def _weights_of_others(
-    hnet: HyperNetInterface, mnet: MainNetInterface, heads: Sequence[Any]
-) -> IgnoredOutputs:
-    """For each of several output heads the weights that belong to other output units, among all outputs."""
-    # What others have written may depend on more than the units.
-    is_ours = type(mnet).get_output_weight_mask is MainNetInterface.get_output_weight_mask
-    if not (is_ours and may_remember()):
-        return _found_weights_of_others(hnet, mnet, heads)
-    key = (tuple(map(tuple, mnet.param_shapes)), *map(_key_of_head, heads))
-    with _heads_lock:
-        known = _known_heads.setdefault(hnet, OrderedDict())
-        network, ignored = known.get(key, (lambda: None, None))
-        if network() is mnet:
-            known.move_to_end(key)
-            return ignored
-    ignored = _found_weights_of_others(hnet, mnet, heads)
-    with _heads_lock:
-        known[key] = ref(mnet), ignored
-        while len(known) > _HEADS_AT_MOST:
-            known.popitem(last=False)
-    return ignored
-
-
-def _key_of_head(head: Any) -> Any:
-    if head is None:
-        return None
-    units = torch.as_tensor(head, device="cpu")
-    return str(units.dtype), tuple(units.shape), tuple(units.flatten().tolist())
-
-
-def _found_weights_of_others(
-    hnet: HyperNetInterface, mnet: MainNetInterface, heads: Sequence[Any]
-) -> IgnoredOutputs:
-    positions = []
-    with torch.inference_mode(False):
-        for head in heads:
-            masks = _masks(mnet, len(hnet.target_shapes), head, torch.device("cpu"))
-            start, found = 0, [torch.empty(0, dtype=torch.int64, device="cpu")]
-            for shape, mask in zip(hnet.target_shapes, masks, strict=True):
-                if mask is not None:
-                    found.append((~mask.reshape(-1)).nonzero().flatten() + start)
-                start += math.prod(shape)
-            positions.append(torch.cat(found))
-    return IgnoredOutputs(positions)
-
-
-def _check_known(task_id: int, hnet: HyperNetInterface) -> None:
-    if task_id > hnet.num_known_conds:
-        raise InputIndexError(
-            f"task_id: at most {hnet.num_known_conds}, the number of the hypernetwork's conditions, is "
-            f"accepted, got {task_id}"
-        )
+        previous = Earlier({"uncond_weights": list(prev_theta), "cond_weights": list(prev_task_embs)})
+    return output_penalty(
+        hnet,
+        task_id,
+        previous=previous,
+        targets=targets,
+        weights=_changed_weights(hnet, dTheta, dTembs),
+        mnet=mnet,
+        inds_of_out_heads=inds_of_out_heads,
+        fisher_estimates=fisher_estimates,
+        batch_size=batch_size,
+        reg_scaling=reg_scaling,
+    )
 
 
 def _check_sources(
@@ -303,10 +123,10 @@ def _check_sources(
         if given:
             raise InputError(f"targets and {' and '.join(given)} exclude each other, both were given")
         if not isinstance(targets, Sized) or isinstance(targets, str):
-            raise InputTypeError(f"targets: a list with an entry for each task is accepted, got {targets!r}")
+            raise InputTypeError(f"targets: expected a list with an entry for each task, got {targets!r}")
         if len(targets) != task_id:
             raise InputError(
-                f"targets: {task_id} entries, one for each earlier task, are accepted, got {len(targets)}"
+                f"targets: expected {task_id} entries, one for each earlier task, got {len(targets)}"
             )
         return
     if len(given) < 2:
@@ -314,9 +134,9 @@ def _check_sources(
         raise InputTypeError(f"{missing}: needed; pass either targets or both prev_theta and prev_task_embs")
     shapes = {"prev_theta": hnet.unconditional_param_shapes, "prev_task_embs": hnet.conditional_param_shapes}
     for name, value in previous.items():
-        expected, found = [list(s) for s in shapes[name]], [list(t.shape) for t in _listed(name, value)]
+        expected, found = [list(s) for s in shapes[name]], [list(t.shape) for t in listed(name, value)]
         if found != expected:
-            raise InputError(f"{name}: tensors of the shapes {expected} are accepted, got {found}")
+            raise InputError(f"{name}: expected tensors of the shapes {expected}, got {found}")
 
 
 def _changed_weights(
@@ -325,12 +145,12 @@ def _changed_weights(
     """Argument ``weights`` of the hypernetwork after the given changes."""
     weights = {}
     if theta_change is not None:
-        weights["uncond_weights"] = hnet.add_to_uncond_params(_listed("dTheta", theta_change))
+        weights["uncond_weights"] = hnet.add_to_uncond_params(listed("dTheta", theta_change))
     if embedding_change is not None:
-        embeddings, embedding_change = hnet.conditional_params, _listed("dTembs", embedding_change)
+        embeddings, embedding_change = hnet.conditional_params, listed("dTembs", embedding_change)
         if embeddings is None or len(embedding_change) != len(embeddings):
             raise InputError(
-                f"dTembs: {len(embeddings or ())} tensors, one a conditional parameter, are accepted, got "
+                f"dTembs: expected {len(embeddings or ())} tensors, one a conditional parameter, got "
                 f"{len(embedding_change)}"
             )
         weights["cond_weights"] = [e + d for e, d in zip(embeddings, embedding_change, strict=True)]
@@ -355,21 +175,7 @@ def flatten_and_remove_out_heads(
         IndexError: If there is no such unit.
         NotImplementedError: If the network has no maskable output layer.
     """
-    masks = _masks(mnet, len(weights), allowed_outputs, weights[-1].device if weights else None)
+    masks = output_masks(mnet, len(weights), allowed_outputs, weights[-1].device if weights else None)
     return torch.cat(
         [(w if mask is None else w[mask]).reshape(-1) for w, mask in zip(weights, masks, strict=True)]
     )
-
-
-def _masks(
-    mnet: MainNetInterface, count: int, out_units: Sequence[int] | None, device: torch.device | None
-) -> list[Tensor | None]:
-    """For each of ``count`` weight tensors what belongs to given output units, None for all of it."""
-    masks = mnet.get_output_weight_mask(out_inds=out_units, device=device)
-    if count == len(masks):
-        return masks
-    learned = mnet.hyper_shapes_learned
-    if learned is None or count != len(learned):
-        lengths = f"{len(masks)}" if learned is None else f"{len(learned)} or {len(masks)}"
-        raise InputError(f"weights: {lengths} tensors are accepted, got {count}")
-    return [masks[i] if i != -1 else None for i in mnet.hyper_shapes_learned_ref]

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from hnetfast._errors import InputError, InputTypeError
+from hnetfast._checks import check_tensor
+from hnetfast._errors import InputError
 
 __all__ = ["si_compute_importance", "si_post_optim_step", "si_pre_optim_step", "si_regularizer"]
 
@@ -57,9 +58,9 @@ def si_post_optim_step(
     """Add what the last step contributed, ``-grad * change``, to the running importance.
 
     Args:
-        net: As for :func:`si_pre_optim_step`.
-        params: Likewise; their ``grad`` is read.
-        params_name: Likewise.
+        net: The module whose buffers keep everything.
+        params: Parameters, the same ones in the same order as in the other functions; their ``grad`` is read.
+        params_name: Tells several groups of parameters in one module apart.
         delta_params: Changes of the parameters, a tensor for each of ``params``, instead of how they differ
             from what :func:`si_pre_optim_step` remembered. The optimiser need not have made a step then.
 
@@ -99,9 +100,9 @@ def si_compute_importance(
     It is the running importance over the squared change during the task plus ``epsilon``, or 0 if negative.
 
     Args:
-        net: As for :func:`si_pre_optim_step`.
-        params: Likewise.
-        params_name: Likewise.
+        net: The module whose buffers keep everything.
+        params: Parameters, the same ones in the same order as in the other functions.
+        params_name: Tells several groups of parameters in one module apart.
         epsilon: Keeps the division stable; at least 0.
 
     Raises:
@@ -109,7 +110,7 @@ def si_compute_importance(
             negative.
     """
     if not epsilon >= 0:
-        raise InputError(f"epsilon: a number of at least 0 is accepted, got {epsilon!r}")
+        raise InputError(f"epsilon: expected a number of at least 0, got {epsilon!r}")
     params = _checked(net, params, params_name)
     learned = list(_learned(params))
     for i, _ in learned:
@@ -135,9 +136,9 @@ def si_regularizer(net: nn.Module, params: Iterable[Tensor], params_name: str | 
     """Squared changes since the last task, weighted by their importance.
 
     Args:
-        net: As for :func:`si_pre_optim_step`.
-        params: Likewise; gradients reach them.
-        params_name: Likewise.
+        net: The module whose buffers keep everything.
+        params: Parameters, the same ones in the same order as in the other functions; gradients reach them.
+        params_name: Tells several groups of parameters in one module apart.
 
     Returns:
         Scalar tensor, to be multiplied by a strength; 0 if no parameter needs a gradient.
@@ -172,14 +173,13 @@ def _checked(net: nn.Module, params: Iterable[Tensor], params_name: str | None) 
     """Refuse parameters that are not tensors, or not those that buffers were made for."""
     params = list(params)
     for i, param in enumerate(params):
-        if not isinstance(param, Tensor):
-            raise InputTypeError(f"params[{i}]: a tensor is accepted, got {type(param).__name__}")
+        check_tensor(f"params[{i}]", param)
     for i, param in _learned(params):
         for name in _si_buffer_names(i, params_name):
             buffer = _buffer(net, name)
             if buffer is not None and buffer.shape != param.shape:
                 raise InputError(
-                    f"params[{i}]: shape {list(buffer.shape)}, that of buffer {name!r}, is accepted, got "
+                    f"params[{i}]: expected the shape {list(buffer.shape)}, that of buffer {name!r}, got "
                     f"{list(param.shape)}"
                 )
     return params
@@ -187,13 +187,11 @@ def _checked(net: nn.Module, params: Iterable[Tensor], params_name: str | None) 
 
 def _check_changes(changes: Sequence[Tensor], params: Sequence[Tensor]) -> None:
     if len(changes) != len(params):
-        raise InputError(f"delta_params: {len(params)} tensors are accepted, got {len(changes)}")
+        raise InputError(f"delta_params: expected {len(params)} tensors, got {len(changes)}")
     for i, param in _learned(params):
         if not isinstance(changes[i], Tensor) or changes[i].shape != param.shape:
             got = list(changes[i].shape) if isinstance(changes[i], Tensor) else type(changes[i]).__name__
-            raise InputError(
-                f"delta_params[{i}]: a tensor of shape {list(param.shape)} is accepted, got {got}"
-            )
+            raise InputError(f"delta_params[{i}]: expected a tensor of shape {list(param.shape)}, got {got}")
 
 
 def _si_buffer_names(param_id: int, params_name: str | None = None) -> tuple[str, str, str, str]:

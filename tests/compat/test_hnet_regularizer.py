@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import hnetfast.hnets as hnets
 from hnetfast.mnets import MLP
+from hnetfast.regularizers import _output_penalty as output_penalty
 from hnetfast.utils import hnet_regularizer as ours_reg
 
 oracle_hnets = pytest.importorskip("hypnettorch.hnets")
@@ -271,14 +272,14 @@ def container_in_container(module, shapes):
 def penalty_of_parts(monkeypatch):
     """A list that has an entry for every penalty that was computed without generating weights."""
     found = []
-    original = ours_reg.change_from_parts
+    original = output_penalty.change_from_parts
 
     def recorded(*args):
         result = original(*args)
         found.append(result is not None)
         return result
 
-    monkeypatch.setattr(ours_reg, "change_from_parts", recorded)
+    monkeypatch.setattr(output_penalty, "change_from_parts", recorded)
     return found
 
 
@@ -286,7 +287,7 @@ def penalty_of_parts(monkeypatch):
 @pytest.mark.parametrize("kind", [conditional_chunks, structured, container])
 def test_kinds_of_hypernetworks(kind, heads, monkeypatch):
     # Many outputs of this small network belong to heads; else they would be generated.
-    monkeypatch.setattr("hnetfast.hnets._output_change._CORRECTIONS_AT_MOST", 1.0)
+    monkeypatch.setattr("hnetfast.regularizers._output_change._CORRECTIONS_AT_MOST", 1.0)
     fast = penalty_of_parts(monkeypatch)
     results = []
     for module, mlp, regulariser in ((oracle_hnets, oracle_mnets.MLP, oracle_reg), (hnets, MLP, ours_reg)):
@@ -320,7 +321,7 @@ def test_kinds_of_hypernetworks(kind, heads, monkeypatch):
 @pytest.mark.parametrize("heads", [False, True])
 @pytest.mark.parametrize("kind", [structured, container, container_in_container])
 def test_parts_and_outputs_agree(kind, heads, monkeypatch):
-    monkeypatch.setattr("hnetfast.hnets._output_change._CORRECTIONS_AT_MOST", 1.0)
+    monkeypatch.setattr("hnetfast.regularizers._output_change._CORRECTIONS_AT_MOST", 1.0)
     fast = penalty_of_parts(monkeypatch)
     mnet = MLP(**MNET)
     hnet = kind(hnets, mnet.param_shapes).double()
@@ -446,7 +447,7 @@ def test_activations_of_ones_own_and_automatic_mixed_precision():
 
 
 def test_direct_form_for_a_few_tasks_at_a_time(monkeypatch):
-    monkeypatch.setattr("hnetfast.hnets._output_change._OUTPUTS_AT_ONCE", 100)
+    monkeypatch.setattr("hnetfast.regularizers._output_change._OUTPUTS_AT_ONCE", 100)
     ((theirs, _), (ours, _)) = build("ChunkedHMLP")
     targets = [random_like(ours.target_shapes) for _ in range(4)]
     fishers = [[t.abs() for t in random_like(ours.target_shapes)] for _ in range(4)]
@@ -482,27 +483,35 @@ def test_forward_of_a_subclass_is_used():
         (
             {"task_id": NUM_TASKS + 1},
             IndexError,
-            "task_id: at most 4, the number",
+            "task_id: expected at most 4, the number",
         ),
-        ({"reg_scaling": [1.0, -1.0]}, ValueError, "reg_scaling: factors of at least 0"),
-        ({"prev_theta": [torch.ones(2)]}, ValueError, "prev_theta: tensors of the shapes"),
-        ({"fisher_estimates": "negative"}, ValueError, r"fisher_estimates\[1\]: values of at least 0"),
-        ({"targets": "wrong"}, ValueError, r"targets\[1\]\[0\]: shape \[4, 3\] is accepted, got \[3, 4\]"),
+        ({"reg_scaling": [1.0, -1.0]}, ValueError, "reg_scaling: expected factors of at least 0"),
+        ({"prev_theta": [torch.ones(2)]}, ValueError, "prev_theta: expected tensors of the shapes"),
+        (
+            {"fisher_estimates": "negative"},
+            ValueError,
+            r"fisher_estimates\[1\]: expected values of at least 0",
+        ),
+        ({"targets": "wrong"}, ValueError, r"targets\[1\]\[0\]: expected the shape \[4, 3\], got \[3, 4\]"),
         ({"inds_of_out_heads": [[0], [17]]}, IndexError, "17"),
-        ({"prev_theta": "text"}, TypeError, "prev_theta: a list of tensors"),
-        ({"prev_task_embs": [None] * NUM_TASKS}, TypeError, r"prev_task_embs\[0\]: a tensor is accepted"),
-        ({"fisher_estimates": 3}, TypeError, "fisher_estimates: a list with an entry for each task"),
-        ({"fisher_estimates": [[1.0], [1.0]]}, TypeError, r"fisher_estimates\[0\]\[0\]: a tensor"),
-        ({"targets": "no", "prev_theta": None, "prev_task_embs": None}, TypeError, "targets: a list"),
-        ({"dTheta": 3}, TypeError, "dTheta: a list of tensors"),
-        ({"dTembs": ["a"]}, TypeError, r"dTembs\[0\]: a tensor"),
+        ({"prev_theta": "text"}, TypeError, "prev_theta: expected a list of tensors"),
+        ({"prev_task_embs": [None] * NUM_TASKS}, TypeError, r"prev_task_embs\[0\]: expected a tensor"),
+        ({"fisher_estimates": 3}, TypeError, "fisher_estimates: expected a list with an entry for each task"),
+        ({"fisher_estimates": [[1.0], [1.0]]}, TypeError, r"fisher_estimates\[0\]\[0\]: expected a tensor"),
+        (
+            {"targets": "no", "prev_theta": None, "prev_task_embs": None},
+            TypeError,
+            "targets: expected a list",
+        ),
+        ({"dTheta": 3}, TypeError, "dTheta: expected a list of tensors"),
+        ({"dTembs": ["a"]}, TypeError, r"dTembs\[0\]: expected a tensor"),
         (
             {"mnet": [], "inds_of_out_heads": [[0], [1]]},
             TypeError,
-            "mnet: a main network is accepted, got list",
+            "mnet: expected a main network, got list",
         ),
-        ({"reg_scaling": [1.0, "a"]}, TypeError, "reg_scaling: numbers are accepted, got 'a'"),
-        ({"reg_scaling": [1.0, torch.ones(2)]}, TypeError, "reg_scaling: numbers are accepted"),
+        ({"reg_scaling": [1.0, "a"]}, TypeError, "reg_scaling: expected numbers, got 'a'"),
+        ({"reg_scaling": [1.0, torch.ones(2)]}, TypeError, "reg_scaling: expected numbers"),
     ],
 )
 def test_what_does_not_fit(change, error, message):

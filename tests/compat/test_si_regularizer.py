@@ -77,11 +77,11 @@ def test_calls_in_a_wrong_order():
     with pytest.raises(ValueError, match="nothing is known of it before the step"):
         ours.si_post_optim_step(net, params)
     ours.si_pre_optim_step(net, params)
-    with pytest.raises(ValueError, match=r"delta_params\[0\]: a tensor of shape \[4, 3\]"):
+    with pytest.raises(ValueError, match=r"delta_params\[0\]: expected a tensor of shape \[4, 3\]"):
         ours.si_post_optim_step(net, params, delta_params=[torch.ones(1)] * 4)
-    with pytest.raises(ValueError, match="delta_params: 4 tensors are accepted, got 1"):
+    with pytest.raises(ValueError, match="delta_params: expected 4 tensors, got 1"):
         ours.si_post_optim_step(net, params, delta_params=[torch.ones(4, 3)])
-    with pytest.raises(ValueError, match="epsilon: a number of at least 0"):
+    with pytest.raises(ValueError, match="epsilon: expected a number of at least 0"):
         ours.si_compute_importance(net, params, epsilon=-1.0)
     with pytest.raises(ValueError, match=r"call si_post_optim_step\(\)"):
         ours.si_compute_importance(net, params)
@@ -101,12 +101,12 @@ def test_parameters_of_other_shapes_change_nothing():
     params = list(net.parameters())
     learn_task(ours, net, params)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    message = r"params\[0\]: shape \[4, 3\], that of buffer"
+    message = r"params\[0\]: expected the shape \[4, 3\], that of buffer"
     calls = [ours.si_pre_optim_step, ours.si_post_optim_step, ours.si_compute_importance, ours.si_regularizer]
     for function in calls:
         with pytest.raises(ValueError, match=message):
             function(net, [params[1], params[0]])
-    with pytest.raises(TypeError, match=r"params\[1\]: a tensor is accepted"):
+    with pytest.raises(TypeError, match=r"params\[1\]: expected a tensor"):
         ours.si_pre_optim_step(net, [params[0], None])
     after = net.state_dict()
     assert list(after) == list(before)

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnetfast.ops import output_reg
+from hnetfast.ops._corrections import Corrections
 from hnetfast.ops._library import EXTENSION_LOADED
 from hnetfast.ops._mlp_layers import ACTIVATIONS
 from hnetfast.ops.grouped_mlp import Group
-from hnetfast.ops.output_reg import Corrections, output_reg_reference
+from hnetfast.ops.output_reg import output_reg_reference
 
 # The function has the name of its module.
 MODULE = importlib.import_module("hnetfast.ops.output_reg")

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnetfast.ops import output_reg
+from hnetfast.ops._corrections import Corrections
 from hnetfast.ops._mlp_layers import ACTIVATIONS
 from hnetfast.ops.grouped_mlp import Group
-from hnetfast.ops.output_reg import Corrections, output_reg_reference
+from hnetfast.ops.output_reg import output_reg_reference
 from tests.ops.test_output_reg import (
     MODULE,
     changed,

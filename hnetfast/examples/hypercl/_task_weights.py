@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.ops.split_targets import split_targets
 from hnetfast.regularizers import OutputRegularizer
-from hnetfast.utils.hnet_regularizer import calc_fix_target_reg, evaluation_mode
+from hnetfast.utils._evaluation_mode import evaluation_mode
+from hnetfast.utils.hnet_regularizer import calc_fix_target_reg
 
 # Up to so many weights of earlier tasks, generating them in one call with those of the task that is learned
 # takes less time than the many small matrix products by which the penalty is had without generating them.

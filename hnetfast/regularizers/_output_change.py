@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from functools import reduce
 from typing import Any
 
 import torch
@@ -13,19 +13,48 @@ from torch.utils.checkpoint import checkpoint
 from hnetfast import ops
 from hnetfast.hnets._part import Part
 from hnetfast.hnets.hnet_interface import HyperNetInterface
-from hnetfast.ops._library import remembered, without_autocast
+from hnetfast.ops._corrections import Corrections
+from hnetfast.ops._library import may_remember, without_autocast
 from hnetfast.ops._mlp_layers import sizes_of
-from hnetfast.ops.output_reg import Corrections
+from hnetfast.regularizers._output_heads import IgnoredOutputs
 
 _OUTPUTS_AT_ONCE = 1 << 24  # generated weights in memory, for as many conditions as that are
 _CORRECTIONS_AT_MOST = 0.25  # of all outputs; with more of them generating is as fast
+
+
+class Earlier:
+    """What the parameters of a hypernetwork were.
+
+    Args:
+        weights: They, as the argument ``weights`` of its ``forward``; no gradient reaches them.
+    """
+
+    def __init__(self, weights: dict[str, list[Tensor]]) -> None:
+        self.weights = weights
+        self._last: tuple[list[int], list[Part]] | None = None
+
+    def parts(self, hnet: HyperNetInterface, cond_ids: Sequence[int]) -> list[Part]:
+        """Return the parts of what was generated; they are put together once for the same conditions.
+
+        Args:
+            hnet: The hypernetwork.
+            cond_ids: The conditions.
+        """
+        with torch.no_grad():
+            if not may_remember():
+                return hnet._parts(cond_ids, self.weights)
+            last = self._last
+            if last is None or last[0] != cond_ids:
+                with torch.inference_mode(False):  # autograd could not save tensors made in it
+                    last = self._last = list(cond_ids), hnet._parts(cond_ids, self.weights)
+            return last[1]
 
 
 def change_from_parts(
     hnet: HyperNetInterface,
     cond_ids: Sequence[int],
     weights: dict[str, Any] | None,
-    previous: dict[str, Any],
+    previous: Earlier,
     scaling: Tensor | None,
     ignored: IgnoredOutputs | None,
 ) -> Tensor | None:
@@ -35,15 +64,15 @@ def change_from_parts(
         hnet: The hypernetwork, which is plain.
         cond_ids: The conditions.
         weights: Its parameters, see the argument of ``forward``.
-        previous: What they were; no gradient reaches them.
+        previous: What they were.
         scaling: A factor for each condition, ``[B]``.
         ignored: Outputs that do not count.
 
     Returns:
         Scalar; None if it cannot be had so.
     """
-    device = previous["uncond_weights"][0].device if previous["uncond_weights"] else torch.device("cpu")
-    with without_autocast(device.type):
+    kept = previous.weights["uncond_weights"]
+    with without_autocast(kept[0].device.type if kept else "cpu"):
         return _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored)
 
 
@@ -52,19 +81,21 @@ def _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored) -> T
     if current is None:
         return None
     lengths = [part.num_outputs for part in current]
-    corrections = _corrections(hnet, lengths) if ignored is None else ignored.corrections(hnet, lengths)
-    if sum(map(len, corrections or ())) > _CORRECTIONS_AT_MOST * hnet._num_part_outputs:
+    uneven = hnet._uneven_outputs()
+    corrections: list[Corrections | None] = [None] * len(current)
+    if ignored is not None:
+        corrections = ignored.corrections(hnet, lengths)
+    elif uneven is not None:
+        corrections = uneven.split(lengths)
+    if sum(len(each or ()) for each in corrections) > _CORRECTIONS_AT_MOST * hnet._num_part_outputs:
         return None
-    with torch.no_grad():
-        former = hnet._parts(cond_ids, previous)
-    total = 0.0
-    for now, then, of_part in zip(current, former, corrections or [None] * len(current), strict=True):
-        total = total + _change_of_part(now, then, len(cond_ids), scaling, of_part)
+    parts = zip(current, previous.parts(hnet, cond_ids), corrections, strict=True)
+    total = reduce(torch.add, [_change_of_part(*of_part, len(cond_ids), scaling) for of_part in parts])
     return total - total.detach().clamp(max=0)  # it may be a little less than zero where terms cancel
 
 
 def _change_of_part(
-    now: Part, then: Part, count: int, scaling: Tensor | None, corrections: Corrections | None
+    now: Part, then: Part, corrections: Corrections | None, count: int, scaling: Tensor | None
 ) -> Tensor:
     tensor = now.source if isinstance(now.source, Tensor) else now.source.weights[-1]
     scaling = None if scaling is None else scaling.to(tensor)
@@ -87,69 +118,6 @@ def _change_of_part(
         chosen = squares.index_select(1, corrections.positions_on(squares.device))
         sums = sums - (chosen * corrections.factors_like(squares)).sum(1)
     return sums.sum() if scaling is None else scaling @ sums
-
-
-class IgnoredOutputs:
-    """Outputs that do not count, and what follows from them, found out once.
-
-    Args:
-        positions: For each condition their positions, int64 on the CPU.
-    """
-
-    def __init__(self, positions: Sequence[Tensor]) -> None:
-        self._positions = list(positions)
-        self._known: dict[Any, Any] = {}
-
-    def positions_on(self, device: torch.device) -> list[Tensor]:
-        """The positions on a device."""
-        return remembered(self._known, device, lambda: [each.to(device) for each in self._positions])
-
-    def corrections(self, hnet: HyperNetInterface, lengths: Sequence[int]) -> list[Corrections] | None:
-        """Elements of the parts of a hypernetwork that do not count once, for each part, or None."""
-        return remembered(self._known, tuple(lengths), lambda: _corrections(hnet, lengths, self._positions))
-
-
-def _corrections(
-    hnet: HyperNetInterface, lengths: Sequence[int], ignored: Sequence[Tensor] | None = None
-) -> list[Corrections] | None:
-    """Elements of the parts that do not count once, with factors of what to subtract of them."""
-    uneven, uses = _uneven_uses(hnet)
-    if ignored is None:
-        if len(uneven) == 0:
-            return None
-        return remembered(
-            hnet.__dict__,
-            "_uneven_corrections",
-            lambda: _of_parts(Corrections(uneven, (1 - uses).unsqueeze(0)), lengths),
-        )
-    elements = [hnet._part_positions(positions) for positions in ignored]
-    positions = torch.cat([uneven, *elements]).unique()
-    factors = torch.zeros(len(ignored), len(positions), device="cpu")
-    factors[:, torch.searchsorted(positions, uneven)] = 1.0 - uses
-    for of_condition, found in zip(factors, elements, strict=True):
-        of_condition.index_add_(0, torch.searchsorted(positions, found), torch.ones(len(found), device="cpu"))
-    return _of_parts(Corrections(positions, factors), lengths)
-
-
-def _of_parts(corrections: Corrections, lengths: Sequence[int]) -> list[Corrections]:
-    ends = list(accumulate(lengths))
-    return [corrections.between(end - n, end) for end, n in zip(ends, lengths, strict=True)]
-
-
-def _uneven_uses(hnet: HyperNetInterface) -> tuple[Tensor, Tensor]:
-    """Elements of the parts that are not used once, and how often they are; found once for a network."""
-    if hnet._num_part_outputs == hnet.num_outputs and (
-        type(hnet)._part_positions is HyperNetInterface._part_positions
-    ):
-        return torch.empty(0, dtype=torch.int64, device="cpu"), torch.empty(0, device="cpu")
-
-    def find() -> tuple[Tensor, Tensor]:
-        elements = hnet._part_positions(torch.arange(hnet.num_outputs, device="cpu"))
-        uses = elements.bincount(minlength=hnet._num_part_outputs)
-        uneven = uses.ne(1).nonzero().flatten()
-        return uneven, uses[uneven].float()
-
-    return remembered(hnet.__dict__, "_uneven_part_uses", find)
 
 
 def change_from_outputs(
@@ -176,16 +144,10 @@ def change_from_outputs(
     Returns:
         Scalar.
     """
-    plain = hnet._is_plain()
-    # Networks that others have written may know one condition at a time and no format but this one.
-    options = {"weights": weights, "ret_format": "flattened" if plain else "squeezed"}
 
     def of_conditions(begin: int, end: int) -> Tensor:
         chosen = range(begin, end)
-        if plain:
-            current = hnet.forward(cond_id=[cond_ids[i] for i in chosen], **options)
-        else:
-            current = join(hnet.forward(cond_id=cond_ids[begin], **options)).unsqueeze(0)
+        current = generate(hnet, [cond_ids[i] for i in chosen], weights)
         squares = (reference(chosen) - current).square()
         if importance is not None:
             squares = importance(chosen) * squares
@@ -196,20 +158,26 @@ def change_from_outputs(
         sums = squares.sum(1)
         return sums.sum() if scaling is None else sums @ scaling[begin:end].to(sums)
 
-    count = len(cond_ids)
+    count, plain = len(cond_ids), hnet._is_plain()
     step = max(1, _OUTPUTS_AT_ONCE // hnet.num_outputs) if plain else 1
     if step >= count:
         return of_conditions(0, count)
-    total = 0.0
-    for begin in range(0, count, step):
-        arguments = begin, min(begin + step, count)
-        if plain:
-            total = total + checkpoint(
-                of_conditions, *arguments, use_reentrant=False, preserve_rng_state=False
-            )
-        else:  # must not run twice
-            total = total + of_conditions(*arguments)
-    return total
+    pieces = [(begin, min(begin + step, count)) for begin in range(0, count, step)]
+    if not plain:  # must not run twice
+        return reduce(torch.add, [of_conditions(*piece) for piece in pieces])
+    options = {"use_reentrant": False, "preserve_rng_state": False}
+    return reduce(torch.add, [checkpoint(of_conditions, *piece, **options) for piece in pieces])
+
+
+def generate(
+    hnet: HyperNetInterface, cond_ids: Sequence[int], weights: dict[str, list[Tensor]] | None
+) -> Tensor:
+    """What a hypernetwork generates for conditions, ``[B, num_outputs]``."""
+    if hnet._is_plain():
+        return hnet.forward(cond_id=list(cond_ids), weights=weights, ret_format="flattened")
+    # Networks that others have written may know one condition at a time and no format but this one.
+    options = {"weights": weights, "ret_format": "squeezed"}
+    return torch.stack([join(hnet.forward(cond_id=cond_id, **options)) for cond_id in cond_ids])
 
 
 def join(tensors: Tensor | Sequence[Tensor]) -> Tensor:

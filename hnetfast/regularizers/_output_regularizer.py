@@ -1,4 +1,4 @@
-"""Continual-learning regularisers as objects; :mod:`hnetfast.utils` has hypnettorch's functions."""
+"""The output regulariser as an object that remembers what a hypernetwork was."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
+from hnetfast.hnets._arguments import check_hnet
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.mnets.mnet_interface import MainNetInterface
-from hnetfast.utils.hnet_regularizer import calc_fix_target_reg, check_task_id
+from hnetfast.regularizers._output_change import Earlier
+from hnetfast.regularizers._output_penalty import check_task, listed, output_penalty
 
 __all__ = ["OutputRegularizer"]
 
@@ -68,8 +71,7 @@ class OutputRegularizer:
         for wrapper in ("module", "_orig_mod"):
             if not isinstance(hnet, HyperNetInterface):
                 hnet = getattr(hnet, wrapper, hnet)
-        if not isinstance(hnet, HyperNetInterface):
-            raise InputTypeError(f"hnet: a hypernetwork is accepted, got {type(hnet).__name__}")
+        hnet = check_hnet(hnet)
         if hnet.unconditional_params is None or not hnet.conditional_params:
             raise InputError(
                 "hnet: needs internal parameters, unconditional ones and those of conditions; see the "
@@ -77,10 +79,10 @@ class OutputRegularizer:
             )
         if inds_of_out_heads is not None and mnet is None:
             raise InputError("mnet: needed with inds_of_out_heads, got None")
-        if batch_size is not None and check_task_id(batch_size, 1, "batch_size"):
-            batch_size = int(batch_size)
+        if batch_size is not None:
+            batch_size = check_integer("batch_size", batch_size, 1)
         if dtype is not None and not dtype.is_floating_point:
-            raise InputError(f"dtype: a floating-point type is accepted, got {dtype}")
+            raise InputError(f"dtype: expected a floating-point type, got {dtype}")
         self._hnet = hnet
         self._mnet = mnet
         self._inds_of_out_heads = inds_of_out_heads
@@ -88,14 +90,14 @@ class OutputRegularizer:
         self._batch_size = batch_size
         self._device = None if device is None else torch.device(device)
         self._dtype = dtype
-        self._theta: list[Tensor] | None = None
+        self._earlier: Earlier | None = None
         self._num_conditions = 0
         self._embeddings: list[tuple[nn.Parameter, Tensor]] = []
 
     @property
     def has_snapshot(self) -> bool:
         """Whether :meth:`snapshot` has been called, or a state with one loaded."""
-        return self._theta is not None
+        return self._earlier is not None
 
     def snapshot(self) -> None:
         """Remember the parameters as they are now, instead of what was remembered before.
@@ -111,9 +113,10 @@ class OutputRegularizer:
                 t.detach().to(self._device or t.device, self._dtype or t.dtype, copy=True) for t in tensors
             ]
 
-        self._theta = keep(theta)
+        weights = {"uncond_weights": keep(theta), "cond_weights": keep(embeddings)}
+        self._earlier = Earlier(weights)
         self._num_conditions = self._hnet.num_known_conds
-        self._embeddings = list(zip(self._hnet.conditional_params, keep(embeddings), strict=True))
+        self._embeddings = list(zip(self._hnet.conditional_params, weights["cond_weights"], strict=True))
 
     def loss(self, current_task: int, lookahead: Sequence[Tensor] | None = None) -> Tensor:
         """The penalty for the tasks before ``current_task``.
@@ -131,23 +134,34 @@ class OutputRegularizer:
             TypeError, ValueError, IndexError: If an argument is not accepted, or there is no snapshot yet.
         """
         hnet = self._hnet
-        current_task = check_task_id(current_task, 0, "current_task")
+        current_task = check_task("current_task", current_task, 0, hnet)
         like = next(hnet.parameters())
         if current_task == 0:
             return like.new_zeros((), requires_grad=True)
-        if self._theta is None:
+        if self._earlier is None:
             raise InputError(f"current_task: {current_task}, but snapshot() has not been called after task 0")
-        return calc_fix_target_reg(
+        weights = None
+        if lookahead is not None:
+            weights = {"uncond_weights": hnet.add_to_uncond_params(listed("lookahead", lookahead))}
+        return output_penalty(
             hnet,
             current_task,
-            prev_theta=[t.to(like.device, like.dtype) for t in self._theta],
-            prev_task_embs=[t.to(like.device, like.dtype) for t in self._previous_embeddings()],
-            dTheta=lookahead,
+            previous=self._earlier_like(like),
+            weights=weights,
             mnet=self._mnet,
             inds_of_out_heads=self._inds_of_out_heads,
             batch_size=self._batch_size,
             reg_scaling=self._reg_scaling,
         )
+
+    def _earlier_like(self, like: Tensor) -> Earlier:
+        """What was remembered, in a tensor's dtype and on its device."""
+        weights = {**self._earlier.weights, "cond_weights": self._previous_embeddings()}
+        has_grown = self._hnet.num_known_conds != self._num_conditions
+        tensors = [t for ts in weights.values() for t in ts]
+        if not has_grown and all(t.device == like.device and t.dtype == like.dtype for t in tensors):
+            return self._earlier
+        return Earlier({key: [t.to(like.device, like.dtype) for t in ts] for key, ts in weights.items()})
 
     def _previous_embeddings(self) -> list[Tensor]:
         """What was remembered of conditional parameters; those that have been added since as they are."""
@@ -167,9 +181,12 @@ class OutputRegularizer:
 
         Embeddings that have been added since are in it as they are.
         """
-        if self._theta is None:
+        if self._earlier is None:
             return {}
-        return {"theta": list(self._theta), "embeddings": self._previous_embeddings()}
+        return {
+            "theta": list(self._earlier.weights["uncond_weights"]),
+            "embeddings": self._previous_embeddings(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Remember what another regulariser did.
@@ -182,11 +199,9 @@ class OutputRegularizer:
         """
         if not isinstance(state, Mapping) or (state and set(state) != {"theta", "embeddings"}):
             given = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
-            raise InputTypeError(
-                f'state: a dictionary with "theta" and "embeddings" is accepted, got {given}'
-            )
+            raise InputTypeError(f'state: expected a dictionary with "theta" and "embeddings", got {given}')
         if not state:
-            self._theta, self._embeddings = None, []
+            self._earlier, self._embeddings = None, []
             return
         shapes = {
             "theta": self._hnet.unconditional_param_shapes,
@@ -194,12 +209,8 @@ class OutputRegularizer:
         }
         for name, expected in shapes.items():
             if not isinstance(state[name], Sequence) or not all(isinstance(t, Tensor) for t in state[name]):
-                raise InputTypeError(
-                    f"state[{name!r}]: a list of tensors is accepted, got {state[name]!r:.100}"
-                )
+                raise InputTypeError(f"state[{name!r}]: expected a list of tensors, got {state[name]!r:.100}")
             found = [list(t.shape) for t in state[name]]
             if found != [list(shape) for shape in expected]:
-                raise InputError(
-                    f"state[{name!r}]: tensors of the shapes {expected} are accepted, got {found}"
-                )
+                raise InputError(f"state[{name!r}]: expected tensors of the shapes {expected}, got {found}")
         self._remember(state["theta"], state["embeddings"])
