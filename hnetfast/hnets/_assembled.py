@@ -16,12 +16,14 @@ from hnetfast.ops._library import remembered
 from hnetfast.utils._spectral_norm import SpectralNorm
 
 if TYPE_CHECKING:
-    _Module = nn.Module
+
+    class _Network(nn.Module, HyperNetInterface): ...
+
 else:
-    _Module = object  # a subclass is a module by another base
+    _Network = object  # a subclass is a network by its other bases
 
 
-class Assembled(_Module):
+class Assembled(_Network):
     """Mixin of hypernetworks, before :class:`torch.nn.Module` among the bases.
 
     ``_hnets`` is a plain list of the members, whose parameters are registered once, as the whole's.

@@ -547,11 +547,11 @@ def _checked_datasets(given: Any) -> list[GaussianData]:
     if not datasets:
         raise InputError("gaussian_datasets: expected at least one data set, got none")
     for dataset in datasets:
-        known = isinstance(dataset, Dataset) and hasattr(dataset, "mean") and hasattr(dataset, "cov")
-        if not known:
+        mean, cov = getattr(dataset, "mean", None), getattr(dataset, "cov", None)
+        if not isinstance(dataset, Dataset) or mean is None or cov is None:
             raise InputTypeError(f"gaussian_datasets: expected GaussianData objects, got {dataset!r}")
         dimension = datasets[0].in_shape
-        shapes = [dataset.in_shape, dataset.out_shape, list(dataset.mean.shape), list(dataset.cov.shape)]
+        shapes = [dataset.in_shape, dataset.out_shape, list(mean.shape), list(cov.shape)]
         if shapes != [dimension, datasets[0].out_shape, dimension, dimension * 2]:
             raise InputError(
                 "gaussian_datasets: expected inputs, outputs, means and covariances of the same dimensions, "
