@@ -58,7 +58,7 @@ class Assembled(_Network):
             uneven = uses.ne(1).nonzero().flatten()
             return Corrections(uneven, (1.0 - uses[uneven]).unsqueeze(0)) if len(uneven) else None
 
-        return remembered(self.__dict__, "_found_uneven_outputs", find)
+        return remembered(vars(self), "_found_uneven_outputs", find)
 
     def train(self, mode: bool = True) -> Any:
         """Set the mode of the whole and of its members.

@@ -16,6 +16,7 @@ from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.ops._corrections import Corrections
 from hnetfast.ops._library import may_remember, without_autocast
 from hnetfast.ops._mlp_layers import sizes_of
+from hnetfast.ops.grouped_mlp import Group
 from hnetfast.regularizers._output_heads import IgnoredOutputs
 
 _OUTPUTS_AT_ONCE = 1 << 24  # generated weights in memory, for as many conditions as that are
