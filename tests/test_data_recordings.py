@@ -176,7 +176,7 @@ def test_sentences_that_are_none_are_refused(folder, tmp_path):
         assert len(SENTENCES(broken, num_tasks=1)) == 1  # other languages are not looked at
         with pytest.raises(ValueError, match="sum up to"):
             SENTENCES(broken, num_tasks=2)
-    with pytest.raises(RuntimeError, match="num_tasks: at most 3"):
+    with pytest.raises(RuntimeError, match="num_tasks: expected at most 3"):
         SENTENCES(folder, num_tasks=4)
     with pytest.raises(ValueError, match="num_tasks"):
         SENTENCES(folder, num_tasks=-1)
@@ -694,7 +694,7 @@ def test_classes_of_sounds_are_left_out(sounds, tmp_path):
     preprocess_audioset.main([*arguments, *options])
     with np.load(recordings_path(tmp_path, "audioset/audioset_data_balanced.npz")) as file:
         assert file["source_labels"].tolist() == [25]
-    with pytest.raises(ValueError, match="num_classes: at most 1"):
+    with pytest.raises(ValueError, match="num_classes: expected at most 1"):
         preprocess_audioset.main([*arguments[:-1], "2", *options])
     with pytest.raises(ValueError, match="is needed with --ontology"):
         preprocess_audioset.main([*arguments, *options[2:]])

@@ -165,7 +165,7 @@ def test_images_in_files(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"labels": [[0, 5]]}, ValueError, "labels: expected .* at most 4, got 5"),
+        ({"labels": [[0, 5]]}, ValueError, "labels: expected .*, got 5"),
         ({"labels": [[0], [-1]]}, ValueError, "labels: .* got -1"),
         ({"labels": [[0, 0]]}, ValueError, r"labels: expected.*none twice.*got \[0, 0\]"),
         ({"labels": [[]]}, ValueError, "labels: expected at least one"),
@@ -173,7 +173,7 @@ def test_images_in_files(tmp_path):
         ({"labels": [[0.0]]}, TypeError, "labels: .* got 0.0"),
         ({"num_classes_per_task": 6}, ValueError, "num_classes_per_task: .* got 6"),
         ({"num_classes_per_task": 0}, ValueError, "num_classes_per_task: .* got 0"),
-        ({"num_tasks": 3}, ValueError, "num_tasks: expected.*at most 2.*got 3"),
+        ({"num_tasks": 3}, ValueError, "num_tasks: expected .*, 3.*got 3"),
         ({"validation_size": 40}, ValueError, "validation_size: expected less than the"),
         ({"validation_size": -1}, ValueError, "validation_size: "),
     ],

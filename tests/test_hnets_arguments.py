@@ -242,7 +242,7 @@ def test_convert_out_format(cls):
         hnet.convert_out_format(flat[:, :4], "flattened", "sequential")
     with pytest.raises(TypeError, match="hnet_out"):
         hnet.convert_out_format(flat, "sequential", "flattened")
-    with pytest.raises(ValueError, match=r"hnet_out\[0\]: 2 tensors"):
+    with pytest.raises(ValueError, match=r"hnet_out\[0\]: expected 2 tensors"):
         hnet.convert_out_format([outs["squeezed"][:1]], "sequential", "flattened")
 
 

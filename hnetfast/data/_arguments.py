@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
 
 
@@ -26,16 +26,7 @@ def check_count(name: str, value: Any, minimum: int = 0, maximum: int | None = N
         TypeError: If it is not an integer.
         ValueError: If it is too small or too large.
     """
-    accepted = f"an integer of at least {minimum}"
-    if maximum is not None:
-        accepted += f" and at most {maximum}"
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise InputTypeError(f"{name}: expected {accepted}, got {value!r} ({type(value).__name__})") from None
-    if count < minimum or (maximum is not None and count > maximum):
-        raise InputError(f"{name}: expected {accepted}, got {count}")
-    return count
+    return check_integer(name, value, minimum, None if maximum is None else maximum + 1)
 
 
 def check_validation_size(validation_size: int, num_train: int) -> int:

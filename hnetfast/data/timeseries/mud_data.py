@@ -223,7 +223,9 @@ def get_mud_handlers(data_path: str, num_tasks: int = 5) -> list[MUDData]:
     arrays = read_recordings(path, {"languages": "U", "tags": "U"}, _SCRIPT, PAGE)
     languages, tags = arrays["languages"].tolist(), arrays["tags"].tolist()
     if num_tasks > len(languages):
-        raise InputError(f"num_tasks: at most {len(languages)}, the languages of {path}, got {num_tasks}")
+        raise InputError(
+            f"num_tasks: expected at most {len(languages)}, the languages of {path}, got {num_tasks}"
+        )
     return [MUDData(*_read_language(path, language), tags) for language in languages[:num_tasks]]
 
 
