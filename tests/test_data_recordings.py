@@ -217,8 +217,8 @@ def test_tasks(folder, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"digits": (0, 0)}, "digits: two different"),
-        ({"digits": (0, 1, 2)}, "digits: two different"),
+        ({"digits": (0, 0)}, "digits: expected two different"),
+        ({"digits": (0, 1, 2)}, "digits: expected two different"),
         ({"digits": (0, 10)}, "digits"),
         ({"digits": "01"}, "digits"),
         ({"digits": 3}, "digits"),
@@ -328,7 +328,7 @@ def test_words_are_found_in_rows_as_in_tensors():
     assert handler.decode_batch(inputs, outputs, ids) == handler.decode_batch(*tensors, sample_ids=ids)
     assert handler.decode_batch(inputs[:0], outputs[:0]) == ([], [])
     for wrong in (inputs + 100, inputs - 1, inputs + 0.5):
-        with pytest.raises(ValueError, match="inputs: indices from 0 to 8"):
+        with pytest.raises(ValueError, match="inputs: expected indices from 0 to 8"):
             handler.decode_batch(wrong, outputs)
     for wrong in ((inputs[0], outputs), (inputs, outputs[:, 1:])):
         with pytest.raises(ValueError, match="expected"):
@@ -565,7 +565,7 @@ def test_sentences_that_do_not_fit():
     ):
         with pytest.raises(ValueError, match="expected"):
             preprocess_mud.preprocess_language(**{"data": data, "words": words, "tagset": tags, **changes})
-    with pytest.raises(ValueError, match="data: a tag for each word"):
+    with pytest.raises(ValueError, match="data: expected a tag for each word"):
         preprocess_mud.preprocess_language([{"words": ["a"], "udtag": []}], words, tags)
 
 

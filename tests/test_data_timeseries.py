@@ -33,7 +33,7 @@ def test_a_copy_task():
     ("arguments", "names"),
     [
         ({"min_input_len": -1}, "min_input_len.*-1"),
-        ({"min_input_len": 2.5}, "min_input_len.*float"),
+        ({"min_input_len": 2.5}, "min_input_len.*got 2.5"),
         ({"max_input_len": 2}, "max_input_len.*at least 3.*got 2"),
         ({"seq_width": 0}, "seq_width.*got 0"),
         ({"out_width": 8}, "out_width.*, 8.*got 8"),
