@@ -29,6 +29,7 @@ asan: env
 lint: env
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/basedpyright --level error
 
 format: env
 	.venv/bin/ruff format .

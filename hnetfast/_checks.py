@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,9 +61,11 @@ def check_integers(name: str, values: Any, minimum: int, count: int | None = Non
     """
     expected = "a list of integers" if count is None else f"{count} integers"
     try:
-        entries = list(values)
+        entries = None if isinstance(values, (str, Mapping)) else list(values)
     except TypeError:
-        raise InputTypeError(f"{name}: expected {expected}, got {values!r}") from None
+        entries = None
+    if entries is None:
+        raise InputTypeError(f"{name}: expected {expected}, got {values!r}")
     if count is not None and len(entries) != count:
         raise InputError(f"{name}: expected {expected}, got {values!r}")
     return [check_integer(f"{name}[{i}]", value, minimum) for i, value in enumerate(entries)]

@@ -6,6 +6,7 @@ import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ def compute(
         return [results] if isinstance(results, Tensor) else results
     results = forward()
     if grads is None:
-        grads = torch.ones_like(results)
+        grads = torch.ones_like(cast("Tensor", results))  # several results come with their gradients
     found = torch.autograd.grad(results, parameters, grads, allow_unused=True)
     return [grad for grad in found if grad is not None]
 

@@ -1,6 +1,7 @@
 """Parameter lists read without the cost of their item access."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ def own_tensors(params: nn.ParameterList | Sequence[Tensor] | None) -> list[Tens
     return list(params)
 
 
-def look_up(params: nn.ParameterList, names: Sequence[str]) -> list[Tensor]:
+def look_up(params: nn.ParameterList, names: Sequence[str]) -> list[Any]:
     """List entries of a parameter list by their names.
 
     Args:

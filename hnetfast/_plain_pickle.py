@@ -25,7 +25,7 @@ class _Dtype:
             raise pickle.UnpicklingError(f"it holds an array of {self.dtype.kind!r}, which are no numbers")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
+        order: Any = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
         self.dtype = self.dtype.newbyteorder(order)
 
 

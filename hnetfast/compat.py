@@ -13,7 +13,7 @@ import pkgutil
 import runpy
 import sys
 import warnings
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import InspectLoader, Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -42,7 +42,9 @@ class _AliasLoader(Loader):
 
     def get_code(self, name: str) -> CodeType | None:
         """Returns the code of a module that is run with ``python -m``."""
-        return importlib.util.find_spec(_new_name(name)).loader.get_code(_new_name(name))
+        spec = importlib.util.find_spec(_new_name(name))
+        loader = spec and spec.loader
+        return loader.get_code(_new_name(name)) if isinstance(loader, InspectLoader) else None
 
 
 class _AliasFinder(MetaPathFinder):

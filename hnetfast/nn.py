@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -43,6 +44,8 @@ class LocalConv2d(nn.Module):
         TypeError, ValueError: If an argument is not accepted; it is named.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         in_channels: int,
@@ -67,8 +70,8 @@ class LocalConv2d(nn.Module):
         self.groups = self._geometry.groups
         self.kernel_size, self.stride = self._geometry.kernel_size, self._geometry.stride
         self.padding, self.dilation = self._geometry.padding, self._geometry.dilation
-        pair = input_size if isinstance(input_size, (list, tuple)) else (input_size, input_size)
-        self.input_size = (int(pair[0]), int(pair[1]))
+        height, width = input_size if isinstance(input_size, Sequence) else (input_size, input_size)
+        self.input_size = (int(height), int(width))
         self.output_size = self._geometry.output_size
         fan_in = self.in_channels // self.groups * prod(self.kernel_size)
         positions = prod(self.output_size)

@@ -38,13 +38,27 @@ class ChunkedNetwork:
         return self.inputs, self.weights, self.biases, self.activation, self.num_outputs
 
     def map(self, change: Callable[[Tensor], Tensor]) -> ChunkedNetwork:
-        """Returns the network with every tensor ``t`` replaced by ``change(t)``."""
+        """Replace every tensor.
+
+        Args:
+            change: Makes a new tensor of an old one.
+
+        Returns:
+            A network of the new ones.
+        """
         tensors = iter([change(t) for t in self.tensors])
         lists = [[next(tensors) for _ in part] for part in (self.inputs, self.weights, self.biases)]
         return replace(self, inputs=lists[0], weights=lists[1], biases=lists[2])
 
     def leaves(self, dtype: torch.dtype | None = None) -> ChunkedNetwork:
-        """Returns a copy, in ``dtype`` where given, whose tensors are leaves that require gradients."""
+        """Copy the network, so that its tensors are leaves that require gradients.
+
+        Args:
+            dtype: Of the copy; by default as it is.
+
+        Returns:
+            The copy.
+        """
         return self.map(lambda t: t.detach().to(dtype or t.dtype, copy=True).requires_grad_())
 
 
@@ -91,7 +105,15 @@ def random_network(
 
 
 def error_norm(result: Tensor, exact: Tensor) -> float:
-    """Euclidean norm of ``result - exact``, computed in float64; NaN where ``result`` has one."""
+    """Compute the Euclidean norm of an error.
+
+    Args:
+        result: What is measured.
+        exact: What it ought to be, of the same shape.
+
+    Returns:
+        The norm of the difference, computed in float64; NaN where ``result`` has one.
+    """
     return torch.linalg.vector_norm(result.detach().double() - exact.detach().double()).item()
 
 
@@ -134,7 +156,7 @@ def assert_within_budget(
     if error <= budget:  # False for NaN
         return
     difference = (result.detach().double() - exact.detach().double()).abs().nan_to_num(nan=float("inf"))
-    worst = tuple(i.item() for i in torch.unravel_index(difference.argmax(), exact.shape))
+    worst = tuple(int(i) for i in torch.unravel_index(difference.argmax(), exact.shape))
     raise AssertionError(
         f"{name} {tuple(result.shape)}: error {error:.3g} (norm of the exact {scale:.3g}) where plain "
         f"{result.dtype} has {plain_error:.3g}, with arguments rounded once more "
@@ -174,14 +196,30 @@ def sensitivities(
 
 
 def run(op: Callable[..., Tensor], network: ChunkedNetwork, grad_out: Tensor) -> list[Tensor]:
-    """Result of ``op`` and its gradients for all tensors of ``network`` (zeros where it has none)."""
+    """Call an op and differentiate it.
+
+    Args:
+        op: The op, called with ``network.arguments``.
+        network: The network.
+        grad_out: Gradient of the result.
+
+    Returns:
+        The result and the gradients for all tensors of the network, zeros where it has none.
+    """
     out = op(*network.arguments)
     grads = torch.autograd.grad(out, network.tensors, grad_out, materialize_grads=True)
     return [out.detach(), *grads]
 
 
 def names(network: ChunkedNetwork) -> list[str]:
-    """What :func:`run` returns, in words."""
+    """Say in words what :func:`run` returns.
+
+    Args:
+        network: The network.
+
+    Returns:
+        A name for the result and for each gradient.
+    """
     lists = (("inputs", network.inputs), ("weights", network.weights), ("biases", network.biases))
     return ["the result", *(f"the gradient of {n}[{i}]" for n, ts in lists for i in range(len(ts)))]
 

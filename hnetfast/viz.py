@@ -101,7 +101,7 @@ def plot_chunking(hnet: HyperNetInterface, *, columns: int = 8, panel_size: floa
     handles = []
     for name in reversed(legend):
         chunks = f" ({numbers[name]} chunk{'s' if numbers[name] > 1 else ''})" if numbers[name] else ""
-        handles.append(Patch(color=legend[name], label=name + chunks))
+        handles.append(Patch(color=tuple(legend[name]), label=name + chunks))
     options = {"ncols": min(4, columns), "fontsize": 7, "frameon": False}
     figure.legend(handles=handles, loc="outside lower center", **options)
     return figure

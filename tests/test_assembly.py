@@ -193,7 +193,7 @@ def in_place(c):
         (lambda c: [*in_order(c), c[9][0]], "raised IndexError"),
         (in_place, "must not change its input in place"),
         (lambda c: [t + torch.randn_like(t) for t in in_order(c)], "different values for the same input"),
-        ("in_order", "a function is accepted"),
+        ("in_order", "expected a function"),
     ],
 )
 def test_bad_functions(assembly_fct, message):
@@ -394,11 +394,11 @@ def test_spectral_norm_moves_and_is_saved():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"hnets": [nn.Linear(2, 2)]}, r"hnets\[0\]: a hypernetwork is accepted"),
-        ({"hnets": HMLP([[3]], verbose=False)}, "hnets: a list"),
+        ({"hnets": [nn.Linear(2, 2)]}, r"hnets\[0\]: expected a hypernetwork"),
+        ({"hnets": HMLP([[3]], verbose=False)}, "hnets: expected a list"),
         ({"num_cond_embs": 4}, r"num_cond_embs=4 conditions or none, but hnets\[0\] knows 2"),
-        ({"cond_param_names": ["a", "b"]}, "cond_param_names: 1 names"),
-        ({"cond_param_names": [0]}, r"cond_param_names\[0\]: a string is accepted, got 0"),
+        ({"cond_param_names": ["a", "b"]}, "cond_param_names: expected 1 names"),
+        ({"cond_param_names": [0]}, r"cond_param_names\[0\]: expected a string, got 0"),
         ({"uncond_param_shapes": [[0]]}, r"uncond_param_shapes\[0\]\[0\]"),
     ],
 )
@@ -416,7 +416,7 @@ def test_bad_calls_of_a_container():
     hnet = nested()
     with pytest.raises(ValueError, match="condition 3 does not exist"):
         hnet(cond_id=3)
-    with pytest.raises(ValueError, match=r"weights\['hnets'\]: 3 entries"):
+    with pytest.raises(ValueError, match=r"weights\['hnets'\]: expected 3 entries"):
         hnet(cond_id=0, weights={"hnets": [{}]})
     with pytest.raises(ValueError, match=r"hnets\[0\].*uncond_input"):
         hnet(cond_id=0, uncond_input=torch.randn(1, 2))
@@ -439,8 +439,8 @@ def test_given_chunk_embeddings():
     )
     assert list(given_ones) == ["chunk_embs"]
     for bad, message in (
-        ({"chunk_embs": own[:1]}, "2 tensors are accepted, got 1"),
-        ({"chunk_embs": [own[0], own[1][:1]]}, r"chunk_embs'\]\[1\]: shape \[2, 3, 3\]"),
+        ({"chunk_embs": own[:1]}, "expected 2 tensors, got 1"),
+        ({"chunk_embs": [own[0], own[1][:1]]}, r"chunk_embs'\]\[1\]: expected shape \[2, 3, 3\]"),
         ({"chunk_embs": own[0]}, "a list of tensors"),
     ):
         with pytest.raises((ValueError, TypeError), match=message):

@@ -168,7 +168,7 @@ def test_tensors(handler):
     assert handler.output_to_torch_tensor(handler.get_val_outputs(), "cpu").shape == (100, 3, 9)
     assert handler.input_to_torch_tensor(inputs[:0], "cpu").shape == (100, 0, 68)
     for rows in (inputs[0], inputs[:, :-1], inputs[None]):
-        with pytest.raises(ValueError, match="x: rows"):
+        with pytest.raises(ValueError, match="x: expected rows"):
             handler.input_to_torch_tensor(rows, "cpu")
 
 

@@ -176,7 +176,7 @@ def test_sentences_that_are_none_are_refused(folder, tmp_path):
         assert len(SENTENCES(broken, num_tasks=1)) == 1  # other languages are not looked at
         with pytest.raises(ValueError, match="sum up to"):
             SENTENCES(broken, num_tasks=2)
-    with pytest.raises(RuntimeError, match="num_tasks: at most 3"):
+    with pytest.raises(RuntimeError, match="num_tasks: expected at most 3"):
         SENTENCES(folder, num_tasks=4)
     with pytest.raises(ValueError, match="num_tasks"):
         SENTENCES(folder, num_tasks=-1)
@@ -217,8 +217,8 @@ def test_tasks(folder, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"digits": (0, 0)}, "digits: two different"),
-        ({"digits": (0, 1, 2)}, "digits: two different"),
+        ({"digits": (0, 0)}, "digits: expected two different"),
+        ({"digits": (0, 1, 2)}, "digits: expected two different"),
         ({"digits": (0, 10)}, "digits"),
         ({"digits": "01"}, "digits"),
         ({"digits": 3}, "digits"),
@@ -328,10 +328,10 @@ def test_words_are_found_in_rows_as_in_tensors():
     assert handler.decode_batch(inputs, outputs, ids) == handler.decode_batch(*tensors, sample_ids=ids)
     assert handler.decode_batch(inputs[:0], outputs[:0]) == ([], [])
     for wrong in (inputs + 100, inputs - 1, inputs + 0.5):
-        with pytest.raises(ValueError, match="inputs: indices from 0 to 8"):
+        with pytest.raises(ValueError, match="inputs: expected indices from 0 to 8"):
             handler.decode_batch(wrong, outputs)
     for wrong in ((inputs[0], outputs), (inputs, outputs[:, 1:])):
-        with pytest.raises(ValueError, match="is accepted"):
+        with pytest.raises(ValueError, match="expected"):
             handler.decode_batch(*wrong)
     with pytest.raises(RuntimeError, match="vocabulary and tagset"):
         mud_data.MUDData(tasks[0][0]).decode_batch(inputs, outputs)
@@ -563,9 +563,9 @@ def test_sentences_that_do_not_fit():
         {"words": ["<UNK>", "a"]},
         {"tagset": ["Y"]},
     ):
-        with pytest.raises(ValueError, match="accepted"):
+        with pytest.raises(ValueError, match="expected"):
             preprocess_mud.preprocess_language(**{"data": data, "words": words, "tagset": tags, **changes})
-    with pytest.raises(ValueError, match="data: a tag for each word"):
+    with pytest.raises(ValueError, match="data: expected a tag for each word"):
         preprocess_mud.preprocess_language([{"words": ["a"], "udtag": []}], words, tags)
 
 
@@ -694,7 +694,7 @@ def test_classes_of_sounds_are_left_out(sounds, tmp_path):
     preprocess_audioset.main([*arguments, *options])
     with np.load(recordings_path(tmp_path, "audioset/audioset_data_balanced.npz")) as file:
         assert file["source_labels"].tolist() == [25]
-    with pytest.raises(ValueError, match="num_classes: at most 1"):
+    with pytest.raises(ValueError, match="num_classes: expected at most 1"):
         preprocess_audioset.main([*arguments[:-1], "2", *options])
     with pytest.raises(ValueError, match="is needed with --ontology"):
         preprocess_audioset.main([*arguments, *options[2:]])

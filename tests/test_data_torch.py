@@ -194,9 +194,9 @@ def test_what_happens_to_the_handler_later_does_not_matter():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("training",), ValueError, "part: accepted are 'train', 'val', 'test', got 'training'"),
+        (("training",), ValueError, "part: expected one of 'train', 'val', 'test', got 'training'"),
         (("val",), ValueError, "part: numbers has no validation samples"),
-        (("train", {"mode": "test"}), ValueError, "mode: accepted are 'train', 'inference', got 'test'"),
+        (("train", {"mode": "test"}), ValueError, "mode: expected one of 'train', 'inference', got 'test'"),
         (("train", {"seed": -1}), ValueError, "seed: .* got -1"),
         (("train", {"seed": 1.5}), TypeError, "seed: .* got 1.5"),
         (("train", {"order": 1}), TypeError, "order"),
@@ -213,13 +213,13 @@ def test_bad_use_is_refused():
     for index in (7, -8):
         with pytest.raises(IndexError, match=r"index: the data set has 7 samples"):
             dataset[index]
-    with pytest.raises(TypeError, match="index: integers"):
+    with pytest.raises(TypeError, match="index: expected integers"):
         dataset[1.0]
     with pytest.raises(ValueError, match="epoch: "):
         dataset.set_epoch(-1)
-    with pytest.raises(TypeError, match="handler: a data handler is accepted, got list"):
+    with pytest.raises(TypeError, match="handler: expected a data handler, got list"):
         TorchDataset([], "train")
-    with pytest.raises(ValueError, match="channels_first: inputs"):
+    with pytest.raises(ValueError, match="channels_first: expected False for inputs"):
         Steps(4, False).torch_dataset("train", channels_first=True)
     assert dataset.__getitems__([]) == []
     assert len(list(dataset)) == 7
@@ -247,7 +247,7 @@ def test_a_list_of_pairs_is_a_data_set():
     assert handler.in_shape == [4, 4, 3] and handler.num_classes == 2 and handler.num_test_samples == 2
     np.testing.assert_array_equal(handler.get_train_inputs()[:, 0], np.arange(5))
     np.testing.assert_array_equal(handler.get_train_outputs()[:, 0], [0, 1, 0, 1, 0])
-    with pytest.raises(TypeError, match=r"train\[0\]: a pair of input and output is accepted, got int"):
+    with pytest.raises(TypeError, match=r"train\[0\]: expected a pair of input and output, got int"):
         from_torch([1, 2])
 
 
@@ -333,9 +333,9 @@ def test_the_handler_keeps_its_numbers():
 def test_figures_that_cannot_be_drawn(tmp_path):
     handler = from_torch(TensorDataset(torch.rand(3, 2), torch.arange(3)))
     x, y = handler.next_train_batch(3)
-    with pytest.raises(ValueError, match="outputs: one for each of 3 inputs is accepted, got 2"):
+    with pytest.raises(ValueError, match="outputs: expected one for each of 3 inputs, got 2"):
         handler.plot_samples("", x, outputs=y[:2], show=False)
-    with pytest.raises(ValueError, match="predictions: one for each of 3 inputs"):
+    with pytest.raises(ValueError, match="predictions: expected one for each of 3 inputs"):
         handler.plot_samples("", x, predictions=y[:1], show=False)
     path = tmp_path / "nowhere" / "figure.png"
     with pytest.raises(FileNotFoundError, match=r"figure\.png: there is no folder .*nowhere$"):
@@ -362,34 +362,44 @@ def item(x=0.0, y=0):
 @pytest.mark.parametrize(
     ("train", "options", "error", "message"),
     [
-        (iter([]), {}, TypeError, "train: a data set with len and items is accepted, got list_iterator"),
+        (iter([]), {}, TypeError, "train: expected a data set with len and items, got list_iterator"),
         (
             Items([np.zeros(2)]),
             {},
             TypeError,
-            r"train\[0\]: a pair of input and output is accepted, got ndarray",
+            r"train\[0\]: expected a pair of input and output, got ndarray",
         ),
-        (Items([item(), ("text", 0)]), {}, TypeError, r"train\[1\]: numbers and images .* got str: 'text'"),
+        (
+            Items([item(), ("text", 0)]),
+            {},
+            TypeError,
+            r"train\[1\]: expected numbers and.* 'text'",
+        ),
         (
             Items([item(), (np.zeros(3), 0)]),
             {},
             ValueError,
-            r"train\[1\]: inputs of one shape .* \[2\] first",
+            r"train\[1\]: expected inputs of one shape.*\[2\] first",
         ),
         (Items([]), {}, ValueError, "at least one sample"),
-        (Items([item(np.nan)]), {}, ValueError, "inputs: finite numbers are accepted, got 2 others"),
-        (Items([item(y=np.inf)]), {}, ValueError, "outputs: finite numbers"),
-        (Items([item(y=-1)]), {}, ValueError, r"outputs: classes 0, 1, … are accepted, got -1"),
-        (Items([item(y=0.5)]), {"classification": True}, ValueError, "outputs: classes .* got 0.5"),
+        (Items([item(np.nan)]), {}, ValueError, "inputs: expected finite numbers, got 2 others"),
+        (Items([item(y=np.inf)]), {}, ValueError, "outputs: expected finite numbers"),
+        (Items([item(y=-1)]), {}, ValueError, r"outputs: expected classes 0, 1, …, got -1"),
+        (Items([item(y=0.5)]), {"classification": True}, ValueError, "outputs: expected classes .* got 0.5"),
         (Items([item(y=[0, 1])]), {"classification": True}, ValueError, "one class a sample"),
-        (Items([item(y=3)]), {"num_classes": 3}, ValueError, "num_classes: .* at least 4 .* got 3"),
-        (Items([item()] * 3), {"validation_size": 3}, ValueError, "validation_size: less than the 3"),
+        (Items([item(y=3)]), {"num_classes": 3}, ValueError, "num_classes: expected.*at least 4.*got 3"),
+        (
+            Items([item()] * 3),
+            {"validation_size": 3},
+            ValueError,
+            "validation_size: expected less than the 3",
+        ),
         (Items([item()] * 3), {"validation_size": -1}, ValueError, "validation_size: .* got -1"),
         (
             Items([item()]),
             {"test": Items([(np.zeros(3), 0)])},
             ValueError,
-            r"inputs of one kind .* \[2\] and",
+            r"inputs of one kind.*\[2\] and",
         ),
     ],
 )

@@ -240,8 +240,8 @@ def not_finite(x):
         ({"test_inter": [0, np.inf]}, "test_inter"),
         ({"test_inter": [1, 0]}, "test_inter"),
         ({"val_inter": [1, 0], "num_val": 3}, "val_inter"),
-        ({"val_inter": [0, 1]}, "val_inter, num_val: both"),
-        ({"num_val": 3}, "val_inter, num_val: both"),
+        ({"val_inter": [0, 1]}, "val_inter, num_val: expected both"),
+        ({"num_val": 3}, "val_inter, num_val: expected both"),
         ({"num_train": -1}, "num_train"),
         ({"num_test": 2.5}, "num_test"),
         ({"rseed": -1}, "rseed"),
@@ -283,7 +283,7 @@ def test_errors_come_before_anything_is_drawn():
         lambda: GaussianData(num_test=-1),
         lambda: Donuts(radii=((1, 2), (4, 3)), rseed=None),
     ):
-        with pytest.raises(ValueError, match="accepted"):
+        with pytest.raises(ValueError, match="expected"):
             make()
     np.testing.assert_array_equal(np.random.get_state()[1], state)
 

@@ -617,9 +617,9 @@ def test_commands_of_searches_on_clusters(place, calls):
 
 
 def test_options_of_the_search_are_passed_on_where_they_are_given():
-    args = gather._parser().parse_args(["--grid_module=m", "--num_searches=2", "--random_seed=7"])
+    args = gather.seeds_parser().parse_args(["--grid_module=m", "--num_searches=2", "--random_seed=7"])
     assert {"--num_searches=2", "--random_seed=7"} < set(shlex.split(gather.get_hpsearch_call(args, 5, "g")))
-    args = gather._parser().parse_args(["--grid_module=m"])
+    args = gather.seeds_parser().parse_args(["--grid_module=m"])
     assert "num_searches" not in gather.get_hpsearch_call(args, 5, "g")
     assert "out_dir" not in gather.get_hpsearch_call(args, 5, "g")
 

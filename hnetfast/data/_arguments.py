@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
 
 
@@ -26,18 +26,7 @@ def check_count(name: str, value: Any, minimum: int = 0, maximum: int | None = N
         TypeError: If it is not an integer.
         ValueError: If it is too small or too large.
     """
-    accepted = f"an integer of at least {minimum}"
-    if maximum is not None:
-        accepted += f" and at most {maximum}"
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise InputTypeError(
-            f"{name}: {accepted} is accepted, got {value!r} ({type(value).__name__})"
-        ) from None
-    if count < minimum or (maximum is not None and count > maximum):
-        raise InputError(f"{name}: {accepted} is accepted, got {count}")
-    return count
+    return check_integer(name, value, minimum, None if maximum is None else maximum + 1)
 
 
 def check_validation_size(validation_size: int, num_train: int) -> int:
@@ -56,7 +45,7 @@ def check_validation_size(validation_size: int, num_train: int) -> int:
     size = check_count("validation_size", validation_size)
     if size > 0 and size >= num_train:
         raise InputError(
-            f"validation_size: less than the {num_train} training samples is accepted, got {validation_size}"
+            f"validation_size: expected less than the {num_train} training samples, got {validation_size}"
         )
     return size
 
@@ -73,7 +62,7 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
         ValueError: If it is something else.
     """
     if value not in choices:
-        raise InputError(f"{name}: accepted are {', '.join(map(repr, choices))}, got {value!r}")
+        raise InputError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def check_finite(name: str, values: np.ndarray) -> None:
@@ -88,7 +77,7 @@ def check_finite(name: str, values: np.ndarray) -> None:
     """
     if np.issubdtype(values.dtype, np.inexact) and not np.isfinite(values).all():
         bad = values[~np.isfinite(values)]
-        raise InputError(f"{name}: finite numbers are accepted, got {bad.size} others, e.g. {bad.flat[0]}")
+        raise InputError(f"{name}: expected finite numbers, got {bad.size} others, e.g. {bad.flat[0]}")
 
 
 def random_source(name: str, seed: Any) -> Any:
@@ -111,4 +100,4 @@ def random_source(name: str, seed: Any) -> Any:
         return np.random.RandomState(seed)
     except (TypeError, ValueError) as error:
         kind = InputTypeError if isinstance(error, TypeError) else InputError
-        raise kind(f"{name}: None or an integer from 0 to 2**32 - 1 is accepted, got {seed!r}") from None
+        raise kind(f"{name}: expected None or an integer from 0 to 2**32 - 1, got {seed!r}") from None

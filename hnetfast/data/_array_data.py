@@ -14,7 +14,7 @@ from hnetfast.data.dataset import Dataset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
 
 class ArrayData(Dataset):
@@ -84,7 +84,7 @@ class ArrayData(Dataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,
@@ -120,9 +120,9 @@ def _numbers(rows: np.ndarray) -> np.ndarray:
 def _classes(outputs: np.ndarray) -> np.ndarray:
     """Return classes as integers ``[N, 1]``."""
     if math.prod(outputs.shape[1:]) != 1:
-        raise InputError(f"outputs: one class a sample is accepted, got {list(outputs.shape[1:])}")
+        raise InputError(f"outputs: expected one class a sample, got {list(outputs.shape[1:])}")
     classes = outputs.reshape(-1, 1).astype(np.int64)
     wrong = (classes < 0) | (classes != outputs.reshape(-1, 1))
     if wrong.any():
-        raise InputError(f"outputs: classes 0, 1, … are accepted, got {outputs.reshape(-1, 1)[wrong][0]} too")
+        raise InputError(f"outputs: expected classes 0, 1, …, got {outputs.reshape(-1, 1)[wrong][0]} too")
     return classes

@@ -97,15 +97,15 @@ def image_bytes(x: np.ndarray, size: int) -> np.ndarray:
     """
     numbers = np.asarray(x)
     if numbers.ndim != 2 or numbers.shape[1] != size:
-        raise InputError(f"x: images [B, {size}] are accepted, got an array {list(numbers.shape)}")
+        raise InputError(f"x: expected images [B, {size}], got an array {list(numbers.shape)}")
     if numbers.dtype.kind not in "biuf":
-        raise InputTypeError(f"x: numbers from 0 to 1 are accepted, got an array of {numbers.dtype}")
+        raise InputTypeError(f"x: expected numbers from 0 to 1, got an array of {numbers.dtype}")
     pixels = np.empty(numbers.shape, dtype=np.uint8)
     for block in _blocks(numbers.shape, 2**16):
         scaled = numbers[block] * 255.0
         if not (scaled.min() > -1 and scaled.max() < 256):  # also if one of them is NaN
             outside = numbers[block][~((scaled > -1) & (scaled < 256))]
-            raise InputError(f"x: numbers from 0 to 1 are accepted, got {outside[0]!s}")
+            raise InputError(f"x: expected numbers from 0 to 1, got {outside[0]!s}")
         pixels[block] = scaled
     return pixels
 
@@ -301,10 +301,10 @@ class _Program:
     def _compute(self, out: Any, scale: Any, constants: Sequence[Any], rows: Any, columns: Any) -> None:
         """Turn bytes into the numbers of the result, in place; all of them arrays, or all tensors."""
         out /= scale
-        constants = iter(constants)
+        remaining = iter(constants)
         for step in self.steps:
             if isinstance(step, _Normalisation):
-                mean, std = next(constants)
+                mean, std = next(remaining)
                 out -= mean
                 out /= std
             else:
@@ -406,7 +406,8 @@ def _compile(transform: Any, shape: tuple[int, ...]) -> _Program | None:
             return None
     if height * width != shape[0] * shape[1]:
         return None
-    return _Program(shape, tuple(moves), (height, width), tuple(numbers))
+    rows, columns, channels = shape
+    return _Program((rows, columns, channels), tuple(moves), (height, width), tuple(numbers))
 
 
 def _is_plain(step: Any) -> bool:

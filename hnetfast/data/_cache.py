@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -46,7 +46,7 @@ def shared(sources: Sequence[Path], load: partial[Shared]) -> Shared:
         *((path, s.st_ino, s.st_size, s.st_mtime_ns) for path, s in states),
     )
     with _lock:  # so that threads load it once
-        found = _alive.get(key)
+        found: Any = _alive.get(key)
         if found is None:
             found = _alive[key] = load()
     return found
@@ -86,7 +86,8 @@ def kept_arrays(path: Path, key: str, make: Callable[[], dict[str, np.ndarray]])
         found = make()
         try:
             with replacing(path) as file:
-                np.savez(file, **{_KEY: np.array(key)}, **found)
+                named: dict[str, Any] = {_KEY: np.array(key), **found}
+                np.savez(file, **named)
         except OSError:
             pass  # a folder that can't be written, or a full disk
     return found

@@ -192,7 +192,7 @@ def first_of_each_class(classes: np.ndarray, number: int) -> np.ndarray:
     values, starts, counts = np.unique(np.sort(classes), return_index=True, return_counts=True)
     if len(counts) and counts.min() < number:
         raise InputError(
-            f"num_val_per_class: at most the number of training samples of each class is accepted, "
+            f"num_val_per_class: expected at most the number of training samples of each class, "
             f"got {number}, class {values[counts.argmin()]} has {counts.min()}"
         )
     chosen = np.empty(len(classes), dtype=bool)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from hnetfast.data.dataset import Dataset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
 
 class Images:
@@ -151,7 +151,7 @@ class LabelledImages(Dataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,
@@ -173,7 +173,7 @@ class LabelledImages(Dataset):
             axes = fig.add_subplot(inner_grid[1])
             axes.set_title("Predictions")
             classes = range(self.num_classes)
-            axes.bar(classes, np.ravel(predictions))
+            axes.bar(classes, np.ravel(cast("np.ndarray", predictions)))
             axes.set_xticks(classes)
 
 

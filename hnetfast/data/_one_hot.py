@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class OneHotEncoding:
 
     def __init__(self, encoder: Any = None, num_classes: int | None = None) -> None:
         self._encoder = encoder
-        self._num_classes = num_classes
+        self._num_classes: int | Any = num_classes  # None where there is an encoder
 
     def __bool__(self) -> bool:
         return self._encoder is not None or self._num_classes is not None
@@ -30,7 +30,7 @@ class OneHotEncoding:
         if self._encoder is None and self._num_classes is not None:
             from sklearn.preprocessing import OneHotEncoder
 
-            encoder = OneHotEncoder(categories=[range(self._num_classes)])
+            encoder = OneHotEncoder(categories=cast("Any", [range(self._num_classes)]))
             encoder.fit(np.zeros((1, 1), dtype=int))
             return encoder
         return self._encoder
@@ -53,14 +53,13 @@ class OneHotEncoding:
             return encoded.toarray() if hasattr(encoded, "toarray") else np.asarray(encoded)
         labels = np.asarray(labels)
         if labels.ndim != 2 or labels.shape[1] != 1:
-            raise InputError(f"labels: classes [n, 1] are accepted, got an array {list(labels.shape)}")
+            raise InputError(f"labels: expected classes [n, 1], got an array {list(labels.shape)}")
         if labels.dtype.kind not in "biuf":
-            raise InputTypeError(f"labels: integers are accepted, got an array of {labels.dtype}")
+            raise InputTypeError(f"labels: expected integers, got an array of {labels.dtype}")
         known = (labels >= 0) & (labels < self._num_classes) & (labels == np.floor(labels))
         if not known.all():
             raise InputError(
-                f"labels: integers from 0 to {self._num_classes - 1} are accepted, "
-                f"got {labels[~known].flat[0]}"
+                f"labels: expected integers from 0 to {self._num_classes - 1}, got {labels[~known].flat[0]}"
             )
         encoded = np.zeros((len(labels), self._num_classes))
         encoded[np.arange(len(labels)), labels[:, 0].astype(np.int64)] = 1
@@ -83,6 +82,6 @@ def decode(encoded: np.ndarray, num_classes: int) -> np.ndarray:
     encoded = np.asarray(encoded)
     if encoded.ndim != 2 or encoded.shape[1] != num_classes:
         raise InputError(
-            f"labels: one-hot rows [n, {num_classes}] are accepted, got an array {list(encoded.shape)}"
+            f"labels: expected one-hot rows [n, {num_classes}], got an array {list(encoded.shape)}"
         )
     return encoded.argmax(axis=1)[:, None]

@@ -45,7 +45,7 @@ class PermutedList:
         self._batch_gens_val: list[Any] = [None] * len(self._permutations)
         self._active_perm = -1
         if independent:
-            self._elements = [None] * len(self._permutations)
+            self._elements = [None for _ in self._permutations]
 
     @property
     def _active_perm(self) -> int:
@@ -78,7 +78,7 @@ class PermutedList:
         try:
             position = operator.index(index)
         except TypeError:
-            raise InputTypeError(f"index: an integer or a slice is accepted, got {index!r}") from None
+            raise InputTypeError(f"index: expected an integer or a slice, got {index!r}") from None
         if not -len(self) <= position < len(self):
             raise InputIndexError(f"index: the list has {len(self)} elements, got {position}")
         position %= len(self)
@@ -110,7 +110,7 @@ class PermutedList:
     def __delitem__(self, key: Any) -> None:
         raise UnsupportedError(f"{type(self).__name__}: elements can't be deleted; take a slice")
 
-    def _exchange(self, handler: Dataset, position: int) -> None:
+    def _exchange(self, handler: Any, position: int) -> None:
         """Make a handler the task at a position."""
         handler.permutation = self._permutations[position]
 

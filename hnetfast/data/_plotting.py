@@ -105,13 +105,13 @@ def check_tasks(data_handlers: Sequence[Any], **lists: Sequence[Any] | None) -> 
     """
     number = len(data_handlers)
     if number == 0:
-        raise InputError("data_handlers: at least one is accepted, got none")
+        raise InputError("data_handlers: expected at least one, got none")
     if (lists["inputs"] is None) != (lists["predictions"] is None):
         missing = "inputs" if lists["inputs"] is None else "predictions"
-        raise InputError(f"inputs, predictions: both or none of them are accepted, got no {missing}")
+        raise InputError(f"inputs, predictions: expected both or none of them, got no {missing}")
     for name, values in lists.items():
         if values is not None and len(values) != number:
-            raise InputError(f"{name}: one for each of {number} data handlers is accepted, got {len(values)}")
+            raise InputError(f"{name}: expected one for each of {number} data handlers, got {len(values)}")
     return number
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hnetfast.data.dataset import Dataset
 
@@ -26,7 +26,13 @@ def shared_copy(handler: Handler) -> Handler:
     return twin
 
 
-class Variant:
+if TYPE_CHECKING:
+    _Handler = Dataset
+else:
+    _Handler = object  # a variant is a handler by its other base
+
+
+class Variant(_Handler):
     """What a variant of a handler does differently: a base of its class, before the handler's own class."""
 
     _parts: tuple[type, ...] = ()
@@ -56,7 +62,7 @@ def variant_of(handler: Dataset, kind: type[Variant]) -> Any:
 
 
 @cache
-def _variant_class(*parts: type) -> type:
+def _variant_class(*parts: Any) -> type:
     kind, *rest = parts
     base = rest[0] if len(rest) == 1 else _variant_class(*rest)
     return type(
@@ -65,5 +71,5 @@ def _variant_class(*parts: type) -> type:
 
 
 def _empty_variant(*parts: type) -> Any:
-    kind = _variant_class(*parts)
+    kind: Any = _variant_class(*parts)
     return kind.__new__(kind)

@@ -189,7 +189,7 @@ class Annotations(Mapping):
 
 def _height_and_width(shape: Sequence[int]) -> list[int]:
     if isinstance(shape, str) or not hasattr(shape, "__len__"):
-        raise InputTypeError(f"shape: height and width are accepted, got {shape!r}")
+        raise InputTypeError(f"shape: expected height and width, got {shape!r}")
     if len(shape) != 2:
-        raise InputError(f"shape: height and width are accepted, got {shape!r}")
+        raise InputError(f"shape: expected height and width, got {shape!r}")
     return [check_count("shape", size, 1) for size in shape]

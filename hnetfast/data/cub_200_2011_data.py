@@ -108,6 +108,9 @@ class CUB2002011(LargeImgDataset):
     def tf_input_map(self, mode: str = "inference") -> NoReturn:
         """Not available.
 
+        Args:
+            mode: "train" or "inference".
+
         Raises:
             NotImplementedError: Always.
         """

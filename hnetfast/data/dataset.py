@@ -20,9 +20,8 @@ then fills the dictionary ``self._data``:
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,92 +31,31 @@ from hnetfast._errors import InputError
 from hnetfast.data import _plotting
 from hnetfast.data._arguments import check_count
 from hnetfast.data._batches import IndexStream, take_indices
-from hnetfast.data._one_hot import OneHotEncoding, decode
-from hnetfast.data._samples import Samples
+from hnetfast.data._sample_sets import SampleSets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
     from hnetfast.data.torch_dataset import TorchDataset
 
 __all__ = ["Dataset"]
 
 
-class Dataset(ABC):
+class Dataset(SampleSets):
     """A data set that is held in memory, split into samples for training, validation and testing.
 
     Subclasses fill ``self._data`` (see the module) and implement :meth:`get_identifier` and ``_plot_sample``.
     """
 
     def __init__(self) -> None:
-        self._data: dict[str, Any] = Samples(
-            classification=None,
-            sequence=None,
-            num_classes=None,
-            is_one_hot=None,
-            in_data=None,
-            out_data=None,
-            in_shape=[],
-            out_shape=[],
-            train_inds=[],
-            test_inds=[],
-            val_inds=None,
-        )
+        super().__init__()
         # Where next_..._batch takes the IDs of its samples from: None before the first one.
-        self._batch_gen_train: Iterator[int] | None = None
-        self._batch_gen_test: Iterator[int] | None = None
-        self._batch_gen_val: Iterator[int] | None = None
-        self._encoding = OneHotEncoding()
+        self._batch_gen_train: Any = None
+        self._batch_gen_test: Any = None
+        self._batch_gen_val: Any = None
         self._shuffle_test_samples = True
         self._shuffle_val_samples = True
-
-    # Properties
-
-    @property
-    def classification(self) -> bool:
-        """Whether the outputs are classes, not numbers to regress on."""
-        return self._data["classification"]
-
-    @property
-    def sequence(self) -> bool:
-        """Whether samples are sequences, padded with zeros to a common length and flattened."""
-        return self._data["sequence"]
-
-    @property
-    def num_classes(self) -> int | None:
-        """Number of classes, None unless this is a classification."""
-        return self._data["num_classes"]
-
-    @property
-    def is_one_hot(self) -> bool | None:
-        """Whether the outputs are one-hot encoded, None unless this is a classification."""
-        return self._data["is_one_hot"]
-
-    @property
-    def in_shape(self) -> list[int]:
-        """Shape of an input before it was flattened, in a sequence of one step of it."""
-        return self._data["in_shape"]
-
-    @property
-    def out_shape(self) -> list[int]:
-        """Shape of an output before it was flattened, in a sequence of one step of it."""
-        return self._data["out_shape"]
-
-    @property
-    def num_train_samples(self) -> int:
-        """Number of training samples."""
-        return int(np.size(self._data["train_inds"]))
-
-    @property
-    def num_test_samples(self) -> int:
-        """Number of test samples."""
-        return int(np.size(self._data["test_inds"]))
-
-    @property
-    def num_val_samples(self) -> int:
-        """Number of validation samples."""
-        return 0 if self._data["val_inds"] is None else int(np.size(self._data["val_inds"]))
 
     @property
     def shuffle_test_samples(self) -> bool:
@@ -139,104 +77,6 @@ class Dataset(ABC):
         self._shuffle_val_samples = value
         self._batch_gen_val = None  # not a new one: constructors set this before there are samples
 
-    def is_image_dataset(self) -> tuple[bool, bool]:
-        """Tell whether inputs and outputs are images: of three dimensions, the last 1, 3 or 4 channels.
-
-        Returns:
-            Whether the inputs are, and whether the outputs are; of a sequence, whether its steps are.
-        """
-        return _is_image(self.in_shape), _is_image(self.out_shape)
-
-    @abstractmethod
-    def get_identifier(self) -> str:
-        """Return the name of the data set."""
-
-    def __str__(self) -> str:
-        return (
-            f'Dataset "{self.get_identifier()}" with {self.num_train_samples} training, '
-            f"{self.num_test_samples} test and {self.num_val_samples} validation samples."
-        )
-
-    # Whole parts
-
-    def get_train_ids(self) -> np.ndarray:
-        """Return the IDs of all training samples.
-
-        An ID belongs to a sample whatever part it is in; it is not an index into :meth:`get_train_inputs`.
-
-        Returns:
-            Integers ``[n]``.
-        """
-        return self._ids("train_inds")
-
-    def get_test_ids(self) -> np.ndarray:
-        """Return the IDs of all test samples, integers ``[n]``; see :meth:`get_train_ids`."""
-        return self._ids("test_inds")
-
-    def get_val_ids(self) -> np.ndarray | None:
-        """Return the IDs of all validation samples, integers ``[n]``, or None if there are none."""
-        return self._ids("val_inds")
-
-    def get_train_inputs(self) -> np.ndarray:
-        """Return the inputs of all training samples.
-
-        Returns:
-            New array ``[n, prod(in_shape)]``; in a sequence with all steps in a row.
-        """
-        return self._rows("in_data", self._data["train_inds"])
-
-    def get_test_inputs(self) -> np.ndarray:
-        """Return the inputs of all test samples; see :meth:`get_train_inputs`."""
-        return self._rows("in_data", self._data["test_inds"])
-
-    def get_val_inputs(self) -> np.ndarray | None:
-        """Return the inputs of all validation samples or None; see :meth:`get_train_inputs`."""
-        inds = self._data["val_inds"]
-        return None if inds is None else self._rows("in_data", inds)
-
-    def get_train_outputs(self, use_one_hot: bool | None = None) -> np.ndarray:
-        """Return the outputs of all training samples.
-
-        Args:
-            use_one_hot: Whether classes are to be one-hot encoded, by default as they are stored. Ignored
-                unless this is a classification.
-
-        Returns:
-            New array ``[n, prod(out_shape)]``; classes that are not one-hot encoded are ``[n, 1]``.
-        """
-        return self._outputs_at(self._data["train_inds"], use_one_hot)
-
-    def get_test_outputs(self, use_one_hot: bool | None = None) -> np.ndarray:
-        """Return the outputs of all test samples; see :meth:`get_train_outputs`."""
-        return self._outputs_at(self._data["test_inds"], use_one_hot)
-
-    def get_val_outputs(self, use_one_hot: bool | None = None) -> np.ndarray | None:
-        """Return the outputs of all validation samples or None; see :meth:`get_train_outputs`."""
-        inds = self._data["val_inds"]
-        return None if inds is None else self._outputs_at(inds, use_one_hot)
-
-    def train_ids_to_indices(self, sample_ids: np.ndarray) -> np.ndarray:
-        """Return where samples are in the training set.
-
-        Args:
-            sample_ids: IDs of training samples, integers ``[m]``, e.g. those that come with a batch.
-
-        Returns:
-            Indices into :meth:`get_train_inputs` and :meth:`get_train_outputs`, integers ``[m]``.
-
-        Raises:
-            ValueError: If an ID is not one of a training sample.
-        """
-        return self._ids_to_indices(sample_ids, self._data["train_inds"])
-
-    def test_ids_to_indices(self, sample_ids: np.ndarray) -> np.ndarray:
-        """Return where samples are in the test set; see :meth:`train_ids_to_indices`."""
-        return self._ids_to_indices(sample_ids, self._data["test_inds"])
-
-    def val_ids_to_indices(self, sample_ids: np.ndarray) -> np.ndarray:
-        """Return where samples are in the validation set; see :meth:`train_ids_to_indices`."""
-        return self._ids_to_indices(sample_ids, self._validation_indices())
-
     # Batches
 
     def next_train_batch(
@@ -250,7 +90,7 @@ class Dataset(ABC):
 
         Args:
             batch_size: Number of samples, at least 1.
-            use_one_hot: See :meth:`get_train_outputs`.
+            use_one_hot: Whether classes are to be one-hot encoded, by default as they are stored.
             return_ids: Whether to return the IDs as well.
 
         Returns:
@@ -260,29 +100,48 @@ class Dataset(ABC):
             ValueError: If ``batch_size`` is less than 1.
         """
         size = check_count("batch_size", batch_size, 1)
-        if self._batch_gen_train is None:
-            self.reset_batch_generator(train=True, test=False, val=False)
-        return self._batch(self._batch_gen_train, size, use_one_hot, return_ids)
+        return self._batch("train", size, use_one_hot, return_ids)
 
     def next_test_batch(
         self, batch_size: int, use_one_hot: bool | None = None, return_ids: bool = False
     ) -> list[np.ndarray]:
-        """Return the next batch of test samples; see :meth:`next_train_batch`."""
+        """Return the next batch of test samples, in random order if :attr:`shuffle_test_samples` is set.
+
+        Args:
+            batch_size: Number of samples, at least 1.
+            use_one_hot: Whether classes are to be one-hot encoded, by default as they are stored.
+            return_ids: Whether to return the IDs as well.
+
+        Returns:
+            Inputs ``[batch_size, D_in]``, outputs ``[batch_size, D_out]``, on request IDs ``[batch_size]``.
+
+        Raises:
+            ValueError: If ``batch_size`` is less than 1.
+        """
         size = check_count("batch_size", batch_size, 1)
-        if self._batch_gen_test is None:
-            self.reset_batch_generator(train=False, test=True, val=False)
-        return self._batch(self._batch_gen_test, size, use_one_hot, return_ids)
+        return self._batch("test", size, use_one_hot, return_ids)
 
     def next_val_batch(
         self, batch_size: int, use_one_hot: bool | None = None, return_ids: bool = False
     ) -> list[np.ndarray] | None:
-        """Return the next batch of validation samples or None; see :meth:`next_test_batch`."""
+        """Return the next batch of validation samples, in random order if :attr:`shuffle_val_samples` is set.
+
+        Args:
+            batch_size: Number of samples, at least 1.
+            use_one_hot: Whether classes are to be one-hot encoded, by default as they are stored.
+            return_ids: Whether to return the IDs as well.
+
+        Returns:
+            Inputs ``[batch_size, D_in]``, outputs ``[batch_size, D_out]``, on request IDs ``[batch_size]``;
+            None without validation samples.
+
+        Raises:
+            ValueError: If ``batch_size`` is less than 1.
+        """
         size = check_count("batch_size", batch_size, 1)
         if self._data["val_inds"] is None:
             return None
-        if self._batch_gen_val is None:
-            self.reset_batch_generator(train=False, test=False, val=True)
-        return self._batch(self._batch_gen_val, size, use_one_hot, return_ids)
+        return self._batch("val", size, use_one_hot, return_ids)
 
     def reset_batch_generator(self, train: bool = True, test: bool = True, val: bool = True) -> None:
         """Forget which samples of the current epoch have been in a batch, so that a new epoch begins.
@@ -325,14 +184,38 @@ class Dataset(ABC):
     def test_iterator(
         self, batch_size: int, return_remainder: bool = True, **kwargs: Any
     ) -> Iterator[list[Any]]:
-        """Run once through the test set; see :meth:`train_iterator`."""
+        """Run once through the test set; :meth:`next_test_batch` then goes on where it was before.
+
+        Args:
+            batch_size: Number of samples of a batch, at least 1.
+            return_remainder: Whether the last batch comes too if it is smaller than the others.
+            **kwargs: More arguments of :meth:`next_test_batch`.
+
+        Yields:
+            The number of samples, followed by what :meth:`next_test_batch` returns.
+
+        Raises:
+            ValueError: If ``batch_size`` is less than 1.
+        """
         size = check_count("batch_size", batch_size, 1)
         return self._epoch("test", size, return_remainder, kwargs)
 
     def val_iterator(
         self, batch_size: int, return_remainder: bool = True, **kwargs: Any
     ) -> Iterator[list[Any]]:
-        """Run once through the validation set, which must exist; see :meth:`train_iterator`."""
+        """Run once through the validation set; :meth:`next_val_batch` then goes on where it was before.
+
+        Args:
+            batch_size: Number of samples of a batch, at least 1.
+            return_remainder: Whether the last batch comes too if it is smaller than the others.
+            **kwargs: More arguments of :meth:`next_val_batch`.
+
+        Yields:
+            The number of samples, followed by what :meth:`next_val_batch` returns.
+
+        Raises:
+            ValueError: If ``batch_size`` is less than 1, or there are no validation samples.
+        """
         size = check_count("batch_size", batch_size, 1)
         self._validation_indices()
         return self._epoch("val", size, return_remainder, kwargs)
@@ -369,7 +252,18 @@ class Dataset(ABC):
         force_no_preprocessing: bool = False,
         sample_ids: np.ndarray | None = None,
     ) -> torch.Tensor:
-        """Turn outputs into a tensor, float32 ``[B, D_out]``; see :meth:`input_to_torch_tensor`."""
+        """Turn outputs into a tensor; subclasses may encode them in another way.
+
+        Args:
+            y: Outputs as this handler returns them, ``[B, D_out]``.
+            device: Where to put the tensor.
+            mode: "train" or "inference".
+            force_no_preprocessing: Whether to leave the numbers as they are.
+            sample_ids: IDs of the samples, integers ``[B]``; of use to some subclasses.
+
+        Returns:
+            New tensor, float32 ``[B, D_out]`` unless a subclass says otherwise.
+        """
         return _float_tensor(y, device)
 
     def tf_input_map(self, mode: str = "inference") -> Callable[[Any], Any]:
@@ -439,9 +333,7 @@ class Dataset(ABC):
         """
         for name, values in (("outputs", outputs), ("predictions", predictions)):
             if values is not None and len(values) < len(inputs):
-                raise InputError(
-                    f"{name}: one for each of {len(inputs)} inputs is accepted, got {len(values)}"
-                )
+                raise InputError(f"{name}: expected one for each of {len(inputs)} inputs, got {len(values)}")
         config = self._plot_config(inputs, outputs=outputs, predictions=predictions)
         per_row = check_count("num_samples_per_row", num_samples_per_row, 1)
         with _plotting.figure(title, show, filename, interactive, figsize) as figure:
@@ -486,7 +378,7 @@ class Dataset(ABC):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,
@@ -506,56 +398,6 @@ class Dataset(ABC):
             predictions: A network's output ``[1, …]``.
             **kwargs: Those of :meth:`plot_samples`.
         """
-
-    # What subclasses and users reach for
-
-    @property
-    def _one_hot_encoder(self) -> Any:
-        """The encoder of :meth:`_to_one_hot`, of scikit-learn: None before its first use, or what was set."""
-        return self._encoding.encoder
-
-    @_one_hot_encoder.setter
-    def _one_hot_encoder(self, encoder: Any) -> None:
-        self._encoding = OneHotEncoding(encoder)
-
-    def _to_one_hot(self, labels: np.ndarray, reverse: bool = False) -> np.ndarray:
-        """Encode class indices one-hot, or decode them.
-
-        Args:
-            labels: Class indices ``[n, T]``, or encoded ones ``[n, T * num_classes]`` with ``reverse``;
-                T is the number of time steps of a sequence, otherwise 1.
-            reverse: Whether to decode.
-
-        Returns:
-            float64 ``[n, T * num_classes]``, or integers ``[n, T]``.
-
-        Raises:
-            ValueError: If the labels have another shape or are none of ``0 … num_classes - 1``.
-        """
-        if not self._encoding:
-            self._encoding = OneHotEncoding(num_classes=self.num_classes)
-        # The encoder may know more classes than there are: those of the data set that this one is part of.
-        convert = partial(decode, num_classes=self.num_classes) if reverse else self._encoding.encode
-        if not self.sequence:
-            return convert(labels)
-        classes, labels = self.num_classes, np.asarray(labels)
-        if labels.ndim != 2 or (reverse and labels.shape[1] % classes):
-            accepted = f"one-hot rows [n, T * {classes}]" if reverse else "classes [n, T]"
-            raise InputError(f"labels: {accepted} are accepted, got an array {list(labels.shape)}")
-        num_steps = labels.shape[1] // classes if reverse else labels.shape[1]
-        steps = labels.reshape(len(labels) * num_steps, classes if reverse else 1)
-        return convert(steps).reshape(len(labels), num_steps * (1 if reverse else classes))
-
-    def _get_outputs(self, data: np.ndarray, use_one_hot: bool | None = None) -> np.ndarray:
-        """Return outputs in the encoding asked for; see :meth:`get_train_outputs`.
-
-        Args:
-            data: Outputs as they are stored ``[n, D_out]``.
-            use_one_hot: Whether to return them one-hot encoded; None: as they are.
-        """
-        if not self.classification or use_one_hot is None or use_one_hot == self.is_one_hot:
-            return data
-        return self._to_one_hot(data, reverse=not use_one_hot)
 
     @staticmethod
     def _get_random_batch(indices: np.ndarray, shuffle: bool = True) -> Iterator[int]:
@@ -588,52 +430,12 @@ class Dataset(ABC):
         for size in [batch_size] * whole + ([rest] if rest and return_remainder else []):
             yield [size, *next_batch_fun(size, **kwargs)]
 
-    def _ids_to_indices(self, sample_ids: np.ndarray, split_indices: np.ndarray) -> np.ndarray:
-        """Return the places of IDs among those of a part.
-
-        Args:
-            sample_ids: The IDs ``[m]``.
-            split_indices: All IDs of the part ``[n]``.
-
-        Raises:
-            ValueError: If one is missing.
-        """
-        wanted, known = np.asarray(sample_ids), np.asarray(split_indices)
-        if len(known) == 0:
-            places = np.zeros(wanted.shape, dtype=np.int64)
-            found = np.zeros(wanted.shape, dtype=bool)
-        else:
-            order = np.argsort(known, kind="stable")
-            places = order[np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)]
-            found = known[places] == wanted
-        if not np.all(found):
-            raise InputError(
-                "sample_ids: IDs of this part of the data set are accepted, "
-                f"got {wanted[~found][:10].tolist()} too"
-            )
-        return places
-
     # Internals
 
-    def _ids(self, key: str) -> Any:
-        """Return indices as they are stored, but not the array itself, which a caller may change."""
-        indices = self._data[key]
-        return indices.copy() if isinstance(indices, np.ndarray) else indices
-
-    def _rows(self, key: str, indices: Any) -> np.ndarray:
-        """Return rows of ``_data[key]`` as a new array, without converting the others."""
-        indices = np.asarray(indices, dtype=None if len(indices) else np.int64)
-        if isinstance(self._data, Samples):
-            return self._data.rows(key, indices)
-        return self._data[key][indices]  # a subclass may put a plain dictionary there
-
-    def _outputs_at(self, indices: Any, use_one_hot: bool | None) -> np.ndarray:
-        return self._get_outputs(self._rows("out_data", indices), use_one_hot)
-
-    def _batch(
-        self, source: Iterator[int], size: int, use_one_hot: bool | None, return_ids: bool
-    ) -> list[np.ndarray]:
-        rows = take_indices(source, size)
+    def _batch(self, part: str, size: int, use_one_hot: bool | None, return_ids: bool) -> list[np.ndarray]:
+        if getattr(self, f"_batch_gen_{part}") is None:
+            self.reset_batch_generator(**{name: name == part for name in ("train", "test", "val")})
+        rows = take_indices(getattr(self, f"_batch_gen_{part}"), size)
         batch = [self._rows("in_data", rows), self._outputs_at(rows, use_one_hot)]
         return [*batch, rows] if return_ids else batch
 
@@ -646,15 +448,6 @@ class Dataset(ABC):
         number, next_batch = getattr(self, f"num_{part}_samples"), getattr(self, f"next_{part}_batch")
         yield from self._split_iterator(size, number, next_batch, return_remainder, **kwargs)
         setattr(self, generator, earlier)
-
-    def _validation_indices(self) -> np.ndarray:
-        if self._data["val_inds"] is None:
-            raise InputError("This data set has no validation samples.")
-        return self._data["val_inds"]
-
-
-def _is_image(shape: list[int]) -> bool:
-    return len(shape) == 3 and shape[2] in (1, 3, 4)
 
 
 def _float_tensor(values: np.ndarray, device: torch.device | int | str) -> torch.Tensor:

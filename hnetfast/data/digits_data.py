@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -39,8 +40,8 @@ class DigitsData(ArrayData):
         from sklearn.model_selection import train_test_split
 
         if not isinstance(test_fraction, Real) or not 0 < test_fraction < 1:
-            raise InputError(f"test_fraction: a number between 0 and 1 is accepted, got {test_fraction!r}")
-        digits = load_digits()
+            raise InputError(f"test_fraction: expected a number between 0 and 1, got {test_fraction!r}")
+        digits: Any = load_digits()
         train, test = train_test_split(
             np.arange(len(digits.target)), test_size=test_fraction, stratify=digits.target, random_state=seed
         )
@@ -48,8 +49,8 @@ class DigitsData(ArrayData):
             "Digits",
             digits.images[..., None].astype(np.uint8),
             digits.target,
-            train,
-            test,
+            np.asarray(train),
+            np.asarray(test),
             validation_size,
             num_classes=10,
             use_one_hot=use_one_hot,

@@ -82,6 +82,9 @@ class ILSVRC2012Data(LargeImgDataset):
     def tf_input_map(self, mode: str = "inference") -> NoReturn:
         """Not available.
 
+        Args:
+            mode: "train" or "inference".
+
         Raises:
             NotImplementedError: Always.
         """
@@ -101,7 +104,7 @@ class ILSVRC2012Data(LargeImgDataset):
             ValueError: If there are numbers that are no classes, or classes of which there are no images.
         """
         if not isinstance(outputs, (np.ndarray, torch.Tensor)):
-            raise InputTypeError(f"outputs: an array or a tensor is accepted, got {type(outputs).__name__}")
+            raise InputTypeError(f"outputs: expected an array or a tensor, got {type(outputs).__name__}")
         values = outputs.detach().cpu().numpy() if isinstance(outputs, torch.Tensor) else outputs
         one_hot = values.ndim == 2 and 1 < values.shape[1] == self.num_classes
         labels = self._to_one_hot(values, reverse=True)[:, 0] if one_hot else values
@@ -111,7 +114,7 @@ class ILSVRC2012Data(LargeImgDataset):
         known = np.isin(labels, np.flatnonzero(table >= 0))
         if not known.all():
             raise InputError(
-                f"outputs: classes of which there are images are accepted, got {labels[~known].flat[0]}"
+                f"outputs: expected classes of which there are images, got {labels[~known].flat[0]}"
             )
         common = table[labels.astype(np.int64)]
         if one_hot:

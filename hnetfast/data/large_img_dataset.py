@@ -91,9 +91,7 @@ class LargeImgDataset(Dataset):
         """
         names = np.asarray(inputs)
         if names.dtype.kind not in "US" or names.size != len(np.atleast_1d(names)):
-            raise InputError(
-                f"inputs: names of files [B, 1] are accepted, got {names.dtype} {list(names.shape)}"
-            )
+            raise InputError(f"inputs: expected names of files [B, 1], got {names.dtype} {list(names.shape)}")
         if len(self.in_shape) != 3 or self.in_shape[2] != 3:
             raise InputError(f"in_shape: images are read to [height, width, 3], not to {self.in_shape}")
         from PIL.Image import Resampling
@@ -146,6 +144,13 @@ class LargeImgDataset(Dataset):
         sample_ids: np.ndarray | None = None,
     ) -> NoReturn:
         """Names of files are no tensors: use ``torch_train``, ``torch_test`` and ``torch_val``.
+
+        Args:
+            x: Inputs as this handler returns them, names of files ``[B, 1]``.
+            device: Of no effect, like all that follows.
+            mode: "train" or "inference".
+            force_no_preprocessing: Whether to leave the numbers as they are.
+            sample_ids: IDs of the samples, integers ``[B]``.
 
         Raises:
             NotImplementedError: Always.

@@ -38,14 +38,14 @@ def check_permutation(permutation: Any, *lengths: int) -> None:
     )
     if array.dtype.kind not in "iu":
         kind = f"{type(permutation).__name__} of {array.dtype}"
-        raise InputTypeError(f"permutation: {accepted} are accepted, got {kind}")
+        raise InputTypeError(f"permutation: expected {accepted}, got {kind}")
     if array.ndim != 1 or len(array) not in lengths:
         got = f"an array {list(array.shape)}" if array.ndim else f"the number {array}, no array"
-        raise InputError(f"permutation: {accepted} are accepted, got {got}")
+        raise InputError(f"permutation: expected {accepted}, got {got}")
     if not np.array_equal(np.sort(array), np.arange(len(array))):
         values, counts = np.unique(array, return_counts=True)
         wrong = values[(values < 0) | (values >= len(array)) | (counts > 1)][:5].tolist()
-        raise InputError(f"permutation: {accepted} are accepted, outside or more than once are {wrong}")
+        raise InputError(f"permutation: expected {accepted}, got {wrong} outside or more than once")
 
 
 class _Permuted(Variant):
@@ -137,16 +137,16 @@ def permute_pixels(
             or padding is asked for where inputs are no images.
     """
     if not isinstance(handler, Dataset):
-        raise InputTypeError(f"handler: a data handler is accepted, got {type(handler).__name__}")
+        raise InputTypeError(f"handler: expected a data handler, got {type(handler).__name__}")
     if hasattr(handler, "permutation"):
-        raise InputError(f"handler: one that does not permute is accepted, got {handler.get_identifier()}")
+        raise InputError(f"handler: expected one that does not permute, got {handler.get_identifier()}")
     if hasattr(handler, "torch_train"):
         raise InputError(
             f"handler: inputs that are numbers can be permuted, those of {handler.get_identifier()} are files"
         )
     padding = check_count("padding", padding)
     if padding and not handler.is_image_dataset()[0]:
-        raise InputError(f"padding: 0 is accepted for inputs {handler.in_shape}, which are no images")
+        raise InputError(f"padding: expected 0 for inputs {handler.in_shape}, which are no images")
     shape = _padded_shape(handler.in_shape, padding)
     lengths = [math.prod(shape), math.prod(shape[:2]) if handler.is_image_dataset()[0] else math.prod(shape)]
     for permutation in permutations:

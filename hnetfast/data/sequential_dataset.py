@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,17 @@ class SequentialDataset(Dataset):
         return self._lengths_of("in_seq_lengths", sample_ids)
 
     def get_out_seq_lengths(self, sample_ids: np.ndarray) -> np.ndarray:
-        """Return how long the outputs of samples are without padding; see :meth:`get_in_seq_lengths`."""
+        """Return how long the outputs of samples are without padding.
+
+        Args:
+            sample_ids: IDs of any samples, integers ``[m]``.
+
+        Returns:
+            Numbers of time steps ``[m]``.
+
+        Raises:
+            ValueError: If there is no sample with such an ID.
+        """
         return self._lengths_of("out_seq_lengths", sample_ids)
 
     def input_to_torch_tensor(
@@ -74,9 +85,9 @@ class SequentialDataset(Dataset):
         Args:
             x: Inputs as this handler returns them, ``[B, T * prod(in_shape)]``.
             device: Where to put the tensor.
-            mode: Of no effect unless a subclass says otherwise, as the remaining arguments.
-            force_no_preprocessing: See ``mode``.
-            sample_ids: See ``mode``.
+            mode: "train" or "inference"; of no effect unless a subclass says otherwise, as what follows.
+            force_no_preprocessing: Whether to leave the numbers as they are.
+            sample_ids: IDs of the samples, integers ``[B]``.
 
         Returns:
             New tensor, float32 ``[T, B, *in_shape]``.
@@ -95,17 +106,31 @@ class SequentialDataset(Dataset):
         force_no_preprocessing: bool = False,
         sample_ids: np.ndarray | None = None,
     ) -> torch.Tensor:
-        """Turn outputs into a tensor, float32 ``[T, B, *out_shape]``; see :meth:`input_to_torch_tensor`."""
+        """Turn outputs into a tensor whose first dimension is time.
+
+        Args:
+            y: Outputs as this handler returns them, ``[B, T * prod(out_shape)]``.
+            device: Where to put the tensor.
+            mode: "train" or "inference"; of no effect unless a subclass says otherwise, as what follows.
+            force_no_preprocessing: Whether to leave the numbers as they are.
+            sample_ids: IDs of the samples, integers ``[B]``.
+
+        Returns:
+            New tensor, float32 ``[T, B, *out_shape]``.
+
+        Raises:
+            ValueError: If rows do not hold a whole number of time steps.
+        """
         rows = super().output_to_torch_tensor(y, device, mode, force_no_preprocessing, sample_ids)
         return self._flatten_array(rows, ts_dim_first=True, reverse=True, feature_shape=self.out_shape)
 
     @staticmethod
     def _flatten_array(
-        arr: np.ndarray,
+        arr: Any,
         ts_dim_first: bool = False,
         reverse: bool = False,
         feature_shape: Sequence[int] | None = None,
-    ) -> np.ndarray:
+    ) -> Any:
         """Put all time steps of a sample in a row, or undo that.
 
         Args:
@@ -124,7 +149,7 @@ class SequentialDataset(Dataset):
         """
         if not reverse:
             if len(arr.shape) < 2:
-                raise InputError(f"arr: samples [N, T, …] are accepted, got an array {list(arr.shape)}")
+                raise InputError(f"arr: expected samples [N, T, …], got an array {list(arr.shape)}")
             if feature_shape is not None and math.prod(feature_shape) != math.prod(arr.shape[2:]):
                 raise InputError(
                     f"feature_shape: the array {list(arr.shape)} has time steps {list(arr.shape[2:])}, "
@@ -137,7 +162,7 @@ class SequentialDataset(Dataset):
         step = math.prod(feature_shape)
         if len(arr.shape) != 2 or step == 0 or arr.shape[1] % step:
             raise InputError(
-                f"arr: rows of whole time steps {list(feature_shape)} are accepted, "
+                f"arr: expected rows of whole time steps {list(feature_shape)}, "
                 f"[N, a multiple of {step}], got an array {list(arr.shape)}"
             )
         samples = arr.reshape(len(arr), arr.shape[1] // step, *feature_shape)
@@ -160,7 +185,6 @@ class SequentialDataset(Dataset):
         unknown = (ids < 0) | (ids >= len(lengths))
         if np.any(unknown):
             raise InputIndexError(
-                f"sample_ids: IDs from 0 to {len(lengths) - 1} are accepted, "
-                f"got {ids[unknown][:10].tolist()} too"
+                f"sample_ids: expected IDs from 0 to {len(lengths) - 1}, got {ids[unknown][:10].tolist()} too"
             )
         return lengths[ids]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class _Split(Variant):
     def _class_title(self, names: dict[int, str], *arguments: Any) -> str | None:
         if self._root_labels is not None:
             names = {i: names[label] for i, label in enumerate(self._root_labels)}
-        return super()._class_title(names, *arguments)
+        return super()._class_title(names, *arguments)  # pyright: ignore[reportAttributeAccessIssue]  of images
 
 
 def split_by_class(
@@ -79,12 +79,12 @@ def split_by_class(
             classes or come twice in a task, or more validation samples are asked for than there are.
     """
     if not isinstance(handler, Dataset):
-        raise InputTypeError(f"handler: a data handler is accepted, got {type(handler).__name__}")
+        raise InputTypeError(f"handler: expected a data handler, got {type(handler).__name__}")
     known = classes_of(handler)
     groups = _check_groups(labels, num_classes_per_task, num_tasks, handler.num_classes)
     if validation_size is not None and handler._data["val_inds"] is not None:
         raise InputError(
-            f"validation_size: None is accepted, {handler.get_identifier()} has "
+            f"validation_size: expected None, {handler.get_identifier()} has "
             f"{handler.num_val_samples} validation samples already, got {validation_size}"
         )
     parts = {
@@ -143,7 +143,8 @@ def keep_classes(handler: Dataset, labels: Iterable[int], validation_size: int, 
     in_data = data.lazily("in_data")
     data["in_data"] = in_data.select(rows) if isinstance(in_data, Rows) else in_data[rows]
     out_data = data["out_data"][rows]
-    handler._labels, handler._full_out_dim = labels, full_out_dim
+    task: Any = handler
+    task._labels, task._full_out_dim = labels, full_out_dim
     if not full_out_dim:
         one_hot = handler.is_one_hot
         order = _class_order(labels, one_hot)
@@ -189,7 +190,7 @@ def transform_split_outputs(data: Dataset, outputs: np.ndarray) -> np.ndarray:
         NotImplementedError: If the task was made without ``full_out_dim``.
         ValueError: If the outputs have another shape, or a class is none of the task's.
     """
-    return _outputs_of_labels(data, outputs, _class_order(data._labels, data.is_one_hot))
+    return _outputs_of_labels(data, outputs, _class_order(cast("Any", data)._labels, data.is_one_hot))
 
 
 def check_labels(labels: Iterable[int], num_classes: int) -> list[int]:
@@ -208,10 +209,10 @@ def check_labels(labels: Iterable[int], num_classes: int) -> list[int]:
     try:
         given = list(labels)
     except TypeError:
-        raise InputTypeError(f"labels: a list of classes is accepted, got {labels!r}") from None
+        raise InputTypeError(f"labels: expected a list of classes, got {labels!r}") from None
     checked = [check_count("labels", label, 0, num_classes - 1) for label in given]
     if not checked or len(set(checked)) < len(checked):
-        raise InputError(f"labels: at least one class and none twice is accepted, got {checked}")
+        raise InputError(f"labels: expected at least one class and none twice, got {checked}")
     return checked
 
 
@@ -229,12 +230,12 @@ def classes_of(handler: Dataset) -> np.ndarray:
     """
     name = handler.get_identifier()
     if not handler.classification:
-        raise InputError(f"handler: a data set of classes is accepted, {name} has other outputs")
+        raise InputError(f"handler: expected a data set of classes, {name} has other outputs")
     data = handler._data
     classes = handler._get_outputs(np.asarray(data["out_data"]), use_one_hot=False)
     if classes.shape[1] != 1:
         raise InputError(
-            f"handler: samples with one class are accepted, those of {name} have {classes.shape[1]} each"
+            f"handler: expected samples with one class, those of {name} have {classes.shape[1]} each"
         )
     return classes[:, 0].astype(np.int64)
 
@@ -290,7 +291,7 @@ def _outputs_of_labels(task: Any, outputs: np.ndarray, labels: list[int]) -> np.
     num_classes = task._data["num_classes"]
     width = num_classes if task.is_one_hot else 1
     if outputs.ndim != 2 or outputs.shape[1] != width:
-        raise InputError(f"outputs: an array [n, {width}] is accepted, got {list(outputs.shape)}")
+        raise InputError(f"outputs: expected an array [n, {width}], got {list(outputs.shape)}")
     return outputs[:, labels] if task.is_one_hot else _positions(outputs, labels, num_classes)
 
 
@@ -309,7 +310,7 @@ def _positions(classes: np.ndarray, labels: list[int], num_classes: int) -> np.n
     """Return where classes are among labels, of the same shape and dtype."""
     known = np.isin(classes, labels)
     if not known.all():
-        raise InputError(f"outputs: the classes {labels} are accepted, got {classes[~known].flat[0]} too")
+        raise InputError(f"outputs: expected the classes {labels}, got {classes[~known].flat[0]} too")
     place = np.zeros(num_classes, dtype=np.int64)
     place[labels] = np.arange(len(labels))
     return place[classes.astype(np.int64)].astype(classes.dtype)
@@ -323,7 +324,7 @@ def _set_num_classes(data: dict, num_classes: int) -> None:
 def _name_classes(data: dict, labels: list[int]) -> None:
     for key, names in _CLASS_NAMES.items():
         if key in data:
-            kept = {names: [data[key][names][label] for label in labels]}
+            kept: dict[str, Any] = {names: [data[key][names][label] for label in labels]}
             if "coarse_label_names" in data[key]:
                 kept["coarse_label_names"] = None  # they are no names of these classes
             data[key] = {**data[key], **kept}

@@ -65,7 +65,7 @@ class TorchDataset(torch.utils.data.Dataset):
         seed: int = 0,
     ) -> None:
         if not isinstance(handler, Dataset):
-            raise InputTypeError(f"handler: a data handler is accepted, got {type(handler).__name__}")
+            raise InputTypeError(f"handler: expected a data handler, got {type(handler).__name__}")
         check_choice("part", part, ("train", "val", "test"))
         if mode is None:
             mode = "train" if part == "train" else "inference"
@@ -74,7 +74,9 @@ class TorchDataset(torch.utils.data.Dataset):
         if ids is None:
             raise InputError(f"part: {handler.get_identifier()} has no validation samples, got {part!r}")
         if channels_first and (handler.sequence or not handler.is_image_dataset()[0]):
-            raise InputError(f"channels_first: inputs {handler.in_shape} are no images, False is accepted")
+            raise InputError(
+                f"channels_first: expected False for inputs {handler.in_shape}, which are no images"
+            )
         self._seed = check_count("seed", seed)
         self._handler = shared_copy(handler)
         self._part = part
@@ -142,7 +144,7 @@ class TorchDataset(torch.utils.data.Dataset):
         """
         places = np.asarray(indices, dtype=None if len(indices) else np.int64)
         if places.dtype.kind not in "iu":
-            raise InputTypeError(f"index: integers are accepted, got {indices!r}")
+            raise InputTypeError(f"index: expected integers, got {indices!r}")
         if np.any((places < -len(self)) | (places >= len(self))):
             raise InputIndexError(f"index: the data set has {len(self)} samples, got {indices!r}")
         if len(places) == 0:
@@ -279,16 +281,14 @@ def _generators_restored() -> Iterator[None]:
 
 def _generator_states() -> tuple[Any, ...]:
     """Return the states of the global random generators, to be compared."""
-    _, keys, *rest = np.random.get_state()
-    return keys.tobytes(), rest, random.getstate(), torch.get_rng_state().numpy().tobytes()
+    _, keys, *rest = np.random.get_state(legacy=True)
+    return np.asarray(keys).tobytes(), rest, random.getstate(), torch.get_rng_state().numpy().tobytes()
 
 
 def _read(label: str, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return all inputs and outputs of a data set, ``[n, …]`` each."""
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise InputTypeError(
-            f"{label}: a data set with len and items is accepted, got {type(dataset).__name__}"
-        )
+        raise InputTypeError(f"{label}: expected a data set with len and items, got {type(dataset).__name__}")
     found = _stored(dataset)
     if found is not None:
         return found
@@ -297,24 +297,27 @@ def _read(label: str, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
         item = dataset[i]
         if not isinstance(item, (tuple, list)) or len(item) < 2:
             raise InputTypeError(
-                f"{label}[{i}]: a pair of input and output is accepted, got {type(item).__name__}"
+                f"{label}[{i}]: expected a pair of input and output, got {type(item).__name__}"
             )
         inputs.append(_image_array(f"{label}[{i}]", item[0]))
         outputs.append(_array(f"{label}[{i}]", item[1]))
         for kind, arrays in (("inputs", inputs), ("outputs", outputs)):
             if arrays[i].shape != arrays[0].shape:
                 raise InputError(
-                    f"{label}[{i}]: {kind} of one shape are accepted, "
+                    f"{label}[{i}]: expected {kind} of one shape, "
                     f"got {list(arrays[0].shape)} first, now {list(arrays[i].shape)}"
                 )
-    return tuple(np.stack(arrays) if arrays else np.zeros(0) for arrays in (inputs, outputs))
+    return np.stack(inputs) if inputs else np.zeros(0), np.stack(outputs) if outputs else np.zeros(0)
 
 
 def _stored(dataset: Any) -> tuple[np.ndarray, np.ndarray] | None:
     """Return what items would be made of if a data set holds it in arrays, None if that is not certain."""
     if type(dataset) is torch.utils.data.Subset:
         found = _stored(dataset.dataset)
-        return None if found is None else tuple(array[list(dataset.indices)] for array in found)
+        if found is None:
+            return None
+        inputs, outputs = (array[list(dataset.indices)] for array in found)
+        return inputs, outputs
     if type(dataset) is torch.utils.data.TensorDataset and len(dataset.tensors) >= 2 and len(dataset):
         inputs, outputs = dataset.tensors[:2]
         images = inputs.movedim(1, -1) if _is_channels_first(inputs[0]) else inputs
@@ -342,7 +345,7 @@ def _image_array(label: str, value: Any) -> np.ndarray:
     """Return an input as an array, an image with channels last."""
     if isinstance(value, Tensor) and _is_channels_first(value):
         return _array(label, value.movedim(0, -1))
-    if hasattr(value, "getbands"):  # an image of Pillow
+    if not isinstance(value, Tensor) and hasattr(value, "getbands"):  # an image of Pillow
         if value.mode not in ("L", "RGB", "RGBA", "I", "I;16", "F"):
             value = value.convert("L" if value.mode == "1" else "RGB")
         image = np.asarray(value)
@@ -357,20 +360,18 @@ def _array(label: str, value: Any) -> np.ndarray:
             return array
     except (TypeError, ValueError):  # rows of different lengths; a dtype that numpy does not have
         pass
-    raise InputTypeError(
-        f"{label}: numbers and images are accepted, got {type(value).__name__}: {value!r:.80}"
-    )
+    raise InputTypeError(f"{label}: expected numbers and images, got {type(value).__name__}: {value!r:.80}")
 
 
 def _joined(kind: str, arrays: list[np.ndarray]) -> np.ndarray:
     """Return the arrays of all parts as a new one."""
     filled = [array for array in arrays if len(array)]
     if not filled:
-        raise InputError("train, test: at least one sample is accepted, got none")
+        raise InputError("train, test: expected at least one sample, got none")
     first, last = filled[0], filled[-1]
     if first.shape[1:] != last.shape[1:] or (first.dtype == np.uint8) != (last.dtype == np.uint8):
         raise InputError(
-            f"train, test: {kind} of one kind are accepted, got {first.dtype} {list(first.shape[1:])} "
+            f"train, test: expected {kind} of one kind, got {first.dtype} {list(first.shape[1:])} "
             f"and {last.dtype} {list(last.shape[1:])}"
         )
     return np.concatenate(filled)

@@ -82,6 +82,9 @@ class UdacityCh2Data(LargeImgDataset):
     def tf_input_map(self, mode: str = "inference") -> NoReturn:
         """Not available.
 
+        Args:
+            mode: "train" or "inference".
+
         Raises:
             NotImplementedError: Always.
         """

@@ -6,6 +6,7 @@ import functools
 import importlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from hnetfast.ops.chunked_mlp import chunked_mlp_reference
 RESNET32_ROWS = (((), 7000), ((100, 100), 4000), ((10, 10, 10, 10), 40000), ((125, 250, 500), 500))
 
 
-def resnet_shapes(num_classes: int) -> list[list[int]]:
+def resnet_shapes(num_classes: int) -> list[Sequence[int]]:
     """Shapes of all weights of ResNet-32.
 
     Args:
@@ -131,7 +132,9 @@ def measure_regulariser(device: str, seconds: float, num_tasks: int = 5) -> dict
         previous = {"prev_theta": hnet.unconditional_params, "prev_task_embs": hnet.conditional_params}
         previous = {key: [p.detach() + 1e-3 for p in params] for key, params in previous.items()}
         regulariser = importlib.import_module(f"{name}.utils.hnet_regularizer")
-        penalties = {name: functools.partial(regulariser.calc_fix_target_reg, hnet, num_tasks, **previous)}
+        penalties: dict[str, Callable] = {
+            name: functools.partial(regulariser.calc_fix_target_reg, hnet, num_tasks, **previous)
+        }
         if name == "hnetfast":
             task_ids = range(num_tasks)
             targets = generate_by_reference(hnet, task_ids).detach() + 1e-3
@@ -145,7 +148,7 @@ def measure_regulariser(device: str, seconds: float, num_tasks: int = 5) -> dict
     return _row(layers, chunk_size, num_tasks, "regulariser", calls, seconds, device)
 
 
-def format_speed_table(rows: Sequence[Mapping[str, str | int | float]]) -> str:
+def format_speed_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Format the rows of :func:`measure_resnet32` as a text table with speed-ups and their geometric mean."""
     with_oracle = "hypnettorch" in rows[0]
     names = ["hnetfast", "reference"] + ["hypnettorch"] * with_oracle

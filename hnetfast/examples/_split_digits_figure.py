@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -50,7 +51,7 @@ def _draw_curves(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save_figure(path: Path, results: Mapping[str, object], names: Sequence[str], steps: int) -> None:
+def save_figure(path: Path, results: Mapping[str, Any], names: Sequence[str], steps: int) -> None:
     """Draw both runs and write them as a PNG; the file appears complete or not at all.
 
     Args:

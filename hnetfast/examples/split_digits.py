@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -106,8 +107,19 @@ def load_tasks(device: str) -> list[Task]:
 
 @torch.no_grad()
 def evaluate(hnet: ChunkedHMLP, mnet: MLP, tasks: Sequence[Task]) -> list[float]:
-    """Test accuracy (0 to 1) on each task, with the weights generated from the task's own embedding."""
-    weights = hnet.forward(cond_id=list(range(len(tasks))), ret_format="sequential")
+    """Measure the test accuracy on each task, with the weights generated from the task's own embedding.
+
+    Args:
+        hnet: The hypernetwork.
+        mnet: The main network, without weights of its own.
+        tasks: The tasks, in the order of their embeddings.
+
+    Returns:
+        The accuracies, from 0 to 1.
+    """
+    weights = cast(
+        "list[list[Tensor]]", hnet.forward(cond_id=list(range(len(tasks))), ret_format="sequential")
+    )
     return [
         (mnet.forward(task.test_inputs, weights=w).argmax(dim=1) == task.test_labels).float().mean().item()
         for task, w in zip(tasks, weights, strict=True)
@@ -149,7 +161,7 @@ def train(tasks: Sequence[Task], settings: Settings, seed: int, device: str, reg
             optimizer = torch.optim.Adam(hnet.parameters(), lr=settings.learning_rate)
             for step in range(1, settings.steps + 1):
                 batch = torch.randint(len(task.train_labels), (BATCH_SIZE,), generator=samples).to(device)
-                weights = hnet.forward(cond_id=task_id)
+                weights = cast("list[Tensor]", hnet.forward(cond_id=task_id))
                 logits = mnet.forward(task.train_inputs[batch], weights=weights)
                 loss = F.cross_entropy(logits, task.train_labels[batch])
                 if regularise:
@@ -172,7 +184,15 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def format_accuracies(result: Result, tasks: Sequence[Task]) -> str:
-    """Format the accuracy on every task after every task as a text table, in percent."""
+    """Format the accuracy on every task after every task.
+
+    Args:
+        result: The accuracies.
+        tasks: The tasks.
+
+    Returns:
+        A table, in percent.
+    """
     lines = [f"{'after learning':<20}" + "".join(f"{task.name:>9}" for task in tasks) + f"{'mean':>9}"]
     for i, row in enumerate(result.accuracies):
         cells = [f"{100 * value:9.1f}" for value in row] + [f"{'–':>9}"] * (len(tasks) - len(row))

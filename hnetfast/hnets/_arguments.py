@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from hnetfast._checks import check_dropout_rate, check_function, check_integer, check_integers
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets.hnet_interface import HyperNetInterface
-
-
-def check_size(name: str, value: Any, minimum: int | None) -> int:
-    """Check an integer argument.
-
-    Args:
-        name: The argument's name.
-        value: What was given.
-        minimum: Smallest accepted value; None if all are.
-
-    Returns:
-        The value as a plain integer.
-
-    Raises:
-        TypeError: If it is not an integer.
-        ValueError: If it is too small.
-    """
-    try:
-        size = operator.index(value)
-    except TypeError:
-        raise InputTypeError(
-            f"{name}: an integer is accepted, got {value!r} ({type(value).__name__})"
-        ) from None
-    if minimum is not None and size < minimum:
-        raise InputError(f"{name}: an integer of at least {minimum} is accepted, got {size}")
-    return size
 
 
 def check_index(name: str, value: Any, count: int) -> int:
@@ -44,35 +18,13 @@ def check_index(name: str, value: Any, count: int) -> int:
     Raises:
         TypeError, ValueError: If it is not an integer from 0 to ``count - 1``.
     """
-    index = check_size(name, value, None)
-    if not 0 <= index < count:
-        raise InputError(f"{name}: must be between 0 and {count - 1}, got {index}")
-    return index
+    return check_integer(name, value, 0, count)
 
 
 def _check_sequence(name: str, value: Any) -> None:
     is_sequence = hasattr(value, "__len__") and hasattr(value, "__getitem__")
     if isinstance(value, (str, dict, Tensor)) or not is_sequence:
-        raise InputTypeError(f"{name}: a list is accepted, got {value!r} ({type(value).__name__})")
-
-
-def check_sizes(name: str, values: Any, minimum: int) -> list[int]:
-    """Check a list of integers.
-
-    Args:
-        name: The argument's name.
-        values: What was given.
-        minimum: Smallest accepted value of an entry.
-
-    Returns:
-        The values as plain integers.
-
-    Raises:
-        TypeError: If it is not a list or tuple of integers.
-        ValueError: If an entry is too small.
-    """
-    _check_sequence(name, values)
-    return [check_size(f"{name}[{i}]", size, minimum) for i, size in enumerate(values)]
+        raise InputTypeError(f"{name}: expected a list, got {value!r} ({type(value).__name__})")
 
 
 def check_target_shapes(shapes: Any, name: str = "target_shapes") -> None:
@@ -86,22 +38,8 @@ def check_target_shapes(shapes: Any, name: str = "target_shapes") -> None:
     if len(shapes) == 0:
         raise InputError(f"{name}: at least one shape is needed, got an empty list")
     for i, shape in enumerate(shapes):
-        check_sizes(f"{name}[{i}]", shape, 1)
-
-
-def check_dropout_rate(rate: Any) -> None:
-    """Check a dropout rate.
-
-    Raises:
-        TypeError: If it is not a number.
-        ValueError: If it is neither -1 nor in [0, 1].
-    """
-    try:
-        accepted = rate == -1 or 0 <= float(rate) <= 1
-    except (TypeError, ValueError):
-        raise InputTypeError(f"dropout_rate: a number is accepted, got {rate!r}") from None
-    if not accepted:
-        raise InputError(f"dropout_rate: -1 (no dropout) or a number in [0, 1] is accepted, got {rate}")
+        _check_sequence(f"{name}[{i}]", shape)
+        check_integers(f"{name}[{i}]", shape, 1)
 
 
 def check_activation(activation_fn: Any) -> None:
@@ -110,12 +48,11 @@ def check_activation(activation_fn: Any) -> None:
     Raises:
         TypeError: If it is neither callable nor None.
     """
-    if activation_fn is not None and not callable(activation_fn):
-        raise InputTypeError(f"activation_fn: a function or None is accepted, got {activation_fn!r}")
+    check_function("activation_fn", activation_fn)
     if isinstance(activation_fn, type) and issubclass(activation_fn, nn.Module):
         name = activation_fn.__name__
         raise InputTypeError(
-            f"activation_fn: a function or None is accepted, got the class {name}: pass {name}()"
+            f"activation_fn: expected a function or None, got the class {name}: pass {name}()"
         )
 
 
@@ -137,11 +74,12 @@ def check_mlp_arguments(
         TypeError, ValueError: If an argument is not accepted; it is named.
     """
     check_target_shapes(target_shapes)
-    uncond_in_size = check_size("uncond_in_size", uncond_in_size, 0)
-    cond_in_size = check_size("cond_in_size", cond_in_size, 0)
-    layers = check_sizes("layers", layers, 1)
+    uncond_in_size = check_integer("uncond_in_size", uncond_in_size, 0)
+    cond_in_size = check_integer("cond_in_size", cond_in_size, 0)
+    _check_sequence("layers", layers)
+    layers = check_integers("layers", layers, 1)
     check_activation(activation_fn)
-    num_cond_embs = check_size("num_cond_embs", num_cond_embs, 0)
+    num_cond_embs = check_integer("num_cond_embs", num_cond_embs, 0)
     check_dropout_rate(dropout_rate)
     return uncond_in_size, cond_in_size, layers, num_cond_embs
 
@@ -177,7 +115,7 @@ def check_structure(
     """
     if not isinstance(chunk_shapes, (list, tuple)) or not chunk_shapes:
         raise InputError(
-            f"chunk_shapes: a list of at least one list of shapes is accepted, got {chunk_shapes!r}"
+            f"chunk_shapes: expected a list of at least one list of shapes, got {chunk_shapes!r}"
         )
     for i, shapes in enumerate(chunk_shapes):
         check_target_shapes(shapes, f"chunk_shapes[{i}]")
@@ -185,23 +123,24 @@ def check_structure(
 
     def as_list(name: str, values: Any) -> list[Any]:
         if not isinstance(values, (list, tuple)):
-            raise InputTypeError(f"{name}: a list is accepted, got {values!r} ({type(values).__name__})")
+            raise InputTypeError(f"{name}: expected a list, got {values!r} ({type(values).__name__})")
         if len(values) != count:
-            raise InputError(f"{name}: {count} entries as in chunk_shapes are accepted, got {len(values)}")
+            raise InputError(f"{name}: expected {count} entries as in chunk_shapes, got {len(values)}")
         return list(values)
 
     num_per_chunk = [
-        check_size(f"num_per_chunk[{i}]", n, 1) for i, n in enumerate(as_list("num_per_chunk", num_per_chunk))
+        check_integer(f"num_per_chunk[{i}]", n, 1)
+        for i, n in enumerate(as_list("num_per_chunk", num_per_chunk))
     ]
     if isinstance(chunk_emb_sizes, (list, tuple)):
         sizes = as_list("chunk_emb_sizes", chunk_emb_sizes)
     else:
-        sizes = [check_size("chunk_emb_sizes", chunk_emb_sizes, 0)] * count
-    sizes = [check_size(f"chunk_emb_sizes[{i}]", size, 0) for i, size in enumerate(sizes)]
+        sizes = [check_integer("chunk_emb_sizes", chunk_emb_sizes, 0)] * count
+    sizes = check_integers("chunk_emb_sizes", sizes, 0)
     for i, (n, size) in enumerate(zip(num_per_chunk, sizes, strict=True)):
         if size == 0 and n > 1:
             raise InputError(
-                f"chunk_emb_sizes[{i}]: 0 is accepted only if num_per_chunk[{i}] is 1, because the chunks "
+                f"chunk_emb_sizes[{i}]: 0 needs num_per_chunk[{i}] to be 1, because the chunks "
                 f"would be equal, but it is {n}"
             )
     kwargs = (
@@ -209,7 +148,7 @@ def check_structure(
     )
     for i, entry in enumerate(kwargs):
         if not isinstance(entry, Mapping):
-            raise InputTypeError(f"hmlp_kwargs[{i}]: a dictionary is accepted, got {type(entry).__name__}")
+            raise InputTypeError(f"hmlp_kwargs[{i}]: expected a dictionary, got {type(entry).__name__}")
     return num_per_chunk, sizes, kwargs
 
 
@@ -220,7 +159,7 @@ def check_hnet(hnet: Any, name: str = "hnet") -> HyperNetInterface:
         TypeError: If it is none.
     """
     if not isinstance(hnet, HyperNetInterface):
-        raise InputTypeError(f"{name}: a hypernetwork is accepted, got {type(hnet).__name__}")
+        raise InputTypeError(f"{name}: expected a hypernetwork, got {type(hnet).__name__}")
     return hnet
 
 
@@ -233,7 +172,7 @@ def check_hnets(hnets: Any, num_cond_embs: int) -> list[HyperNetInterface]:
     if hnets is None:
         return []
     if not isinstance(hnets, (list, tuple)):
-        raise InputTypeError(f"hnets: a list of hypernetworks is accepted, got {type(hnets).__name__}")
+        raise InputTypeError(f"hnets: expected a list of hypernetworks, got {type(hnets).__name__}")
     for i, hnet in enumerate(hnets):
         check_hnet(hnet, f"hnets[{i}]")
     known = [hnet.num_known_conds for hnet in hnets]
@@ -267,14 +206,14 @@ def check_param_names(prefix: str, names: Any, shapes: Sequence[Sequence[int]]) 
     if names is None:
         return ["weight" if len(shape) > 1 else "bias" for shape in shapes]
     if not isinstance(names, (list, tuple)):
-        raise InputTypeError(f"{prefix}_names: a list is accepted, got {type(names).__name__}")
+        raise InputTypeError(f"{prefix}_names: expected a list, got {type(names).__name__}")
     if len(names) != len(shapes):
         raise InputError(
-            f"{prefix}_names: {len(shapes)} names as in {prefix}_shapes are accepted, got {len(names)}"
+            f"{prefix}_names: expected {len(shapes)} names as in {prefix}_shapes, got {len(names)}"
         )
     for i, name in enumerate(names):
         if not isinstance(name, str):
-            raise InputTypeError(f"{prefix}_names[{i}]: a string is accepted, got {name!r}")
+            raise InputTypeError(f"{prefix}_names[{i}]: expected a string, got {name!r}")
     return list(names)
 
 
@@ -285,4 +224,4 @@ def check_assembly_fct(assembly_fct: Any) -> None:
         TypeError: If it is none.
     """
     if not callable(assembly_fct):
-        raise InputTypeError(f"assembly_fct: a function is accepted, got {assembly_fct!r}")
+        raise InputTypeError(f"assembly_fct: expected a function, got {assembly_fct!r}")

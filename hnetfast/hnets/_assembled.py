@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from hnetfast._layer_lists import LayerList
 from hnetfast.hnets._assembly import Assembly
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.ops._corrections import Corrections
 from hnetfast.ops._library import remembered
 from hnetfast.utils._spectral_norm import SpectralNorm
 
+if TYPE_CHECKING:
 
-class Assembled:
+    class _Network(nn.Module, HyperNetInterface): ...
+
+else:
+    _Network = object  # a subclass is a network by its other bases
+
+
+class Assembled(_Network):
     """Mixin of hypernetworks, before :class:`torch.nn.Module` among the bases.
 
     ``_hnets`` is a plain list of the members, whose parameters are registered once, as the whole's.
@@ -37,7 +45,7 @@ class Assembled:
         """Register layers with a state of their own."""
         batchnorm_layers = [layer for hnet in self._hnets for layer in hnet.batchnorm_layers or ()]
         if batchnorm_layers:
-            self._batchnorm_layers = nn.ModuleList(batchnorm_layers)
+            self._batchnorm_layers = LayerList(batchnorm_layers)
         modules = dict.fromkeys(m for h in self._hnets if isinstance(h, nn.Module) for m in h.modules())
         norms = [module for module in modules if isinstance(module, SpectralNorm)]
         if norms:
@@ -50,10 +58,17 @@ class Assembled:
             uneven = uses.ne(1).nonzero().flatten()
             return Corrections(uneven, (1.0 - uses[uneven]).unsqueeze(0)) if len(uneven) else None
 
-        return remembered(self.__dict__, "_found_uneven_outputs", find)
+        return remembered(vars(self), "_found_uneven_outputs", find)
 
     def train(self, mode: bool = True) -> Any:
-        """Set the mode of the whole and of its members, see :meth:`torch.nn.Module.train`."""
+        """Set the mode of the whole and of its members.
+
+        Args:
+            mode: Training (True) or evaluation (False).
+
+        Returns:
+            The network itself.
+        """
         for hnet in self._hnets:
             hnet.train(mode)
         return super().train(mode)

@@ -29,9 +29,7 @@ def check_ret_format(ret_format: Any, name: str = "ret_format") -> None:
         ValueError: If it is none of :data:`RET_FORMATS`.
     """
     if ret_format not in RET_FORMATS:
-        raise InputError(
-            f"{name}: {ret_format!r} is unknown, accepted are {', '.join(map(repr, RET_FORMATS))}"
-        )
+        raise InputError(f"{name}: expected one of {', '.join(map(repr, RET_FORMATS))}, got {ret_format!r}")
 
 
 class Call(NamedTuple):
@@ -75,12 +73,12 @@ def parse_call(
 
     Args:
         hnet: The hypernetwork.
-        uncond_input: Argument of ``forward``, as the others.
-        cond_input: See there.
-        cond_id: See there.
-        weights: See there.
-        condition: See there.
-        ret_format: See there.
+        uncond_input: Arguments of ``forward``, like all that follows.
+        cond_input: Conditional input.
+        cond_id: The conditions.
+        weights: Weights instead of the network's own.
+        condition: What selects context-dependent state.
+        ret_format: What to return.
         exclusive: Whether only one of ``cond_input`` and ``cond_id`` may be given.
 
     Returns:
@@ -126,7 +124,7 @@ def refuse_distilled_params(distilled_params: Any) -> None:
         NotImplementedError: If it is given (also a ``ValueError``).
     """
     if distilled_params is not None:
-        raise UnsupportedError("distilled_params: this hypernetwork does not support them, None is accepted")
+        raise UnsupportedError("distilled_params: expected None, this hypernetwork does not support them")
 
 
 # --- conditions ---------------------------------------------------------------------------------------
@@ -156,7 +154,7 @@ def parse_cond_ids(cond_id: Any, num_conditions: int) -> list[int] | Tensor:
     elif isinstance(cond_id, np.ndarray):
         if cond_id.ndim > 1 or cond_id.dtype.kind not in "iu":
             raise InputTypeError(
-                f"cond_id: an array of integers with at most one dimension is accepted, got {cond_id.dtype} "
+                f"cond_id: expected an array of integers with at most one dimension, got {cond_id.dtype} "
                 f"with shape {cond_id.shape}"
             )
         cond_id = cond_id.reshape(-1).tolist()
@@ -179,7 +177,7 @@ def no_such_condition(cond_id: int, num_conditions: int) -> InputError:
             f"cond_id: condition {cond_id} does not exist, this hypernetwork knows no conditions"
         )
     return InputError(
-        f"cond_id: condition {cond_id} does not exist, accepted is 0 to {num_conditions - 1} "
+        f"cond_id: condition {cond_id} does not exist, expected 0 to {num_conditions - 1} "
         "(see add_conditions())"
     )
 
@@ -188,16 +186,14 @@ def _as_index(value: Any) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        raise InputTypeError(
-            f"cond_id: integers are accepted, got {value!r} ({type(value).__name__})"
-        ) from None
+        raise InputTypeError(f"cond_id: expected integers, got {value!r} ({type(value).__name__})") from None
 
 
 def _parse_id_tensor(cond_id: Tensor, num_conditions: int) -> list[int] | Tensor:
     dtype = cond_id.dtype
     if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool or cond_id.dim() > 1:
         raise InputTypeError(
-            f"cond_id: a tensor of integers with at most one dimension is accepted, got {dtype} "
+            f"cond_id: expected a tensor of integers with at most one dimension, got {dtype} "
             f"with shape {tuple(cond_id.shape)}"
         )
     ids = cond_id.reshape(-1)
@@ -208,7 +204,7 @@ def _parse_id_tensor(cond_id: Tensor, num_conditions: int) -> list[int] | Tensor
     if num_conditions == 0:
         raise InputError("cond_id: this hypernetwork knows no conditions")
     torch._assert_async(
-        ((ids >= 0) & (ids < num_conditions)).all(), f"cond_id: accepted is 0 to {num_conditions - 1}"
+        ((ids >= 0) & (ids < num_conditions)).all(), f"cond_id: expected 0 to {num_conditions - 1}"
     )
     return ids
 
@@ -238,7 +234,7 @@ def _sort_weights(
         unknown = [key for key in weights if key not in keys]
         if unknown or not weights:
             raise InputError(
-                f"weights: a dictionary with the keys {', '.join(map(repr, keys))} is accepted, got "
+                f"weights: expected a dictionary with the keys {', '.join(map(repr, keys))}, got "
                 f"{list(weights)}"
             )
         uncond = _given(weights, "uncond_weights", hnet.unconditional_param_shapes)
@@ -247,11 +243,11 @@ def _sort_weights(
             return uncond, cond, None
         return uncond, cond, {key: weights[key] for key in hnet._further_keys if key in weights}
     if isinstance(weights, (Tensor, np.ndarray, str)) or not hasattr(weights, "__len__"):
-        raise InputTypeError(f"weights: a list or a dictionary is accepted, got {type(weights).__name__}")
+        raise InputTypeError(f"weights: expected a list or a dictionary, got {type(weights).__name__}")
     weights = list(weights)
     shapes, learned = hnet.param_shapes, hnet.hyper_shapes_learned
     if len(weights) == len(shapes):
-        full = weights
+        full: list[Any] = weights
     elif learned is not None and len(weights) == len(learned):
         if not weights:
             return None, None, None
@@ -260,12 +256,12 @@ def _sort_weights(
         for i, meta in enumerate(hnet.param_shapes_meta):
             if meta["index"] != -1:
                 full[i] = params[meta["index"]]
-        for i, weight in zip(hnet.hyper_shapes_learned_ref, weights, strict=True):
+        for i, weight in zip(hnet.hyper_shapes_learned_ref or (), weights, strict=True):
             full[i] = weight
     else:
         lengths = sorted({len(shapes), len(learned)} if learned else {len(shapes)})
         raise InputError(
-            f"weights: a list of {' or '.join(map(str, lengths))} tensors is accepted, got {len(weights)}"
+            f"weights: expected a list of {' or '.join(map(str, lengths))} tensors, got {len(weights)}"
         )
     check_weights("weights", full, shapes)
     uncond_ref = hnet.unconditional_param_shapes_ref
@@ -273,18 +269,18 @@ def _sort_weights(
     return uncond, [full[i] for i in hnet.conditional_param_shapes_ref], None
 
 
-def _given(weights: dict[str, Any], key: str, shapes: list[list[int]]) -> list[Tensor] | None:
+def _given(weights: dict[str, Any], key: str, shapes: Sequence[Sequence[int]]) -> list[Tensor] | None:
     if key not in weights:
         return None
     values = weights[key]
     if values is None or isinstance(values, (Tensor, str)) or not hasattr(values, "__len__"):
-        raise InputTypeError(f"weights[{key!r}]: a list of tensors is accepted, got {type(values).__name__}")
+        raise InputTypeError(f"weights[{key!r}]: expected a list of tensors, got {type(values).__name__}")
     values = list(values)
     check_weights(f"weights[{key!r}]", values, shapes)
     return values
 
 
-def check_weights(name: str, weights: Sequence[Any], shapes: Sequence[Sequence[int]]) -> None:
+def check_weights(name: str, weights: Sequence[Any], shapes: Sequence[Sequence[int | None]]) -> None:
     """Check that a list of tensors has the wanted shapes.
 
     Raises:
@@ -292,9 +288,9 @@ def check_weights(name: str, weights: Sequence[Any], shapes: Sequence[Sequence[i
         ValueError: If the length or a shape is wrong.
     """
     if len(weights) != len(shapes):
-        raise InputError(f"{name}: {len(shapes)} tensors are accepted, got {len(weights)}")
+        raise InputError(f"{name}: expected {len(shapes)} tensors, got {len(weights)}")
     for i, (weight, shape) in enumerate(zip(weights, shapes, strict=True)):
         if not isinstance(weight, Tensor):
-            raise InputTypeError(f"{name}[{i}]: a tensor is accepted, got {type(weight).__name__}")
+            raise InputTypeError(f"{name}[{i}]: expected a tensor, got {type(weight).__name__}")
         if list(weight.shape) != list(shape):
-            raise InputError(f"{name}[{i}]: shape {list(shape)} is accepted, got {list(weight.shape)}")
+            raise InputError(f"{name}[{i}]: expected shape {list(shape)}, got {list(weight.shape)}")

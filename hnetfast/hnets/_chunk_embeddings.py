@@ -131,9 +131,7 @@ class ChunkEmbeddingHyperNet(ConditionedHyperNet):
         """The sets of chunk embeddings of the requested conditions, each ``[B or 1, num_chunks, width]``."""
         if call.further:
             if not self._cond_chunk_embs:
-                raise InputError(
-                    "weights['chunk_embs']: accepted only if the hypernetwork has cond_chunk_embs=True"
-                )
+                raise InputError("weights['chunk_embs']: needs a hypernetwork with cond_chunk_embs=True")
             if call.ids is not None:
                 raise InputError("weights['chunk_embs'] and cond_id exclude each other, both were given")
             return self._checked_chunk_embs(call.further["chunk_embs"])

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError
-from hnetfast.hnets._arguments import check_chunk_embedding_use, check_index, check_size
+from hnetfast.hnets._arguments import check_chunk_embedding_use, check_index
 from hnetfast.hnets._call import Call
 from hnetfast.hnets._chunk_embeddings import ChunkEmbeddingHyperNet
 from hnetfast.hnets._full_hnet import FullHyperNet
@@ -53,7 +54,7 @@ class ChunkedHyperNet(ChunkEmbeddingHyperNet):
         num_cond_embs: int,
         **options: Any,
     ) -> None:
-        chunk_emb_size = check_size("chunk_emb_size", chunk_emb_size, 1)
+        chunk_emb_size = check_integer("chunk_emb_size", chunk_emb_size, 1)
         check_chunk_embedding_use(cond_chunk_embs, num_cond_embs, uncond_in_size, cond_in_size)
         num_chunks = -(-HyperNetInterface.shapes_to_num_weights(target_shapes) // chunk_size)
         super().__init__(
@@ -77,8 +78,8 @@ class ChunkedHyperNet(ChunkEmbeddingHyperNet):
         self._has_linear_out = hnet.has_linear_out
         self._param_shapes = [list(shape) for shape in hnet.param_shapes]
         self._param_shapes_meta = [dict(entry) for entry in hnet.param_shapes_meta]
-        self._hyper_shapes_learned = list(hnet.hyper_shapes_learned)
-        self._hyper_shapes_learned_ref = list(hnet.hyper_shapes_learned_ref)
+        self._hyper_shapes_learned = list(hnet._hyper_shapes_learned)
+        self._hyper_shapes_learned_ref = list(hnet._hyper_shapes_learned_ref)
         self._unconditional_param_shapes_ref = list(hnet.unconditional_param_shapes_ref)
         self._internal_params = nn.ParameterList(hnet.internal_params)
         self._layer_weight_tensors = nn.ParameterList(hnet.layer_weight_tensors)
@@ -108,7 +109,7 @@ class ChunkedHyperNet(ChunkEmbeddingHyperNet):
         names, inputs = self._read_inputs(call)
         if self._cond_chunk_embs and call.cond_input is not None and len(chunk_embs) != len(call.cond_input):
             raise InputError(
-                f"weights['chunk_embs']: batch size {len(call.cond_input)} as of cond_input is accepted, "
+                f"weights['chunk_embs']: expected batch size {len(call.cond_input)} as of cond_input, "
                 f"got {len(chunk_embs)}"
             )
         # The layers read unconditional input, chunk embedding and conditional input, in this order.
@@ -123,9 +124,9 @@ class ChunkedHyperNet(ChunkEmbeddingHyperNet):
     def _checked_chunk_embs(self, chunk_embs: Any) -> list[Tensor]:
         check_input("weights['chunk_embs']", chunk_embs, self.chunk_emb_size, dim=3)
         if chunk_embs.shape[1] != self.num_chunks:
+            expected = f"[batch size, {self.num_chunks}, {self.chunk_emb_size}]"
             raise InputError(
-                f"weights['chunk_embs']: shape [batch size, {self.num_chunks}, {self.chunk_emb_size}] is "
-                f"accepted, got {list(chunk_embs.shape)}"
+                f"weights['chunk_embs']: expected shape {expected}, got {list(chunk_embs.shape)}"
             )
         return [chunk_embs]
 
@@ -158,6 +159,6 @@ class ChunkedHyperNet(ChunkEmbeddingHyperNet):
         return self._hnet
 
     def _target_sources(self) -> tuple[list[tuple[str, int | None]], Tensor]:
-        sources = [("hypernetwork", i) for i in range(self.num_chunks)]
+        sources: list[tuple[str, int | None]] = [("hypernetwork", i) for i in range(self.num_chunks)]
         chunks = torch.arange(self.num_chunks, dtype=torch.int32)
         return sources, chunks.repeat_interleave(self._chunk_size)[: self._num_targets]

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, distributed, nn
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast._parameter_lists import look_up
-from hnetfast.hnets._arguments import check_index, check_size
+from hnetfast.hnets._arguments import check_index
 from hnetfast.hnets._call import Call, no_such_condition, parse_call
 from hnetfast.hnets._conditions import (
     check_checkpoint,
@@ -155,7 +156,7 @@ class ConditionedHyperNet(nn.Module, HyperNetInterface):
             TypeError, ValueError: If the number is not a positive integer, or there are no conditional
                 parameters.
         """
-        num_conditions = check_size("num_conditions", num_conditions, 1)
+        num_conditions = check_integer("num_conditions", num_conditions, 1)
         new_params = self._grow(num_conditions)
         self._num_cond_embs += num_conditions
         self._num_known_conds = self._num_cond_embs
@@ -236,12 +237,12 @@ class ConditionedHyperNet(nn.Module, HyperNetInterface):
             inputs.append(call.cond_input.unsqueeze(1))
         elif call.ids is not None and self._cond_in_size > 0:
             names.append("cond_id")
-            inputs.append(self._embeddings(call))
+            inputs.append(self._embeddings(call, call.ids))
         if len(inputs) < self._num_inputs:
             check_complete(call, self._uncond_in_size, self._cond_in_size)
         return names, inputs
 
-    def _embeddings(self, call: Call) -> Tensor:
+    def _embeddings(self, call: Call, ids: list[int] | Tensor) -> Tensor:
         """Embeddings of the requested conditions, ``[B, 1, cond_in_size]``."""
         given = call.cond_weights
         if given is not None:
@@ -249,7 +250,7 @@ class ConditionedHyperNet(nn.Module, HyperNetInterface):
         elif self._no_cond_weights:
             raise InputTypeError("weights: needed for cond_id, because embeddings are not kept internally")
         shape = (1, self._cond_in_size)
-        return select_parameters(own_params(self), self._embedding_keys, given, call.ids, shape)
+        return select_parameters(own_params(self), self._embedding_keys, given, ids, shape)
 
     def _uncond_weights(self, call: Call) -> list[Tensor]:
         """All unconditional parameters, given or own ones."""

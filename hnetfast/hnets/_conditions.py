@@ -14,7 +14,7 @@ from hnetfast._parameter_lists import look_up
 
 def own_params(hnet: nn.Module) -> nn.ParameterList:
     """The internal parameters of a hypernetwork, ten times as fast as by the attribute, which is a module."""
-    return hnet._modules["_internal_params"]
+    return hnet._modules["_internal_params"]  # pyright: ignore[reportReturnType]  registered under this name
 
 
 def select_embeddings(params: Sequence[Tensor], cond_ids: list[int] | Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def new_embedding(shape: Sequence[int], like: Tensor | None) -> nn.Parameter:
     return nn.Parameter(nn.init.normal_(torch.empty(*shape, **options)))
 
 
-def check_checkpoint(hnet: nn.Module, state_dict: dict[str, Any], prefix: str, strict: bool) -> None:
+def check_checkpoint(hnet: Any, state_dict: dict[str, Any], prefix: str, strict: bool) -> None:
     """Explain that a checkpoint does not fit because it has another number of conditions.
 
     Conditional parameters come before others, so that one condition more shifts the names of all parameters

@@ -11,8 +11,8 @@ from warnings import warn
 import torch.nn.functional as F
 from torch import Tensor
 
+from hnetfast._checks import check_integer, check_integers
 from hnetfast._errors import InputError
-from hnetfast.hnets._arguments import check_size, check_sizes
 
 # An axis shorter than this does not grow.
 _SMALLEST_TO_DOUBLE = 4
@@ -110,7 +110,8 @@ def plan_layers(
     out_size, out_channels = hyper_img_shape[:2], hyper_img_shape[2]
     for in_channels, kernel in zip(reversed(filters), reversed(kernels), strict=True):
         halves = [-(-m // 2) for m in out_size]
-        in_size = tuple(n if n >= _SMALLEST_TO_DOUBLE else m for n, m in zip(halves, out_size, strict=True))
+        width, height = (n if n >= _SMALLEST_TO_DOUBLE else m for n, m in zip(halves, out_size, strict=True))
+        in_size = width, height
         layers.insert(0, DeconvLayer(in_channels, out_channels, in_size, out_size, kernel))
         out_size, out_channels = in_size, in_channels
     _warn_of_small_kernels(layers)
@@ -140,12 +141,13 @@ def check_hyper_img_shape(shape: Any) -> tuple[int, int, int]:
         TypeError: If it is not a list or tuple of integers.
         ValueError: If it does not have 2 or 3 entries, or one is not positive.
     """
-    sizes = check_sizes("hyper_img_shape", shape, 1)
+    sizes = check_integers("hyper_img_shape", shape, 1)
     if len(sizes) not in (2, 3):
         raise InputError(
-            f"hyper_img_shape: (width, height) or (width, height, channels) is accepted, got {shape!r}"
+            f"hyper_img_shape: expected (width, height) or (width, height, channels), got {shape!r}"
         )
-    return (*sizes, 1)[:3]
+    width, height, channels = (*sizes, 1)[:3]
+    return width, height, channels
 
 
 def check_enough_pixels(shape: tuple[int, int, int], num_weights: int) -> None:
@@ -179,10 +181,10 @@ def check_filters(num_filters: Any, num_layers: int) -> list[int]:
     """
     if num_filters is None:
         return [_LAST_HIDDEN_FILTERS * 2**i for i in reversed(range(num_layers - 1))]
-    filters = check_sizes("num_filters", num_filters, 1)
+    filters = check_integers("num_filters", num_filters, 1)
     if len(filters) != num_layers - 1:
         raise InputError(
-            f"num_filters: {num_layers - 1} numbers are accepted, one for every layer but the last of "
+            f"num_filters: expected {num_layers - 1} numbers, one for every layer but the last of "
             f"num_layers={num_layers}, got {len(filters)}"
         )
     return filters
@@ -211,18 +213,20 @@ def check_kernels(kernel_size: Any, num_layers: int) -> list[Pair]:
         return [_check_kernel("kernel_size", kernel_size)] * count
     if len(kernel_size) != count:
         raise InputError(
-            f"kernel_size: an integer, a tuple (k_x, k_y) or a list of {count} such entries, one for each "
-            f"transposed convolution, is accepted, got {kernel_size!r}"
+            f"kernel_size: expected an integer, a tuple (k_x, k_y) or a list of {count} such entries, one "
+            f"for each transposed convolution, got {kernel_size!r}"
         )
     return [_check_kernel(f"kernel_size[{i}]", kernel) for i, kernel in enumerate(kernel_size)]
 
 
 def _check_kernel(name: str, kernel: Any) -> Pair:
     if not isinstance(kernel, (list, tuple)):
-        return (check_size(name, kernel, 1),) * 2
+        size = check_integer(name, kernel, 1)
+        return size, size
     if len(kernel) != 2:
-        raise InputError(f"{name}: an integer or (k_x, k_y) is accepted, got {kernel!r}")
-    return tuple(check_sizes(name, kernel, 1))
+        raise InputError(f"{name}: expected an integer or (k_x, k_y), got {kernel!r}")
+    width, height = check_integers(name, kernel, 1)
+    return width, height
 
 
 def check_sa_units(sa_units: Any, filters: Sequence[int]) -> list[int]:
@@ -242,16 +246,16 @@ def check_sa_units(sa_units: Any, filters: Sequence[int]) -> list[int]:
     last = len(filters)
     if sa_units is SA_UNITS:
         return [i for i in sa_units if i < last and filters[i] >= _FEWEST_CHANNELS_OF_ATTENTION]
-    units = check_sizes("sa_units", sa_units, 0)
+    units = check_integers("sa_units", sa_units, 0)
     for i, unit in enumerate(units):
         if unit == last:
             raise InputError(
-                f"sa_units[{i}]: layer {unit} is the last one, after which there can be no unit; accepted is "
+                f"sa_units[{i}]: layer {unit} is the last one, after which there can be no unit; expected "
                 f"0 to {last - 1}"
             )
         if unit > last:
             raise InputError(
-                f"sa_units[{i}]: there is no layer {unit} in a network of num_layers={last + 1}; accepted is "
+                f"sa_units[{i}]: there is no layer {unit} in a network of num_layers={last + 1}; expected "
                 f"0 to {last - 1}"
             )
         if unit in units[:i]:

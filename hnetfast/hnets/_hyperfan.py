@@ -221,7 +221,7 @@ class Head(NamedTuple):
     def fill_(self, weight: Tensor, bias: Tensor | None) -> None:
         """Initialise the rows."""
         (uniform_ if self.draws else _fill_)(weight, *self.weight)
-        if self.bias is not None:
+        if self.bias is not None and bias is not None:
             _fill_(bias, *self.bias)
 
 
@@ -264,7 +264,7 @@ def _plan_head(
     draws = in_layer and w_var is None
     if w_var is None:
         w_var = _head_variance(target, method, use_xavier, scale) if in_layer else 0.0
-    default = (0, 0) if in_layer else _BIAS_DEFAULTS.get(target.name, target.initial)
+    default: Any = (0, 0) if in_layer else _BIAS_DEFAULTS.get(target.name, target.initial)
     bias = (default[0] if b_val is None else b_val, default[1] if b_var is None else b_var)
     if bias != (0, 0) and not has_bias:
         raise InputError(

@@ -26,14 +26,14 @@ def check_input(name: str, value: Any, width: int, dim: int = 2) -> None:
         ValueError: If the shape does not fit.
     """
     if not isinstance(value, Tensor):
-        raise InputTypeError(f"{name}: a tensor is accepted, got {type(value).__name__}")
+        raise InputTypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     shape = tuple(value.shape)
     if width == 0:
         raise InputError(f"{name}: this hypernetwork was constructed without such inputs, got shape {shape}")
     if len(shape) != dim or shape[-1] != width or shape[0] == 0:
         expected = ", ".join(["batch size", *["..."] * (dim - 2), str(width)])
         hint = "; the batch dimension is missing" if len(shape) == dim - 1 and shape[-1] == width else ""
-        raise InputError(f"{name}: shape [{expected}] is accepted, got {list(shape)}{hint}")
+        raise InputError(f"{name}: expected shape [{expected}], got {list(shape)}{hint}")
 
 
 def check_complete(call: Call, uncond_in_size: int, cond_in_size: int) -> None:
@@ -77,7 +77,7 @@ def check_placement(names: Sequence[str], inputs: list[Tensor], weights: Sequenc
     for weight in weights:
         if weight.device != device or (weight.dtype != dtype and not torch.is_autocast_enabled(device.type)):
             raise InputTypeError(
-                f"weights: one dtype and device is accepted, got {dtype} on {device} and {weight.dtype} on "
+                f"weights: expected one dtype and device, got {dtype} on {device} and {weight.dtype} on "
                 f"{weight.device}"
             )
     odd = False
@@ -92,9 +92,7 @@ def check_placement(names: Sequence[str], inputs: list[Tensor], weights: Sequenc
         promoted = torch.promote_types(promoted, tensor.dtype)
     if promoted != dtype:
         given = ", ".join(f"{n} {p.dtype}" for n, p in zip(names, inputs, strict=True))
-        raise InputTypeError(
-            f"inputs: dtype {dtype} as of the hypernetwork's weights is accepted, got {given}"
-        )
+        raise InputTypeError(f"inputs: expected dtype {dtype} as of the hypernetwork's weights, got {given}")
     return [tensor.to(dtype) for tensor in inputs]
 
 

@@ -9,7 +9,7 @@ from torch import nn
 _NAME = "_batchnorm_layers."
 
 
-def share_batchnorm_layers(outer: nn.Module, inner: nn.Module) -> None:
+def share_batchnorm_layers(outer: nn.Module, inner: Any) -> None:
     """Let a hypernetwork have the layers of its ``_hnet``, in checkpoints under both names, as hypnettorch's.
 
     Args:

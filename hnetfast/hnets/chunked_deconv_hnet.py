@@ -31,25 +31,30 @@ class ChunkedHDeconv(ChunkedHyperNet):
         chunk_emb_size: Width of a chunk embedding.
         cond_chunk_embs: Whether every condition has its own set of chunk embeddings. There may be no other
             input then.
-        uncond_in_size: Width of the unconditional input, as for the others see
-            :class:`~hnetfast.hnets.deconv_hnet.HDeconv`.
-        cond_in_size: See there.
-        num_layers: See there.
-        num_filters: See there.
-        kernel_size: See there.
-        sa_units: See there.
-        verbose: See there.
-        activation_fn: See there.
-        use_bias: See there.
-        no_uncond_weights: See there.
+        uncond_in_size: Width of the unconditional input.
+        cond_in_size: Width of the conditional input.
+        num_layers: Number of layers, the fully connected one included; at least 2.
+        num_filters: Number of channels after every layer but the last, the fully connected one included. By
+            default 128 after the last hidden layer, and twice as many after each layer before.
+        kernel_size: An integer, a tuple ``(k_x, k_y)`` for width and height, or a list of such, one for each
+            of the ``num_layers - 1`` transposed convolutions.
+        sa_units: Indices of the layers after which there is a self-attention unit, 0 for the fully connected
+            one; not the last layer. By default there are none where images have less than 8 channels.
+        verbose: Print what was created.
+        activation_fn: Of the hidden layers; None for none.
+        use_bias: Whether layers have biases; self-attention units always do.
+        no_uncond_weights: Keep no unconditional parameters; they are given to :meth:`forward`.
         no_cond_weights: Keep no conditional parameters; they are given to :meth:`forward`.
         num_cond_embs: Number of conditions.
-        use_spectral_norm: See there.
+        use_spectral_norm: Divide the weights of all layers and self-attention units by their largest
+            singular value.
         use_batch_norm: Batch normalisation of the hidden layers, over conditions, chunks and pixels.
 
     Raises:
         TypeError, ValueError: If an argument is not accepted; it is named. Nothing has been created by then.
     """
+
+    _hnet: HDeconv
 
     def __init__(
         self,
@@ -125,16 +130,19 @@ class ChunkedHDeconv(ChunkedHyperNet):
         """Initialise so that the generated weights have the variance a main network is usually initialised
         with, averaged over all of them; with the default arguments the constructor does so.
 
-        See :meth:`hnetfast.hnets.deconv_hnet.HDeconv.apply_hyperfan_init`, also for the arguments. Chunk
-        embeddings are left as they are, and taken to have the variance 1 that they are created with.
+        :meth:`hnetfast.hnets.deconv_hnet.HDeconv.apply_hyperfan_init` tells how. Chunk embeddings are left
+        as they are, and taken to have the variance 1 that they are created with.
 
         Args:
-            method: See there, as for the others.
-            use_xavier: See there.
-            uncond_var: See there.
-            cond_var: See there.
-            mnet: See there.
-            target_vars: See there.
+            method: "in" preserves the variance of activations, "out" that of gradients, "harmonic" uses the
+                harmonic mean of both variances.
+            use_xavier: Assume Xavier instead of Kaiming initialisation of the main network.
+            uncond_var: Variance of the unconditional input.
+            cond_var: Variance of the conditional input.
+            mnet: The main network, whose ``param_shapes_meta`` tell what the tensors are.
+            target_vars: Wanted variance of the generated tensors: a list with an entry (or None) for every
+                target, or a dictionary with an entry for some of the names in ``param_shapes_meta``. By
+                default that of an ordinary initialisation for weights and biases, else 1.
 
         Raises:
             ValueError: If an argument is not accepted, or there are no internal weights. Nothing has changed

@@ -9,8 +9,9 @@ from warnings import warn
 
 from torch import nn
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError
-from hnetfast.hnets._arguments import check_mlp_arguments, check_size
+from hnetfast.hnets._arguments import check_mlp_arguments
 from hnetfast.hnets._call import parse_call
 from hnetfast.hnets._chunked_hnet import ChunkedHyperNet
 from hnetfast.hnets._hyperfan import (
@@ -60,6 +61,8 @@ class ChunkedHMLP(ChunkedHyperNet):
         TypeError, ValueError: If an argument is not accepted; it is named. Nothing has been created by then.
     """
 
+    _hnet: HMLP
+
     def __init__(
         self,
         target_shapes: Sequence[Sequence[int]],
@@ -82,7 +85,7 @@ class ChunkedHMLP(ChunkedHyperNet):
         uncond_in_size, cond_in_size, layers, num_cond_embs = check_mlp_arguments(
             target_shapes, uncond_in_size, cond_in_size, activation_fn, num_cond_embs, layers, dropout_rate
         )
-        chunk_size = check_size("chunk_size", chunk_size, 1)
+        chunk_size = check_integer("chunk_size", chunk_size, 1)
         super().__init__(
             target_shapes,
             chunk_size,

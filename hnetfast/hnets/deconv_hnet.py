@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hnetfast import ops
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError
-from hnetfast.hnets._arguments import check_mlp_arguments, check_size
+from hnetfast.hnets._arguments import check_mlp_arguments
 from hnetfast.hnets._deconv import (
     SA_UNITS,
     Pair,
@@ -114,7 +115,7 @@ class HDeconv(FullHyperNet):
         )
         hyper_img_shape = check_hyper_img_shape(hyper_img_shape)
         check_enough_pixels(hyper_img_shape, MainNetInterface.shapes_to_num_weights(target_shapes))
-        num_layers = check_size("num_layers", num_layers, 2)
+        num_layers = check_integer("num_layers", num_layers, 2)
         filters = check_filters(num_filters, num_layers)
         kernels = check_kernels(kernel_size, num_layers)
         sa_units = check_sa_units(sa_units, filters)
@@ -222,7 +223,7 @@ class HDeconv(FullHyperNet):
     ) -> tuple[list[list[Tensor]], list[Tensor]]:
         """Divide the weights of attention units and layers by their largest singular values."""
         matrices = self._as_matrices(attention, weights)
-        normed = iter([n(m, own_weights) for n, m in zip(self._spectral_norms, matrices, strict=True)])
+        normed = iter([n(m, own_weights) for n, m in zip(self._spectral_norms or (), matrices, strict=True)])
         attention = [[next(normed).view_as(w) if w.dim() == 4 else w for w in unit] for unit in attention]
         first = next(normed)
         kernels = []
@@ -308,7 +309,7 @@ class HDeconv(FullHyperNet):
             use_xavier: Assume Xavier instead of Kaiming initialisation of the main network.
             uncond_var: Variance of the unconditional input.
             cond_var: Variance of the conditional input.
-            mnet: The main network, see :meth:`~hnetfast.hnets.mlp_hnet.HMLP.apply_hyperfan_init`.
+            mnet: The main network, whose ``param_shapes_meta`` tell what the tensors are.
             target_vars: Wanted variance of the generated tensors: a list with an entry (or None) for every
                 target, or a dictionary with an entry for some of the names in ``param_shapes_meta``. By
                 default that of an ordinary initialisation for weights and biases, else 1.
@@ -334,7 +335,7 @@ class HDeconv(FullHyperNet):
         for layer in self._batchnorm_layers or ():
             nn.init.ones_(layer.scale)
             nn.init.zeros_(layer.bias)
-        _, attention, (first, *kernels), biases = self._sort(self.unconditional_params)
+        _, attention, (first, *kernels), biases = self._sort(self.unconditional_params or ())
         for param in [*(unit[-1] for unit in attention), *biases]:
             nn.init.zeros_(param)
         # Variance of the hidden layers before their activation: that of the output, unless normalisation

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast._parameter_lists import look_up
 from hnetfast.hnets._arguments import (
@@ -15,7 +16,6 @@ from hnetfast.hnets._arguments import (
     check_hnets,
     check_param_names,
     check_param_shapes,
-    check_size,
     check_target_shapes,
 )
 from hnetfast.hnets._assembled import Assembled
@@ -77,7 +77,7 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
     ) -> None:
         check_target_shapes(target_shapes)
         check_assembly_fct(assembly_fct)
-        num_cond_embs = check_size("num_cond_embs", num_cond_embs, 0)
+        num_cond_embs = check_integer("num_cond_embs", num_cond_embs, 0)
         hnets = check_hnets(hnets, num_cond_embs)
         uncond_param_shapes = check_param_shapes("uncond_param_shapes", uncond_param_shapes)
         cond_param_shapes = check_param_shapes("cond_param_shapes", cond_param_shapes)
@@ -253,20 +253,22 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
         the container themselves and not copies of them.
 
         Args:
-            uncond_input: Passed to the hypernetworks, see
-                :meth:`~hnetfast.hnets.hnet_interface.HyperNetInterface.forward`.
-            cond_input: Passed to the hypernetworks.
-            cond_id: The conditions. Passed to the hypernetworks that have any, unless ``cond_input`` is
-                given.
-            weights: See there. A dictionary may have the key "hnets", a list of a dictionary (or None) for
-                each hypernetwork, whose entries are added to the ``weights`` that it gets, such as
-                "chunk_embs".
+            uncond_input: Unconditional input ``[B or 1, width]``, passed to the hypernetworks.
+            cond_input: Conditional input ``[B or 1, width]``, passed to the hypernetworks.
+            cond_id: One condition or several ones; each from 0 to :attr:`num_known_conds` - 1. Passed to the
+                hypernetworks that have any, unless ``cond_input`` is given.
+            weights: Parameters to use instead of the internal ones: a list as long as
+                :attr:`hyper_shapes_learned` or :attr:`param_shapes`, or a dictionary with the key
+                "uncond_weights" (all unconditional ones) or "cond_weights" (all conditional ones) or both. It
+                may also have the key "hnets", a list of a dictionary (or None) for each hypernetwork, whose
+                entries are added to the ``weights`` that it gets, such as "chunk_embs".
             distilled_params: Not supported, None only.
             condition: Passed to the hypernetworks.
-            ret_format: See there.
+            ret_format: "flattened": a tensor ``[B, num_outputs]``. "sequential": ``B`` lists of tensors of
+                shapes :attr:`target_shapes`. "squeezed": the same, but for ``B = 1`` the one list itself.
 
         Returns:
-            See there.
+            As ``ret_format`` says.
 
         Raises:
             TypeError, ValueError: If an argument is not accepted; it is named.
@@ -284,7 +286,8 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
             own = look_up(own_params(self), [key for key in self._own_cond_keys if key != "-1"])
             cond[0][0] = touch_parameters(cond[0][0], own)
 
-        as_lists = ret_format != "flattened" and self._chosen_pieces is not None
+        chosen_pieces = None if ret_format == "flattened" else self._chosen_pieces
+        as_lists = chosen_pieces is not None
         arguments = {"uncond_input": uncond_input, "cond_input": cond_input, "condition": condition}
         outputs = []
         for i, hnet in enumerate(self._hnets):
@@ -301,12 +304,12 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
             except (InputError, InputTypeError) as error:
                 raise type(error)(f"hnets[{i}]: {error}") from error
         batch_size = self._batch_size(outputs, call.ids)
-        if as_lists:
+        if chosen_pieces is not None:
             samples = []
             for b in range(batch_size):
                 pieces = [tensor for out in outputs for tensor in out[b if len(out) > 1 else 0]]
                 pieces += [*uncond, *(tensors[b] for tensors in cond)]
-                samples.append([pieces[i] for i in self._chosen_pieces])
+                samples.append([pieces[i] for i in chosen_pieces])
             return samples[0] if ret_format == "squeezed" and batch_size == 1 else samples
         slots = [slot.expand(batch_size, -1) for slot in [*outputs, *_flat_rows(uncond, cond)]]
         return self._flat_to_ret_format(self._finish(slots), ret_format)
@@ -346,16 +349,16 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
     def _checked_entries(self, entries: Any) -> list[dict[str, Any]]:
         """What was given as ``weights["hnets"]``."""
         if not isinstance(entries, (list, tuple)):
-            raise InputTypeError(f"weights['hnets']: a list is accepted, got {type(entries).__name__}")
+            raise InputTypeError(f"weights['hnets']: expected a list, got {type(entries).__name__}")
         if len(entries) != len(self._hnets):
             raise InputError(
-                f"weights['hnets']: {len(self._hnets)} entries are accepted, one for each hypernetwork, got "
+                f"weights['hnets']: expected {len(self._hnets)} entries, one for each hypernetwork, got "
                 f"{len(entries)}"
             )
         for i, entry in enumerate(entries):
             if entry is not None and not isinstance(entry, dict):
                 raise InputTypeError(
-                    f"weights['hnets'][{i}]: a dictionary or None is accepted, got {type(entry).__name__}"
+                    f"weights['hnets'][{i}]: expected a dictionary or None, got {type(entry).__name__}"
                 )
         return [entry or {} for entry in entries]
 
@@ -433,7 +436,7 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
             return uncond, [list(tensors) for tensors in chosen]
         if given is None:
             given = look_up(params, self._own_cond_keys)
-        return uncond, [[given[count * cond_id + i] for cond_id in call.ids] for i in range(count)]
+        return uncond, [[given[count * cond_id + i] for cond_id in call.ids or ()] for i in range(count)]
 
     def _batch_size(self, outputs: list[Any], ids: list[int] | Tensor | None) -> int:
         sizes = {f"hnets[{i}]": len(out) for i, out in enumerate(outputs)}
@@ -505,7 +508,7 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
         Raises:
             TypeError, ValueError: If the number is not a positive integer, or nothing depends on conditions.
         """
-        num_conditions = check_size("num_conditions", num_conditions, 1)
+        num_conditions = check_integer("num_conditions", num_conditions, 1)
         growing = [hnet for hnet in self._hnets if hnet.num_known_conds > 0]
         if not growing and not self._cond_param_shapes:
             raise InputError("add_conditions: nothing in the container depends on conditions")

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from hnetfast.hnets._arguments import check_hnet, check_size
+from hnetfast._checks import check_integer
+from hnetfast.hnets._arguments import check_hnet
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 
 __all__ = ["get_conditional_parameters", "init_chunk_embeddings", "init_conditional_embeddings"]
@@ -84,4 +85,4 @@ def get_conditional_parameters(hnet: HyperNetInterface, cond_id: int) -> list[nn
             package (also a ``ValueError``).
         ValueError: If it does not know the condition.
     """
-    return check_hnet(hnet)._kept_params_of(check_size("cond_id", cond_id, 0))
+    return check_hnet(hnet)._kept_params_of(check_integer("cond_id", cond_id, 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 from warnings import warn
 
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from hnetfast import ops
 from hnetfast._errors import InputError, InputTypeError, UnsupportedError
-from hnetfast.hnets._call import Call, check_ret_format, check_weights, parse_call, require_any_input
+from hnetfast.hnets._call import check_ret_format, check_weights, parse_call, require_any_input
 from hnetfast.hnets._conditions import select_embeddings
 from hnetfast.hnets._part import Part
+from hnetfast.mnets._layer_building import Shape
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.ops._corrections import Corrections
 from hnetfast.ops.split_targets import split_targets_reference
@@ -23,6 +24,8 @@ from hnetfast.ops.split_targets import split_targets_reference
 __all__ = ["HyperNetInterface"]
 
 Targets = list[Tensor] | list[list[Tensor]]
+
+_REQUIRED = ("_target_shapes", "_num_known_conds", "_unconditional_param_shapes_ref")
 
 
 class HyperNetInterface(MainNetInterface):
@@ -38,16 +41,20 @@ class HyperNetInterface(MainNetInterface):
     # Keys that a dictionary ``weights`` may have besides those that all hypernetworks know.
     _further_keys: tuple[str, ...] = ()
 
+    # What subclasses set; the constructor makes them None.
+    _unconditional_param_shapes_ref: list[int]
+    _target_shapes: Sequence[Sequence[int]]
+    _num_known_conds: int
+
     def __init__(self) -> None:
         super().__init__()
-        self._unconditional_param_shapes_ref: list[int] | None = None
+        for attribute in _REQUIRED:
+            setattr(self, attribute, None)
         self._unconditional_params_ref: list[int] | None = None
-        self._target_shapes: Sequence[Sequence[int]] | None = None
-        self._num_known_conds: int | None = None
 
     def _is_properly_setup(self, check_has_bias: bool = True) -> None:
         super()._is_properly_setup(check_has_bias)
-        for attribute in ("_target_shapes", "_num_known_conds", "_unconditional_param_shapes_ref"):
+        for attribute in _REQUIRED:
             if getattr(self, attribute) is None:
                 raise ValueError(
                     f"{type(self).__name__}: {attribute} must be set before _is_properly_setup()"
@@ -58,7 +65,7 @@ class HyperNetInterface(MainNetInterface):
         """Internal parameters that do not belong to a condition, None if there are none."""
         if self._unconditional_params_ref is None:
             return None
-        params = list(self.internal_params)
+        params = list(self.internal_params or ())
         return [params[i] for i in self._unconditional_params_ref]
 
     @property
@@ -67,7 +74,7 @@ class HyperNetInterface(MainNetInterface):
         return self._unconditional_params_ref
 
     @property
-    def unconditional_param_shapes(self) -> list[list[int]]:
+    def unconditional_param_shapes(self) -> list[Shape]:
         """Shapes of the parameters that do not belong to a condition, whether internal or not."""
         return [self.param_shapes[i] for i in self._unconditional_param_shapes_ref]
 
@@ -85,7 +92,7 @@ class HyperNetInterface(MainNetInterface):
         return [p for i, p in enumerate(self.internal_params) if i not in unconditional]
 
     @property
-    def conditional_param_shapes(self) -> list[list[int]]:
+    def conditional_param_shapes(self) -> list[Shape]:
         """Shapes of the parameters that belong to conditions, whether internal or not."""
         return [self.param_shapes[i] for i in self.conditional_param_shapes_ref]
 
@@ -138,7 +145,7 @@ class HyperNetInterface(MainNetInterface):
             DeprecationWarning,
             stacklevel=2,
         )
-        return self._task_embs()[task_id]
+        return (self._task_embs() or [])[task_id]
 
     def _task_embs(self) -> list[nn.Parameter] | None:
         params = self.conditional_params
@@ -226,7 +233,7 @@ class HyperNetInterface(MainNetInterface):
     def _nothing_unless(self, unknown: bool) -> list[Any]:
         if unknown:
             raise UnsupportedError(
-                f"hnet: it is not known where a {type(self).__name__} keeps its embeddings, accepted are "
+                f"hnet: it is not known where a {type(self).__name__} keeps its embeddings, expected are "
                 "classes derived from those of hnetfast"
             )
         return []
@@ -239,7 +246,7 @@ class HyperNetInterface(MainNetInterface):
             TypeError: If they are not known.
             ValueError: If weights have no single source.
         """
-        raise InputTypeError(f"hnet: the hypernetworks of hnetfast are accepted, got {type(self).__name__}")
+        raise InputTypeError(f"hnet: expected the hypernetworks of hnetfast, got {type(self).__name__}")
 
     def _is_plain(self) -> bool:
         """Whether what :meth:`forward` generates for a condition depends on nothing else.
@@ -294,9 +301,9 @@ class HyperNetInterface(MainNetInterface):
             if params is None:
                 raise InputError("params: needed, because no unconditional parameters are kept internally")
         if isinstance(dparams, Tensor) or not hasattr(dparams, "__len__"):
-            raise InputTypeError(f"dparams: a list of tensors is accepted, got {type(dparams).__name__}")
+            raise InputTypeError(f"dparams: expected a list of tensors, got {type(dparams).__name__}")
         if len(dparams) != len(params):
-            raise InputError(f"dparams: {len(params)} tensors are accepted, got {len(dparams)}")
+            raise InputError(f"dparams: expected {len(params)} tensors, got {len(dparams)}")
         return [p + d for p, d in zip(params, dparams, strict=True)]
 
     def convert_out_format(
@@ -323,23 +330,21 @@ class HyperNetInterface(MainNetInterface):
         if src_format == "flattened":
             if not isinstance(hnet_out, Tensor):
                 raise InputTypeError(
-                    f"hnet_out: a tensor is accepted as 'flattened', got {type(hnet_out).__name__}"
+                    f"hnet_out: expected a tensor as 'flattened', got {type(hnet_out).__name__}"
                 )
             if hnet_out.dim() != 2 or hnet_out.shape[1] != self.num_outputs:
                 raise InputError(
-                    f"hnet_out: shape [batch, {self.num_outputs}] is accepted, got {list(hnet_out.shape)}"
+                    f"hnet_out: expected shape [batch, {self.num_outputs}], got {list(hnet_out.shape)}"
                 )
             # The caller keeps `hnet_out`: these are views that autograd knows as such.
             tensors, count = split_targets_reference(hnet_out, self.target_shapes), len(self.target_shapes)
             samples = [tensors[i : i + count] for i in range(0, len(tensors), count)]
             return samples[0] if trgt_format == "squeezed" and len(samples) == 1 else samples
         if isinstance(hnet_out, Tensor) or not hasattr(hnet_out, "__len__") or len(hnet_out) == 0:
-            raise InputTypeError(
-                f"hnet_out: a non-empty list is accepted as {src_format!r}, got {hnet_out!r}"
-            )
-        samples = hnet_out
+            raise InputTypeError(f"hnet_out: expected a non-empty list as {src_format!r}, got {hnet_out!r}")
+        given = samples = cast("Any", hnet_out)
         if src_format == "squeezed" and isinstance(hnet_out[0], Tensor):
-            samples = [hnet_out]
+            samples = [given]
         for i, sample in enumerate(samples):
             check_weights(f"hnet_out[{i}]", sample, self.target_shapes)
         if trgt_format == "flattened":
@@ -357,7 +362,7 @@ class HyperNetInterface(MainNetInterface):
 
     def _preprocess_forward_args(
         self, _input_required: bool = True, _parse_cond_id_fct: Callable | None = None, **kwargs: Any
-    ) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None, list[Tensor] | None]:
+    ) -> tuple[Tensor | None, Tensor | None, Sequence[Tensor] | None, Sequence[Tensor] | None]:
         """Parse the arguments of :meth:`forward`, for subclasses that implement it.
 
         Args:
@@ -375,7 +380,7 @@ class HyperNetInterface(MainNetInterface):
             TypeError, ValueError, RuntimeError: If an argument is not accepted; it is named.
         """
         names = ("uncond_input", "cond_input", "cond_id", "weights")
-        given = {name: kwargs.get(name) for name in names}
+        given: dict[str, Any] = {name: kwargs.get(name) for name in names}
         call = parse_call(self, **given, ret_format=kwargs.get("ret_format", "squeezed"))
         if _input_required:
             require_any_input(call)
@@ -384,7 +389,8 @@ class HyperNetInterface(MainNetInterface):
             raise InputError(
                 f"cond_input: the batch dimension is missing, got shape {list(cond_input.shape)}"
             )
-        uncond_weights, cond_weights = call.uncond_weights, call.cond_weights
+        uncond_weights: Sequence[Tensor] | None = call.uncond_weights
+        cond_weights: Sequence[Tensor] | None = call.cond_weights
         if uncond_weights is None:
             uncond_weights = self.unconditional_params
             if uncond_weights is None and self.unconditional_param_shapes:
@@ -394,19 +400,22 @@ class HyperNetInterface(MainNetInterface):
         if cond_weights is None:
             cond_weights = self.conditional_params
         if call.ids is not None:
-            cond_input = self._conditional_input(call, cond_weights, _parse_cond_id_fct)
+            cond_input = self._conditional_input(call.ids, cond_weights, _parse_cond_id_fct)
         return call.uncond_input, cond_input, uncond_weights, cond_weights
 
     def _conditional_input(
-        self, call: Call, cond_weights: list[Tensor] | None, parse_cond_id_fct: Callable | None
+        self,
+        ids: list[int] | Tensor,
+        cond_weights: Sequence[Tensor] | None,
+        parse_cond_id_fct: Callable | None,
     ) -> Tensor:
         if parse_cond_id_fct is not None:
-            return parse_cond_id_fct(self, call.ids, cond_weights)
+            return parse_cond_id_fct(self, ids, cond_weights)
         if cond_weights is None or len(cond_weights) != self.num_known_conds:
             raise InputError(
                 "cond_id: there is not one conditional weight a condition, so IDs have no meaning"
             )
-        return select_embeddings(cond_weights, call.ids)
+        return select_embeddings(cond_weights, ids)
 
     def __str__(self) -> str:
         num_uncond = MainNetInterface.shapes_to_num_weights(self.unconditional_param_shapes)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast.hnets._arguments import check_hnet, check_size
+from hnetfast.hnets._arguments import check_hnet
 from hnetfast.hnets._call import check_ret_format
 from hnetfast.hnets._shared_batchnorm import share_batchnorm_layers
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
@@ -54,15 +55,15 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         if input_handler is None:
             if hnet_uncond_in_size is None:
                 raise InputError("hnet_uncond_in_size, input_handler: one of them is needed, got none")
-            hnet_uncond_in_size = check_size("hnet_uncond_in_size", hnet_uncond_in_size, 0)
+            hnet_uncond_in_size = check_integer("hnet_uncond_in_size", hnet_uncond_in_size, 0)
             if hnet_uncond_in_size > hnet.num_outputs:
                 raise InputError(
-                    f"hnet_uncond_in_size: at most the number of weights, {hnet.num_outputs}, is accepted, "
+                    f"hnet_uncond_in_size: expected at most the number of weights, {hnet.num_outputs}, "
                     f"got {hnet_uncond_in_size}"
                 )
         for name, handler in (("input_handler", input_handler), ("output_handler", output_handler)):
             if handler is not None and not callable(handler):
-                raise InputTypeError(f"{name}: a function is accepted, got {handler!r}")
+                raise InputTypeError(f"{name}: expected a function, got {handler!r}")
         _check_sigma(sigma_noise, hnet.num_outputs)
         nn.Module.__init__(self)
         HyperNetInterface.__init__(self)
@@ -92,9 +93,8 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
             setattr(self, name, None if tensors is None else nn.ParameterList(tensors))
         self._param_shapes = hnet.param_shapes
         self._param_shapes_meta = hnet.param_shapes_meta
-        self._hyper_shapes_learned = hnet.hyper_shapes_learned
-        self._hyper_shapes_learned_ref = hnet.hyper_shapes_learned_ref
-        self._hyper_shapes_distilled = hnet.hyper_shapes_distilled
+        for name in ("hyper_shapes_learned", "hyper_shapes_learned_ref", "hyper_shapes_distilled"):
+            setattr(self, f"_{name}", getattr(hnet, name))
         self._unconditional_params_ref = hnet.unconditional_params_ref
         self._unconditional_param_shapes_ref = hnet.unconditional_param_shapes_ref
         self._num_known_conds = hnet.num_known_conds
@@ -119,23 +119,23 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         Args:
             uncond_input: Without an ``input_handler`` or an ``output_handler`` the noise ``z``,
                 ``[B, num_outputs]``.
-            cond_input: See :meth:`~hnetfast.hnets.hnet_interface.HyperNetInterface.forward`, as for the
-                others.
-            cond_id: See there.
-            weights: Passed to the wrapped hypernetwork.
+            cond_input: Conditional input ``[B or 1, width]``, instead of the embeddings of ``cond_id``.
+            cond_id: One condition or several ones; each from 0 to :attr:`num_known_conds` - 1.
+            weights: Parameters to use instead of the internal ones, passed to the wrapped hypernetwork.
             distilled_params: Passed to it.
             condition: Passed to it.
-            ret_format: See there.
+            ret_format: "flattened": a tensor ``[B, num_outputs]``. "sequential": ``B`` lists of tensors of
+                shapes :attr:`target_shapes`. "squeezed": the same, but for ``B = 1`` the one list itself.
 
         Returns:
-            See there.
+            As ``ret_format`` says.
 
         Raises:
             TypeError, ValueError: If an argument is not accepted, or a handler returns something else than it
                 should.
         """
         check_ret_format(ret_format)
-        given = {"uncond_input": uncond_input, "cond_input": cond_input, "cond_id": cond_id}
+        given: dict[str, Any] = {"uncond_input": uncond_input, "cond_input": cond_input, "cond_id": cond_id}
         if self._input_handler is None or self._output_handler is None:
             self._check_noise(uncond_input)
         if self._input_handler is not None:
@@ -146,8 +146,8 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
                     f"{type(passed).__name__}"
                 )
         else:
-            width = self._hnet_uncond_in_size
-            passed = (uncond_input[:, :width] if width > 0 else None, cond_input, cond_id)
+            width = self._hnet_uncond_in_size or 0
+            passed = (given["uncond_input"][:, :width] if width > 0 else None, cond_input, cond_id)
         out = self._hnet.forward(
             uncond_input=passed[0],
             cond_input=passed[1],
@@ -157,12 +157,13 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
             condition=condition,
             ret_format="flattened",
         )
+        out = cast("Tensor", out)
         if self._output_handler is not None:
             flat = self._output_handler(out, **given)
         elif isinstance(self._sigma_noise, Tensor):
-            flat = torch.addcmul(out, uncond_input, self._sigma_noise)
+            flat = torch.addcmul(out, given["uncond_input"], self._sigma_noise)
         else:
-            flat = torch.add(out, uncond_input, alpha=self._sigma_noise)
+            flat = torch.add(out, given["uncond_input"], alpha=self._sigma_noise)
         if not isinstance(flat, Tensor) or flat.dim() != 2 or flat.shape[1] != self.num_outputs:
             found = list(flat.shape) if isinstance(flat, Tensor) else type(flat).__name__
             raise InputError(
@@ -180,20 +181,14 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
                 f"{type(uncond_input).__name__}"
             )
         exact = self._output_handler is None
-        width = self.num_outputs if exact else self._hnet_uncond_in_size
+        width = self.num_outputs if exact else self._hnet_uncond_in_size or 0
         shape = uncond_input.shape
         if uncond_input.dim() != 2 or (shape[1] != width if exact else shape[1] < width):
             least = "" if exact else "at least "
-            raise InputError(
-                f"uncond_input: shape [batch size, {least}{width}] is accepted, got {list(shape)}"
-            )
+            raise InputError(f"uncond_input: expected shape [batch size, {least}{width}], got {list(shape)}")
 
     def distillation_targets(self) -> Any:
-        """What the wrapped hypernetwork returns.
-
-        Returns:
-            See :meth:`~hnetfast.mnets.mnet_interface.MainNetInterface.distillation_targets`.
-        """
+        """Return what the wrapped hypernetwork does: targets for distillation, or None."""
         return self._hnet.distillation_targets()
 
     def add_conditions(self, num_conditions: int) -> list[nn.Parameter]:
@@ -226,11 +221,11 @@ def _check_sigma(sigma_noise: Any, num_outputs: int) -> None:
     if isinstance(sigma_noise, Tensor):
         if list(sigma_noise.shape) not in ([], [1], [num_outputs], [1, num_outputs]):
             raise InputError(
-                f"sigma_noise: a number or a tensor of {num_outputs} entries is accepted, got one of shape "
+                f"sigma_noise: expected a number or a tensor of {num_outputs} entries, got one of shape "
                 f"{list(sigma_noise.shape)}"
             )
         return
     try:
         float(sigma_noise)
     except (TypeError, ValueError):
-        raise InputTypeError(f"sigma_noise: a number is accepted, got {sigma_noise!r}") from None
+        raise InputTypeError(f"sigma_noise: expected a number, got {sigma_noise!r}") from None

@@ -143,8 +143,8 @@ class HMLP(FullHyperNet):
                 norm(weight, own_weights) for norm, weight in zip(self._spectral_norms, weights, strict=True)
             ]
         activation = activation_name(self._act_fn) if num_hidden else "identity"
-        plain = num_hidden > 0 and (activation is None or self._use_batch_norm or self._is_random())
-        if not plain:
+        special = num_hidden > 0 and (activation is None or self._use_batch_norm or self._is_random())
+        if activation is not None and not special:
             return Group(inputs, weights, biases, activation)
         bn_weights = uncond_weights[: 2 * num_hidden] if self._use_batch_norm else None
         hidden = self._hidden(inputs, weights, biases, bn_weights, condition)

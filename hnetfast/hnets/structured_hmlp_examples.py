@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import gcd
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,18 +77,18 @@ class _Group:
     layers: list[_Layer] = field(default_factory=list)
 
 
-def _layers_of(net: MainNetInterface, with_batch_norm: bool) -> tuple[list[_Layer], list[_Layer], _Layer]:
+def _layers_of(net: MainNetInterface, with_batch_norm: bool) -> tuple[list[_Layer], list[_Layer], Any]:
     """Convolutions, those of shortcuts (1 × 1), and the output layer of a residual network, in order."""
     names = [entry["name"] for entry in net.param_shapes_meta]
     unknown = set(names) - {"weight", "bias", "bn_scale", "bn_shift"}
     if unknown:
         raise UnsupportedError(
-            f"net: networks with context modulation are not accepted, got parameters {sorted(unknown)}"
+            f"net: expected one without context modulation, got parameters {sorted(unknown)}"
         )
     convolutions, shortcuts, output = [], [], None
     last: _Layer | None = None
     for i, (name, shape) in enumerate(zip(names, net.param_shapes, strict=True)):
-        if name == "bias":
+        if name == "bias" and last is not None:
             last.tensors.append(i)
         if name != "weight":
             continue
@@ -155,7 +155,7 @@ def resnet_chunking(net: ResNet, gcd_chunking: bool = False) -> Chunking:
         NotImplementedError: If it has context modulation (also a ``ValueError``).
     """
     if not isinstance(net, ResNet):
-        raise InputTypeError(f"net: a ResNet is accepted, got {type(net).__name__}")
+        raise InputTypeError(f"net: expected a ResNet, got {type(net).__name__}")
     (first, *rest), _, output = _layers_of(net, True)
     groups = [_Group(None, 0, [first])]
     per_group = len(rest) // 3
@@ -203,7 +203,7 @@ def wrn_chunking(
         NotImplementedError: If it has context modulation (also a ``ValueError``).
     """
     if not isinstance(net, WRN):
-        raise InputTypeError(f"net: a WRN is accepted, got {type(net).__name__}")
+        raise InputTypeError(f"net: expected a WRN, got {type(net).__name__}")
     (first, *rest), shortcuts, output = _layers_of(net, not ignore_bn_weights)
     groups = [_Group(None, 0, [first])]
     per_group = len(rest) // 3

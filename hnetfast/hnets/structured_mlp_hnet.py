@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from hnetfast import ops
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets._arguments import (
     check_assembly_fct,
     check_chunk_embedding_use,
-    check_size,
     check_structure,
     check_target_shapes,
 )
@@ -94,9 +94,9 @@ class StructuredHMLP(Assembled, ChunkEmbeddingHyperNet):
         num_cond_embs: int = 1,
     ) -> None:
         check_target_shapes(target_shapes)
-        uncond_in_size = check_size("uncond_in_size", uncond_in_size, 0)
-        cond_in_size = check_size("cond_in_size", cond_in_size, 0)
-        num_cond_embs = check_size("num_cond_embs", num_cond_embs, 0)
+        uncond_in_size = check_integer("uncond_in_size", uncond_in_size, 0)
+        cond_in_size = check_integer("cond_in_size", cond_in_size, 0)
+        num_cond_embs = check_integer("num_cond_embs", num_cond_embs, 0)
         num_per_chunk, chunk_emb_sizes, hmlp_kwargs = check_structure(
             chunk_shapes, num_per_chunk, chunk_emb_sizes, hmlp_kwargs
         )
@@ -202,7 +202,7 @@ class StructuredHMLP(Assembled, ChunkEmbeddingHyperNet):
         self._hnets.append(hnet)
         unconditional = set(hnet.unconditional_param_shapes_ref)
         for i, (shape, meta) in enumerate(zip(hnet.param_shapes, hnet.param_shapes_meta, strict=True)):
-            param = None if meta["index"] == -1 else hnet.internal_params[meta["index"]]
+            param = None if meta["index"] == -1 else hnet._internal_params[meta["index"]]
             if i in unconditional:
                 self._unconditional_param_shapes_ref.append(len(self._param_shapes))
             self._register_shape(list(shape), meta["name"], meta["layer"] if first else -1, param)
@@ -261,19 +261,26 @@ class StructuredHMLP(Assembled, ChunkEmbeddingHyperNet):
         """Generate the weights of the target network.
 
         Args:
-            uncond_input: See :meth:`~hnetfast.hnets.hnet_interface.HyperNetInterface.forward`, as for the
-                others.
-            cond_input: See there.
-            cond_id: See there.
-            weights: See there. With conditional chunk embeddings a dictionary may have the key "chunk_embs",
-                a list of tensors ``[B, *shape]`` for the shapes :attr:`chunk_emb_shapes` instead of those of
-                ``cond_id``, needed if ``cond_id`` is not given.
+            uncond_input: Unconditional input ``[B or 1, width]``.
+            cond_input: Conditional input ``[B or 1, width]``, instead of the embeddings of ``cond_id``.
+            cond_id: One condition or several ones; each from 0 to :attr:`num_known_conds` - 1. A compiled
+                network is compiled anew for every integer; for a tensor it is not, but then unused
+                embeddings get a zero gradient instead of none. IDs on a GPU are checked there, without
+                waiting for it: one that does not exist makes all further work of the process on that GPU
+                fail, so pass IDs that may be wrong as integers or on the CPU.
+            weights: Parameters to use instead of the internal ones: a list as long as
+                :attr:`hyper_shapes_learned` or :attr:`param_shapes`, or a dictionary with the key
+                "uncond_weights" (all unconditional ones) or "cond_weights" (all conditional ones) or both.
+                With conditional chunk embeddings it may have the key "chunk_embs" too, a list of tensors
+                ``[B, *shape]`` for the shapes :attr:`chunk_emb_shapes` instead of those of ``cond_id``,
+                needed if ``cond_id`` is not given.
             distilled_params: Not supported, None only.
             condition: Which of several stored sets of batch statistics to use.
-            ret_format: See there.
+            ret_format: "flattened": a tensor ``[B, num_outputs]``. "sequential": ``B`` lists of tensors of
+                shapes :attr:`target_shapes`. "squeezed": the same, but for ``B = 1`` the one list itself.
 
         Returns:
-            See there.
+            As ``ret_format`` says.
 
         Raises:
             TypeError, ValueError: If an argument is not accepted; it is named. Nothing has changed by then.
@@ -330,7 +337,7 @@ class StructuredHMLP(Assembled, ChunkEmbeddingHyperNet):
     def _checked_chunk_embs(self, chunk_embs: Any) -> list[Tensor]:
         if not isinstance(chunk_embs, (list, tuple)):
             raise InputTypeError(
-                f"weights['chunk_embs']: a list of tensors is accepted, got {type(chunk_embs).__name__}"
+                f"weights['chunk_embs']: expected a list of tensors, got {type(chunk_embs).__name__}"
             )
         first = next(iter(chunk_embs), None)
         batch_size = len(first) if isinstance(first, Tensor) and first.dim() > 0 else None
@@ -340,7 +347,9 @@ class StructuredHMLP(Assembled, ChunkEmbeddingHyperNet):
     def _target_sources(self) -> tuple[list[tuple[str, int | None]], Tensor]:
         self._assembly.require_moves()
         counts = self._num_per_chunk
-        sources = [(f"hypernetwork {i}", j) for i, n in enumerate(counts) for j in range(n)]
+        sources: list[tuple[str, int | None]] = [
+            (f"hypernetwork {i}", j) for i, n in enumerate(counts) for j in range(n)
+        ]
         sizes = torch.tensor([hnet.num_outputs for hnet in self._hnets])
         return sources, self._assembly.blocks_of_targets(sizes.repeat_interleave(torch.tensor(counts)))
 
@@ -357,5 +366,5 @@ def _check_hmlp_kwargs(hmlp_kwargs: Sequence[Mapping[str, Any]]) -> None:
                     "follows from the arguments of StructuredHMLP" if key in _OWN_ARGUMENTS else "is unknown"
                 )
                 raise InputError(
-                    f"hmlp_kwargs[{i}]: {key!r} {reason}; accepted are {', '.join(sorted(accepted))}"
+                    f"hmlp_kwargs[{i}]: {key!r} {reason}; expected some of {', '.join(sorted(accepted))}"
                 )

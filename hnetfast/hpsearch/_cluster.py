@@ -25,6 +25,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from hnetfast._errors import InputError
 from hnetfast.hpsearch._executor import Ended, Executor, Job, State
@@ -274,7 +275,7 @@ class ClusterExecutor(Executor):
         elif code is not None and (record is None or record.end not in (State.TIMEOUT, State.KILLED)):
             end = end_by_code(code)
         elif record is not None:
-            end = record.end, record.reason
+            end = cast("State", record.end), record.reason
         elif not submitted.handle:
             if not self._silent:
                 try:

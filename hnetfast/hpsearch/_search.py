@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from hnetfast._errors import InputError
 from hnetfast.hpsearch import _commands, _output_folder, _results
@@ -267,7 +267,8 @@ class _Search:
         under_way = [run for run in runs if run.state in (SUBMITTING, RUNNING)]
         if self._study is not None:
             trials = {run.trial for run in runs if run.trial is not None}
-            self._study.resume(trials, {r.trial for r in runs if r.state in (PLANNED, SUBMITTING, RUNNING)})
+            not_ended = [run for run in runs if run.state in (PLANNED, SUBMITTING, RUNNING)]
+            self._study.resume(trials, {run.trial for run in not_ended if run.trial is not None})
             for run in ended:
                 self._tell(run)
             self._seen.update(
@@ -307,12 +308,13 @@ class _Search:
         return self._propose() if self._more() else None
 
     def _propose(self) -> Run | None:
+        study = cast("Study", self._study)
         for _ in range(_TRIES):
-            trial, options = self._study.propose(self._grid, self._conditions)
+            trial, options = study.propose(self._grid, self._conditions)
             key = identity(options)
             if key not in self._seen:
                 break
-            self._study.tell(trial, self._seen[key])
+            study.tell(trial, self._seen[key])
         else:
             self._exhausted = True
             print(
@@ -342,7 +344,7 @@ class _Search:
         job.folder.mkdir(exist_ok=True)
         run.state, run.started = SUBMITTING, time.time()
         self._database.update(run)
-        if self._study is not None:
+        if self._study is not None and run.trial is not None:
             self._study.note_folder(run.trial, run.folder)
         try:
             run.handle = self._executor.submit(job)
@@ -445,7 +447,8 @@ class _Search:
             if run.verdict is not None or not self._is_rewritten(run):
                 continue
             value = self._intermediate_performance(run)
-            if value is not None and self._study.is_hopeless(run.trial, value):
+            trial = run.trial
+            if value is not None and trial is not None and self._study.is_hopeless(trial, value):
                 run.verdict = PRUNED
                 self._database.update(run)
                 self._executor.cancel(self._job(run))

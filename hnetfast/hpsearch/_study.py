@@ -176,7 +176,8 @@ class Study:
                 continue
             search = trial.user_attrs.get(_SEARCH)
             # Its search is noted right after a trial has begun. One without was killed in between.
-            age = datetime.datetime.now() - trial.datetime_start
+            began = trial.datetime_start or datetime.datetime.now()
+            age = datetime.datetime.now() - began
             if search is None and age.total_seconds() > _SECONDS_TO_NOTE:
                 self.tell(trial.number, None)
             if search != self._search:

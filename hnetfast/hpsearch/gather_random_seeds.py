@@ -20,9 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,6 +36,7 @@ from hnetfast._errors import InputError, InputTypeError
 from hnetfast._files import write_atomically
 from hnetfast._terminal import confirmed
 from hnetfast.hpsearch import _runs, hpsearch
+from hnetfast.hpsearch._seeds_command import JOB, get_hpsearch_call, quoted, seeds_parser
 
 __all__ = [
     "build_grid_and_conditions",
@@ -44,9 +46,6 @@ __all__ = [
     "run",
     "write_seeds_summary",
 ]
-
-# Name of the job that a whole search is on a cluster, and of its files.
-_JOB = "random_seeds"
 
 
 def get_single_run_config(out_dir: str | os.PathLike) -> Namespace:
@@ -142,61 +141,6 @@ def build_grid_and_conditions(
     return grid, conditions
 
 
-def get_hpsearch_call(
-    cmd_args: Namespace, num_seeds: int, grid_config: str, hpsearch_dir: str | None = None
-) -> str:
-    """Write the command that starts the search.
-
-    Args:
-        cmd_args: Options of this script.
-        num_seeds: Number of runs.
-        grid_config: Path of the file with the grid.
-        hpsearch_dir: Output folder of the search, by default a new one of the search's choice.
-
-    Returns:
-        The command, for a shell. With LSF it submits the search as a job; with SLURM it is what a job script
-        has to hold.
-    """
-    options = [f"--grid_module={cmd_args.grid_module}", f"--grid_config={grid_config}"]
-    options.append(f"--run_cwd={cmd_args.run_cwd}")
-    options += [
-        f"--{name}" for name in ("deterministic_search", "dont_generate_full_grid") if vars(cmd_args)[name]
-    ]
-    if hpsearch_dir is not None:
-        options += [f"--out_dir={hpsearch_dir}", "--force_out_dir", "--dont_force_new_dir"]
-    num_searches = cmd_args.num_searches
-    if cmd_args.run_cluster:
-        options += ["--run_cluster", *_given(cmd_args, "scheduler", "num_jobs", "num_hours")]
-        if cmd_args.scheduler == "slurm":
-            options += _given(
-                cmd_args, "slurm_mem", "slurm_gres", "slurm_partition", "slurm_qos", "slurm_constraint"
-            )
-        if num_searches == -1:
-            num_searches = num_seeds
-    else:
-        options += _given(
-            cmd_args,
-            "visible_gpus",
-            "allowed_load",
-            "allowed_memory",
-            "sim_startup_time",
-            "max_num_jobs_per_gpu",
-        )
-    if num_searches != -1:
-        options.append(f"--num_searches={num_searches}")
-    options += _further(cmd_args, options)
-    command = [sys.executable, "-m", "hnetfast.hpsearch", *options]
-    if not cmd_args.run_cluster or cmd_args.scheduler == "slurm":
-        return shlex.join(command)
-    # LSF's shell reads the command again, so it is quoted twice.
-    inner = [shlex.quote(word) for word in command]
-    inner.append(f"--resources={_quoted(_without_quotes(cmd_args.resources))}")
-    hours = ["-n", "1", "-W", f"{cmd_args.hps_num_hours}:00"]
-    files = ["-e", f"{_JOB}.err", "-o", f"{_JOB}.out"]
-    resources = ["-R", _without_quotes(cmd_args.hps_resources)]
-    return shlex.join(["bsub", *hours, *files, *resources, *inner])
-
-
 def write_seeds_summary(
     results_dir: str | os.PathLike,
     summary_keys: Sequence[str],
@@ -288,10 +232,9 @@ def run(
         config: A configuration, none of whose seeds has been run yet; excludes ``--run_dir``.
         ignore_kwds: Options that are not passed to the script.
         forced_params: Options and the values that they are to have instead.
-        summary_keys: Which entries of the runs' summaries are summed up by :func:`write_seeds_summary`, by
-            default the performance.
-        summary_sem: See :func:`write_seeds_summary`.
-        summary_precs: See :func:`write_seeds_summary`.
+        summary_keys: Which entries of the runs' summaries are summed up, by default the performance.
+        summary_sem: Sum up by the standard error of the mean instead of the standard deviation.
+        summary_precs: Number of decimals in the summary, one for all entries or one for each; by default 2.
         hpmod_path: Folder in which the search is started, by default the current one.
         argv: The command line, by default that of the program.
 
@@ -299,136 +242,64 @@ def run(
         InputError: A ``ValueError``, for an argument, option or file that is not accepted.
         FileNotFoundError: If a folder is missing.
         FileExistsError: If there is a file with another grid, which is to stay.
-        AttributeError: If the configuration has none of the options that are to be ignored, or no
-            ``random_seed``.
+        AttributeError: If the configuration lacks an option that is to be ignored, or ``random_seed``.
         SystemExit: With 0 when all is done, else with the exit code of the search.
     """
-    args = _parser().parse_args(argv)
+    args = seeds_parser().parse_args(argv)
     args.grid_module = args.grid_module or grid_module
     if not args.grid_module:
-        raise InputError("grid_module: the name of the configuration module is needed, got none")
+        raise InputError("grid_module: expected the name of the configuration module, got none")
     module = _runs.read_config_module(args.grid_module)
-    if summary_keys is None:
-        summary_keys = [hpsearch._PERFORMANCE_KEY]
-    _precisions(summary_keys, summary_precs)
+    keys = [hpsearch._PERFORMANCE_KEY] if summary_keys is None else summary_keys
+    _precisions(keys, summary_precs)
+    summarise = partial(
+        write_seeds_summary, summary_keys=keys, summary_sem=summary_sem, summary_precs=summary_precs
+    )
 
     if args.seeds_dir:
         print("Writing the summary of all seeds ...")
-        write_seeds_summary(args.seeds_dir, summary_keys, summary_sem, summary_precs)
+        summarise(args.seeds_dir)
         sys.exit(0)
 
     seeds = _seeds(args)
     if hpmod_path is not None and not os.path.isdir(hpmod_path):
         raise FileNotFoundError(f"hpmod_path: there is no folder {hpmod_path}")
     grid_file = _grid_file(args.config_name)
-    run_dir: Path | None = None
-    if config is None:
-        config, run_dir = _reference_run(args.run_dir)
-    elif args.run_dir:
-        raise InputError("run_dir: expected none where the configuration is given, got " + repr(args.run_dir))
+    config, run_dir = _reference_run(config, args.run_dir)
     options = _changed(config, ignore_kwds, forced_params)
-
-    hpsearch_dir: Path | None = None
-    is_new = False
-    if run_dir is not None and _is_finished(run_dir):
-        gathered = [_seed_of(config, run_dir)]
-        hpsearch_dir = _absolute(args.run_cwd, results_dir, run_dir.name)
-        is_new = not hpsearch_dir.is_dir() or not _runs.run_folders(hpsearch_dir)
-        if is_new and run_dir in hpsearch_dir.parents:
-            raise InputError(f"results_dir: {hpsearch_dir} is in the folder of the run, {run_dir}")
-        if not is_new:
-            _check_same_run(config, hpsearch_dir / run_dir.name)
-            print(f"The folder {hpsearch_dir} exists. Seeds that have been gathered there count.")
-            found = write_seeds_summary(
-                hpsearch_dir, summary_keys, summary_sem, summary_precs, ret_seeds=True
-            )
-            gathered = list(dict.fromkeys(found or ()))
-        seeds = _remaining(seeds, gathered, tell=bool(args.seeds_list))
-    elif run_dir is not None:
-        warn(f"{run_dir}: the run has not finished, so its seed is gathered like the others.", stacklevel=2)
+    hpsearch_dir, gathered, copied = None, [], None
+    if run_dir is not None:
+        folder = _absolute(args.run_cwd, results_dir, run_dir.name)
+        hpsearch_dir, gathered, copied = _repetitions(config, run_dir, folder, summarise)
+    seeds = _remaining(seeds, gathered, tell=bool(args.seeds_list))
 
     if seeds:
         print(f"{len(seeds)} random seeds will be gathered.")
         grid, conditions = build_grid_and_conditions(args, options, seeds)
         _write_grid(grid_file, {"grid": grid, "conditions": conditions})
-    if is_new:
-        _copy_run(run_dir, hpsearch_dir)
+    if copied is not None:
+        _copy_run(*copied)
     if not seeds:
         print("Enough seeds have been gathered already.")
         sys.exit(0)
     if args.start_gathering:
-        if hpsearch_dir is None:
-            hpsearch_dir = _new_folder(_absolute(args.run_cwd, results_dir), args.config_name)
+        hpsearch_dir = hpsearch_dir or _new_folder(_absolute(args.run_cwd, results_dir), args.config_name)
         code = _start(args, module, len(seeds), str(grid_file), str(hpsearch_dir), hpmod_path)
-        print(f"The search failed with exit code {code}." if code else "The search has ended.", flush=True)
         if not args.run_cluster:
             with suppress(*((ValueError, FileNotFoundError) if code else ())):  # there may be no results
-                write_seeds_summary(hpsearch_dir, summary_keys, summary_sem, summary_precs)
+                summarise(hpsearch_dir)
         sys.exit(code)
+    _tell_command(args, len(seeds), grid_file, hpsearch_dir)
 
-    command = get_hpsearch_call(args, len(seeds), str(grid_file), hpsearch_dir and str(hpsearch_dir))
+
+def _tell_command(args: Namespace, num_seeds: int, grid_file: Path, hpsearch_dir: Path | None) -> None:
+    """Print how to start the search."""
+    command = get_hpsearch_call(args, num_seeds, str(grid_file), hpsearch_dir and str(hpsearch_dir))
     if hpsearch_dir is not None:
         print("Some seeds have been gathered already, so the search has to write into their folder.")
     print(f"A command that starts the search:\n\n{command}\n")
     print("The configuration module, the file with the grid, and the output folder, if it matters:")
     print(args.grid_module, grid_file, *([] if hpsearch_dir is None else [hpsearch_dir]))
-
-
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Gather random seeds for a run, or for the best run of a search.")
-    own = parser.add_argument
-    own(
-        "--seeds_dir",
-        default="",
-        help="Output folder of seeds that have been gathered. Their summary is written again; all other "
-        'options but "grid_module" are ignored.',
-    )
-    own(
-        "--run_dir",
-        default="",
-        help="Output folder of a run, or of a search, whose best run is taken. The run is repeated with "
-        "other random seeds.",
-    )
-    own(
-        "--config_name",
-        default="hpsearch_random_seeds",
-        help="Name of the file with the grid, in the folder for temporary files; each gathering needs its "
-        "own. Default: %(default)s.",
-    )
-    own("--grid_module", help="Name of the configuration module, as for the search.")
-    own("--num_seeds", type=int, default=10, help="Number of random seeds. Default: %(default)s.")
-    own(
-        "--seeds_list",
-        default="",
-        help='The random seeds, separated by commas. Without them, they are 0, 1, …, "num_seeds" - 1.',
-    )
-    own(
-        "--vary_data_seed",
-        action="store_true",
-        help='Set "data_random_seed" to "random_seed", too, instead of leaving it as it is.',
-    )
-    own("--start_gathering", action="store_true", help="Start the search.")
-    whole = parser.add_argument_group("Hpsearch call options")
-    whole.add_argument(
-        "--hps_num_hours",
-        type=int,
-        metavar="N",
-        default=24,
-        help="Hours for which the search itself may run on a cluster. Default: %(default)s.",
-    )
-    whole.add_argument(
-        "--hps_resources",
-        default='"rusage[mem=8000]"',
-        help="Resources of the search itself on a cluster with LSF (option -R of bsub). "
-        "Default: %(default)s.",
-    )
-    whole.add_argument(
-        "--hps_slurm_mem",
-        default="8G",
-        help="Memory of the search itself on a cluster with SLURM. Default: %(default)s.",
-    )
-    hpsearch.hpsearch_cli_arguments(parser, show_out_dir=False, show_grid_module=False)
-    return parser
 
 
 def _as_grid_value(name: str, value: Any) -> bool | int | float | str:
@@ -445,35 +316,7 @@ def _as_grid_value(name: str, value: Any) -> bool | int | float | str:
         value = repr(value)
     if "\0" in value:
         raise InputError(f"{name}: a command line can't hold {value!r}")
-    return _quoted(value)
-
-
-def _quoted(text: str) -> str:
-    """Quote text for the shell: as hypnettorch does, unless the shell would find something in it."""
-    return shlex.quote(text) if set(text) & set('"$`\\') else f'"{text}"'
-
-
-def _without_quotes(resources: str) -> str:
-    return resources[1:-1] if len(resources) > 1 and resources[0] == resources[-1] == '"' else resources
-
-
-def _given(args: Namespace, *names: str) -> list[str]:
-    values = ((name, getattr(args, name)) for name in names)
-    return [
-        f"--{name}={value:f}" if isinstance(value, float) else f"--{name}={value}" for name, value in values
-    ]
-
-
-def _further(args: Namespace, options: Iterable[str]) -> list[str]:
-    """Write the search's other options, where they are given."""
-    parser = ArgumentParser()
-    hpsearch.hpsearch_cli_arguments(parser, show_out_dir=False, show_grid_module=False)
-    written = {option[2:].partition("=")[0] for option in options} | {"resources"}
-    return [
-        f"--{name}" if value is True else f"--{name}={value}"
-        for name, default in vars(parser.parse_args([])).items()
-        if name not in written and (value := getattr(args, name, default)) != default
-    ]
+    return quoted(value)
 
 
 def _precisions(keys: Any, precisions: Any) -> list[int]:
@@ -510,7 +353,12 @@ def _seeds(args: Namespace) -> list[int]:
     return distinct
 
 
-def _reference_run(run_dir: str) -> tuple[Namespace, Path]:
+def _reference_run(config: Namespace | None, run_dir: str) -> tuple[Namespace, Path | None]:
+    """Returns the configuration, and the folder of its run, if it is that of one."""
+    if config is not None:
+        if run_dir:
+            raise InputError(f"run_dir: expected none where the configuration is given, got {run_dir!r}")
+        return config, None
     if not run_dir:
         raise InputError("run_dir: expected the folder of a run or a search, or a configuration; got none")
     if not os.path.isdir(run_dir):
@@ -520,6 +368,23 @@ def _reference_run(run_dir: str) -> tuple[Namespace, Path]:
         return get_single_run_config(run_dir), folder
     config, best = get_best_hpsearch_config(run_dir)
     return config, Path(os.path.abspath(best))
+
+
+def _repetitions(
+    config: Namespace, run_dir: Path, folder: Path, summarise: Callable[..., list[int] | None]
+) -> tuple[Path | None, list[int], tuple[Path, Path] | None]:
+    """Returns the folder of a finished run's repetitions, their seeds, and what is to be copied where."""
+    if not _is_finished(run_dir):
+        warn(f"{run_dir}: the run has not finished, so its seed is gathered like the others.", stacklevel=3)
+        return None, [], None
+    own_seed = _seed_of(config, run_dir)
+    if not folder.is_dir() or not _runs.run_folders(folder):
+        if run_dir in folder.parents:
+            raise InputError(f"results_dir: {folder} is in the folder of the run, {run_dir}")
+        return folder, [own_seed], (run_dir, folder)
+    _check_same_run(config, folder / run_dir.name)
+    print(f"The folder {folder} exists. Seeds that have been gathered there count.")
+    return folder, list(dict.fromkeys(summarise(folder, ret_seeds=True) or ())), None
 
 
 def _changed(config: Any, ignored: Any, forced: Any) -> Namespace:
@@ -642,7 +507,7 @@ def _start(
     hpsearch_dir: str,
     folder: str | None,
 ) -> int:
-    """Start the search, or submit it as a job; return the exit code."""
+    """Start the search, or submit it as a job; tell how it ended, and return the exit code."""
     command = get_hpsearch_call(args, num_seeds, grid_file, hpsearch_dir)
     print(command)
     with _inside(folder):
@@ -652,11 +517,13 @@ def _start(
                 "slurm_mem": args.hps_slurm_mem,
                 "slurm_gres": "gpu:0",
             }
-            command = f"sbatch {hpsearch._write_slurm_script(Namespace(**job), command, _JOB)}"
+            command = f"sbatch {hpsearch._write_slurm_script(Namespace(**job), command, JOB)}"
             print(f"The job is submitted with: {command}")
         print("Gathering random seeds ...", flush=True)
         # The search has to find the configuration module in whatever folder it runs.
-        return subprocess.call(shlex.split(command), env=_env.with_import_path(_runs.import_path(module)))
+        code = subprocess.call(shlex.split(command), env=_env.with_import_path(_runs.import_path(module)))
+    print(f"The search failed with exit code {code}." if code else "The search has ended.", flush=True)
+    return code
 
 
 @contextmanager

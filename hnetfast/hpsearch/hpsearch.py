@@ -24,9 +24,9 @@ _SCRIPT_NAME: str | None = None
 _SUMMARY_FILENAME: str | None = None
 _SUMMARY_KEYWORDS: list[str] | None = None
 _OUT_ARG = "out_dir"
-_SUMMARY_PARSER_HANDLE: _config_module.SummaryReader | None = None
+_SUMMARY_PARSER_HANDLE: Any = None  # SummaryReader
 _PERFORMANCE_EVAL_HANDLE: Any = None
-_PERFORMANCE_KEY: str | None = None
+_PERFORMANCE_KEY: Any = None  # str
 _PERFORMANCE_SORT_ASC = False
 _ARGPARSE_HANDLE: Any = None
 

@@ -22,7 +22,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from warnings import warn
 
 from hnetfast._errors import InputError
@@ -114,7 +114,10 @@ def run(argv: Sequence[str] | None = None) -> None:
             os.replace(path, _free(path.with_name(f"{path.stem}_{now}{path.suffix}")))
         write_atomically(path, content)
     if args.performance_criteria is not None:
-        _move(_failing(finished, meets, args.performance_criteria), search_dir / _runs.TO_BE_DELETED)
+        _move(
+            _failing(finished, cast("Any", meets), args.performance_criteria),
+            search_dir / _runs.TO_BE_DELETED,
+        )
 
 
 def _parser() -> ArgumentParser:
@@ -146,14 +149,16 @@ def _collect(search_dir: Path, shown: str, commands: list[dict]) -> tuple[list[_
     options = {folder: _runs.read_options(folder) for folder in folders.values() if _runs.has_options(folder)}
     for index, command in enumerate(commands):  # folders may have been renamed
         if found[index] is None:
-            found[index] = next((folder for folder in options if _matches(options[folder], command)), None)
-            options.pop(found[index], None)
+            same = next((folder for folder in options if _matches(options[folder], command)), None)
+            if same is not None:
+                found[index] = same
+                del options[same]
 
     runs: list[_Run] = []
     missing: list[dict] = []
     for index, (command, folder) in enumerate(zip(commands, found, strict=True)):
         results = None if folder is None else _runs.read_results(folder, index)
-        if results is None:
+        if folder is None or results is None:
             lacks = "folder" if folder is None else "summary that can be read"
             warn(f"Command {index} ({_folder_name(command)}) has no {lacks}.", stacklevel=3)
             missing.append(command)

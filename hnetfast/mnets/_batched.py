@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,11 +52,11 @@ def forward_batched(
             )
     if chunk_size is None:
         x_of_one = rebuild([tensor[0] for tensor in inputs]) if x_per_set else x
-        chunk_size = network._sets_at_once(x_of_one, sets.num_sets)
+        size = network._sets_at_once(x_of_one, sets.num_sets)
     else:
-        chunk_size = check_integer("chunk_size", chunk_size, 1)
+        size = check_integer("chunk_size", chunk_size, 1)
     slices = _Slices(sets.num_sets, network.hyper_shapes_distilled, kwargs) if kwargs else _NO_ARGUMENTS
-    if chunk_size == 1 or slices.have_conditions or not _can_evaluate(network):
+    if size == 1 or slices.have_conditions or not _can_evaluate(network):
         outputs = []
         pieces = [tensor.unbind(0) for tensor in inputs] if x_per_set else []
         for b, weights_b in enumerate(sets.singly()):
@@ -65,11 +65,11 @@ def forward_batched(
         return join_outputs(outputs, _stack)
     if not x_per_set:
         inputs = [tensor.expand(sets.num_sets, *tensor.shape) for tensor in inputs]
-    chunk_size = min(chunk_size, sets.num_sets)
+    size = min(size, sets.num_sets)
     outputs = []
-    pieces = [tensor.split(chunk_size) for tensor in inputs]
-    for i, weights_chunk in enumerate(sets.chunks(chunk_size)):
-        start, stop = i * chunk_size, min((i + 1) * chunk_size, sets.num_sets)
+    pieces = [tensor.split(size) for tensor in inputs]
+    for i, weights_chunk in enumerate(sets.chunks(size)):
+        start, stop = i * size, min((i + 1) * size, sets.num_sets)
         x_chunk = rebuild([piece[i] for piece in pieces])
         layers = ManySets(stop - start)
         outputs.append(network._evaluate(layers, x_chunk, weights_chunk, **slices.many(start, stop)))
@@ -121,7 +121,7 @@ class _Slices:
             return self._kwargs
         kwargs = dict(self._kwargs)
         if self._stats_are_per_set:
-            kwargs["distilled_params"] = [stat[index] for stat in self._stats]
+            kwargs["distilled_params"] = [stat[index] for stat in self._stats or ()]
         if self._conditions is not None:
             kwargs["condition"] = self._conditions[index]
         return kwargs
@@ -130,7 +130,7 @@ class _Slices:
         """For a range of sets."""
         if not self._stats_are_per_set:
             return self._kwargs
-        return self._kwargs | {"distilled_params": [stat[start:stop] for stat in self._stats]}
+        return self._kwargs | {"distilled_params": [stat[start:stop] for stat in self._stats or ()]}
 
 
 _NO_ARGUMENTS = _Slices(0, None, {})
@@ -268,6 +268,7 @@ def _entry(name: str, value: Any, candidates: Sequence[Shapes]) -> _FlatSets | _
             f"{name}: expected a tensor [B, n], a list of B lists of tensors or a list of tensors "
             f"[B, *shape], got {type(value).__name__ if not isinstance(value, list) else 'an empty list'}"
         )
+    value = cast("Sequence[Any]", value)  # or a parameter list, which does as well
     if isinstance(value[0], (list, tuple, nn.ParameterList)):
         for b, tensors in enumerate(value):
             if not isinstance(tensors, (list, tuple, nn.ParameterList)) or len(tensors) != len(value[0]):
@@ -275,6 +276,7 @@ def _entry(name: str, value: Any, candidates: Sequence[Shapes]) -> _FlatSets | _
                     f"{name}[{b}]: expected a list of {len(value[0])} tensors like {name}[0], "
                     f"got {tensors!r:.80}"
                 )
+            tensors = cast("Sequence[Tensor]", tensors)
             _check_tensors(f"{name}[{b}]", tensors)
             _check_shapes(f"{name}[{b}]", tensors, candidates)
         return _NestedSets(value)

@@ -116,7 +116,7 @@ class ImageClassifier(Classifier):
             return h
         return F.dropout(h, rate)
 
-    def _check_num_values(self, x: Tensor, num_images: int, map_sizes: Sequence[int]) -> None:
+    def _check_num_values(self, x: Tensor, num_images: int | None, map_sizes: Sequence[int]) -> None:
         """Refuse to normalise a batch of one value; ``map_sizes`` are the pixels of the normalised maps."""
-        if map_sizes:
+        if map_sizes and num_images is not None:
             check_batch_norm(self, x, num_images * min(map_sizes))

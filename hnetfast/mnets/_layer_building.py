@@ -1,16 +1,22 @@
 """Creation and registration of the layers that main networks share."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from hnetfast._errors import InputError, InputTypeError
+from hnetfast._layer_lists import LayerList
 from hnetfast.utils.batchnorm_layer import BatchNormLayer
 from hnetfast.utils.context_mod_layer import ContextModLayer
 from hnetfast.utils.torch_utils import init_params
+
+if TYPE_CHECKING:
+    from hnetfast.mnets._weights import WeightPlan
 
 Shape = Sequence[int]
 
@@ -28,18 +34,39 @@ _CONTEXT_MOD_DEFAULTS = {
 class LayerBuilding:
     """What subclasses of ``MainNetInterface`` call while they are constructed."""
 
-    _internal_params: nn.ParameterList | None
-    _weights: nn.ParameterList | None
-    _param_shapes: list[Shape] | None
-    _param_shapes_meta: list[dict[str, Any]] | None
-    _hyper_shapes_learned: list[Shape] | None
-    _hyper_shapes_learned_ref: list[int] | None
-    _hyper_shapes_distilled: list[Shape] | None
-    _has_bias: bool | None
-    _layer_weight_tensors: nn.ParameterList | None
-    _layer_bias_vectors: nn.ParameterList | None
-    _batchnorm_layers: nn.ModuleList | None
-    _context_mod_layers: nn.ModuleList | None
+    # What subclasses set, or leave as None where there is none; the constructor makes them None.
+    _internal_params: nn.ParameterList
+    _param_shapes: list[Shape]
+    _param_shapes_meta: list[dict[str, Any]]
+    _hyper_shapes_learned: list[Shape]
+    _hyper_shapes_learned_ref: list[int]
+    _hyper_shapes_distilled: list[Shape]
+    _has_bias: bool
+    _has_fc_out: bool
+    _mask_fc_out: bool
+    _has_linear_out: bool
+    _layer_weight_tensors: nn.ParameterList
+    _layer_bias_vectors: nn.ParameterList
+    _batchnorm_layers: LayerList[BatchNormLayer]
+    _context_mod_layers: LayerList[ContextModLayer]
+    _num_params: int
+    _num_internal_params: int
+    # Former names of _internal_params, _hyper_shapes_learned and _param_shapes, which subclasses still set.
+    _weights: nn.ParameterList
+    _hyper_shapes: list[Shape]
+    _all_shapes: list[Shape]
+
+    if (
+        TYPE_CHECKING
+    ):  # options of context modulation, and what describes the parameters, where there are such
+        _use_context_mod: bool
+        _context_mod_inputs: bool
+        _no_last_layer_context_mod: bool
+        _context_mod_no_weights: bool
+        _context_mod_post_activation: bool
+        _context_mod_gain_offset: bool
+        _context_mod_gain_softplus: bool
+        _plan: WeightPlan
 
     @staticmethod
     def _parse_context_mod_args(cm_kwargs: dict[str, Any]) -> list[str]:
@@ -93,7 +120,7 @@ class LayerBuilding:
             params.append(param)
         return len(lists[0]) - 1
 
-    def _register_shape(self, shape: Shape, name: str, layer: int, param: nn.Parameter | None) -> None:
+    def _register_shape(self, shape: Shape, name: str | None, layer: int, param: nn.Parameter | None) -> None:
         """Register the shape of a tensor, and the tensor itself or the fact that it is learned outside."""
         if self._param_shapes is None:
             self._param_shapes = []
@@ -122,7 +149,7 @@ class LayerBuilding:
             cm_layers: Entry "layer" of the metadata of each layer.
         """
         if self._context_mod_layers is None:
-            self._context_mod_layers = nn.ModuleList()
+            self._context_mod_layers = LayerList()
         for i, shape in enumerate(cm_shapes):
             layer = ContextModLayer(
                 shape,
@@ -167,7 +194,7 @@ class LayerBuilding:
                 "distill_bn_stats=True needs bn_track_stats=True: there are no statistics otherwise"
             )
         if self._batchnorm_layers is None:
-            self._batchnorm_layers = nn.ModuleList()
+            self._batchnorm_layers = LayerList()
         if distill_bn_stats and self._hyper_shapes_distilled is None:
             self._hyper_shapes_distilled = []
         for i, size in enumerate(bn_sizes):
@@ -236,7 +263,7 @@ class LayerBuilding:
             if bound is None:
                 init_params(weight, bias)
             else:
-                for param in (weight, bias)[: 1 + use_bias]:
+                for param in [weight] if bias is None else [weight, bias]:
                     nn.init.uniform_(param, -bound, bound)
             self._layer_weight_tensors.append(weight)
             if bias is not None:

@@ -73,7 +73,7 @@ class LayerFunctions:
         """Largest values of windows of ``h`` ``[batch, C, H, W]``."""
         return F.max_pool2d(h, kernel_size, stride, padding)
 
-    def avg_pool2d(self, h: Tensor, kernel_size: int | Sequence[int]) -> Tensor:
+    def avg_pool2d(self, h: Tensor, kernel_size: int | tuple[int, ...]) -> Tensor:
         """Averages of windows of ``h`` ``[batch, C, H, W]``."""
         return F.avg_pool2d(h, kernel_size)
 
@@ -116,6 +116,8 @@ class ManySets(LayerFunctions):
         num_sets: Number of sets B.
     """
 
+    num_sets: int
+
     def __init__(self, num_sets: int) -> None:
         self.num_sets = num_sets
 
@@ -149,7 +151,7 @@ class ManySets(LayerFunctions):
     def max_pool2d(self, h: Tensor, kernel_size: int, stride: int | None = None, padding: int = 0) -> Tensor:
         return self._split(F.max_pool2d(self._merge(h), kernel_size, stride, padding))
 
-    def avg_pool2d(self, h: Tensor, kernel_size: int | Sequence[int]) -> Tensor:
+    def avg_pool2d(self, h: Tensor, kernel_size: int | tuple[int, ...]) -> Tensor:
         return self._split(F.avg_pool2d(self._merge(h), kernel_size))
 
     def relu_(self, h: Tensor) -> Tensor:
@@ -168,10 +170,10 @@ class ManySets(LayerFunctions):
         num_features = h.shape[2]
         weight, bias = (t.expand(self.num_sets, num_features).flatten() for t in (weight, bias))
         mean, var = stats
-        if mean is None:
+        if mean is None or var is None:
             out = F.batch_norm(merged, None, None, weight, bias, True, layer.momentum, EPS)
         elif not layer.training:
-            mean, var = (t.expand(self.num_sets, num_features).flatten() for t in stats)
+            mean, var = (t.expand(self.num_sets, num_features).flatten() for t in (mean, var))
             out = F.batch_norm(merged, mean, var, weight, bias, False, layer.momentum, EPS)
         else:
             # With a momentum of 1 the running statistics become those of the batch, one each set.

@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hnetfast._layer_lists import LayerList
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
 from hnetfast.ops._activations import activation_name
 from hnetfast.ops._library import takes_plain_tensors
 from hnetfast.ops.elman_states import FUSED, elman_states
+from hnetfast.utils.context_mod_layer import ContextModLayer
 
 State = tuple[Tensor, Tensor]
 Modulation = Callable[[Tensor], Tensor] | None
@@ -91,10 +93,10 @@ def fused_lstm(
     zeros = x.new_zeros(x.shape[1], weights[0].shape[0] // 4)
     states = [zeros if state is None else state for state in (h_0, c_0)]
     if x.device.type == "cpu" or not torch.is_grad_enabled():
-        outputs, *last = _library_lstm(x, *states, *weights)
+        outputs, h, c = _library_lstm(x, *states, *weights)
     else:
-        outputs, *last = TwiceDifferentiableLSTM.apply(x, *states, *weights)
-    return outputs, tuple(last)
+        outputs, h, c = TwiceDifferentiableLSTM.apply(x, *states, *weights)
+    return outputs, (h, c)
 
 
 def _library_lstm(x: Tensor, h_0: Tensor, c_0: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,7 +132,8 @@ class TwiceDifferentiableLSTM(torch.autograd.Function):
             ]
             results = _library_lstm(*leaves)
         ctx.leaves, ctx.results = leaves, results
-        return tuple(result.detach() for result in results)
+        outputs, h, c = (result.detach() for result in results)
+        return outputs, h, c
 
     @staticmethod
     def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -164,7 +167,7 @@ class RecurrentLayer(NamedTuple):
 
     layers: LayerFunctions
     index: int
-    weights: Sequence[Tensor | None]
+    weights: Sequence[Any]
     mod: Sequence[Pair] | None
 
     def map_input(self, x: Tensor) -> Tensor:
@@ -184,7 +187,20 @@ class RecurrentLayers:
         _use_lstm: Whether recurrent layers are LSTM layers.
         _has_bias: Whether layers have biases.
         _bptt_depth: Number of last steps that gradients flow through, -1 for all.
+        _cm_rnn_start_ind: Index of the first modulation layer of the recurrent layers.
     """
+
+    _a_fun: Any
+    _use_lstm: bool
+    _has_bias: bool
+    _bptt_depth: int
+    _cm_rnn_start_ind: int
+    _use_context_mod: bool
+    _context_mod_layers: LayerList[ContextModLayer]
+    _context_mod_post_activation: bool
+    _context_mod_last_step: bool
+    _context_mod_num_ts: int
+    _context_mod_separate_layers_per_ts: bool
 
     def compute_hidden_states(
         self,
@@ -283,7 +299,8 @@ class RecurrentLayers:
         if mod is None and ckpt_id is not None:
             mod = self._context_mod_layers[self._i_mod(d, t)].get_weights(ckpt_id)
         layer = RecurrentLayer(SINGLE_SET, d, self._named(weights), None if mod is None else [mod])
-        return self._step(layer, t, layer.map_input(x_t), *h_t, is_last)
+        h, c = h_t
+        return self._step(layer, t, layer.map_input(x_t), h, c, is_last)
 
     def compute_basic_rnn_output(
         self,
@@ -395,7 +412,7 @@ class RecurrentLayers:
         h_0: Tensor | None = None,
         c_0: Tensor | None = None,
         needs_states: bool = True,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Any]:
         """Outputs and internal states ``[..., T, batch, width]`` of a recurrent layer."""
         num_steps = x.shape[-3]
         num_detached = 0 if self._bptt_depth == -1 else max(num_steps - self._bptt_depth, 0)
@@ -416,7 +433,8 @@ class RecurrentLayers:
         if num_detached == num_steps:
             return outputs, states
         more, more_states, _ = run(layer, late, h, c, num_detached, num_steps)
-        states = None if states is None else torch.cat([states, more_states], -3)
+        if states is not None and more_states is not None:
+            states = torch.cat([states, more_states], -3)
         return torch.cat([outputs, more], -3), states
 
     def _overrides(self, *names: str) -> bool:
@@ -450,10 +468,10 @@ class RecurrentLayers:
         return outputs, states, (states.select(-3, -1), None)
 
     def _recur_steps(self, layer, x, h_0, c_0, first_step, num_steps):
-        zeros = None
+        h, c = h_0, c_0
         if h_0 is None or (self._use_lstm and c_0 is None):
             zeros = x.new_zeros(*x.shape[:-3], x.shape[-2], layer.weights[2].shape[-1])
-        h, c = (zeros if h_0 is None else h_0), (zeros if c_0 is None else c_0)
+            h, c = (zeros if h_0 is None else h_0), (zeros if c_0 is None else c_0)
         overridden = None
         if self._overrides(*_STEPS):
             overridden = self.lstm_rnn_step if self._use_lstm else self.basic_rnn_step
@@ -498,7 +516,7 @@ class RecurrentLayers:
         first = self._cm_rnn_start_ind + d * self._num_layers_per_step
         return first + (t if self._num_layers_per_step > 1 else 0)
 
-    def _named(self, weights: Sequence[Tensor]) -> list[Tensor | None]:
+    def _named(self, weights: Sequence[Tensor]) -> list[Any]:
         """Matrices and biases of input, state and, for Elman layers, output, None for what there is not."""
         if self._has_bias:
             found = list(weights)

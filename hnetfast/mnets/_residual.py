@@ -117,7 +117,8 @@ class ResidualNetwork(ImageClassifier):
         self._param_shapes, self._param_shapes_meta = [], []
         # In this order hypnettorch's networks name their modules, and so their parameters and checkpoints.
         keeps_any = not (self._no_weights and self._context_mod_no_weights)
-        self._internal_params = nn.ParameterList() if keeps_any else None
+        if keeps_any:
+            self._internal_params = nn.ParameterList()
         if self._no_weights or self._context_mod_no_weights:
             self._hyper_shapes_learned, self._hyper_shapes_learned_ref = [], []
         if numbered:

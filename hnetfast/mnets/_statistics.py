@@ -11,7 +11,7 @@ from hnetfast._errors import InputError
 Stats = tuple[Tensor | None, Tensor | None]
 
 
-def parse_condition(condition: int | Mapping[str, int] | None) -> tuple[int | None, int | None]:
+def parse_condition(condition: int | Mapping[str, int | None] | None) -> tuple[int | None, int | None]:
     """Split the argument ``condition`` of networks with batch normalisation.
 
     Args:

@@ -132,12 +132,12 @@ def select_weights(
         own = [own[i] for i in indices if i != -1]
     num_own_mod = num_mod if plan.own_mod else 0
     mod_given, internal_given = mod is not None, internal is not None
-    if not internal_given:
+    if internal is None:
         if not plan.own_internal:
             got = "pass them" if weights is None else "what was passed are only those of context modulation"
             raise InputError(f"weights: the network was built without weights (no_weights=True), {got}")
         internal = _for_each_set(own[num_own_mod:], layers.num_sets)
-    if not mod_given:
+    if mod is None:
         if cmod_ckpt_id is not None:
             mod_layers = network.context_mod_layers or ()
             stored = [weight for layer in mod_layers for weight in layer.get_weights(cmod_ckpt_id)]
@@ -156,14 +156,14 @@ def select_weights(
 def _from_mapping(
     plan: WeightPlan, weights: Mapping[str, Any]
 ) -> tuple[Sequence[Tensor] | None, Sequence[Tensor] | None]:
-    given = {"internal_weights": None, "mod_weights": None}
+    given: dict[str, Sequence[Tensor] | None] = {"internal_weights": None, "mod_weights": None}
     if not weights or any(key not in given for key in weights):
         raise InputError(f"weights: expected a dictionary with keys from {list(given)}, got {list(weights)}")
     for key, count in zip(given, (len(plan.shapes) - plan.num_mod, plan.num_mod), strict=True):
         if weights.get(key) is not None:
-            given[key] = _as_sequence(f"weights[{key!r}]", weights[key])
-            if len(given[key]) != count:
-                raise InputError(f"weights[{key!r}]: expected {count} tensors, got {len(given[key])}")
+            tensors = given[key] = _as_sequence(f"weights[{key!r}]", weights[key])
+            if len(tensors) != count:
+                raise InputError(f"weights[{key!r}]: expected {count} tensors, got {len(tensors)}")
     return given["mod_weights"], given["internal_weights"]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hnetfast._checks import check_function
 from hnetfast._errors import InputError, InputTypeError
+from hnetfast._layer_lists import LayerList
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
 from hnetfast.mnets._statistics import parse_condition
 from hnetfast.mnets._weights import GivenWeights, WeightPlan, select_weights
@@ -125,10 +126,10 @@ class BiRNN(nn.Module, MainNetInterface):
         for network, kind, i in self._members:
             self._register_member(network, kind, i)
         if self._out_mlp is not None:
-            self._hyper_shapes_distilled = self._out_mlp.hyper_shapes_distilled
-            self._batchnorm_layers = self._out_mlp.batchnorm_layers
+            self._hyper_shapes_distilled = self._out_mlp._hyper_shapes_distilled
+            self._batchnorm_layers = self._out_mlp._batchnorm_layers
         if any(network.context_mod_layers is not None for network in networks):
-            self._context_mod_layers = nn.ModuleList(
+            self._context_mod_layers = LayerList(
                 layer for network in networks for layer in network.context_mod_layers or ()
             )
         self._plan = self._make_plan(True not in keeps_mod, no_weights)
@@ -272,9 +273,10 @@ class BiRNN(nn.Module, MainNetInterface):
             mod = given.mod[i_mod : i_mod + num_mod]
             internal = given.internal[i_internal : i_internal + num_internal]
             i_mod, i_internal = i_mod + num_mod, i_internal + num_internal
-            if kind == "out_mlp":
+            if isinstance(network, MLP):
                 of_mlp = GivenWeights(mod, internal, given.mod_given, given.internal_given)
-                return self._fully_connected(layers, h, of_mlp, distilled_params, bn_stats_id, ckpt_id)
+                ids = {"bn_stats_id": bn_stats_id, "cmod_ckpt_id": ckpt_id}
+                return self._fully_connected(network, layers, h, of_mlp, distilled_params, ids)
             if kind == "forward_rnn":
                 outputs = [network._evaluate(layers, h, [*mod, *internal])]
             else:
@@ -293,21 +295,19 @@ class BiRNN(nn.Module, MainNetInterface):
 
     def _fully_connected(
         self,
+        mlp: MLP,
         layers: LayerFunctions,
         h: Tensor,
         given: GivenWeights,
         distilled_params: Sequence[Tensor] | None,
-        bn_stats_id: int | None,
-        ckpt_id: int | None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        condition: dict[str, int | None],
+    ) -> Any:
         """Apply the fully connected network to ``h`` ``[..., T, batch, width]``."""
-        mlp = self._out_mlp
         weights: dict[str, Sequence[Tensor]] = {}
         if given.internal_given:
             weights["internal_weights"] = given.internal
         if given.mod_given and given.mod:
             weights["mod_weights"] = given.mod
-        condition = {"bn_stats_id": bn_stats_id, "cmod_ckpt_id": ckpt_id}
         ndims = [
             len(shape) + (layers.num_sets is not None) for shape in mlp._plan.shapes[: mlp._plan.num_mod]
         ]
@@ -349,16 +349,17 @@ class BiRNN(nn.Module, MainNetInterface):
         return self._own(lambda name: not name.startswith("cm_"))
 
     def _own(self, is_wanted: Callable[[str], bool]) -> list[nn.Parameter]:
+        params = list(self.internal_params or ())
         return [
-            self.internal_params[entry["index"]]
+            params[entry["index"]]
             for entry in self.param_shapes_meta
             if entry["index"] != -1 and is_wanted(entry["name"])
         ]
 
     def init_hh_weights_orthogonal(self) -> None:
         """Initialise the matrices from state to state of all recurrent layers orthogonally."""
-        for network, kind, _ in self._members:
-            if kind != "out_mlp":
+        for network, _, _ in self._members:
+            if isinstance(network, SimpleRNN):
                 network.init_hh_weights_orthogonal()
 
 

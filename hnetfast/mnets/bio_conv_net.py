@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hnetfast._errors import InputError
+from hnetfast._layer_lists import LayerList
 from hnetfast._parameter_lists import own_tensors
 from hnetfast.mnets._convnet import ConvNet, ConvStage
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
@@ -90,14 +91,15 @@ class BioConvNet(ConvNet):
             shape = (out_channels, layer.out_height, layer.out_width)
         shapes = [param_shape for layer in self._conv_layer for param_shape in layer.param_shapes]
         shapes += [[1024, prod(shape)], [1024], [num_classes, 1024], [num_classes]]
-        self._weights = nn.ParameterList() if self._keeps_weights else None
+        if self._keeps_weights:
+            self._weights = nn.ParameterList()
         self._layer_weight_tensors, self._layer_bias_vectors = nn.ParameterList(), nn.ParameterList()
         # A further name of the parameters of context modulation, which checkpoints of hypnettorch hold too.
-        self._context_mod_weights = None
+        self._context_mod_weights: nn.ParameterList | None = None
         if use_context_mod:
-            self._context_mod_layers, self._context_mod_weights = nn.ModuleList(), nn.ParameterList()
+            self._context_mod_layers, self._context_mod_weights = LayerList(), nn.ParameterList()
         self._build(shapes, init_weights)
-        if use_context_mod and not context_mod_no_weights:
+        if self._context_mod_weights is not None and not context_mod_no_weights:
             self._context_mod_weights.extend(own_tensors(self._weights)[: self._plan.num_mod])
         if verbose:
             mod = self._context_mod_note()

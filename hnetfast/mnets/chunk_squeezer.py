@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hnetfast._checks import check_integer, check_integers
 from hnetfast._errors import InputError, InputIndexError, InputTypeError
+from hnetfast._layer_lists import LayerList
 from hnetfast._parameter_lists import own_tensors
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
 from hnetfast.mnets._statistics import check_batch_norm, latest_stats, parse_condition, select_stats
@@ -111,7 +112,8 @@ class ChunkSqueezer(nn.Module, MainNetInterface):
             nn.init.normal_(self._cembs, std=cemb_init_std)
             self._weights = nn.ParameterList()
         self._layer_weight_tensors, self._layer_bias_vectors = nn.ParameterList(), nn.ParameterList()
-        self._batchnorm_layers = nn.ModuleList() if use_batch_norm else None
+        if use_batch_norm:
+            self._batchnorm_layers = LayerList()
         options = {
             "activation_fn": activation_fn,
             "use_bias": use_bias,
@@ -149,7 +151,7 @@ class ChunkSqueezer(nn.Module, MainNetInterface):
             self._layer_weight_tensors.extend(member.layer_weight_tensors)
             self._layer_bias_vectors.extend(member.layer_bias_vectors)
             if self._batchnorm_layers is not None:
-                self._batchnorm_layers.extend(member.batchnorm_layers)
+                self._batchnorm_layers.extend(member._batchnorm_layers)
             if member.hyper_shapes_distilled is not None:
                 distilled = self._hyper_shapes_distilled or []
                 self._hyper_shapes_distilled = distilled + member.hyper_shapes_distilled

@@ -74,7 +74,8 @@ class LeNet(ConvNet):
             )
         self._set_options(no_weights, **kwargs)
         self._dropout_rate = dropout_rate
-        self._internal_params = nn.ParameterList() if self._keeps_weights else None
+        if self._keeps_weights:
+            self._internal_params = nn.ParameterList()
         self._layer_weight_tensors, self._layer_bias_vectors = nn.ParameterList(), nn.ParameterList()
         drops = (None, None)
         if dropout_rate != -1:

@@ -119,7 +119,8 @@ class MLP(nn.Module, MainNetInterface):
 
         self._param_shapes = []
         self._param_shapes_meta = []
-        self._weights = None if no_weights and context_mod_no_weights else nn.ParameterList()
+        if not (no_weights and context_mod_no_weights):
+            self._weights = nn.ParameterList()
         if no_weights or context_mod_no_weights:
             self._hyper_shapes_learned = []
             self._hyper_shapes_learned_ref = []
@@ -150,7 +151,7 @@ class MLP(nn.Module, MainNetInterface):
             self._context_mod_inputs,
             self._context_mod_post_activation,
         )
-        self._context_mod_shapes: list[list[int]] | None = None
+        self._context_mod_shapes: list[Sequence[int]] | None = None
         num_cm_layers = 0
         if self._use_context_mod:
             widths = list(sizes if self._context_mod_inputs else sizes[1:])
@@ -187,7 +188,7 @@ class MLP(nn.Module, MainNetInterface):
         weights: Sequence[torch.Tensor] | Mapping[str, Sequence[torch.Tensor]] | None = None,
         distilled_params: Sequence[torch.Tensor] | None = None,
         condition: int | Mapping[str, int] | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    ) -> torch.Tensor | Any:
         """Compute the output of the network.
 
         Args:
@@ -225,8 +226,8 @@ class MLP(nn.Module, MainNetInterface):
         x: torch.Tensor,
         weights: Any = None,
         distilled_params: Sequence[torch.Tensor] | None = None,
-        condition: int | Mapping[str, int] | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        condition: int | Mapping[str, int | None] | None = None,
+    ) -> Any:
         bn_stats_id, cmod_ckpt_id = parse_condition(condition)
         check_tensor("x", x)
         if x.ndim == 0 or x.shape[-1] != self._n_in:

@@ -1,9 +1,11 @@
 """Interface of main networks, whose weights may be their own or given from outside."""
 
+from __future__ import annotations
+
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 from warnings import warn
 
 import torch
@@ -15,6 +17,13 @@ from hnetfast.mnets._batched import forward_batched
 from hnetfast.mnets._layer_building import LayerBuilding, Shape
 from hnetfast.mnets._ties import apply_and_tie, keep_ties_when_loading
 from hnetfast.mnets._work import sets_at_once
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from hnetfast._layer_lists import LayerList
+    from hnetfast.utils.batchnorm_layer import BatchNormLayer
+    from hnetfast.utils.context_mod_layer import ContextModLayer
 
 __all__ = ["MainNetInterface"]
 
@@ -29,34 +38,26 @@ class MainNetInterface(LayerBuilding, ABC):
     _input_ndims: tuple[int, ...] = ()
     """How many dimensions an input of :meth:`forward` may have; empty where that is not known."""
 
+    if TYPE_CHECKING:  # what all networks are
+        training: bool
+
+        def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
+        def modules(self) -> Iterator[nn.Module]: ...
+        def train(self, mode: bool = True) -> Self: ...
+        def eval(self) -> Self: ...
+        def to(self, *args: Any, **kwargs: Any) -> Self: ...
+        def _apply(self, fn: Any, recurse: bool = True) -> Self: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if getattr(cls, "_apply", None) is nn.Module._apply:
-            cls._apply = apply_and_tie
+            cls._apply = apply_and_tie  # pyright: ignore[reportAttributeAccessIssue]  takes any network
 
     def __init__(self) -> None:
         super().__init__()
-        self._internal_params: nn.ParameterList | None = None
-        self._param_shapes: list[Shape] | None = None
-        self._param_shapes_meta: list[dict[str, Any]] | None = None
-        self._hyper_shapes_learned: list[Shape] | None = None
-        self._hyper_shapes_learned_ref: list[int] | None = None
-        self._hyper_shapes_distilled: list[Shape] | None = None
-        self._has_bias: bool | None = None
-        self._has_fc_out: bool | None = None
-        self._mask_fc_out: bool | None = None
-        self._has_linear_out: bool | None = None
-        self._layer_weight_tensors: nn.ParameterList | None = None
-        self._layer_bias_vectors: nn.ParameterList | None = None
-        self._batchnorm_layers: nn.ModuleList | None = None
-        self._context_mod_layers: nn.ModuleList | None = None
-        self._num_params: int | None = None
-        self._num_internal_params: int | None = None
-        # Former names of _internal_params, _hyper_shapes_learned and _param_shapes, which subclasses still
-        # set.
-        self._weights: nn.ParameterList | None = None
-        self._hyper_shapes: list[Shape] | None = None
-        self._all_shapes: list[Shape] | None = None
+        for attribute in LayerBuilding.__annotations__:
+            setattr(self, attribute, None)
 
     def _is_properly_setup(self, check_has_bias: bool = True) -> None:
         """Check the attributes that a subclass has set and complete those derived from them.
@@ -262,12 +263,12 @@ class MainNetInterface(LayerBuilding, ABC):
         return self._layer_bias_vectors
 
     @property
-    def batchnorm_layers(self) -> nn.ModuleList | None:
+    def batchnorm_layers(self) -> LayerList[BatchNormLayer] | None:
         """The batch-normalisation layers, None if there are none."""
         return self._batchnorm_layers
 
     @property
-    def context_mod_layers(self) -> nn.ModuleList | None:
+    def context_mod_layers(self) -> LayerList[ContextModLayer] | None:
         """The context-modulation layers, None if there are none."""
         return self._context_mod_layers
 
@@ -353,12 +354,12 @@ class MainNetInterface(LayerBuilding, ABC):
         """
         return False
 
-    def _has_forward_of(self, cls: type["MainNetInterface"]) -> bool:
+    def _has_forward_of(self, cls: type[MainNetInterface]) -> bool:
         """Whether neither a subclass nor an assignment to this object has replaced :meth:`forward`."""
         return type(self).forward is cls.forward and "forward" not in self.__dict__
 
     @staticmethod
-    def shapes_to_num_weights(dims: Iterable[Shape]) -> int:
+    def shapes_to_num_weights(dims: Iterable[Any]) -> int:
         """Count the weights in tensors of the given shapes.
 
         Args:
@@ -411,11 +412,10 @@ class MainNetInterface(LayerBuilding, ABC):
             )
         units = None if out_inds is None else torch.as_tensor(out_inds, device=device)
         # A list without indices is one of floats to PyTorch.
-        is_list = units is not None and not isinstance(out_inds, torch.Tensor)
-        is_fractional = units is not None and (units.is_floating_point() or units.is_complex())
-        if is_fractional and not (is_list and len(units) == 0):
-            raise InputIndexError(f"out_inds: expected integers or booleans, got {out_inds!r}")
         if units is not None and units.dtype != torch.bool:
+            is_empty_list = not isinstance(out_inds, torch.Tensor) and len(units) == 0
+            if (units.is_floating_point() or units.is_complex()) and not is_empty_list:
+                raise InputIndexError(f"out_inds: expected integers or booleans, got {out_inds!r}")
             units = units.long()
         num_masked = 2 if self._output_has_bias else 1
         masks: list[torch.Tensor | None] = [None] * len(self.param_shapes)

@@ -69,7 +69,7 @@ def _derived(compute: Callable[[Any], Any]) -> Any:
 
 
 class ModuleTarget(nn.Module, MainNetInterface):
-    """Main network made of any module; see :func:`from_module`.
+    """Main network made of any module, whose parameters, or some of them, are then given to it.
 
     Its copy of the module is the attribute ``module``. Parameters that are to be given are buffers there,
     with their initial values: they move and are stored with the network, under their old names, but an
@@ -84,6 +84,16 @@ class ModuleTarget(nn.Module, MainNetInterface):
 
     What cannot be read off a module is guessed from the order of its layers: :attr:`has_fc_out` is True if
     the last one with parameters is linear.
+
+    Args:
+        module: The module. It is copied and left as it is.
+        params: Which parameters are to be given: names or patterns. All by default.
+        distill_bn_stats: Whether running statistics of batch normalisation are targets of distillation.
+
+    Raises:
+        ValueError: If the module has no parameters, uninitialised ones, or none of the given names; or if it
+            cannot be copied, or has no running statistics where they are asked for.
+        TypeError: If it is no module, or one that cannot be called with other parameters.
     """
 
     def __init__(
@@ -205,7 +215,12 @@ class ModuleTarget(nn.Module, MainNetInterface):
         """
         if self.hyper_shapes_distilled is None:
             return None
-        return [stat for layer in self._distilled for stat in (layer.running_mean, layer.running_var)]
+        return [
+            stat
+            for layer in self._distilled
+            for stat in (layer.running_mean, layer.running_var)
+            if stat is not None
+        ]
 
     def forward(
         self,
@@ -361,14 +376,14 @@ class ModuleTarget(nn.Module, MainNetInterface):
         weights: Sequence[Tensor],
         statistics: Sequence[Tensor] | None,
     ) -> Any:
-        rebuild_output: Rebuild | None = None
+        rebuild_output: list[Rebuild] = []
 
         def compute_one(
             inputs: list[Tensor], weights: list[Tensor], statistics: list[Tensor] | None
         ) -> list[Tensor]:
-            nonlocal rebuild_output
             output = compute(rebuild(inputs), weights=weights, statistics=statistics)
-            tensors, rebuild_output = flatten(output, is_output=True)
+            tensors, rebuild_one = flatten(output, is_output=True)
+            rebuild_output[:] = [rebuild_one]
             return tensors
 
         shared = [tensor.stride(0) == 0 for tensor in inputs]
@@ -393,7 +408,7 @@ class ModuleTarget(nn.Module, MainNetInterface):
             state.restore()
             raise _CannotVmap(is_permanent=True)
         self._vmap_works[self.training] = True
-        return rebuild_output(tensors)
+        return rebuild_output[0](tensors)
 
     def _sets_at_once(self, x: Any, num_sets: int) -> int:
         inputs, _ = flatten(x)

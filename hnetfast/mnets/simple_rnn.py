@@ -107,7 +107,8 @@ class SimpleRNN(RecurrentLayers, nn.Module, MainNetInterface):
         self._has_bias = use_bias
         self._has_fc_out = self._mask_fc_out = self._has_linear_out = len(fc_layers) > 0
         keeps_any = not (no_weights and self._context_mod_no_weights)
-        self._weights = nn.ParameterList() if keeps_any else None
+        if keeps_any:
+            self._weights = nn.ParameterList()
         self._layer_weight_tensors, self._layer_bias_vectors = nn.ParameterList(), nn.ParameterList()
         self._param_shapes, self._param_shapes_meta = [], []
         if no_weights or self._context_mod_no_weights:
@@ -357,7 +358,7 @@ class SimpleRNN(RecurrentLayers, nn.Module, MainNetInterface):
         """
         if self._plan.num_mod == 0 or not self._plan.own_mod:
             raise InputError("get_cm_weights: the network keeps no weights of context modulation")
-        return list(self.internal_params)[: self._plan.num_mod]
+        return list(self.internal_params or ())[: self._plan.num_mod]
 
     def get_non_cm_weights(self) -> list[nn.Parameter]:
         """The weights that the network keeps, without those of context modulation."""
@@ -366,10 +367,11 @@ class SimpleRNN(RecurrentLayers, nn.Module, MainNetInterface):
 
     def init_hh_weights_orthogonal(self) -> None:
         """Initialise the matrices from state to state orthogonally, those of each gate on their own."""
+        params = list(self.internal_params or ())
         for entry in self.param_shapes_meta:
             if entry.get("info") != "hh" or entry["name"] != "weight" or entry["index"] == -1:
                 continue
-            weight = self.internal_params[entry["index"]].data
+            weight = params[entry["index"]].data
             for gate in weight.split(weight.shape[1]):
                 nn.init.orthogonal_(gate)
 

@@ -66,7 +66,8 @@ class ZenkeNet(ConvNet):
         padded, pooled = ConvStage(3, padding=1), ConvStage(3, dropout=drop, pools=True)
         self._convs = (padded, pooled, padded, pooled)
         self._layer_weight_tensors, self._layer_bias_vectors = nn.ParameterList(), nn.ParameterList()
-        self._weights = None if no_weights else nn.ParameterList()
+        if not no_weights:
+            self._weights = nn.ParameterList()
         self._build(shapes, init_weights)
         if verbose:
             uses_dropout = ", that uses dropout" if drop is not None else ""

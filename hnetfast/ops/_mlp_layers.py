@@ -117,10 +117,10 @@ def mlp_backward(grad_out, hidden, inputs, weights, biases, activation, needs, s
     Args:
         grad_out: Gradient; a last chunk that is not whole is taken as zeros.
         hidden: Results of the hidden layers side by side, ``[B·N, Σ widths]``.
-        inputs: Parts of the input, as the next three those of the forward pass.
-        weights: See there.
-        biases: See there.
-        activation: See there.
+        inputs: Parts of the input in the forward pass, each ``[B or 1, N or 1, width]``.
+        weights: Weight of each layer ``[out, in]``.
+        biases: Bias of each layer ``[out]``, or none.
+        activation: Name of the activation function of the hidden layers.
         needs: Which gradients are wanted, in the order of the tensors.
         sizes: Numbers of conditions and of chunks.
 

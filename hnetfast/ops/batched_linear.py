@@ -27,7 +27,19 @@ def batched_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 
 def batched_linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The same in plain PyTorch."""
+    """Apply a linear layer with weights of its own to each batch, in plain PyTorch.
+
+    Args:
+        x: Inputs ``[B, batch, in]``.
+        weight: Matrices ``[B, out, in]``.
+        bias: Vectors ``[B, out]``.
+
+    Returns:
+        Outputs ``[B, batch, out]``.
+
+    Raises:
+        ValueError: If the biases have another shape.
+    """
     _check("batched_linear", x, weight, bias)
     if bias is None:
         return torch.bmm(x, weight.transpose(1, 2))

@@ -91,7 +91,18 @@ def _check_backward(grad_out, hidden, inputs, weights, biases, activation: str, 
 
 
 def chunked_mlp_reference(inputs, weights, biases, activation: str, num_outputs: int) -> Tensor:
-    """What :func:`chunked_mlp` computes, in plain differentiable PyTorch."""
+    """Compute what :func:`chunked_mlp` does, in plain differentiable PyTorch.
+
+    Args:
+        inputs: Parts of the input, each ``[B or 1, N or 1, width]``.
+        weights: Weight of each layer ``[out, in]``.
+        biases: Bias of each layer ``[out]``, or none.
+        activation: Name of the activation function of the hidden layers.
+        num_outputs: Number of outputs a condition.
+
+    Returns:
+        The outputs ``[B, num_outputs]``.
+    """
     out = mlp_layers(inputs, weights, biases, activation)[-1]  # [B or 1, N or 1, S]
     out = out.expand(*sizes_of(inputs), -1)
     return out.flatten(1)[:, :num_outputs].contiguous()

@@ -38,7 +38,20 @@ def elman_states(z: Tensor, weight: Tensor, h_0: Tensor | None, activation: str)
 
 
 def elman_states_reference(z: Tensor, weight: Tensor, h_0: Tensor, activation: str) -> Tensor:
-    """The same in plain PyTorch, differentiated step by step."""
+    """Compute the hidden states in plain PyTorch, differentiated step by step.
+
+    Args:
+        z: What comes from the inputs, ``[T, batch, H]`` or, for many sets of weights, ``[T, B, batch, H]``.
+        weight: The matrix ``[H, H]`` or ``[B, H, H]``.
+        h_0: Initial states, of the shape of a step of ``z``.
+        activation: "tanh" or "relu".
+
+    Returns:
+        The states after each step, of the shape of ``z``.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+    """
     _check(z, weight, h_0, activation)
     act = ACTIVATIONS[activation].function
     states, h = [], h_0

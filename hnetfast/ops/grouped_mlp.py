@@ -182,7 +182,7 @@ def source_indices(
     """For every output the number of its source, in the groups' rows ``[N_g, S_g]`` one after the other.
 
     Args:
-        placement: See :func:`grouped_mlp`.
+        placement: Where pieces of the chunks are stored, int64 ``[length]`` on the CPU.
         chunks: ``N_g`` of each group.
         rows: ``S_g`` of each group.
         num_outputs: Outputs a condition.
@@ -232,7 +232,16 @@ def _find_sources(placement: Tensor, chunks: Sequence[int], rows: Sequence[int],
 
 
 def grouped_mlp_reference(groups: Sequence[Group], placement: Tensor, num_outputs: int) -> Tensor:
-    """What :func:`grouped_mlp` computes, in plain differentiable PyTorch."""
+    """Compute what :func:`grouped_mlp` does, in plain differentiable PyTorch.
+
+    Args:
+        groups: The networks and their inputs.
+        placement: Where pieces of the chunks are stored, int64 ``[length]`` on the CPU.
+        num_outputs: Number of outputs a condition.
+
+    Returns:
+        The outputs ``[B, num_outputs]``.
+    """
     sizes = _group_sizes(groups)
     rows = [
         mlp_layers(*group)[-1].expand(*size, -1).flatten(1) for group, size in zip(groups, sizes, strict=True)
@@ -309,7 +318,7 @@ def group_places(
     """Where the elements of each group's chunks go.
 
     Args:
-        placement: See :func:`grouped_mlp`.
+        placement: Where pieces of the chunks are stored, int64 ``[length]`` on the CPU.
         chunks: ``N_g`` of each group.
         rows: ``S_g`` of each group.
         num_outputs: Outputs a condition.

@@ -139,10 +139,10 @@ def geometry_of(
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         kernel_size: K_h and K_w.
-        stride: See :func:`local_conv2d`, as for the next three.
-        padding: See there.
-        dilation: See there.
-        groups: See there.
+        stride: Steps of the kernel, down and to the right.
+        padding: Zeros added on each side, vertically and horizontally, or "valid" or "same".
+        dilation: Distances of the kernel's elements, vertically and horizontally.
+        groups: Number of groups of channels.
         input_size: H_in and W_in.
 
     Raises:
@@ -335,7 +335,22 @@ def _check_grad(grad, input, weight, geometry: Sequence) -> None:
 def local_conv2d_reference(
     input, weight, bias, kernel_size, stride, padding, dilation, output_size, groups
 ) -> Tensor:
-    """What :func:`local_conv2d_unchecked` computes, in plain differentiable PyTorch."""
+    """Compute what :func:`local_conv2d` does, in plain differentiable PyTorch.
+
+    Args:
+        input: Images ``[B, C_in, H, W]``, or one such batch for each set of weights.
+        weight: Weights ``[C_out, C_in / groups * Kh * Kw, H_out * W_out]``, or such for each set.
+        bias: ``[C_out, H_out * W_out]``, such for each set, or None.
+        kernel_size: Height and width of the kernel.
+        stride: Steps of the kernel, down and to the right.
+        padding: Zeros added on each side, vertically and horizontally.
+        dilation: Distances of the kernel's elements.
+        output_size: Height and width of the output.
+        groups: Number of groups of channels.
+
+    Returns:
+        Images ``[B, C_out, H_out, W_out]``, or such for each set.
+    """
     if weight.dim() == 3:
         bias = None if bias is None else bias.unsqueeze(0)
         sizes = (kernel_size, stride, padding, dilation, output_size, groups)

@@ -189,7 +189,18 @@ def output_reg_reference(
     scaling: Tensor | None = None,
     corrections: Corrections | None = None,
 ) -> Tensor:
-    """What :func:`output_reg` computes, from the outputs."""
+    """Compute what :func:`output_reg` does, from the outputs.
+
+    Args:
+        current: The network as it is.
+        previous: The network as it was, and its inputs then.
+        num_outputs: Number of outputs a condition.
+        scaling: A factor for each condition, ``[B]``.
+        corrections: Outputs that count less.
+
+    Returns:
+        The sum, a scalar.
+    """
     with torch.no_grad():
         former = chunked_mlp_reference(*previous, num_outputs)
     squares = (chunked_mlp_reference(*current, num_outputs) - former).square()
@@ -492,6 +503,15 @@ def hidden_and_change(
 
     The change goes through the layers itself, as the difference of two results would hold little but their
     rounding errors.
+
+    Args:
+        current: The network as it is.
+        previous: The network as it was, and its inputs then.
+        count: Number of conditions B.
+        num_chunks: Number of chunks N.
+
+    Returns:
+        What each hidden layer gives, and the change of the last one.
     """
     if len(current.weights) == 1:
         now, then = (

@@ -27,7 +27,18 @@ def pixel_rows(pixels: Tensor, rows: Tensor) -> Tensor:
 
 
 def pixel_rows_reference(pixels: Tensor, rows: Tensor) -> Tensor:
-    """The same in plain PyTorch."""
+    """Pick rows of pixels, in plain PyTorch.
+
+    Args:
+        pixels: uint8 ``[N, D]``.
+        rows: Which rows, int64 ``[n]``.
+
+    Returns:
+        Numbers from 0 to 1, float64 ``[n, D]``.
+
+    Raises:
+        ValueError: If an argument has another type or shape.
+    """
     _check(pixels, rows)
     # A tensor as divisor: a GPU would multiply by the reciprocal of a number.
     return pixels[rows].to(torch.float64) / torch.tensor(255.0, dtype=torch.float64, device=pixels.device)

@@ -67,7 +67,15 @@ def split_stacked(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]
 
 
 def split_stacked_reference(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-    """The same in plain PyTorch."""
+    """Cut rows into tensors, those of all rows stacked, in plain PyTorch.
+
+    Args:
+        flat: ``[B, n]``.
+        shapes: Shapes of the tensors of a row.
+
+    Returns:
+        Views ``[B, *shape]``, one for each shape.
+    """
     pieces = flat.split_with_sizes([prod(shape) for shape in shapes], 1)
     return [piece.view(flat.shape[0], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
@@ -79,6 +87,14 @@ def _flat_shapes(shapes: tuple[tuple[int, ...], ...]) -> tuple[list[int], list[i
 
 
 def split_targets_reference(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-    """The tensors of all rows one after the other, in plain PyTorch."""
+    """Cut rows into tensors, those of one row after the other, in plain PyTorch.
+
+    Args:
+        flat: ``[B, n]``.
+        shapes: Shapes of the tensors of a row.
+
+    Returns:
+        Views of these shapes, ``B`` times as many.
+    """
     pieces = flat.reshape(-1).split_with_sizes([prod(shape) for shape in shapes] * flat.shape[0])
     return [piece.view(shape) for piece, shape in zip(pieces, list(shapes) * flat.shape[0], strict=True)]

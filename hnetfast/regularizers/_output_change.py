@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.ops._corrections import Corrections
 from hnetfast.ops._library import may_remember, without_autocast
 from hnetfast.ops._mlp_layers import sizes_of
+from hnetfast.ops.grouped_mlp import Group
 from hnetfast.ops.output_reg import Term, output_regs
 from hnetfast.regularizers._output_heads import IgnoredOutputs
 
@@ -31,9 +32,9 @@ class Earlier:
 
     def __init__(self, weights: dict[str, list[Tensor]]) -> None:
         self.weights = weights
-        self._last: tuple[list[int], list[Part]] | None = None
+        self._last: tuple[list[int], list[Part] | Any] | None = None
 
-    def parts(self, hnet: HyperNetInterface, cond_ids: Sequence[int]) -> list[Part]:
+    def parts(self, hnet: HyperNetInterface, cond_ids: Sequence[int]) -> list[Part] | Any:
         """Return the parts of what was generated; they are put together once for the same conditions.
 
         Args:
@@ -122,8 +123,8 @@ def _change_of_part(
             corrections = corrections.with_factors(torch.where(exact, factors[:1], mean))
         scaling = total
     if not isinstance(now.source, Tensor):
-        return Term(now.source, then.source, now.num_outputs, scaling, corrections)
-    squares = (now.source - then.source.detach().to(now.source)).square()
+        return Term(now.source, cast("Group", then.source), now.num_outputs, scaling, corrections)
+    squares = (now.source - cast("Tensor", then.source).detach().to(now.source)).square()
     sums = squares.sum(1)
     if corrections is not None:
         chosen = squares.index_select(1, corrections.positions_on(squares.device))
@@ -176,8 +177,9 @@ def change_from_outputs(
     pieces = [(begin, min(begin + step, count)) for begin in range(0, count, step)]
     if not plain:  # must not run twice
         return reduce(torch.add, [of_conditions(*piece) for piece in pieces])
-    options = {"use_reentrant": False, "preserve_rng_state": False}
-    return reduce(torch.add, [checkpoint(of_conditions, *piece, **options) for piece in pieces])
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    sums = [cast("Tensor", checkpoint(of_conditions, *piece, **options)) for piece in pieces]
+    return reduce(torch.add, sums)
 
 
 def generate(
@@ -185,10 +187,12 @@ def generate(
 ) -> Tensor:
     """What a hypernetwork generates for conditions, ``[B, num_outputs]``."""
     if hnet._is_plain():
-        return hnet.forward(cond_id=list(cond_ids), weights=weights, ret_format="flattened")
+        out = hnet.forward(cond_id=list(cond_ids), weights=weights, ret_format="flattened")
+        return cast("Tensor", out)
     # Networks that others have written may know one condition at a time and no format but this one.
-    options = {"weights": weights, "ret_format": "squeezed"}
-    return torch.stack([join(hnet.forward(cond_id=cond_id, **options)) for cond_id in cond_ids])
+    options: dict[str, Any] = {"weights": weights, "ret_format": "squeezed"}
+    outputs = [hnet.forward(cond_id=cond_id, **options) for cond_id in cond_ids]
+    return torch.stack([join(cast("list[Tensor]", out)) for out in outputs])
 
 
 def join(tensors: Tensor | Sequence[Tensor]) -> Tensor:

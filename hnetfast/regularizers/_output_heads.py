@@ -121,4 +121,4 @@ def output_masks(
     if learned is None or count != len(learned):
         lengths = f"{len(masks)}" if learned is None else f"{len(learned)} or {len(masks)}"
         raise InputError(f"weights: expected {lengths} tensors, got {count}")
-    return [masks[i] if i != -1 else None for i in mnet.hyper_shapes_learned_ref]
+    return [masks[i] if i != -1 else None for i in mnet.hyper_shapes_learned_ref or ()]

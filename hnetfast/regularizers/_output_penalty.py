@@ -66,7 +66,7 @@ def output_penalty(
     device = next((t.device for t in kept_weights or hnet.parameters()), None)
     scaling = None if reg_scaling is None else _scaling([reg_scaling[i] for i in task_ids], device)
     ignored = None
-    if inds_of_out_heads is not None:
+    if inds_of_out_heads is not None and mnet is not None:
         ignored = weights_of_others(hnet, mnet, [inds_of_out_heads[i] for i in task_ids])
     importance = _checked_outputs(hnet, "fisher_estimates", fisher_estimates, task_ids)
     for i, tensors in zip(task_ids, importance or (), strict=False):
@@ -75,10 +75,13 @@ def output_penalty(
     kept = _checked_outputs(hnet, "targets", targets, task_ids)
 
     penalty = None
-    if kept is None and importance is None and hnet._is_plain():
+    if previous is not None and kept is None and importance is None and hnet._is_plain():
         penalty = change_from_parts(hnet, task_ids, weights, previous, scaling, ignored)
     if penalty is None:
-        reference = _generated(hnet, task_ids, previous.weights) if kept is None else _rows(kept)
+        if kept is not None:
+            reference = _rows(kept)
+        else:
+            reference = _generated(hnet, task_ids, previous.weights if previous is not None else None)
         factors = None if importance is None else _rows(importance)
         penalty = change_from_outputs(hnet, task_ids, weights, reference, factors, scaling, ignored)
     return penalty / len(task_ids)
@@ -89,7 +92,7 @@ def _rows(outputs: Sequence[Sequence[Tensor]]) -> Callable[[Sequence[int]], Tens
 
 
 def _generated(
-    hnet: HyperNetInterface, task_ids: Sequence[int], weights: dict[str, list[Tensor]]
+    hnet: HyperNetInterface, task_ids: Sequence[int], weights: dict[str, list[Tensor]] | None
 ) -> Callable[[Sequence[int]], Tensor]:
     def rows(chosen: Sequence[int]) -> Tensor:
         with torch.no_grad(), evaluation_mode(hnet):

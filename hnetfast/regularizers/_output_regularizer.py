@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class OutputRegularizer:
 
     def __init__(
         self,
-        hnet: nn.Module,
+        hnet: nn.Module | HyperNetInterface,
         *,
         mnet: MainNetInterface | None = None,
         inds_of_out_heads: Sequence[Sequence[int]] | None = None,
@@ -71,8 +71,8 @@ class OutputRegularizer:
         for wrapper in ("module", "_orig_mod"):
             if not isinstance(hnet, HyperNetInterface):
                 hnet = getattr(hnet, wrapper, hnet)
-        hnet = check_hnet(hnet)
-        if hnet.unconditional_params is None or not hnet.conditional_params:
+        network = check_hnet(hnet)
+        if network.unconditional_params is None or not network.conditional_params:
             raise InputError(
                 "hnet: needs internal parameters, unconditional ones and those of conditions; see the "
                 "arguments no_uncond_weights, no_cond_weights and num_cond_embs of hypernetworks"
@@ -83,7 +83,7 @@ class OutputRegularizer:
             batch_size = check_integer("batch_size", batch_size, 1)
         if dtype is not None and not dtype.is_floating_point:
             raise InputError(f"dtype: expected a floating-point type, got {dtype}")
-        self._hnet = hnet
+        self._hnet = network
         self._mnet = mnet
         self._inds_of_out_heads = inds_of_out_heads
         self._reg_scaling = reg_scaling
@@ -104,7 +104,7 @@ class OutputRegularizer:
 
         To be called when a task has been learned, before the next one begins.
         """
-        self._remember(self._hnet.unconditional_params, self._hnet.conditional_params)
+        self._remember(self._hnet.unconditional_params or (), self._hnet.conditional_params or ())
 
     def _remember(self, theta: Sequence[Tensor], embeddings: Sequence[Tensor]) -> None:
         @torch.inference_mode(False)  # or autograd could not save them
@@ -116,7 +116,9 @@ class OutputRegularizer:
         weights = {"uncond_weights": keep(theta), "cond_weights": keep(embeddings)}
         self._earlier = Earlier(weights)
         self._num_conditions = self._hnet.num_known_conds
-        self._embeddings = list(zip(self._hnet.conditional_params, weights["cond_weights"], strict=True))
+        self._embeddings = list(
+            zip(self._hnet.conditional_params or (), weights["cond_weights"], strict=True)
+        )
 
     def loss(self, current_task: int, lookahead: Sequence[Tensor] | None = None) -> Tensor:
         """The penalty for the tasks before ``current_task``.
@@ -156,11 +158,12 @@ class OutputRegularizer:
 
     def _earlier_like(self, like: Tensor) -> Earlier:
         """What was remembered, in a tensor's dtype and on its device."""
-        weights = {**self._earlier.weights, "cond_weights": self._previous_embeddings()}
+        earlier = cast("Earlier", self._earlier)
+        weights = {**earlier.weights, "cond_weights": self._previous_embeddings()}
         has_grown = self._hnet.num_known_conds != self._num_conditions
         tensors = [t for ts in weights.values() for t in ts]
         if not has_grown and all(t.device == like.device and t.dtype == like.dtype for t in tensors):
-            return self._earlier
+            return earlier
         return Earlier({key: [t.to(like.device, like.dtype) for t in ts] for key, ts in weights.items()})
 
     def _previous_embeddings(self) -> list[Tensor]:
@@ -168,7 +171,7 @@ class OutputRegularizer:
         if self._hnet.num_known_conds == self._num_conditions:
             return [value for _, value in self._embeddings]
         known = {id(parameter): value for parameter, value in self._embeddings}
-        found = [known.pop(id(p), p.detach()) for p in self._hnet.conditional_params]
+        found = [known.pop(id(p), p.detach()) for p in self._hnet.conditional_params or ()]
         if known:
             raise InputError(
                 f"hnet: {len(known)} of its conditional parameters at the time of snapshot() are gone; only "

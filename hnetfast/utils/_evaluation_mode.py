@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from torch import nn
+from typing import Any
 
 
 @contextmanager
-def evaluation_mode(network: nn.Module) -> Iterator[None]:
+def evaluation_mode(network: Any) -> Iterator[None]:
     """Put a network and all its modules in evaluation mode, and afterwards each module back in its own."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()

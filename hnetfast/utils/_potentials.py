@@ -18,7 +18,7 @@ from hnetfast.utils._plain_mlp import is_plain, layer_outputs, weight_gradients
 
 Potential = Callable[[Tensor], Tensor]
 # What is sent to a chain that asks for a position: the potential energy there and its gradient.
-Evaluation = tuple[float, Tensor | None]
+Evaluation = tuple[float, Any]
 Requests = Generator[Tensor, Evaluation, None]
 
 
@@ -44,9 +44,7 @@ def evaluate(potential: Potential, position: Tensor, gradient: bool = True) -> E
 def _checked_energy(energy: Any) -> Tensor:
     if not isinstance(energy, Tensor) or energy.numel() != 1:
         got = f"shape {list(energy.shape)}" if isinstance(energy, Tensor) else type(energy).__name__
-        raise InputTypeError(
-            f"pot_energy_func: a function that returns a scalar tensor is accepted, got {got}"
-        )
+        raise InputTypeError(f"pot_energy_func: expected a function that returns a scalar tensor, got {got}")
     return energy
 
 
@@ -140,7 +138,7 @@ def log_prob_standard_normal_prior(
         ValueError: If ``std`` is not positive.
     """
     if not torch.as_tensor(std > 0).all():
-        raise InputError(f"std: positive numbers are accepted, got {std!r}")
+        raise InputError(f"std: expected positive numbers, got {std!r}")
     log_std = (
         (std.log() + torch.zeros_like(position)).sum()
         if isinstance(std, Tensor)
@@ -240,7 +238,7 @@ class NetworkPotential:
     def _check(self, position: Tensor) -> None:
         if position.shape[-1] != sum(self._sizes):
             raise InputError(
-                f"position: {sum(self._sizes)} weights of the network are accepted, got {position.shape[-1]}"
+                f"position: expected {sum(self._sizes)} weights of the network, got {position.shape[-1]}"
             )
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -253,7 +251,7 @@ class NetworkPotential:
             return losses.view(len(outputs), -1).sum(1)
         if outputs.shape != targets.shape:
             raise InputError(
-                f"targets: the shape {list(outputs.shape[several:])} of the network's outputs is accepted, "
+                f"targets: expected the shape {list(outputs.shape[several:])} of the network's outputs, "
                 f"got {list(self._targets.shape)}"
             )
         if not several:
@@ -290,21 +288,21 @@ def nn_pot_energy(
         ValueError: If an option is none of the accepted ones, or the targets do not fit.
     """
     if not hasattr(net, "param_shapes"):
-        raise InputTypeError(f"net: a main network is accepted, got {type(net).__name__}")
+        raise InputTypeError(f"net: expected a main network, got {type(net).__name__}")
     if not callable(prior_log_prob_func):
         raise InputTypeError(
-            f"prior_log_prob_func: a function is accepted, got {type(prior_log_prob_func).__name__}"
+            f"prior_log_prob_func: expected a function, got {type(prior_log_prob_func).__name__}"
         )
     if nll_type not in ("regression", "classification"):
-        raise InputError(f"nll_type: 'regression' and 'classification' are accepted, got {nll_type!r}")
+        raise InputError(f"nll_type: expected 'regression' or 'classification', got {nll_type!r}")
     if not tau_pred > 0 or (nll_type == "classification" and tau_pred != 1):
-        accepted = "1 is" if nll_type == "classification" else "positive numbers are"
-        raise InputError(f"tau_pred: {accepted} accepted for a {nll_type}, got {tau_pred!r}")
+        expected = "1" if nll_type == "classification" else "positive numbers"
+        raise InputError(f"tau_pred: expected {expected} for a {nll_type}, got {tau_pred!r}")
     if not isinstance(targets, Tensor):
-        raise InputTypeError(f"targets: a tensor is accepted, got {type(targets).__name__}")
+        raise InputTypeError(f"targets: expected a tensor, got {type(targets).__name__}")
     if nll_type == "classification" and not targets.is_floating_point():
         if targets.dim() != 1:
-            raise InputError(f"targets: labels of the shape [N] are accepted, got {list(targets.shape)}")
+            raise InputError(f"targets: expected labels of the shape [N], got {list(targets.shape)}")
         targets = targets.long()
     scale = 0.5 * tau_pred
     return NetworkPotential(net, inputs, targets, prior_log_prob_func, scale, nll_type == "classification")

@@ -22,6 +22,9 @@ class SpectralNorm(nn.Module):
         num_inputs: Size of the second dimension.
     """
 
+    _u: torch.Tensor
+    _v: torch.Tensor
+
     def __init__(self, weight: torch.Tensor | None, num_outputs: int, num_inputs: int) -> None:
         super().__init__()
         self.register_buffer("_u", F.normalize(torch.randn(num_outputs), dim=0, eps=_EPS))

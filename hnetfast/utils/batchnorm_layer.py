@@ -37,6 +37,12 @@ class BatchNormLayer(nn.Module):
         NotImplementedError: If ``momentum`` is None.
     """
 
+    scale: nn.Parameter
+    bias: nn.Parameter
+    mean_0: torch.Tensor
+    var_0: torch.Tensor
+    _num_stats: torch.Tensor
+
     def __init__(
         self,
         num_features: int,
@@ -160,15 +166,12 @@ class BatchNormLayer(nn.Module):
         """
         if (running_mean is None) != (running_var is None):
             raise ValueError("running_mean, running_var: expected both or none of them, got one")
-        if self._affine:
-            if weight is None:
-                weight = self.scale
-            if bias is None:
-                bias = self.bias
-        elif weight is None or bias is None:
+        if not self._affine and (weight is None or bias is None):
             raise ValueError(
                 "weight, bias: the layer was built without gain and offset (affine=False), pass them"
             )
+        weight = self.scale if weight is None else weight
+        bias = self.bias if bias is None else bias
 
         if running_mean is not None:
             return F.batch_norm(

@@ -1,21 +1,37 @@
 """Command-line options that experiments have in common.
 
-Each function adds one group of options to a parser. The tables in this module hold the options; a function's
-argument ``show_<option>`` says whether an option is offered, its argument ``d<option>`` the default. Every
-default may be changed there, and none is changed here, since published experiments rely on them.
+Each function adds one group of options to a parser. The options are in the tables of
+:mod:`hnetfast.utils._cli_options`; a function's argument ``show_<option>`` says whether an option is offered,
+its argument ``d<option>`` the default. Every default may be changed there, and none is changed here, since
+published experiments rely on them.
 """
 # Arguments that are named as above need no description of their own.
 # ruff: noqa: D417
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from inspect import signature
 from typing import Any
 from warnings import warn
 
 from hnetfast._errors import InputError, InputTypeError
+from hnetfast.utils._cli_options import (
+    CL_OPTIONS,
+    COMMON_OPTIONS,
+    DATA_OPTIONS,
+    EVAL_OPTIONS,
+    GAN_OPTIONS,
+    GENERATOR_OPTIONS,
+    HNET_OPTIONS,
+    HNETS,
+    INIT_OPTIONS,
+    MAIN_NET_OPTIONS,
+    MAIN_NETS,
+    MISCELLANEOUS_OPTIONS,
+    TRAIN_OPTIONS,
+    Option,
+)
 
 __all__ = [
     "check_invalid_argument_usage",
@@ -32,378 +48,9 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class _Option:
-    """An option; of type ``bool`` it is a flag.
-
-    In ``help``, ``{network}`` and ``{prefix}`` stand for the network that the group is about and for what its
-    options' names begin with. ``nets`` are the types of networks to which the option applies, if not to all.
-    """
-
-    name: str
-    type: type
-    help: str
-    default: Any = None
-    nets: tuple[str, ...] = ()
-    choices: tuple[Any, ...] | None = None
-
-
-_MAIN_NETS = (
-    "mlp",
-    "lenet",
-    "resnet",
-    "wrn",
-    "iresnet",
-    "zenke",
-    "bio_conv_net",
-    "chunked_mlp",
-    "simple_rnn",
-)
-_HNETS = ("hmlp", "chunked_hmlp", "structured_hmlp", "hdeconv", "chunked_hdeconv")
-_MLP_HNETS = ("hmlp", "chunked_hmlp", "structured_hmlp")
-_DECONV_HNETS = ("hdeconv", "chunked_hdeconv")
-_CHUNK_EMB_HNETS = ("chunked_hmlp", "chunked_hdeconv", "structured_hmlp")
-
-_MAIN_NET_OPTIONS = [
-    _Option("mlp_arch", str, "comma-separated sizes of the hidden layers.", nets=("mlp",)),
-    _Option(
-        "lenet_type",
-        str,
-        "which architecture.",
-        nets=("lenet",),
-        choices=("mnist_small", "mnist_large", "cifar"),
-    ),
-    _Option(
-        "cmlp_arch",
-        str,
-        "comma-separated sizes of the hidden layers of the MLP that maps the reduced input to the output.",
-        nets=("chunked_mlp",),
-    ),
-    _Option(
-        "cmlp_chunk_arch",
-        str,
-        "comma-separated sizes of the hidden layers of the MLP that reduces each chunk of the input.",
-        nets=("chunked_mlp",),
-    ),
-    _Option("cmlp_in_cdim", int, "size of a chunk of the input.", nets=("chunked_mlp",)),
-    _Option("cmlp_out_cdim", int, "size to which a chunk is reduced.", nets=("chunked_mlp",)),
-    _Option("cmlp_cemb_dim", int, "size of the chunk embeddings.", nets=("chunked_mlp",)),
-    _Option("resnet_block_depth", int, "number of residual blocks a group.", nets=("resnet",)),
-    _Option(
-        "resnet_channel_sizes",
-        str,
-        "numbers of feature maps: 4 integers, separated by commas.",
-        nets=("resnet",),
-    ),
-    _Option("wrn_block_depth", int, "number of residual blocks a group.", nets=("wrn",)),
-    _Option("wrn_widening_factor", int, "factor of the convolutions' channels.", nets=("wrn",)),
-    _Option(
-        "wrn_use_fc_bias",
-        bool,
-        'the fully connected layers keep their biases with "{prefix}no_bias".',
-        nets=("wrn",),
-    ),
-    _Option(
-        "iresnet_use_fc_bias",
-        bool,
-        'the fully connected layers keep their biases with "{prefix}no_bias".',
-        nets=("iresnet",),
-    ),
-    _Option(
-        "iresnet_channel_sizes",
-        str,
-        "numbers of feature maps: 5 integers, separated by commas.",
-        nets=("iresnet",),
-    ),
-    _Option(
-        "iresnet_blocks_per_group",
-        str,
-        "numbers of blocks in the groups of convolutions: 4 integers, separated by commas.",
-        nets=("iresnet",),
-    ),
-    _Option(
-        "iresnet_bottleneck_blocks", bool, "bottleneck blocks instead of normal ones.", nets=("iresnet",)
-    ),
-    _Option(
-        "iresnet_projection_shortcut",
-        bool,
-        "skip connections change size by 1x1 convolutions instead of by subsampling and padding.",
-        nets=("iresnet",),
-    ),
-    _Option(
-        "srnn_rec_layers",
-        str,
-        "comma-separated sizes of the hidden recurrent layers. There may be none where the output layer is "
-        'recurrent ("{prefix}srnn_no_fc_out").',
-        nets=("simple_rnn",),
-    ),
-    _Option(
-        "srnn_pre_fc_layers",
-        str,
-        "comma-separated sizes of the fully connected layers before the recurrent ones.",
-        nets=("simple_rnn",),
-    ),
-    _Option(
-        "srnn_post_fc_layers",
-        str,
-        "comma-separated sizes of the fully connected hidden layers after the recurrent ones. The output "
-        'layer comes in addition, fully connected as well unless "{prefix}srnn_no_fc_out" is given.',
-        nets=("simple_rnn",),
-    ),
-    _Option("srnn_no_fc_out", bool, "the output layer is recurrent.", nets=("simple_rnn",)),
-    _Option(
-        "srnn_rec_type", str, "kind of recurrent layers.", nets=("simple_rnn",), choices=("lstm", "elman")
-    ),
-]
-
-# What main networks and hypernetworks share.
-_COMMON_OPTIONS = [
-    _Option(
-        "net_act",
-        str,
-        'Activation function of the {network}; "linear" is none.',
-        choices=("linear", "sigmoid", "relu", "elu", "tanh"),
-    ),
-    _Option("no_bias", bool, "The {network} has no biases, except in normalisation layers."),
-    _Option("dropout_rate", float, "Dropout probability in the {network}; -1 is no dropout."),
-    _Option("specnorm", bool, "Spectral normalisation in the {network}."),
-    _Option("batchnorm", bool, "Batch normalisation in the {network}."),
-    _Option("no_batchnorm", bool, "No batch normalisation in the {network}."),
-    _Option(
-        "bn_no_running_stats",
-        bool,
-        "Batch normalisation keeps no running statistics and uses those of the batch in evaluation too.",
-    ),
-    _Option(
-        "bn_distill_stats",
-        bool,
-        "After each task the hypernetwork learns the running statistics of batch normalisation, so that only "
-        "those of this and the last task are stored. Without it, those of all tasks are, which takes memory "
-        "in proportion to their number.",
-    ),
-    _Option(
-        "bn_no_stats_checkpointing",
-        bool,
-        "Batch normalisation has one set of running statistics for all tasks instead of one for each.",
-    ),
-]
-
-_HNET_OPTIONS = [
-    _Option(
-        "hmlp_arch",
-        str,
-        'sizes of the hidden layers, separated by commas; for "structured_hmlp" also several such lists, one '
-        "for each internal hypernetwork, separated by semicolons.",
-        nets=_MLP_HNETS,
-    ),
-    _Option("cond_emb_size", int, "Size of the embeddings of conditions, for instance of tasks."),
-    _Option(
-        "chmlp_chunk_size",
-        int,
-        "size of the chunks that the target network's weights are split into; one small hypernetwork "
-        "generates them all.",
-        nets=("chunked_hmlp",),
-    ),
-    _Option(
-        "chunk_emb_size",
-        str,
-        'size of the chunk embeddings; for "structured_hmlp" also a list of integers, separated by commas, '
-        "one for each internal hypernetwork.",
-        nets=_CHUNK_EMB_HNETS,
-    ),
-    _Option(
-        "use_cond_chunk_embs",
-        bool,
-        'each condition has chunk embeddings of its own; "{prefix}cond_emb_size" may then be 0.',
-        nets=_CHUNK_EMB_HNETS,
-    ),
-    _Option(
-        "hdeconv_shape",
-        str,
-        "shape of the hyper-image that is generated: 2 or 3 integers, separated by commas.",
-        nets=_DECONV_HNETS,
-    ),
-    _Option("hdeconv_num_layers", int, "number of layers.", default=5, nets=_DECONV_HNETS),
-    _Option(
-        "hdeconv_filters",
-        str,
-        "numbers of the layers' output channels, separated by commas.",
-        default="128,512,256,128",
-        nets=_DECONV_HNETS,
-    ),
-    _Option(
-        "hdeconv_kernels",
-        str,
-        "size of the kernels: one integer, or one for each layer, separated by commas, or two for each layer "
-        "where height and width differ.",
-        default=5,
-        nets=_DECONV_HNETS,
-    ),
-    _Option(
-        "hdeconv_attention_layers",
-        str,
-        "after which layers there is self-attention: integers, separated by commas.",
-        default="1,3",
-        nets=_DECONV_HNETS,
-    ),
-]
-
-_INIT_OPTIONS = [
-    _Option(
-        "custom_network_init",
-        bool,
-        "Initialise weights by Xavier's method and biases by zero; embeddings of tasks and chunks have "
-        "options of their own.",
-    ),
-    _Option(
-        "normal_init",
-        bool,
-        'Initialise weights by a normal distribution of standard deviation "std_normal_init" around zero '
-        "instead of by Xavier's method; biases are zero.",
-    ),
-    _Option("std_normal_init", float, 'Standard deviation of "normal_init".', default=0.02),
-    _Option("std_normal_temb", float, "Initial standard deviation of task embeddings.", default=1.0),
-    _Option(
-        "std_normal_emb",
-        float,
-        "Initial standard deviation of the chunk embeddings of hypernetworks that have some.",
-        default=1.0,
-    ),
-    _Option(
-        "hyper_fan_init",
-        bool,
-        "Hyperfan initialisation of hypernetworks; other options on their initialisation, such as "
-        '"std_normal_emb", have no effect then. Chunked ones need a "std_normal_temb" that fits.',
-    ),
-]
-
-_MISCELLANEOUS_OPTIONS = [
-    _Option("num_workers", int, "Number of processes that load each data set.", default=8),
-    _Option("out_dir", str, "Folder for everything that this run writes."),
-    _Option("use_cuda", bool, "Compute on a GPU."),
-    _Option("no_cuda", bool, "Compute on the CPU although there is a GPU."),
-    _Option("loglevel_info", bool, "The console shows log messages from INFO on instead of from DEBUG on."),
-    _Option(
-        "deterministic_run",
-        bool,
-        "cuDNN uses deterministic algorithms only. Without it, results may not be reproducible; with it, "
-        "training may be much slower.",
-    ),
-    _Option("publication_style", bool, "Draw figures as a publication needs them."),
-    _Option("show_plots", bool, "Show figures on the screen."),
-    _Option(
-        "data_random_seed",
-        int,
-        "Seed of the data, which are drawn in each run, independent of the seed of training.",
-        default=42,
-    ),
-    _Option("random_seed", int, "Seed of all random numbers.", default=42),
-]
-
-_EVAL_OPTIONS = [
-    _Option("val_iter", int, "Number of training iterations between validations."),
-    _Option("val_batch_size", int, "Batch size of validation and test."),
-    _Option(
-        "val_set_size",
-        int,
-        "Number of training samples that become the validation set; 0 is none. There should be some where "
-        "training, or the choice of hyperparameters, depends on how well the network generalises, and a set "
-        "smaller than the test set saves time.",
-    ),
-    _Option(
-        "test_with_val_set",
-        bool,
-        "Test on the validation set instead of the test set, for instance in a hyperparameter search.",
-    ),
-]
-
-_TRAIN_OPTIONS = [
-    _Option("batch_size", int, "Batch size of training."),
-    _Option("n_iter", int, "Number of training iterations a task."),
-    _Option("epochs", int, 'Number of epochs a task; -1 leaves it to "n_iter".'),
-    _Option("lr", float, "Learning rate."),
-    _Option("momentum", float, "Momentum, of SGD and RMSprop only.", default=0.0),
-    _Option("weight_decay", float, "Weight decay.", default=0),
-    _Option("use_adam", bool, "Train by Adam instead of SGD."),
-    _Option("adam_beta1", float, "Adam's first decay rate (beta1)."),
-    _Option("use_rmsprop", bool, "Train by RMSprop instead of SGD."),
-    _Option("use_adadelta", bool, "Train by Adadelta instead of SGD."),
-    _Option("use_adagrad", bool, "Train by Adagrad instead of SGD."),
-    _Option(
-        "clip_grad_value",
-        float,
-        "Gradients are clipped to plus and minus this; -1 is no clipping.",
-        default=-1,
-    ),
-    _Option(
-        "clip_grad_norm", float, "The gradients' norm is clipped to this; -1 is no clipping.", default=-1
-    ),
-]
-
-_CL_OPTIONS = [
-    _Option("beta", float, "Strength of the regulariser against forgetting."),
-    _Option("train_from_scratch", bool, "Start each task with new networks."),
-    _Option("multi_head", bool, "Each task has outputs of its own."),
-    _Option(
-        "cl_scenario",
-        int,
-        "Scenario of continual learning (arXiv:1809.10635): 1, task-incremental; 2, domain-incremental; "
-        "3, class-incremental.",
-        choices=(1, 2, 3),
-    ),
-    _Option(
-        "split_head_cl3",
-        bool,
-        'In scenario 3 of "cl_scenario", take the softmax over the outputs of one task instead of over all. '
-        "A hypernetwork with an embedding for each task permits that: to choose the embedding, the task has "
-        "to be inferred first.",
-    ),
-    _Option("num_tasks", int, "Number of tasks."),
-    _Option("num_classes_per_task", int, "Number of classes a task."),
-    _Option(
-        "calc_hnet_reg_targets_online",
-        bool,
-        "Compute the targets of the hypernetwork's regulariser when they are needed, from the hypernetwork "
-        "as it was after the last task: memory hardly grows with the tasks. Without it, the weights of all "
-        "previous tasks are generated once before a task, which takes less time.",
-    ),
-    _Option(
-        "hnet_reg_batch_size",
-        int,
-        "Largest number of previous tasks in one computation of the regulariser, drawn at random where "
-        "there are more; -1 is all.",
-    ),
-]
-
-_GAN_OPTIONS = [
-    _Option("net_type", str, "Type of the {network}.", default="fc", choices=("fc",)),
-    _Option("fc_arch", str, "comma-separated sizes of the hidden layers.", default="100,100", nets=("fc",)),
-    _Option(
-        "net_act",
-        str,
-        'Activation function of the {network}; "linear" is none.',
-        default="relu",
-        choices=("linear", "sigmoid", "relu", "elu"),
-    ),
-    _Option("dropout_rate", float, "Dropout probability in the {network}; -1 is no dropout.", default=-1),
-    _Option("batchnorm", bool, "Batch normalisation in the {network}."),
-    _Option("specnorm", bool, "Spectral normalisation in the {network}."),
-]
-
-_GENERATOR_OPTIONS = [
-    _Option("latent_dim", int, "Size of the noise that is the generator's input."),
-    _Option("latent_std", float, "Standard deviation of the noise.", default=1.0),
-]
-
-_DATA_OPTIONS = [
-    _Option("disable_data_augmentation", bool, "No augmentation, in data sets that have one, like CIFAR-10."),
-    _Option("data_dir", str, "Folder of the data set."),
-]
-
-
 def _add_options(
     group: argparse._ArgumentGroup,
-    options: Iterable[_Option],
+    options: Iterable[Option],
     given: Mapping[str, Any],
     prefix: str = "",
     network: str = "network",
@@ -444,7 +91,7 @@ def _add_options(
 def _add_group(
     parser: argparse.ArgumentParser,
     title: str,
-    options: Iterable[_Option],
+    options: Iterable[Option],
     given: Mapping[str, Any],
     prefix: str = "",
     network: str = "network",
@@ -459,7 +106,7 @@ def _add_group(
 def _add_network_group(
     parser: argparse.ArgumentParser,
     title: str,
-    options: list[_Option],
+    options: list[Option],
     given: Mapping[str, Any],
     common: Mapping[str, Any],
     known_nets: tuple[str, ...],
@@ -483,11 +130,11 @@ def _add_network_group(
         network = f"{name} network"
         title += f" for {network}"
     if len(nets) > 1:
-        options = [_Option(type_name, str, "Type of the {network}.", nets[0], choices=nets), *options]
+        options = [Option(type_name, str, "Type of the {network}.", nets[0], choices=nets), *options]
     given = {**given, "allowed_nets": nets}
     prefix = prefix or ""
     group = _add_group(parser, title, options, given, prefix, network)
-    _add_options(group, _COMMON_OPTIONS, common, prefix + common_prefix, network)
+    _add_options(group, COMMON_OPTIONS, common, prefix + common_prefix, network)
     return group
 
 
@@ -511,6 +158,8 @@ def hnet_args(
         parser: The parser.
         allowed_nets: Types of hypernetworks, some of "hmlp", "chunked_hmlp", "structured_hmlp", "hdeconv" and
             "chunked_hdeconv". Of several, ``hnet_type`` chooses, by default the first.
+        show_<option>: Whether that option is offered.
+        d<option>: Its default.
         prefix: What the options' names begin with, for scripts with several hypernetworks.
         pf_name: What the help calls the hypernetwork with that prefix.
         **kwargs: ``show_<option>`` and ``d<option>`` of the options that main networks have, whatever their
@@ -524,7 +173,7 @@ def hnet_args(
         InputTypeError: A ``TypeError``, for an argument that there is not, or of a wrong type.
     """
     given = locals()
-    names = {kind + option.name for option in _COMMON_OPTIONS for kind in ("show_", "d")}
+    names = {kind + option.name for option in COMMON_OPTIONS for kind in ("show_", "d")}
     main_net = signature(main_net_args).parameters
     common = {name: main_net[name].default for name in main_net if name in names}
     for name in kwargs:
@@ -532,7 +181,7 @@ def hnet_args(
             raise InputTypeError(f"hnet_args has no argument {name!r}; kwargs may be {', '.join(common)}")
     common.update(kwargs)
     return _add_network_group(
-        parser, "Hypernet options", _HNET_OPTIONS, given, common, _HNETS, "hnet_type", "hnet_"
+        parser, "Hypernet options", HNET_OPTIONS, given, common, HNETS, "hnet_type", "hnet_"
     )
 
 
@@ -577,6 +226,8 @@ def main_net_args(
         allowed_nets: Types of networks, some of "mlp", "lenet", "resnet", "wrn", "iresnet", "zenke",
             "bio_conv_net", "chunked_mlp" and "simple_rnn". Of several, ``net_type`` chooses, by default the
             first.
+        show_<option>: Whether that option is offered.
+        d<option>: Its default.
         prefix: What the options' names begin with, for scripts with several main networks.
         pf_name: What the help calls the network with that prefix.
 
@@ -592,7 +243,7 @@ def main_net_args(
     if show_batchnorm and show_no_batchnorm:
         raise InputError("show_batchnorm, show_no_batchnorm: expected one of them at most, got both")
     return _add_network_group(
-        parser, "Main network options", _MAIN_NET_OPTIONS, given, given, _MAIN_NETS, "net_type"
+        parser, "Main network options", MAIN_NET_OPTIONS, given, given, MAIN_NETS, "net_type"
     )
 
 
@@ -608,12 +259,13 @@ def init_args(
         parser: The parser.
         custom_option: Whether there is ``custom_network_init``.
         show_normal_init: Whether there are ``normal_init`` and ``std_normal_init``.
+        show_hyper_fan_init: Whether there is ``hyper_fan_init``.
 
     Returns:
         The group.
     """
     given = locals() | {"show_custom_network_init": custom_option, "show_std_normal_init": show_normal_init}
-    return _add_group(parser, "Network initialization options", _INIT_OPTIONS, given)
+    return _add_group(parser, "Network initialization options", INIT_OPTIONS, given)
 
 
 def miscellaneous_args(
@@ -634,6 +286,7 @@ def miscellaneous_args(
         show_plots: Whether there is ``show_plots``.
         no_cuda: Whether a GPU is used only with ``use_cuda``, instead of always but with ``no_cuda``.
         dout_dir: Default of ``out_dir``. None is "./out/run_<date>_<time>".
+        show_publication_style: Whether there is ``publication_style``.
 
     Returns:
         The group.
@@ -647,7 +300,7 @@ def miscellaneous_args(
     }
     if dout_dir is None:
         given["dout_dir"] = datetime.now().strftime("./out/run_%Y-%m-%d_%H-%M-%S")
-    return _add_group(parser, "Miscellaneous options", _MISCELLANEOUS_OPTIONS, given)
+    return _add_group(parser, "Miscellaneous options", MISCELLANEOUS_OPTIONS, given)
 
 
 def eval_args(
@@ -663,11 +316,13 @@ def eval_args(
 
     Args:
         parser: The parser.
+        show_<option>: Whether that option is offered.
+        d<option>: Its default.
 
     Returns:
         The group.
     """
-    return _add_group(parser, "Evaluation options", _EVAL_OPTIONS, locals())
+    return _add_group(parser, "Evaluation options", EVAL_OPTIONS, locals())
 
 
 def train_args(
@@ -694,12 +349,14 @@ def train_args(
         parser: The parser.
         show_use_adam: Whether there are ``use_adam`` and ``adam_beta1``.
         show_adam_beta1: Whether there is ``adam_beta1`` in any case.
+        show_<option>: Whether that option is offered.
+        d<option>: Its default.
 
     Returns:
         The group.
     """
     given = locals() | {"show_adam_beta1": show_use_adam or show_adam_beta1}
-    return _add_group(parser, "Training options", _TRAIN_OPTIONS, given)
+    return _add_group(parser, "Training options", TRAIN_OPTIONS, given)
 
 
 def cl_args(
@@ -725,6 +382,8 @@ def cl_args(
         parser: The parser.
         show_from_scratch: Whether there is ``train_from_scratch``.
         show_split_head_cl3: Whether there is ``split_head_cl3``, which needs ``show_cl_scenario``.
+        show_<option>: Whether that option is offered.
+        d<option>: Its default.
 
     Returns:
         The group.
@@ -733,7 +392,7 @@ def cl_args(
         "show_train_from_scratch": show_from_scratch,
         "show_split_head_cl3": show_cl_scenario and show_split_head_cl3,
     }
-    return _add_group(parser, "Continual learning options", _CL_OPTIONS, given)
+    return _add_group(parser, "Continual learning options", CL_OPTIONS, given)
 
 
 def gan_args(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -748,8 +407,8 @@ def gan_args(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     warn("Use main_net_args with a prefix, and generator_args, instead.", DeprecationWarning, stacklevel=2)
     given = {"allowed_nets": ("fc",)}
     title = "Generator and discriminator network options"
-    group = _add_group(parser, title, _GAN_OPTIONS, given, "gen_", "generator network")
-    _add_options(group, _GAN_OPTIONS, given, "dis_", "discriminator network")
+    group = _add_group(parser, title, GAN_OPTIONS, given, "gen_", "generator network")
+    _add_options(group, GAN_OPTIONS, given, "dis_", "discriminator network")
     generator_args(group)
     return group
 
@@ -759,10 +418,11 @@ def generator_args(agroup: argparse._ArgumentGroup, dlatent_dim: int = 3) -> Non
 
     Args:
         agroup: A group, for instance that of :func:`main_net_args`.
+        dlatent_dim: Default of ``latent_dim``.
     """
     if not hasattr(agroup, "add_argument"):
         raise InputTypeError(f"agroup: expected a group of a parser, got {agroup!r}")
-    _add_options(agroup, _GENERATOR_OPTIONS, locals())
+    _add_options(agroup, GENERATOR_OPTIONS, locals())
 
 
 def data_args(
@@ -775,11 +435,13 @@ def data_args(
 
     Args:
         parser: The parser.
+        show_<option>: Whether that option is offered.
+        d<option>: Its default.
 
     Returns:
         The group.
     """
-    return _add_group(parser, "Data-specific options", _DATA_OPTIONS, locals())
+    return _add_group(parser, "Data-specific options", DATA_OPTIONS, locals())
 
 
 _OPTIMIZERS = ("use_adam", "use_rmsprop", "use_adadelta", "use_adagrad")

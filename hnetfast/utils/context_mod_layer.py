@@ -32,6 +32,10 @@ class ContextModLayer(nn.Module):
         TypeError: If ``num_features`` is not an integer or a sequence of integers.
     """
 
+    gain: nn.Parameter | None
+    shift: nn.Parameter | None
+    _num_ckpts: torch.Tensor
+
     def __init__(
         self,
         num_features: int | Sequence[int],
@@ -47,13 +51,10 @@ class ContextModLayer(nn.Module):
             raise ValueError("no_gains and no_shifts are both True, which leaves nothing to modulate with")
         if apply_gain_offset and apply_gain_softplus:
             raise ValueError("apply_gain_offset and apply_gain_softplus exclude each other, both are True")
-        if not isinstance(num_features, (list, tuple)):
-            num_features = [num_features]
-        sizes = check_integers("num_features", num_features, 0)
+        given = num_features if isinstance(num_features, (list, tuple)) else [num_features]
+        sizes = check_integers("num_features", given, 0)
 
-        self._num_features = (
-            type(num_features)(sizes) if type(num_features) in (list, tuple) else num_features
-        )
+        self._num_features: Any = type(given)(sizes) if type(given) in (list, tuple) else given
         self._no_weights = no_weights
         self._no_gains = no_gains
         self._no_shifts = no_shifts
@@ -247,7 +248,7 @@ class ContextModLayer(nn.Module):
         # A new tensor: a state_dict taken earlier shares the old one.
         self._num_ckpts = torch.full_like(self._num_ckpts, count)
 
-    def get_weights(self, ckpt_id: int | None = None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def get_weights(self, ckpt_id: int | None = None) -> tuple[torch.Tensor | Any, torch.Tensor | Any]:
         """Return the current or a stored set of weights.
 
         Args:

@@ -208,8 +208,8 @@ class _Likelihood:
         return F.cross_entropy(outputs.flatten(0, -2), targets.flatten(), reduction="sum")
 
     def _check(self, outputs: Tensor, targets: Tensor) -> None:
-        counts = self.allowed is not None and (self.regression or self.data.is_one_hot)
-        if counts and targets.shape[-1] != len(self.allowed):
+        counts = self.regression or self.data.is_one_hot
+        if self.allowed is not None and counts and targets.shape[-1] != len(self.allowed):
             raise InputError(
                 f"allowed_outputs: {len(self.allowed)} outputs, but targets have {targets.shape[-1]} entries"
             )

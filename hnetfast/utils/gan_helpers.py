@@ -26,7 +26,7 @@ def dis_loss(logit_real: Tensor, logit_fake: Tensor, loss_choice: int) -> Tensor
     Args:
         logit_real: The discriminator's outputs for real samples, without an activation function; any shape.
         logit_fake: Likewise for fake samples, of which there may be another number.
-        loss_choice: Which loss; see this module.
+        loss_choice: Which loss: 0 to 3, as listed in this module.
 
     Returns:
         Scalar tensor.
@@ -50,8 +50,8 @@ def gen_loss(logit_fake: Tensor, loss_choice: int) -> Tensor:
     """Compute the loss that the generator's weights are trained with.
 
     Args:
-        logit_fake: As for :func:`dis_loss`.
-        loss_choice: Likewise.
+        logit_fake: The discriminator's outputs for fake samples, without an activation function; any shape.
+        loss_choice: Which loss: 0 to 3, as listed in this module.
 
     Returns:
         Scalar tensor.
@@ -75,9 +75,9 @@ def accuracy(logit_real: Tensor, logit_fake: Tensor, loss_choice: int) -> Tensor
     probability of 0.5 for loss 0).
 
     Args:
-        logit_real: As for :func:`dis_loss`.
-        logit_fake: Likewise.
-        loss_choice: Likewise.
+        logit_real: The discriminator's outputs for real samples, without an activation function; any shape.
+        logit_fake: The discriminator's outputs for fake samples, without an activation function; any shape.
+        loss_choice: Which loss: 0 to 3, as listed in this module.
 
     Returns:
         Scalar tensor.
@@ -104,10 +104,10 @@ def concat_mean_stats(inputs: Tensor) -> Tensor:
         ValueError: If there are fewer than two dimensions.
     """
     if inputs.dim() < 2:
-        raise InputError(f"inputs: shape [batch, features, ...] is accepted, got {list(inputs.shape)}")
+        raise InputError(f"inputs: expected shape [batch, features, ...], got {list(inputs.shape)}")
     return torch.cat([inputs.mean(dim=0, keepdim=True).expand_as(inputs), inputs], dim=1)
 
 
 def _check_choice(loss_choice: int) -> None:
     if loss_choice not in (0, 1, 2, 3):
-        raise InputError(f"loss_choice: 0, 1, 2 and 3 are accepted, got {loss_choice!r}")
+        raise InputError(f"loss_choice: expected 0, 1, 2 or 3, got {loss_choice!r}")

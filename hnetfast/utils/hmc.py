@@ -11,27 +11,26 @@ U must be a function of the position alone: it is evaluated once at every positi
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
-import operator
 import os
 import sys
 import weakref
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Generator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from hnetfast._errors import InputError, InputTypeError
+from hnetfast._checks import check_integer
+from hnetfast._errors import InputError
 from hnetfast._progress import progress_bar
+from hnetfast.utils._markov_chain import Chain, Momenta, Point, Random, check_positive, metropolis
 from hnetfast.utils._potentials import (
     Evaluation,
     Potential,
-    Requests,
     evaluate,
     log_prob_standard_normal_prior,
     nn_pot_energy,
@@ -48,24 +47,6 @@ __all__ = [
     "log_prob_standard_normal_prior",
     "nn_pot_energy",
 ]
-
-_TITLES = {
-    "kinetic": "Kinetic Energy",
-    "potential": "Potential Energy",
-    "hamiltonian": "Hamiltonian",
-    "accept": "Acceptance Probability",
-    "tree_depth": "Tree Depth",
-}
-Momenta = Normal | MultivariateNormal
-
-
-class _Point(NamedTuple):
-    """Where a chain, or the end of a trajectory, is."""
-
-    position: Tensor  # [n]
-    energy: float
-    gradient: Tensor | None  # [n]
-    momentum: Tensor | None = None  # [n]
 
 
 def leapfrog(
@@ -93,9 +74,9 @@ def leapfrog(
         ValueError: If ``num_steps`` is no positive integer, or the energy is no scalar that depends on the
             position.
     """
-    num_steps = _count("num_steps", num_steps, 1)
+    num_steps = check_integer("num_steps", num_steps, 1)
     _, gradient = evaluate(pot_energy, position)
-    steps = _leap(_Point(position.detach(), 0.0, gradient, momentum.detach()), stepsize, num_steps, inv_mass)
+    steps = _leap(Point(position.detach(), 0.0, gradient, momentum.detach()), stepsize, num_steps, inv_mass)
     position = next(steps)
     try:
         while True:
@@ -105,8 +86,8 @@ def leapfrog(
 
 
 def _leap(
-    start: _Point, stepsize: float, num_steps: int, inv_mass: float | Tensor
-) -> Generator[Tensor, Evaluation, _Point]:
+    start: Point, stepsize: float, num_steps: int, inv_mass: float | Tensor
+) -> Generator[Tensor, Evaluation, Point]:
     """Leapfrog steps that ask for the energy of each position."""
     position, energy, gradient, momentum = start
     momentum = momentum - 0.5 * stepsize * gradient
@@ -114,7 +95,7 @@ def _leap(
         position = position + stepsize * _grad_kin_energy(momentum, inv_mass)
         energy, gradient = yield position
         momentum = momentum - (stepsize if left else 0.5 * stepsize) * gradient
-    return _Point(position, energy, gradient, momentum)
+    return Point(position, energy, gradient, momentum)
 
 
 def _grad_pot_energy(pot_energy: Potential, position: Tensor) -> Tensor:
@@ -131,148 +112,7 @@ def _kin_energy(momentum: Tensor, inv_mass: float | Tensor) -> Tensor:
     return 0.5 * momentum @ _grad_kin_energy(momentum, inv_mass)
 
 
-class _Random:
-    """Random numbers of a chain: PyTorch's global ones, or from a generator of its own."""
-
-    def __init__(self, seed: int | None = None, device: torch.device | None = None) -> None:
-        self._generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-
-    def uniform(self) -> float:
-        generator = self._generator
-        device = "cpu" if generator is None else generator.device
-        return torch.rand(1, generator=generator, device=device).item()
-
-    def standard_normal(self, like: Tensor) -> Tensor:
-        return torch.normal(torch.zeros_like(like), 1, generator=self._generator)
-
-    def momentum(self, momenta: Momenta) -> Tensor:
-        if isinstance(momenta, Normal):
-            return torch.normal(momenta.loc, momenta.scale, generator=self._generator)
-        noise = torch.normal(
-            torch.zeros_like(momenta.loc), torch.ones_like(momenta.loc), generator=self._generator
-        )
-        return momenta.loc + (momenta._unbroadcasted_scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
-
-
-class _Chain:
-    """What all kinds of chains share."""
-
-    _name: str  # in messages
-    _tag: str  # in TensorBoard
-    _needs_gradient = True
-
-    def __init__(
-        self,
-        initial_position: Tensor,
-        pot_energy_func: Potential,
-        logger: logging.Logger | None,
-        log_interval: int,
-        writer: Any,
-        writer_tag: str,
-    ) -> None:
-        if not isinstance(initial_position, Tensor) or not initial_position.is_floating_point():
-            got = (
-                initial_position.dtype
-                if isinstance(initial_position, Tensor)
-                else type(initial_position).__name__
-            )
-            raise InputTypeError(
-                f"initial_position: a tensor of floating point numbers is accepted, got {got}"
-            )
-        if initial_position.numel() == 0:
-            raise InputError("initial_position: at least one number is accepted, got none")
-        if not callable(pot_energy_func):
-            raise InputTypeError(
-                f"pot_energy_func: a function is accepted, got {type(pot_energy_func).__name__}"
-            )
-        self._position = initial_position.detach().clone()
-        self._pot_energy_func = pot_energy_func
-        self._logger = logger
-        self._log_interval = _count("log_interval", log_interval, 1)
-        self._writer, self._writer_tag = writer, writer_tag
-        self._positions = [self._position]
-        self._num_states = self._accumulated_accept = 0
-
-    @property
-    def current_position(self) -> Tensor:
-        """The last position, a constant."""
-        return self._position
-
-    @property
-    def num_states(self) -> int:
-        """Number of states that have been simulated, the initial one not counted."""
-        return self._num_states
-
-    @property
-    def position_trajectory(self) -> list[Tensor]:
-        """The initial position and those of all states, but for what was cleared."""
-        return self._positions
-
-    @property
-    def acceptance_probability(self) -> float:
-        """Fraction of the states whose proposal was accepted; 1 before the first."""
-        return self._accumulated_accept / self._num_states if self._num_states else 1.0
-
-    def clear_position_trajectory(self, n: int | None = None) -> None:
-        """Forget positions, such as those of the burn-in; counters stay.
-
-        Args:
-            n: Number of positions to forget, the oldest ones; by default all.
-
-        Raises:
-            ValueError: If it is negative or no integer.
-        """
-        self._positions = [] if n is None else self._positions[_count("n", n, 0) :]
-
-    def simulate_chain(self, n: int, *, progress: bool = False) -> None:
-        """Simulate the next states.
-
-        Args:
-            n: How many.
-            progress: Whether to show a progress bar.
-
-        Raises:
-            ValueError: If ``n`` is negative or no integer, or the potential energy is no scalar tensor.
-        """
-        n = _count("n", n, 0)
-        with progress_bar(n, self._name, progress) as advance:
-            run(self._states(n, _Random(), advance), self._pot_energy_func, self._needs_gradient)
-
-    def _states(self, n: int, random: _Random, advance: Callable[[], object]) -> Requests:
-        """Simulate states; yields positions and is sent the energy there and its gradient."""
-        evaluation = yield self._position
-        point = _Point(self._position, *evaluation)
-        for _ in range(n):
-            point, accepted, quantities = yield from self._next_state(point, random)
-            # A copy, so that who changes one position in place does not change two.
-            self._position = point.position if accepted else point.position.clone()
-            self._positions.append(self._position)
-            self._num_states += 1
-            self._accumulated_accept += accepted
-            self._report(quantities)
-            advance()
-
-    def _next_state(
-        self, point: _Point, random: _Random
-    ) -> Generator[Tensor, Evaluation, tuple[_Point, bool, dict[str, float]]]:
-        """Yields positions; returns the next point, whether it is a new one, and what to report."""
-        raise NotImplementedError
-
-    def _report(self, quantities: dict[str, float]) -> None:
-        acceptance = self.acceptance_probability
-        if self._logger is not None and (self._num_states - 1) % self._log_interval == 0:
-            text = ", ".join(f"{name} {value:g}" for name, value in quantities.items())
-            self._logger.debug(f"{self._name} state {self._num_states}: {text}; {acceptance:.2%} accepted")
-        if self._writer is not None:
-            depth = quantities.pop("tree_depth", None)
-            quantities |= {"accept": acceptance} | ({} if depth is None else {"tree_depth": depth})
-            for name, value in quantities.items():
-                tag = f"{self._writer_tag}{self._tag}/{name}"
-                title = {"display_name": _TITLES[name]} if _takes_titles(self._writer) else {}
-                self._writer.add_scalar(tag, value, self._num_states, **title)
-
-
-class HMC(_Chain):
+class HMC(Chain):
     """Hamiltonian Monte Carlo, fig. 2 of Neal.
 
     Args:
@@ -308,11 +148,9 @@ class HMC(_Chain):
     ) -> None:
         super().__init__(initial_position, pot_energy_func, logger, log_interval, writer, writer_tag)
         if self._position.dim() != 1:
-            raise InputError(
-                f"initial_position: a vector is accepted, got shape {list(self._position.shape)}"
-            )
-        self._stepsize = _positive("stepsize", stepsize)
-        self._num_steps = _count("num_steps", num_steps, 1)
+            raise InputError(f"initial_position: expected a vector, got shape {list(self._position.shape)}")
+        self._stepsize = check_positive("stepsize", stepsize)
+        self._num_steps = check_integer("num_steps", num_steps, 1)
         self._inv_mass = inv_mass
         self._momentum_dist = _momenta(inv_mass, self._position)
 
@@ -323,7 +161,7 @@ class HMC(_Chain):
 
     @stepsize.setter
     def stepsize(self, value: float) -> None:
-        self._stepsize = _positive("stepsize", value)
+        self._stepsize = check_positive("stepsize", value)
 
     @property
     def num_steps(self) -> int:
@@ -332,13 +170,13 @@ class HMC(_Chain):
 
     @num_steps.setter
     def num_steps(self, value: int) -> None:
-        self._num_steps = _count("num_steps", value, 1)
+        self._num_steps = check_integer("num_steps", value, 1)
 
-    def _next_state(self, point: _Point, random: _Random):
+    def _next_state(self, point: Point, random: Random):
         start = point._replace(momentum=random.momentum(self._momentum_dist))
         end = yield from _leap(start, self._stepsize, self._num_steps, self._inv_mass)
         kinetic = [_kin_energy(each.momentum, self._inv_mass).item() for each in (start, end)]
-        accepted = _metropolis(kinetic[0] - kinetic[1] + start.energy - end.energy, random)
+        accepted = metropolis(kinetic[0] - kinetic[1] + start.energy - end.energy, random)
         point = end if accepted else start
         quantities = {"kinetic": kinetic[accepted], "potential": point.energy}
         return point, accepted, quantities | {"hamiltonian": sum(quantities.values())}
@@ -350,20 +188,21 @@ class NUTS(HMC):
     A state comes from a trajectory that is doubled, forwards or backwards, until it turns round.
 
     Args:
-        initial_position: As for :class:`HMC`, like all that is not listed here.
-        pot_energy_func: Likewise.
-        stepsize: Likewise.
+        initial_position: Where to start, ``[n]``.
+        pot_energy_func: Computes the potential energy, minus the logarithm of a density up to a constant,
+            from a position ``[n]``, as a scalar tensor. :func:`nn_pot_energy` makes that of a network.
+        stepsize: Of the leapfrog method; positive.
         delta_max: The trajectory ends where the Hamiltonian is larger than the slice allows by this.
-        inv_mass: Likewise.
-        logger: Likewise.
-        log_interval: Likewise.
-        writer: Gets potential energy, acceptance and the number of doublings.
-        writer_tag: Likewise.
+        inv_mass: Inverse of the mass matrix ``[n, n]``, its diagonal ``[n]``, or a number.
+        logger: Gets a message (DEBUG) about states.
+        log_interval: About every how many.
+        writer: TensorBoard writer that gets potential energy, acceptance and the number of doublings.
+        writer_tag: Put before its tags.
         max_tree_depth: Most doublings of a trajectory; no limit by default.
 
     Raises:
-        TypeError: As for :class:`HMC`.
-        ValueError: Likewise.
+        TypeError: If position or potential are of another type.
+        ValueError: If an argument has a value or shape that is not accepted.
     """
 
     _name, _tag = "NUTS", "nuts"
@@ -386,10 +225,12 @@ class NUTS(HMC):
             initial_position, pot_energy_func, stepsize, 1, inv_mass, logger, log_interval, writer, writer_tag
         )
         if not delta_max >= 0:
-            raise InputError(f"delta_max: a number of at least 0 is accepted, got {delta_max!r}")
+            raise InputError(f"delta_max: expected a number of at least 0, got {delta_max!r}")
         self._num_steps = None
         self._delta_max = delta_max
-        self._max_depth = math.inf if max_tree_depth is None else _count("max_tree_depth", max_tree_depth, 1)
+        self._max_depth = (
+            math.inf if max_tree_depth is None else check_integer("max_tree_depth", max_tree_depth, 1)
+        )
 
     @property
     def num_steps(self) -> int:
@@ -404,7 +245,7 @@ class NUTS(HMC):
         """1 while the momentum ``p`` at either end takes the ends ``q1`` and ``q2`` apart, else 0."""
         return int(((q2 - q1) @ _grad_kin_energy(p, self._inv_mass)).item() >= 0)
 
-    def _next_state(self, point: _Point, random: _Random):
+    def _next_state(self, point: Point, random: Random):
         start = point._replace(momentum=random.momentum(self._momentum_dist))
         # Its logarithm, since the slice's height underflows or overflows where the Hamiltonian is beyond 100.
         height = _log(random.uniform()) - start.energy - _kin_energy(start.momentum, self._inv_mass).item()
@@ -424,7 +265,7 @@ class NUTS(HMC):
             depth += 1
         return state, accepted, {"potential": state.energy, "tree_depth": depth}
 
-    def _grow(self, end: _Point, height: float, forwards: bool, depth: int, random: _Random):
+    def _grow(self, end: Point, height: float, forwards: bool, depth: int, random: Random):
         """Build a tree of 2 ** depth points from one end of the trajectory.
 
         Returns:
@@ -450,20 +291,20 @@ class NUTS(HMC):
             goes_on = goes_on and not self._turns(first, last)
         return first, last, candidate, size, goes_on
 
-    def _turns(self, first: _Point, last: _Point) -> bool:
+    def _turns(self, first: Point, last: Point) -> bool:
         ends = first.position, last.position
         return not (self._u_turn(*ends, first.momentum) and self._u_turn(*ends, last.momentum))
 
 
-class MCMC(_Chain):
+class MCMC(Chain):
     """Metropolis-Hastings with normally distributed steps, which needs no gradient.
 
     Args:
         initial_position: Where to start, of any shape.
-        pot_energy_func: As for :class:`HMC`.
+        pot_energy_func: Computes the potential energy from a position, as a scalar tensor.
         proposal_std: Standard deviation of the steps; positive.
-        logger: As for :class:`HMC`.
-        log_interval: Likewise.
+        logger: Gets a message (DEBUG) about states.
+        log_interval: About every how many.
         writer: TensorBoard writer that gets potential energy and acceptance.
         writer_tag: Put before its tags.
 
@@ -485,7 +326,7 @@ class MCMC(_Chain):
         writer_tag: str = "",
     ) -> None:
         super().__init__(initial_position, pot_energy_func, logger, log_interval, writer, writer_tag)
-        self._proposal_std = _positive("proposal_std", proposal_std)
+        self._proposal_std = check_positive("proposal_std", proposal_std)
 
     @property
     def proposal_std(self) -> float:
@@ -494,13 +335,13 @@ class MCMC(_Chain):
 
     @proposal_std.setter
     def proposal_std(self, value: float) -> None:
-        self._proposal_std = _positive("proposal_std", value)
+        self._proposal_std = check_positive("proposal_std", value)
 
-    def _next_state(self, point: _Point, random: _Random):
+    def _next_state(self, point: Point, random: Random):
         position = point.position + self._proposal_std * random.standard_normal(point.position)
         evaluation = yield position
-        proposal = _Point(position, *evaluation)
-        accepted = _metropolis(point.energy - proposal.energy, random)
+        proposal = Point(position, *evaluation)
+        accepted = metropolis(point.energy - proposal.energy, random)
         point = proposal if accepted else point
         return point, accepted, {"potential": point.energy}
 
@@ -510,7 +351,8 @@ class MultiChainHMC:
 
     Args:
         initial_positions: A position ``[n]`` for each chain.
-        pot_energy_func: As for :class:`HMC`, or a list of functions, one for each chain.
+        pot_energy_func: Computes the potential energy from a position ``[n]``, as a scalar tensor; or a list
+            of functions, one for each chain.
         chain_type: "hmc" or "nuts".
         **kwargs: Arguments of the chains. ``logger`` is given to the first chain; of a list, each chain gets
             one, and None in it is a logger of the chain's own that writes to standard output. ``writer`` is
@@ -518,8 +360,9 @@ class MultiChainHMC:
             subfolder "chain_i".
 
     Raises:
-        TypeError: As for :class:`HMC`, or if an argument is not one of a chain.
-        ValueError: Likewise, or if there is no position, or not a function or logger for each.
+        TypeError: If positions or potentials are of another type, or an argument is not one of a chain.
+        ValueError: If an argument has a value or shape that is not accepted, there is no position, or not a
+            function or logger for each.
     """
 
     def __init__(
@@ -531,10 +374,10 @@ class MultiChainHMC:
     ) -> None:
         kinds = {"hmc": HMC, "nuts": NUTS}
         if chain_type not in kinds:
-            raise InputError(f"chain_type: 'hmc' and 'nuts' are accepted, got {chain_type!r}")
+            raise InputError(f"chain_type: expected 'hmc' or 'nuts', got {chain_type!r}")
         positions = list(initial_positions)
         if not positions:
-            raise InputError("initial_positions: at least one is accepted, got none")
+            raise InputError("initial_positions: expected at least one, got none")
         functions = _one_each("pot_energy_func", pot_energy_func, len(positions))
         loggers = kwargs.pop("logger", None)
         if isinstance(loggers, (list, tuple)):
@@ -545,20 +388,20 @@ class MultiChainHMC:
         else:
             loggers = [loggers] + [None] * (len(positions) - 1)
         writer, tag = kwargs.pop("writer", None), kwargs.pop("writer_tag", "")
-        in_folder = isinstance(writer, (str, os.PathLike))
+        folder = writer if isinstance(writer, (str, os.PathLike)) else None
         self._chains: list[HMC] = []
         for i, (position, function, logger) in enumerate(zip(positions, functions, loggers, strict=True)):
-            of_chain = tag if in_folder or writer is None else f"{tag}chain_{i}/"
+            of_chain = tag if folder is not None or writer is None else f"{tag}chain_{i}/"
             self._chains.append(
                 kinds[chain_type](position, function, logger=logger, writer_tag=of_chain, **kwargs)
             )
         writers = [
-            _folder_writer(os.path.join(writer, f"chain_{i}")) if in_folder else writer
+            writer if folder is None else _folder_writer(os.path.join(folder, f"chain_{i}"))
             for i in range(len(positions))
         ]
         for chain, each in zip(self._chains, writers, strict=True):
             chain._writer = each
-        if in_folder:
+        if folder is not None:
             weakref.finalize(self, _close, writers)
 
     @property
@@ -600,18 +443,18 @@ class MultiChainHMC:
         Raises:
             ValueError: If an argument has a value that is not accepted.
         """
-        num_states = _count("num_states", num_states, 0)
-        num_parallel = _count("num_parallel", num_parallel, 1)
+        num_states = check_integer("num_states", num_states, 0)
+        num_parallel = check_integer("num_parallel", num_parallel, 1)
         chosen = self._choose(num_chains)
         with progress_bar(num_states * len(chosen), "Chains", progress) as advance:
             for start in range(0, len(chosen), num_parallel):
                 group = chosen[start : start + num_parallel]
                 if len(group) == 1:
-                    run(group[0]._states(num_states, _Random(), advance), group[0]._pot_energy_func)
+                    run(group[0]._states(num_states, Random(), advance), group[0]._pot_energy_func)
                     continue
                 seeds = torch.randint(2**62, (len(group),)).tolist()
                 random = [
-                    _Random(seed, chain._position.device) for seed, chain in zip(seeds, group, strict=True)
+                    Random(seed, chain._position.device) for seed, chain in zip(seeds, group, strict=True)
                 ]
                 states = [
                     chain._states(num_states, each, advance)
@@ -621,15 +464,13 @@ class MultiChainHMC:
 
     def _choose(self, num_chains: int | Sequence[int]) -> list[HMC]:
         if not isinstance(num_chains, (list, tuple, range, np.ndarray, Tensor)):
-            count = _count("num_chains", num_chains, -1)
+            count = check_integer("num_chains", num_chains, -1)
             if count == 0:
-                raise InputError("num_chains: -1, a positive number or a list of indices is accepted, got 0")
+                raise InputError("num_chains: expected -1, a positive number or a list of indices, got 0")
             return list(self._chains) if count == -1 else sorted(self._chains, key=_num_states)[:count]
-        indices = [_count("num_chains", i, -self.num_chains) for i in num_chains]
+        indices = [check_integer("num_chains", i, -self.num_chains) for i in num_chains]
         if any(i >= self.num_chains for i in indices):
-            raise InputError(
-                f"num_chains: indices below {self.num_chains} are accepted, got {list(num_chains)}"
-            )
+            raise InputError(f"num_chains: expected indices below {self.num_chains}, got {list(num_chains)}")
         indices = [i % self.num_chains for i in indices]
         if len(set(indices)) < len(indices):
             indices = sorted(set(indices))
@@ -649,38 +490,23 @@ class MultiChainHMC:
 def _momenta(inv_mass: float | Tensor, position: Tensor) -> Momenta:
     """The distribution of momenta, whose covariance is the mass matrix."""
     n = len(position)
-    given = inv_mass if isinstance(inv_mass, Tensor) else torch.tensor(_positive("inv_mass", inv_mass))
+    given = inv_mass if isinstance(inv_mass, Tensor) else torch.tensor(check_positive("inv_mass", inv_mass))
     if given.dim() == 2:
         if given.shape != (n, n):
-            raise InputError(f"inv_mass: the shape [{n}, {n}] is accepted, got {list(given.shape)}")
+            raise InputError(f"inv_mass: expected the shape [{n}, {n}], got {list(given.shape)}")
         zeros = torch.zeros_like(position)
         try:  # validated even where a program has turned that off for all distributions
             return MultivariateNormal(zeros, precision_matrix=given, validate_args=True)
         except ValueError:
             raise InputError(
-                "inv_mass: a symmetric, positive definite matrix is accepted, got another"
+                "inv_mass: expected a symmetric, positive definite matrix, got another"
             ) from None
     if given.dim() > 2 or given.numel() not in (1, n):
-        raise InputError(
-            f"inv_mass: a number, [{n}] or [{n}, {n}] is accepted, got shape {list(given.shape)}"
-        )
+        raise InputError(f"inv_mass: expected a number, [{n}] or [{n}, {n}], got shape {list(given.shape)}")
     if not (given > 0).all():
-        raise InputError(f"inv_mass: positive numbers are accepted, got {inv_mass}")
+        raise InputError(f"inv_mass: expected positive numbers, got {inv_mass}")
     std = (1.0 / inv_mass) ** 0.5
     return Normal(torch.zeros_like(position), std * torch.ones_like(position))
-
-
-def _metropolis(log_ratio: float, random: _Random) -> bool:
-    """Whether to accept, with probability exp(log_ratio); never if that is NaN."""
-    return (
-        random.uniform() < math.exp(min(log_ratio, 0.0)) if log_ratio == log_ratio else random.uniform() < 0
-    )
-
-
-def _takes_titles(writer: Any) -> bool:
-    """Whether tags may have titles, as in tensorboardX."""
-    parameters = inspect.signature(writer.add_scalar).parameters.values()
-    return any(p.name == "display_name" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _num_states(chain: HMC) -> int:
@@ -691,32 +517,11 @@ def _log(value: float) -> float:
     return math.log(value) if value > 0 else -math.inf
 
 
-def _count(name: str, value: Any, minimum: int) -> int:
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = None
-    if count is None or count < minimum:
-        kind = InputTypeError if count is None else InputError
-        raise kind(f"{name}: an integer of at least {minimum} is accepted, got {value!r}")
-    return count
-
-
-def _positive(name: str, value: Any) -> Any:
-    try:
-        positive = 0 < float(value) < math.inf
-    except (TypeError, ValueError):
-        raise InputTypeError(f"{name}: a positive number is accepted, got {value!r}") from None
-    if not positive:
-        raise InputError(f"{name}: a positive number is accepted, got {value!r}")
-    return value
-
-
 def _one_each(name: str, values: Any, count: int) -> list[Any]:
     if not isinstance(values, (list, tuple)):
         return [values] * count
     if len(values) != count:
-        raise InputError(f"{name}: one for each of {count} chains is accepted, got {len(values)}")
+        raise InputError(f"{name}: expected one for each of {count} chains, got {len(values)}")
     return list(values)
 
 

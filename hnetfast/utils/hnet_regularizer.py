@@ -95,7 +95,9 @@ def calc_fix_target_reg(
     _check_sources(task_id, hnet, targets, prev_theta, prev_task_embs)
     previous = None
     if targets is None:
-        previous = Earlier({"uncond_weights": list(prev_theta), "cond_weights": list(prev_task_embs)})
+        previous = Earlier(
+            {"uncond_weights": list(prev_theta or ()), "cond_weights": list(prev_task_embs or ())}
+        )
     return output_penalty(
         hnet,
         task_id,

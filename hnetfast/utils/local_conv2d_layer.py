@@ -43,6 +43,8 @@ class LocalConv2dLayer(nn.Module):
         TypeError: If one of them is not made of integers.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         in_channels: int,

@@ -58,5 +58,5 @@ def _handler(handler: logging.Handler, form: str, level: int | str, argument: st
     except (TypeError, ValueError) as error:
         raise InputError(f"{argument}: expected a level of the module logging, got {level!r}") from error
     handler.setFormatter(logging.Formatter(form, _DATE_FORMAT))
-    handler.is_from_config_logger = True
+    handler.is_from_config_logger = True  # pyright: ignore[reportAttributeAccessIssue]  a mark of ours
     return handler

@@ -43,13 +43,14 @@ def bulk_ess(chains: Chains) -> Tensor:
     """Estimate how many independent samples tell as much about the centre of the distribution.
 
     Args:
-        chains: As for :func:`rank_normalised_rhat`.
+        chains: States of several chains without their burn-in, ``[chains, states, ...]``; a list of
+            ``position_trajectory`` of each will do. At least 4 states.
 
     Returns:
         Effective sample sizes of all chains together, ``[...]``; NaN where all states are equal.
 
     Raises:
-        ValueError: As for :func:`rank_normalised_rhat`.
+        ValueError: If chains differ in length, or have too few states or NaN.
     """
     scores = _normal_scores(_halves(chains))
     m, n = scores.shape[:2]
@@ -75,7 +76,7 @@ def _halves(chains: Chains) -> Tensor:
         lengths = {len(chain) for chain in chains}
         if len(lengths) != 1:
             raise InputError(
-                f"chains: at least one, all of one length, is accepted, got the lengths {sorted(lengths)}"
+                f"chains: expected at least one, all of one length, got the lengths {sorted(lengths)}"
             )
         chains = torch.stack(
             [torch.stack([torch.as_tensor(state).detach() for state in chain]) for chain in chains]
@@ -83,11 +84,10 @@ def _halves(chains: Chains) -> Tensor:
     states = torch.as_tensor(chains).detach().double()
     if states.dim() < 2 or states.shape[0] < 1 or states.shape[1] < 4:
         raise InputError(
-            "chains: a shape [chains, states, ...] with at least 4 states is accepted, got "
-            f"{list(states.shape)}"
+            f"chains: expected a shape [chains, states, ...] with at least 4 states, got {list(states.shape)}"
         )
     if states.isnan().any():
-        raise InputError("chains: numbers are accepted, got NaN")
+        raise InputError("chains: expected numbers, got NaN")
     half = states.shape[1] // 2
     return torch.cat([states[:, :half], states[:, -half:]])
 

@@ -191,7 +191,7 @@ def repair_canvas_and_show_fig(fig: "Figure", close: bool = True) -> None:
     from matplotlib import pyplot as plt
 
     stand_in = plt.figure()
-    manager = stand_in.canvas.manager
+    manager: Any = stand_in.canvas.manager  # that of figures of pyplot has a canvas and a number
     manager.canvas.figure = fig
     fig.set_canvas(manager.canvas)
     plt.show()

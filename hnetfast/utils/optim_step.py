@@ -45,7 +45,7 @@ def calc_delta_theta(
     if lr is None:
         raise InputTypeError("lr: the learning rate is needed with use_sgd_change=True, got None")
     grads = [param.grad for _, param in _with_gradients(optimizer)]
-    return [-lr * (grad.detach() if detach_dt else grad) for grad in grads]
+    return [-lr * (grad.detach() if detach_dt else grad) for grad in grads if grad is not None]
 
 
 def sgd_step(optimizer: SGD, detach_dp: bool = True) -> list[Tensor]:
@@ -114,7 +114,7 @@ def _change(optimizer: Optimizer, accepted: Any, detach: bool) -> list[Tensor]:
     trial.param_groups, trial.state = [], defaultdict(dict)
     if not detach:
         if not all("differentiable" in group for group in optimizer.param_groups):
-            raise InputError(f"optimizer: {type(optimizer).__name__} is accepted with detach=True only")
+            raise InputError(f"optimizer: {type(optimizer).__name__} needs detach=True")
         trial.defaults["differentiable"] = True
     starts, trial_params = [], []
     with torch.set_grad_enabled(not detach):
@@ -171,6 +171,6 @@ def _check_class(optimizer: Any, accepted: Any) -> None:
     if not isinstance(optimizer, accepted):
         classes = accepted if isinstance(accepted, tuple) else (accepted,)
         raise InputTypeError(
-            f"optimizer: an instance of {' or '.join(c.__name__ for c in classes)} is accepted, got "
+            f"optimizer: expected an instance of {' or '.join(c.__name__ for c in classes)}, got "
             f"{type(optimizer).__name__}"
         )

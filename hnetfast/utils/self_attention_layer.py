@@ -1,6 +1,7 @@
 """Self-attention between the pixels of feature maps."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,11 +32,13 @@ _WEIGHT_NAMES = (
 class _SelfAttention(nn.Module):
     """What both layers compute, from queries, keys and values."""
 
+    softmax: nn.Softmax
+
     def __init__(self, in_dim: int) -> None:
         super().__init__()
         self.channel_in = check_integer("in_dim", in_dim, _REDUCTION)
 
-    def _check_input(self, x: Tensor, weights: Sequence[Tensor]) -> None:
+    def _check_input(self, x: Tensor, weights: Sequence[Any]) -> None:
         check_tensor("x", x)
         if x.ndim != 4 or x.shape[1] != self.channel_in:
             raise InputError(f"x: expected the shape [B, {self.channel_in}, W, H], got {list(x.shape)}")
@@ -144,7 +147,8 @@ class SelfAttnLayerV2(_SelfAttention):
                         own.copy_(value)
         self._spectral_norms: nn.ModuleList | None = None
         if use_spectral_norm:
-            matrices = [None] * 3 if no_weights else [self._weights[i].flatten(1) for i in range(0, 6, 2)]
+            own = self._weights
+            matrices = [None] * 3 if own is None else [own[i].flatten(1) for i in range(0, 6, 2)]
             self._spectral_norms = nn.ModuleList(
                 SpectralNorm(matrix, shape[0], in_dim)
                 for matrix, shape in zip(matrices, self._weight_shapes[0:6:2], strict=True)
@@ -200,5 +204,6 @@ class SelfAttnLayerV2(_SelfAttention):
             if self._spectral_norms is not None:
                 weight = self._spectral_norms[i](weight.flatten(1), own).view_as(weight)
             maps.append(F.conv2d(x, weight, bias))
-        result = self._attend(x, *maps, weights[6])
+        query, key, value = maps
+        result = self._attend(x, query, key, value, weights[6])
         return result if ret_attention else result[0]

@@ -10,6 +10,7 @@ network, four times the size of the parameters.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -84,10 +85,11 @@ def si_post_optim_step(
     for i, param in learned:
         _, _, running, pre_step = _si_buffer_names(i, params_name)
         change = param.detach() - getattr(net, pre_step) if delta_params is None else delta_params[i].detach()
+        grad = cast("Tensor", param.grad).detach()
         if _buffer(net, running) is not None:
-            getattr(net, running).addcmul_(param.grad.detach(), change, value=-1)
+            getattr(net, running).addcmul_(grad, change, value=-1)
         else:
-            net.register_buffer(running, -param.grad.detach() * change)
+            net.register_buffer(running, -grad * change)
         if delta_params is None:
             setattr(net, pre_step, None)
 
@@ -197,5 +199,10 @@ def _check_changes(changes: Sequence[Tensor], params: Sequence[Tensor]) -> None:
 def _si_buffer_names(param_id: int, params_name: str | None = None) -> tuple[str, str, str, str]:
     """Names of the buffers: importance, after the last task, running importance, before the step."""
     group = "" if params_name is None else f"{params_name}_"
-    kinds = ("omega", "prev_theta", "running_omega", "pre_step_theta")
-    return tuple(f"si_{kind}_{group}weights_{param_id}" for kind in kinds)
+    name = f"{group}weights_{param_id}"
+    return (
+        f"si_omega_{name}",
+        f"si_prev_theta_{name}",
+        f"si_running_omega_{name}",
+        f"si_pre_step_theta_{name}",
+    )

@@ -67,7 +67,13 @@ _MAIN_NETS: dict[str, tuple[type[MainNetInterface], tuple[str, ...]]] = {
     "simple_rnn": (SimpleRNN, ("activation_fn", "use_bias")),
 }
 _FLAT_NETS = ("mlp", "chunked_mlp", "simple_rnn")
-_HNETS = ("hmlp", "chunked_hmlp", "structured_hmlp", "hdeconv", "chunked_hdeconv")
+_HNETS = {
+    "hmlp": HMLP,
+    "chunked_hmlp": ChunkedHMLP,
+    "structured_hmlp": StructuredHMLP,
+    "hdeconv": HDeconv,
+    "chunked_hdeconv": ChunkedHDeconv,
+}
 
 
 class _Options:
@@ -225,42 +231,9 @@ def get_mnet_model(
     else:
         given |= {"in_shape": in_shape, "num_classes": n_out}
 
-    if net_type == "mlp":
-        given |= {"n_out": n_out, "hidden_layers": options.integers("mlp_arch")}
-    elif net_type == "lenet":
-        given["arch"] = options["lenet_type"]
-    elif net_type == "resnet":
-        given |= {
-            "n": options["resnet_block_depth"],
-            "num_feature_maps": options.integers("resnet_channel_sizes"),
-        }
-    elif net_type == "wrn":
-        given |= {
-            "n": options["wrn_block_depth"],
-            "k": options["wrn_widening_factor"],
-            "use_fc_bias": options["wrn_use_fc_bias"],
-        }
-    elif net_type == "iresnet":
-        given |= {
-            "use_fc_bias": options["iresnet_use_fc_bias"],
-            "num_feature_maps": options.integers("iresnet_channel_sizes"),
-            "blocks_per_group": options.integers("iresnet_blocks_per_group"),
-            "bottleneck_blocks": options["iresnet_bottleneck_blocks"],
-            "projection_shortcut": options["iresnet_projection_shortcut"],
-        }
-    elif net_type == "chunked_mlp":
-        given |= {
-            "n_out": n_out,
-            "inp_chunk_dim": options["cmlp_in_cdim"],
-            "out_chunk_dim": options["cmlp_out_cdim"],
-            "cemb_size": options["cmlp_cemb_dim"],
-            "red_layers": options.integers("cmlp_chunk_arch"),
-            "net_layers": options.integers("cmlp_arch"),
-        }
-    elif net_type == "simple_rnn":
-        given |= _rnn_arguments(options, n_out)
-        if "activation_fn" in given:
-            given["activation"] = given.pop("activation_fn")
+    given |= _architecture(options, net_type, n_out)
+    if net_type == "simple_rnn" and "activation_fn" in given:
+        given["activation"] = given.pop("activation_fn")
     return network(**given, **mnet_kwargs).to(device)
 
 
@@ -321,28 +294,12 @@ def get_hypernet(
         given["cond_chunk_embs"] = options.get("use_cond_chunk_embs", False)
 
     if net_type == "structured_hmlp":
-        for name, value in (
-            ("shmlp_chunk_shapes", shmlp_chunk_shapes),
-            ("shmlp_num_per_chunk", shmlp_num_per_chunk),
-            ("shmlp_assembly_fct", shmlp_assembly_fct),
-        ):
-            if value is None:
-                raise InputError(f"{name}: is needed for a structured_hmlp, got None")
-        internal = [
-            {"layers": _integers(f"{options.prefix}hmlp_arch", part), **common}
-            for part in str(options["hmlp_arch"]).split(";")
-        ]
-        sizes = options.integers("chunk_emb_size")
-        network = StructuredHMLP(
-            target_shapes,
-            shmlp_chunk_shapes,
-            shmlp_num_per_chunk,
-            sizes[0] if len(sizes) == 1 else sizes,
-            internal[0] if len(internal) == 1 else internal,
-            shmlp_assembly_fct,
-            **given,
-        )
-        return network.to(device)
+        chunking = {
+            "shmlp_chunk_shapes": shmlp_chunk_shapes,
+            "shmlp_num_per_chunk": shmlp_num_per_chunk,
+            "shmlp_assembly_fct": shmlp_assembly_fct,
+        }
+        return _structured_hmlp(options, target_shapes, common, given, chunking).to(device)
 
     if "hdeconv" in net_type:
         if common.pop("dropout_rate", -1) != -1:
@@ -354,13 +311,73 @@ def get_hypernet(
         given["chunk_emb_size"] = _one_integer(options, "chunk_emb_size")
     if net_type == "chunked_hmlp":
         given["chunk_size"] = options["chmlp_chunk_size"]
-    network_class = {
-        "hmlp": HMLP,
-        "chunked_hmlp": ChunkedHMLP,
-        "hdeconv": HDeconv,
-        "chunked_hdeconv": ChunkedHDeconv,
-    }[net_type]
-    return network_class(target_shapes, **given).to(device)
+    return _HNETS[net_type](target_shapes, **given).to(device)
+
+
+def _structured_hmlp(
+    options: _Options,
+    target_shapes: Sequence[Sequence[int]],
+    common: dict[str, Any],
+    given: dict[str, Any],
+    chunking: dict[str, Any],
+) -> StructuredHMLP:
+    """Returns a structured hypernetwork; ``common`` are arguments of its members, ``given`` its own."""
+    for name, value in chunking.items():
+        if value is None:
+            raise InputError(f"{name}: is needed for a structured_hmlp, got None")
+    internal = [
+        {"layers": _integers(f"{options.prefix}hmlp_arch", part), **common}
+        for part in str(options["hmlp_arch"]).split(";")
+    ]
+    sizes = options.integers("chunk_emb_size")
+    return StructuredHMLP(
+        target_shapes,
+        chunking["shmlp_chunk_shapes"],
+        chunking["shmlp_num_per_chunk"],
+        sizes[0] if len(sizes) == 1 else sizes,
+        internal[0] if len(internal) == 1 else internal,
+        chunking["shmlp_assembly_fct"],
+        **given,
+    )
+
+
+def _architecture(options: _Options, net_type: str, n_out: int) -> dict[str, Any]:
+    """Returns the arguments of a main network that other types do not have."""
+    if net_type == "mlp":
+        return {"n_out": n_out, "hidden_layers": options.integers("mlp_arch")}
+    if net_type == "lenet":
+        return {"arch": options["lenet_type"]}
+    if net_type == "resnet":
+        return {
+            "n": options["resnet_block_depth"],
+            "num_feature_maps": options.integers("resnet_channel_sizes"),
+        }
+    if net_type == "wrn":
+        return {
+            "n": options["wrn_block_depth"],
+            "k": options["wrn_widening_factor"],
+            "use_fc_bias": options["wrn_use_fc_bias"],
+        }
+    if net_type == "iresnet":
+        return {
+            "use_fc_bias": options["iresnet_use_fc_bias"],
+            "num_feature_maps": options.integers("iresnet_channel_sizes"),
+            "blocks_per_group": options.integers("iresnet_blocks_per_group"),
+            "bottleneck_blocks": options["iresnet_bottleneck_blocks"],
+            "projection_shortcut": options["iresnet_projection_shortcut"],
+        }
+    if net_type == "chunked_mlp":
+        return {
+            "n_out": n_out,
+            "inp_chunk_dim": options["cmlp_in_cdim"],
+            "out_chunk_dim": options["cmlp_out_cdim"],
+            "cemb_size": options["cmlp_cemb_dim"],
+            "red_layers": options.integers("cmlp_chunk_arch"),
+            "net_layers": options.integers("cmlp_arch"),
+        }
+    if net_type == "simple_rnn":
+        return _rnn_arguments(options, n_out)
+    return {}
 
 
 def calc_train_iter(
@@ -438,7 +455,7 @@ def _as_json(config: Namespace) -> bytes:
     ).encode()
 
 
-def _writer_class() -> Callable[[str], SummaryWriter]:
+def _writer_class() -> Callable[[str], Any]:
     try:
         from tensorboardX import SummaryWriter
     except ImportError:

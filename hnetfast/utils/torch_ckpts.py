@@ -119,23 +119,22 @@ def save_checkpoint(
         raise InputError(f"max_ckpts_to_keep: expected a number of at least 1, got {max_ckpts_to_keep!r}")
     if keep_cktp_every is not None and not (isinstance(keep_cktp_every, Real) and keep_cktp_every > 0):
         raise InputError(f"keep_cktp_every: expected a number of hours or None, got {keep_cktp_every!r}")
-    timestamp = time.time() if timestamp is None else timestamp
-    if not isinstance(timestamp, Real) or not math.isfinite(timestamp):
+    now: Any = time.time() if timestamp is None else timestamp
+    if not isinstance(now, Real) or not math.isfinite(now):
         raise InputError(f"timestamp: expected a time in seconds or None, got {timestamp!r}")
-    if isinstance(timestamp, np.generic):
-        timestamp = timestamp.item()
+    now = now.item() if isinstance(now, np.generic) else now
     path = os.path.join(folder, name + _ending(train_iter))
 
     os.makedirs(folder or ".", exist_ok=True)
-    first = _time_of_first(folder, name, timestamp)
+    first = _time_of_first(folder, name, now)
     older = _saved_checkpoints(folder, name, but=path)
-    new = _Checkpoint(path, score, timestamp, False)
+    new = _Checkpoint(path, score, now, False)
     keep = None
     if keep_cktp_every is not None:
-        keep = _best_of_window([*older, new], timestamp - first, first, 3600 * keep_cktp_every)
+        keep = _best_of_window([*older, new], now - first, first, 3600 * keep_cktp_every)
 
     _remove_abandoned(folder, name)
-    _write(path, ckpt_dict, score, timestamp, permanent=keep is new)
+    _write(path, ckpt_dict, score, now, permanent=keep is new)
     if keep is new:
         print(f"This checkpoint is kept permanently: {path}")
     elif keep is not None:
@@ -195,7 +194,7 @@ def make_ckpt_list(file_path: str | os.PathLike[str]) -> None:
     """Write the list of all checkpoints with their scores, the best one first: "score_list_<name>.txt".
 
     Args:
-        file_path: As for :func:`save_checkpoint`.
+        file_path: Folder and name, as given to :func:`save_checkpoint`.
 
     Raises:
         InputError: A ``ValueError``, if there is no such folder.
@@ -215,7 +214,7 @@ def get_best_ckpt_path(file_path: str | os.PathLike[str]) -> str:
     """Return the checkpoint with the highest score in the list that :func:`make_ckpt_list` wrote.
 
     Args:
-        file_path: As for :func:`save_checkpoint`.
+        file_path: Folder and name, as given to :func:`save_checkpoint`.
 
     Returns:
         Its path.
@@ -315,7 +314,7 @@ def _saved_checkpoints(
 
 
 def _read_header(path: str) -> _Checkpoint:
-    internal = _read(path, mmap=True).get(_INTERNAL_KEY)
+    internal: Any = _read(path, mmap=True).get(_INTERNAL_KEY)
     try:
         score = internal["score"]
         # A copy: that of a tensor would refer to the mapped file.

@@ -41,7 +41,7 @@ def test_other_losses_are_refused(choice):
         lambda: gan_helpers.gen_loss(logits, choice),
         lambda: gan_helpers.accuracy(logits, logits, choice),
     ):
-        with pytest.raises(ValueError, match="loss_choice: 0, 1, 2 and 3 are accepted"):
+        with pytest.raises(ValueError, match="loss_choice: expected 0, 1, 2 or 3"):
             call()
 
 

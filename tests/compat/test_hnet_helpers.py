@@ -201,5 +201,5 @@ def test_bad_input():
     with pytest.raises(ValueError, match="condition 2 does not exist"):
         hnet_helpers.get_conditional_parameters(hnet, 2)
     for function in (hnet_helpers.init_chunk_embeddings, hnet_helpers.init_conditional_embeddings):
-        with pytest.raises(TypeError, match="hnet: a hypernetwork"):
+        with pytest.raises(TypeError, match="hnet: expected a hypernetwork"):
             function(torch.nn.Linear(1, 1))

@@ -128,7 +128,7 @@ def test_bad_input():
 
 def test_our_errors_name_the_argument():
     hnet = build(hnets)
-    with pytest.raises(ValueError, match=r"uncond_input: shape \[batch size, 8\] is accepted, got \[1, 7\]"):
+    with pytest.raises(ValueError, match=r"uncond_input: expected shape \[batch size, 8\], got \[1, 7\]"):
         hnet(cond_id=0, uncond_input=torch.randn(1, 7))
     bad = build(hnets, output_handler=lambda out, **_: out[:, 1:])
     with pytest.raises(ValueError, match=r"output_handler: must return a tensor \[batch size, 8\]"):
@@ -137,11 +137,11 @@ def test_our_errors_name_the_argument():
         build(hnets, input_handler=lambda **_: None)(cond_id=0, uncond_input=torch.randn(1, 8))
     with pytest.raises(ValueError, match="hnet_uncond_in_size"):
         build(hnets, hnet_uncond_in_size=9)
-    with pytest.raises(ValueError, match=r"sigma_noise: .* a tensor of 8 entries .* shape \[3\]"):
+    with pytest.raises(ValueError, match=r"sigma_noise: expected.*a tensor of 8 entries.*shape \[3\]"):
         build(hnets, sigma_noise=torch.ones(3))
-    with pytest.raises(TypeError, match="sigma_noise: a number is accepted, got None"):
+    with pytest.raises(TypeError, match="sigma_noise: expected a number, got None"):
         build(hnets, sigma_noise=None)
-    with pytest.raises(TypeError, match="hnet: a hypernetwork"):
+    with pytest.raises(TypeError, match="hnet: expected a hypernetwork"):
         hnets.HPerturbWrapper(torch.nn.Linear(2, 2), 2)
 
 

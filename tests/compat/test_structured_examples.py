@@ -93,14 +93,14 @@ def test_assembly_functions_are_copied_and_stored():
 
 def test_bad_networks():
     net = mnets.ResNet(n=1, verbose=False, no_weights=True)
-    with pytest.raises(TypeError, match="net: a WRN is accepted, got ResNet"):
+    with pytest.raises(TypeError, match="net: expected a WRN, got ResNet"):
         wrn_chunking(net)
-    with pytest.raises(TypeError, match="net: a ResNet is accepted, got Linear"):
+    with pytest.raises(TypeError, match="net: expected a ResNet, got Linear"):
         resnet_chunking(torch.nn.Linear(1, 1))
     for name, function in (("ResNet", "resnet_chunking"), ("WRN", "wrn_chunking")):
         kwargs = {"n": 1, "verbose": False, "use_context_mod": True, "no_weights": True}
         with pytest.raises(NotImplementedError):
             getattr(oracle, function)(getattr(oracle_mnets, name)(**kwargs, context_mod_no_weights=True))
         for error in (NotImplementedError, ValueError):
-            with pytest.raises(error, match="net: networks with context modulation"):
+            with pytest.raises(error, match="net: expected one without context modulation"):
                 globals()[function](getattr(mnets, name)(**kwargs, context_mod_no_weights=True))

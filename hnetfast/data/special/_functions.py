@@ -22,7 +22,7 @@ def check_callable(name: str, function: Any) -> None:
         TypeError: If it is no function.
     """
     if not callable(function):
-        raise InputTypeError(f"{name}: a function is accepted, got {function!r}")
+        raise InputTypeError(f"{name}: expected a function, got {function!r}")
 
 
 def function_values(name: str, function: Callable[[np.ndarray], Any], x: np.ndarray) -> np.ndarray:
@@ -42,10 +42,10 @@ def function_values(name: str, function: Callable[[np.ndarray], Any], x: np.ndar
     values = np.asarray(function(x.copy()))
     if values.shape != (len(x), 1):
         raise InputError(
-            f"{name}: a function that turns inputs {list(x.shape)} into outputs [{len(x)}, 1] is accepted, "
+            f"{name}: expected a function that turns inputs {list(x.shape)} into outputs [{len(x)}, 1], "
             f"got one that returns {list(values.shape)}"
         )
     if values.dtype.kind not in "biuf":
-        raise InputError(f"{name}: a function that returns numbers is accepted, got {values.dtype}")
+        raise InputError(f"{name}: expected a function that returns numbers, got {values.dtype}")
     check_finite(name, values)
     return values

@@ -14,7 +14,7 @@ from hnetfast.data.dataset import Dataset
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
 
 class FunctionRegression(Dataset):
@@ -61,7 +61,7 @@ class FunctionRegression(Dataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,

@@ -15,7 +15,7 @@ from hnetfast.data.dataset import Dataset
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
 __all__ = ["Donuts"]
 
@@ -48,9 +48,7 @@ class Donuts(Dataset):
         _check_pairs("centers", centers)
         _check_pairs("radii", radii)
         if len(centers) != len(radii):
-            raise InputError(
-                f"radii: one pair for each of {len(centers)} centers is accepted, got {len(radii)}"
-            )
+            raise InputError(f"radii: expected one pair for each of {len(centers)} centers, got {len(radii)}")
         for inner, outer in radii:
             _check_radii(inner, outer)
         sizes = [check_count("num_train", num_train), check_count("num_test", num_test)]
@@ -113,7 +111,15 @@ class Donuts(Dataset):
         interactive: bool = False,
         figsize: tuple[float, float] = (10, 6),
     ) -> None:
-        """Draw all samples; see :meth:`Dataset.plot_samples`."""
+        """Draw all samples.
+
+        Args:
+            title: Title of the figure.
+            show: Whether to show the figure.
+            filename: Where to store it, if anywhere.
+            interactive: Whether the program goes on while the figure is shown.
+            figsize: Width and height in inches.
+        """
         with _plotting.single_axes(title, ("", ""), show, filename, interactive, figsize, size=30) as axes:
             self._draw_points(axes, self.get_train_inputs(), self.get_train_outputs(), "o", 1, "train")
             self._draw_points(axes, self.get_test_inputs(), self.get_test_outputs(), "s", 0.6, "test")
@@ -122,7 +128,7 @@ class Donuts(Dataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,
@@ -146,7 +152,7 @@ class Donuts(Dataset):
         alpha: float,
         label: str | None,
     ) -> None:
-        colors = {"color": "k"}
+        colors: dict[str, Any] = {"color": "k"}
         if outputs is not None:
             palette = np.array(["#FF0000", "#0000FF"])
             if self.num_classes > len(palette):
@@ -167,12 +173,12 @@ def _check_pairs(name: str, pairs: Any) -> None:
     try:
         values = np.asarray(pairs, dtype=np.float64)
     except (TypeError, ValueError):
-        values = np.empty(0)
+        values: Any = np.empty(0)
     if values.ndim != 2 or values.shape[1] != 2 or len(values) == 0:
-        raise InputError(f"{name}: a pair of numbers for each donut is accepted, got {pairs!r}")
+        raise InputError(f"{name}: expected a pair of numbers for each donut, got {pairs!r}")
     check_finite(name, values)
 
 
 def _check_radii(inner: float, outer: float) -> None:
     if not 0 <= inner <= outer:
-        raise InputError(f"radii: 0 <= inner <= outer radius is accepted, got {inner} and {outer}")
+        raise InputError(f"radii: expected 0 <= inner <= outer radius, got {inner} and {outer}")

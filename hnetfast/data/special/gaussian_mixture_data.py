@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -118,7 +118,7 @@ class GaussianData(FunctionRegression):
             _draw_values(axes, contours, self.get_train_inputs(), self.get_train_outputs(), "r", "train")
             _draw_values(axes, contours, self.get_test_inputs(), self.get_test_outputs(), "b", "test")
             axes.legend()
-        return axes.figure
+        return cast("Figure", axes.figure)
 
     def _get_function_vals(self, grid_size: int = 100) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the function on a square grid around the mean in which all samples lie.
@@ -192,7 +192,7 @@ class GaussianData(FunctionRegression):
             ValueError: If there are no data sets or lists have another length.
         """
         from matplotlib import colormaps
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
         number = _plotting.check_tasks(data_handlers, inputs=inputs, predictions=predictions, labels=labels)
         means = np.stack([data.mean for data in data_handlers])
@@ -203,7 +203,7 @@ class GaussianData(FunctionRegression):
             *(np.linspace(*ends, 1000) for ends in zip(low - slack, high + slack, strict=True))
         )
         points = np.stack([x1.ravel(), x2.ravel()], axis=1)
-        nearest = cKDTree(means).query(points)[1]
+        nearest = KDTree(means).query(points)[1]
         values = np.empty(len(points))
         for i, data in enumerate(data_handlers):
             mine = nearest == i
@@ -218,11 +218,11 @@ class GaussianData(FunctionRegression):
             if predictions is not None:
                 drawn = [
                     _draw_values(axes, contours, x, y, color, None)
-                    for x, y, color in zip(inputs, predictions, colors, strict=True)
+                    for x, y, color in zip(inputs or (), predictions, colors, strict=True)
                 ]
             names = [f"Predictions {i}" for i in range(number)] if labels is None else labels
             axes.legend(drawn, names[: len(drawn)])
-        return axes.figure
+        return cast("Figure", axes.figure)
 
     def _draw_points(
         self, axes: Axes, inputs: np.ndarray, outputs: np.ndarray | None, predictions: np.ndarray | None
@@ -267,7 +267,7 @@ def get_gmm_tasks(
         map_functions = [None] * len(means)
     for name, values in (("covs", covs), ("map_functions", map_functions)):
         if len(values) != len(means):
-            raise InputError(f"{name}: one for each of {len(means)} means is accepted, got {len(values)}")
+            raise InputError(f"{name}: expected one for each of {len(means)} means, got {len(values)}")
     return [
         GaussianData(mean, cov, num_train, num_test, function, None if rseed is None else rseed + i)
         for i, (mean, cov, function) in enumerate(zip(means, covs, map_functions, strict=True))
@@ -278,14 +278,14 @@ def _density(x: np.ndarray, mean: np.ndarray, cov: np.ndarray) -> np.ndarray:
     """Density of a Gaussian distribution at points ``[n, 2]``, float64 ``[n, 1]``."""
     from scipy.stats import multivariate_normal
 
-    return np.reshape(multivariate_normal.pdf(x, mean, cov), (-1, 1))
+    return np.reshape(multivariate_normal.pdf(x, mean, cast("Any", cov)), (-1, 1))
 
 
 def _checked_mean(mean: Any) -> np.ndarray:
     """Return a copy of a mean, so that a change of the caller's array does not reach the handler."""
     copy = np.array(mean)
     if copy.shape != (2,) or copy.dtype.kind not in "iuf":
-        raise InputError(f"mean: two numbers are accepted, got {mean!r}")
+        raise InputError(f"mean: expected two numbers, got {mean!r}")
     check_finite("mean", copy)
     return copy
 
@@ -294,13 +294,13 @@ def _checked_cov(cov: Any) -> np.ndarray:
     """Return a copy of a covariance matrix that has an inverse."""
     copy = np.array(cov)
     if copy.shape != (2, 2) or copy.dtype.kind not in "iuf":
-        raise InputError(f"cov: a matrix [2, 2] is accepted, got {cov!r}")
+        raise InputError(f"cov: expected a matrix [2, 2], got {cov!r}")
     check_finite("cov", copy)
     if abs(copy[0, 1] - copy[1, 0]) > 1e-8 * abs(copy[0, 1]):
-        raise InputError(f"cov: a symmetric matrix is accepted, got {copy.tolist()}")
+        raise InputError(f"cov: expected a symmetric matrix, got {copy.tolist()}")
     small, large = np.linalg.eigvalsh(copy)
     if small <= 1e6 * np.finfo(np.float64).eps * abs(large):  # where scipy finds it singular
-        raise InputError(f"cov: a matrix with positive eigenvalues is accepted, got {copy.tolist()}")
+        raise InputError(f"cov: expected a matrix with positive eigenvalues, got {copy.tolist()}")
     return copy
 
 

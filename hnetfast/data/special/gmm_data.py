@@ -7,7 +7,7 @@ With mixing coefficients :math:`\pi_k` and components :math:`N_k`, the density o
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from hnetfast.data.special.gaussian_mixture_data import GaussianData
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
 __all__ = ["GMMData"]
 
@@ -56,7 +56,7 @@ class GMMData(Dataset):
     ) -> None:
         super().__init__()
         if use_one_hot and not classification:
-            raise InputError("use_one_hot: False is accepted unless this is a classification, got True")
+            raise InputError("use_one_hot: expected False unless this is a classification, got True")
         datasets = _checked_datasets(gaussian_datasets)
         if mixing_coefficients is None:
             mixing_coefficients = [1.0 / len(datasets)] * len(datasets)
@@ -183,7 +183,7 @@ class GMMData(Dataset):
         check_choice("density_estimation", density_estimation, ("hist", "gaussian"))
         fake = self._checked_points("fake", fake)
         if len(fake) == 0:
-            raise InputError("fake: at least one sample is accepted, got none")
+            raise InputError("fake: expected at least one sample, got none")
         if component_densities is None:
             component_densities = self._compute_responsibilities(fake)
         self._check_per_component("component_densities", component_densities, len(fake))
@@ -227,20 +227,22 @@ class GMMData(Dataset):
             ValueError: If the data are no points in a plane, a range is empty or a size less than 1.
         """
         self._check_plane()
-        sizes = [grid_size] * 2 if np.ndim(grid_size) == 0 else list(grid_size)
+        sizes: list[Any] = [grid_size] * 2 if not isinstance(grid_size, Iterable) else list(grid_size)
         if len(sizes) != 2:
-            raise InputError(f"grid_size: one integer or two are accepted, got {grid_size!r}")
+            raise InputError(f"grid_size: expected one integer or two, got {grid_size!r}")
         sizes = [check_count("grid_size", size, 1) for size in sizes]
         data = self._data["in_data"]
         low, high = data.min(axis=0), data.max(axis=0)
         slack = 0.02 * (high - low)
-        ranges = list(zip(low - slack, high + slack, strict=True))
+        ranges: list[Any] = list(zip(low - slack, high + slack, strict=True))
         for i, (name, given) in enumerate((("x1_range", x1_range), ("x2_range", x2_range))):
             if given is not None:
                 if len(given) != 2 or not -np.inf < given[0] < given[1] < np.inf:
-                    raise InputError(f"{name}: a pair of numbers, start < end, is accepted, got {given!r}")
+                    raise InputError(f"{name}: expected a pair of numbers, start < end, got {given!r}")
                 ranges[i] = given
-        x1, x2 = np.meshgrid(*(np.linspace(*ends, n) for ends, n in zip(ranges, sizes, strict=True)))
+        x1, x2 = np.meshgrid(
+            *(np.linspace(ends[0], ends[1], n) for ends, n in zip(ranges, sizes, strict=True))
+        )
         return x1, x2, np.stack([x1.ravel(), x2.ravel()], axis=1)
 
     def plot_samples(
@@ -278,7 +280,7 @@ class GMMData(Dataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,
@@ -360,10 +362,10 @@ class GMMData(Dataset):
         x1, x2, points = self._checked_mesh(input_mesh)
         if use_generative_uncertainty and use_ent_joint_uncertainty:
             raise InputError(
-                "use_generative_uncertainty, use_ent_joint_uncertainty: one of them is accepted, got both"
+                "use_generative_uncertainty, use_ent_joint_uncertainty: expected one of them, got both"
             )
         if uncertainties is not None and (use_generative_uncertainty or use_ent_joint_uncertainty):
-            raise InputError("uncertainties: None is accepted where a kind to compute is chosen")
+            raise InputError("uncertainties: expected None where a kind to compute is chosen")
         self._check_samples(sample_inputs, sample_modes)
         if uncertainties is not None:
             values = _per_point("uncertainties", uncertainties, len(points))
@@ -456,7 +458,7 @@ class GMMData(Dataset):
             axes.scatter(x1, x2, color="k", label="Inputs")
             return
         *edges, faces = self._colors(axes, list(given.values()))
-        options = {"edgecolors": edges[0]} if edges else {}
+        options: dict[str, Any] = {"edgecolors": edges[0]} if edges else {}
         axes.scatter(x1, x2, label="+".join(given), facecolor=faces, **options)
 
     def _colors(self, axes: Axes, several: list[np.ndarray]) -> list[np.ndarray]:
@@ -474,7 +476,7 @@ class GMMData(Dataset):
         known = self._data["out_data"]
         mappable = ScalarMappable(Normalize(known.min(), known.max()), colormaps["viridis"])
         axes.figure.colorbar(mappable, ax=axes)
-        return [mappable.cmap(mappable.norm(np.reshape(y, -1))) for y in several]
+        return [np.asarray(mappable.cmap(mappable.norm(np.reshape(y, -1)))) for y in several]
 
     def _draw_overlay(
         self,
@@ -486,7 +488,7 @@ class GMMData(Dataset):
         edge: str | None = None,
     ) -> None:
         if inputs is not None:
-            colors = {"color": "b"}
+            colors: dict[str, Any] = {"color": "b"}
             if modes is not None:
                 found = self._checked_modes("sample_modes", modes, len(inputs))
                 colors = {"facecolor": _plotting.class_colors(self.num_modes)[found], "edgecolor": edge}
@@ -504,7 +506,7 @@ class GMMData(Dataset):
         points = np.asarray(points)
         if points.ndim != 2 or points.shape[1] != self._data["in_data"].shape[1]:
             raise InputError(
-                f"{name}: points [n, {self._data['in_data'].shape[1]}] are accepted, "
+                f"{name}: expected points [n, {self._data['in_data'].shape[1]}], "
                 f"got an array {list(points.shape)}"
             )
         check_finite(name, points)
@@ -513,7 +515,7 @@ class GMMData(Dataset):
     def _check_per_component(self, name: str, values: Any, number: int) -> None:
         if np.shape(values) != (number, self.num_modes):
             raise InputError(
-                f"{name}: an array [{number}, {self.num_modes}] is accepted, got {list(np.shape(values))}"
+                f"{name}: expected an array [{number}, {self.num_modes}], got {list(np.shape(values))}"
             )
 
     def _checked_mesh(self, mesh: Mesh | None) -> Mesh:
@@ -521,7 +523,7 @@ class GMMData(Dataset):
         if mesh is None:
             return self.get_input_mesh()
         if len(mesh) != 3 or np.shape(mesh[0]) != np.shape(mesh[1]) or len(mesh[2]) != np.size(mesh[0]):
-            raise InputError("input_mesh: what get_input_mesh returns is accepted, got something else")
+            raise InputError("input_mesh: expected what get_input_mesh returns, got something else")
         return mesh
 
     def _check_samples(self, inputs: np.ndarray | None, modes: np.ndarray | None) -> None:
@@ -535,24 +537,25 @@ class GMMData(Dataset):
         known = (modes >= 0) & (modes < self.num_modes) & (modes == np.floor(modes))
         if not known.all():
             raise InputError(
-                f"{name}: integers from 0 to {self.num_modes - 1} are accepted, got {modes[~known][0]}"
+                f"{name}: expected integers from 0 to {self.num_modes - 1}, got {modes[~known][0]}"
             )
         return modes.astype(int)
 
 
-def _checked_datasets(datasets: Any) -> list[GaussianData]:
-    datasets = list(datasets)
+def _checked_datasets(given: Any) -> list[GaussianData]:
+    datasets: list[Any] = list(given)
     if not datasets:
-        raise InputError("gaussian_datasets: at least one data set is accepted, got none")
+        raise InputError("gaussian_datasets: expected at least one data set, got none")
     for dataset in datasets:
-        if not (isinstance(dataset, Dataset) and hasattr(dataset, "mean") and hasattr(dataset, "cov")):
-            raise InputTypeError(f"gaussian_datasets: GaussianData objects are accepted, got {dataset!r}")
+        mean, cov = getattr(dataset, "mean", None), getattr(dataset, "cov", None)
+        if not isinstance(dataset, Dataset) or mean is None or cov is None:
+            raise InputTypeError(f"gaussian_datasets: expected GaussianData objects, got {dataset!r}")
         dimension = datasets[0].in_shape
-        shapes = [dataset.in_shape, dataset.out_shape, list(dataset.mean.shape), list(dataset.cov.shape)]
+        shapes = [dataset.in_shape, dataset.out_shape, list(mean.shape), list(cov.shape)]
         if shapes != [dimension, datasets[0].out_shape, dimension, dimension * 2]:
             raise InputError(
-                "gaussian_datasets: inputs, outputs, means and covariances of the same dimensions are "
-                f"accepted, got {', '.join(map(str, shapes))} beside inputs {dimension}"
+                "gaussian_datasets: expected inputs, outputs, means and covariances of the same dimensions, "
+                f"got {', '.join(map(str, shapes))} beside inputs {dimension}"
             )
     return datasets
 
@@ -561,15 +564,14 @@ def _check_coefficients(coefficients: Any, number: int) -> None:
     values = np.asarray(coefficients, dtype=np.float64)
     if values.shape != (number,) or not (values >= 0).all() or not np.isclose(values.sum(), 1):
         raise InputError(
-            f"mixing_coefficients: {number} numbers of at least 0 with sum 1 are accepted, "
-            f"got {coefficients!r}"
+            f"mixing_coefficients: expected {number} numbers of at least 0 with sum 1, got {coefficients!r}"
         )
 
 
 def _per_point(name: str, values: Any, number: int) -> np.ndarray:
     """Return one value for each point, however they are arranged."""
     if np.size(values) != number:
-        raise InputError(f"{name}: one value for each of {number} points is accepted, got {np.size(values)}")
+        raise InputError(f"{name}: expected one value for each of {number} points, got {np.size(values)}")
     return np.reshape(values, -1)
 
 

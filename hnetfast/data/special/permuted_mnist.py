@@ -108,8 +108,9 @@ class PermutedMNIST(MNISTData):
         """Return what pads and permutes a single image.
 
         Args:
-            permutation: See :class:`PermutedMNIST`.
-            padding: See :class:`PermutedMNIST`.
+            permutation: Where each pixel of a tensor comes from, integers ``[(28 + 2 * padding) ** 2]``; None
+                leaves all where they are.
+            padding: How many black pixels are put around an image; less than 0: how many are cut off.
 
         Returns:
             A transform of torchvision from an image ``[28, 28]`` or ``[28, 28, 1]``, an array, to a tensor
@@ -123,6 +124,9 @@ class PermutedMNIST(MNISTData):
     def tf_input_map(self, mode: str = "inference") -> Callable[[Any], Any]:
         """Not there: only tensors of PyTorch are permuted.
 
+        Args:
+            mode: "train" or "inference".
+
         Raises:
             NotImplementedError: Always.
         """
@@ -133,12 +137,12 @@ class PermutedMNISTList(PermutedList):
     """A list of permuted MNIST tasks that holds the images once; see :class:`PermutedList` for its elements.
 
     Args:
-        permutations: One for each task; see :class:`PermutedMNIST`.
-        data_path: See :class:`PermutedMNIST`.
-        use_one_hot: See :class:`PermutedMNIST`.
-        validation_size: See :class:`PermutedMNIST`.
-        padding: See :class:`PermutedMNIST`.
-        trgt_padding: See :class:`PermutedMNIST`.
+        permutations: One for each task: where each pixel of a tensor comes from, or None.
+        data_path: Folder of MNIST's files.
+        use_one_hot: Whether outputs are one-hot encoded.
+        validation_size: How many of the training samples, the first ones, are for validation.
+        padding: How many black pixels are put around an image; less than 0: how many are cut off.
+        trgt_padding: How many classes without samples are added.
         show_perm_change_msg: Whether to print that the permutation has been exchanged.
         independent: Whether elements stay what they are when another one is taken.
 
@@ -163,7 +167,7 @@ class PermutedMNISTList(PermutedList):
             permutations = list(permutations)
         except TypeError:
             raise InputTypeError(
-                f"permutations: a list of permutations is accepted, got {permutations!r}"
+                f"permutations: expected a list of permutations, got {permutations!r}"
             ) from None
         for permutation in permutations:
             check_permutation(permutation, _num_pixels(check_count("padding", padding, -13)))
@@ -188,4 +192,4 @@ class _PermuteImage:
         self._permutation = permutation
 
     def __call__(self, image: Tensor) -> Tensor:
-        return pad_and_permute(image.flatten(), image.numel(), 0, self._permutation).view(image.shape)
+        return pad_and_permute(image.flatten(), [image.numel()], 0, self._permutation).view(image.shape)

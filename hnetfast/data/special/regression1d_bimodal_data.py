@@ -65,7 +65,7 @@ class BimodalToyRegression(ToyRegression):
         dist2 = dist1 if dist2 is None else dist2
         std2 = std1 if std2 is None else std2
         if not 0 <= alpha1 <= 1:
-            raise InputError(f"alpha1: a number from 0 to 1 is accepted, got {alpha1!r}")
+            raise InputError(f"alpha1: expected a number from 0 to 1, got {alpha1!r}")
         for name, value in (("dist1", dist1), ("dist2", dist2)):
             check_finite(name, np.asarray(value, dtype=np.float64))
         for name, value in (("std1", std1), ("std2", std2)):
@@ -83,10 +83,10 @@ class BimodalToyRegression(ToyRegression):
             num_test,
             val_inter,
             num_val,
-            map_function,
-            self._noise,
-            perturb_test_val,
-            rseed,
+            map_function=map_function,
+            noise=self._noise,
+            perturb_test_val=perturb_test_val,
+            rseed=rseed,
         )
 
     def get_identifier(self) -> str:

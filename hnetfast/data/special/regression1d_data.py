@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -79,10 +79,10 @@ class ToyRegression(FunctionRegression):
             num_test,
             val_inter,
             num_val,
-            map_function,
-            _GaussianNoise(std) if callable(std) or std > 0 else None,
-            perturb_test_val,
-            rseed,
+            map_function=map_function,
+            noise=_GaussianNoise(std) if callable(std) or std > 0 else None,
+            perturb_test_val=perturb_test_val,
+            rseed=rseed,
         )
         self._train_inter = tuple(self._train_inter)
 
@@ -94,6 +94,7 @@ class ToyRegression(FunctionRegression):
         num_test: int,
         val_inter: Interval | None,
         num_val: int | None,
+        *,
         map_function: Callable[[np.ndarray], np.ndarray],
         noise: Callable[[np.ndarray, Any], np.ndarray] | None,
         perturb_test_val: bool,
@@ -109,7 +110,7 @@ class ToyRegression(FunctionRegression):
         num_train, num_test = check_count("num_train", num_train), check_count("num_test", num_test)
         if (val_inter is None) != (num_val is None):
             raise InputError(
-                f"val_inter, num_val: both or none of them are accepted, got {val_inter!r} and {num_val!r}"
+                f"val_inter, num_val: expected both or none of them, got {val_inter!r} and {num_val!r}"
             )
         if val_inter is not None:
             _check_interval("val_inter", val_inter)
@@ -124,14 +125,14 @@ class ToyRegression(FunctionRegression):
                     for (start, end), size in zip(intervals, _shares(intervals, num_train), strict=True)
                 ]
             ),
-            np.linspace(*test_inter, num_test)[:, None],
+            np.linspace(test_inter[0], test_inter[1], num_test)[:, None],
         ]
         outputs = [function_values("map_function", map_function, x) for x in inputs]
         if noise is not None:
             for i in range(2 if perturb_test_val else 1):
                 outputs[i] = _add(outputs[i], noise(inputs[i], rand))
         if val_inter is not None:
-            inputs.append(np.linspace(*val_inter, num_val)[:, None])
+            inputs.append(np.linspace(val_inter[0], val_inter[1], num_val or 0)[:, None])
             outputs.append(function_values("map_function", map_function, inputs[2]))
             if noise is not None and perturb_test_val:
                 outputs[2] = _add(outputs[2], noise(inputs[2], rand))
@@ -146,10 +147,12 @@ class ToyRegression(FunctionRegression):
         data["train_inds"] = np.arange(num_train)
         data["test_inds"] = np.arange(num_train, num_train + num_test)
         if val_inter is not None:
-            data["val_inds"] = np.arange(num_train + num_test, num_train + num_test + num_val)
+            data["val_inds"] = np.arange(num_train + num_test, num_train + num_test + (num_val or 0))
         self._map = map_function
         starts, ends = zip(*intervals, strict=True)
-        self._train_inter = copy(train_inter) if intervals[0] is train_inter else (min(starts), max(ends))
+        self._train_inter: Any = (
+            copy(train_inter) if intervals[0] is train_inter else (min(starts), max(ends))
+        )
         self._test_inter = copy(test_inter)
         self._val_inter = copy(val_inter)
 
@@ -187,7 +190,7 @@ class ToyRegression(FunctionRegression):
         Returns:
             Points and values, ``[num_samples, 1]`` each.
         """
-        ranges = [x_range]
+        ranges: list[Any] = [x_range]
         if x_range is None:
             ranges = [self._train_inter, self._test_inter]
             if self.num_val_samples > 0 and self._val_inter is not None:
@@ -285,7 +288,7 @@ class ToyRegression(FunctionRegression):
         text, line, marker = (60, 15, 140) if publication_style else (12, 2, 15)
         size = (12, 6) if publication_style else figsize
         names = [f"Function {i}" for i in range(number)] if labels is None else labels
-        font = {"size": text, "pad": text}
+        font: dict[str, Any] = {"size": text, "pad": text}
         with _plotting.single_axes("1D regression", _AXES, show, filename, figsize=size, **font) as axes:
             drawn, legend = [], []
             for i, (data, color) in enumerate(
@@ -295,7 +298,7 @@ class ToyRegression(FunctionRegression):
                 drawn += axes.plot(*values, color=color, linestyle="dashed", linewidth=line / 3)
                 legend.append(names[i])
                 if predictions is not None:
-                    drawn.append(axes.scatter(inputs[i], predictions[i], color=color, s=marker))
+                    drawn.append(axes.scatter(cast("Any", inputs)[i], predictions[i], color=color, s=marker))
                     legend.append("Predictions")
             if publication_style:
                 _style_for_print(axes, number, text, line)
@@ -303,7 +306,7 @@ class ToyRegression(FunctionRegression):
                 axes.legend(drawn, legend)
             for label in (axes.xaxis.label, axes.yaxis.label):
                 label.set_fontsize(text)
-            axes.figure.tight_layout()
+            cast("Any", axes.figure).tight_layout()
 
 
 class _GaussianNoise:
@@ -318,12 +321,12 @@ class _GaussianNoise:
             std = np.asarray(std(x.copy()))
             if std.shape not in ((), (1,), (1, 1), x.shape):
                 raise InputError(
-                    f"std: a function that returns {list(x.shape)} is accepted, "
+                    f"std: expected a function that returns {list(x.shape)}, "
                     f"got one that returns {list(std.shape)}"
                 )
             check_finite("std", std)
             if (std < 0).any():
-                raise InputError(f"std: a function with values >= 0 is accepted, got {std.min()}")
+                raise InputError(f"std: expected a function with values >= 0, got {std.min()}")
         return rand.normal(loc=0.0, scale=std, size=x.shape)
 
 
@@ -341,9 +344,9 @@ def check_not_negative(name: str, value: Any) -> None:
     try:
         accepted = 0 <= float(value) < np.inf
     except (TypeError, ValueError):
-        raise InputTypeError(f"{name}: a number of at least 0 is accepted, got {value!r}") from None
+        raise InputTypeError(f"{name}: expected a number of at least 0, got {value!r}") from None
     if not accepted:
-        raise InputError(f"{name}: a finite number of at least 0 is accepted, got {value!r}")
+        raise InputError(f"{name}: expected a finite number of at least 0, got {value!r}")
 
 
 def _check_interval(name: str, interval: Any) -> None:
@@ -353,7 +356,7 @@ def _check_interval(name: str, interval: Any) -> None:
     except (TypeError, ValueError):
         accepted = False
     if not accepted:
-        raise InputError(f"{name}: a pair of finite numbers, start < end, is accepted, got {interval!r}")
+        raise InputError(f"{name}: expected a pair of finite numbers, start < end, got {interval!r}")
 
 
 def _intervals(name: str, value: Any) -> list[Interval]:
@@ -391,7 +394,7 @@ def _style_for_print(axes: Axes, number: int, text: float, line: float) -> None:
     left, right = axes.get_xlim()
     bottom, top = axes.get_ylim()
     axes.set_xbound(left, right)
-    axes.set_ylim([bottom, top])
+    axes.set_ylim(bottom, top)
     axes.axhline(y=bottom, color="k", lw=line)
     axes.axvline(x=left, color="k", lw=line)
     if number == 3:  # the three tasks of von Oswald et al., 2020, figure 2

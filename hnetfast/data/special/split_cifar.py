@@ -77,7 +77,21 @@ class SplitCIFAR100Data(CIFAR100Data):
 
 
 class SplitCIFAR10Data(CIFAR10Data):
-    """The images of some classes of CIFAR-10; arguments as those of :class:`SplitCIFAR100Data`."""
+    """The images of some classes of CIFAR-10.
+
+    Args:
+        data_path: Folder of the files; see :class:`hnetfast.data.cifar10_data.CIFAR10Data`.
+        use_one_hot: Whether outputs are one-hot encoded.
+        validation_size: How many of the training samples, the first ones, are for validation.
+        use_data_augmentation: Whether training tensors are augmented.
+        use_cutout: Whether a square is cut out of training tensors that are augmented.
+        labels: The classes, at least one and none twice.
+        full_out_dim: Whether outputs are those of CIFAR-10; otherwise they count the classes from 0, in the
+            order of ``labels``, but in ascending order if they are one-hot encoded.
+
+    Raises:
+        ValueError: If labels are no classes, or there are too few training samples.
+    """
 
     def __init__(
         self,
@@ -104,7 +118,15 @@ class SplitCIFAR10Data(CIFAR10Data):
     def transform_outputs(self, outputs: np.ndarray) -> np.ndarray:
         """Turn outputs for all classes of CIFAR-10 into outputs for those of this task.
 
-        See :meth:`SplitCIFAR100Data.transform_outputs`.
+        Args:
+            outputs: Classes ``[n, 1]``, or numbers for each class ``[n, 10]`` if outputs are one-hot encoded.
+
+        Returns:
+            New array ``[n, 1]`` of positions in ``labels``, or ``[n, len(labels)]``.
+
+        Raises:
+            NotImplementedError: If this task was made without ``full_out_dim``.
+            ValueError: If the outputs have another shape, or a class is none of this task.
         """
         return _transform_split_outputs(self, outputs)
 
@@ -185,6 +207,6 @@ def _split_cifar_object(
     """
     if not isinstance(data, (SplitCIFAR10Data, SplitCIFAR100Data)):
         raise InputTypeError(
-            f"data: a SplitCIFAR10Data or SplitCIFAR100Data is accepted, got {type(data).__name__}"
+            f"data: expected a SplitCIFAR10Data or SplitCIFAR100Data, got {type(data).__name__}"
         )
     keep_classes(data, labels, validation_size, full_out_dim)

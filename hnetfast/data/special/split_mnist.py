@@ -86,13 +86,13 @@ def get_split_mnist_handlers(
     """Split MNIST into tasks of consecutive digits: 0 and 1, 2 and 3, …
 
     Args:
-        data_path: See :class:`SplitMNIST`.
-        use_one_hot: See :class:`SplitMNIST`.
+        data_path: Folder of MNIST's files.
+        use_one_hot: Whether outputs are one-hot encoded.
         validation_size: Of each task.
-        use_torch_augmentation: See :class:`SplitMNIST`.
+        use_torch_augmentation: Whether training tensors are augmented.
         num_classes_per_task: Number of digits of a task.
         num_tasks: Number of tasks, by default as many as there can be.
-        trgt_padding: See :class:`SplitMNIST`.
+        trgt_padding: How many classes without samples are added to each task.
 
     Returns:
         The tasks, which share the images.

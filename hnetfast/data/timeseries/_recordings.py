@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -111,7 +112,8 @@ def write_recordings(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        np.savez(file, **arrays)
+        named: dict[str, Any] = {**arrays}
+        np.savez(file, **named)
 
 
 def check_parts(path: Path, num_steps: int, lengths: np.ndarray, at_least: int = 1) -> None:

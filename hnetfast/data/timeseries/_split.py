@@ -75,15 +75,14 @@ class ClassesTask(SequentialDataset):
         width = self.num_classes if self.is_one_hot else 1
         if outputs.ndim != 2 or outputs.shape[1] % width or not outputs.shape[1]:
             raise InputError(
-                f"outputs: rows of time steps [n, T * {width}] are accepted, "
-                f"got an array {list(outputs.shape)}"
+                f"outputs: expected rows of time steps [n, T * {width}], got an array {list(outputs.shape)}"
             )
         if self.is_one_hot:
             steps = outputs.reshape(len(outputs), outputs.shape[1] // width, width)[..., labels]
             return steps.reshape(len(outputs), steps.shape[1] * len(labels))
         known = np.isin(outputs, labels)
         if not known.all():
-            raise InputError(f"outputs: the classes {labels} are accepted, got {outputs[~known].flat[0]} too")
+            raise InputError(f"outputs: expected the classes {labels}, got {outputs[~known].flat[0]} too")
         return _places(labels, self.num_classes)[outputs.astype(np.int64)].astype(outputs.dtype)
 
 

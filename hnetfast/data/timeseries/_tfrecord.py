@@ -66,12 +66,13 @@ def parse_sequence_example(record: bytes) -> tuple[dict[str, list], dict[str, li
     for number, value in _fields(record):
         for _, entry in _fields(value) if number in (1, 2) else ():
             pair = dict(_fields(entry))
-            if not isinstance(pair.get(1), bytes) or not isinstance(pair.get(2), bytes):
+            name, content = pair.get(1), pair.get(2)
+            if not isinstance(name, bytes) or not isinstance(content, bytes):
                 raise InputError("a feature with a name is expected")
             if number == 1:
-                context[pair[1].decode()] = _feature(pair[2])
+                context[name.decode()] = _feature(content)
             else:
-                steps[pair[1].decode()] = [_feature(step) for _, step in _fields(pair[2])]
+                steps[name.decode()] = [_feature(step) for _, step in _fields(content)]
     return context, steps
 
 
@@ -88,7 +89,7 @@ def masked_crc32c(parts: Sequence[bytes]) -> np.ndarray:
     sizes = np.array([len(part).bit_length() for part in parts], dtype=np.int64)
     for size in np.unique(sizes):  # similar lengths together, so that padding is never longer than they are
         chosen = np.flatnonzero(sizes == size)
-        crc[chosen] = _crc32c([parts[i] for i in chosen])
+        crc[chosen] = _crc32c([parts[int(i)] for i in chosen])
     return (crc >> np.uint32(15) | crc << np.uint32(17)) + np.uint32(0xA282EAD8)
 
 
@@ -154,13 +155,13 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
     raise InputError("an integer is too long")
 
 
-def _feature(message: bytes) -> list:
+def _feature(message: int | bytes) -> list:
     values: list = []
     for kind, entries in _fields(message):
         for _, entry in _fields(entries):
             if kind == 3 and isinstance(entry, int):
                 values.append(_signed(entry))
-            elif kind == 3:
+            elif kind == 3 and isinstance(entry, bytes):
                 position = 0
                 while position < len(entry):
                     value, position = _varint(entry, position)

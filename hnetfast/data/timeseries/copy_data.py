@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from hnetfast.data.sequential_dataset import SequentialDataset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
 __all__ = ["CopyTask"]
 
@@ -123,41 +123,22 @@ class CopyTask(SequentialDataset):
         permuted = bool(permute_width or permute_time)
         if permute_xor:
             check_count("permute_xor_iter", permute_xor_iter, 1)
-        if whole and scatter_pattern:
-            raise InputError("scatter_pattern: needs the number of time steps to choose as pat_len, got -1")
-        if (scatter_pattern or pad_after_stop) and not whole and copied_len > shortest:
-            raise InputError(
-                f"pat_len: scatter_pattern and pad_after_stop need at most min_input_len={shortest} "
-                f"time steps, got {copied_len}"
-            )
-        if whole and pad_after_stop:
-            raise InputError("pad_after_stop: needs the length of the pattern as pat_len, got -1")
-        if pad_after_stop and scatter_pattern:
-            raise InputError("pad_after_stop and scatter_pattern exclude each other")
-        if pad_after_stop and random_pad:
-            raise UnsupportedError("pad_after_stop and random_pad exclude each other")
-        if revert_output_seq and permuted:
-            raise InputError("revert_output_seq excludes permute_width and permute_time")
-        if permute_width and copied_width < width:
-            raise UnsupportedError(
-                f"permute_width: needs all seq_width={width} bits as outputs, got out_width={out_width}"
-            )
-        if permute_width and pairwise_permute:
-            raise UnsupportedError("pairwise_permute swaps time steps and excludes permute_width")
-        if permuted and shortest != longest:
-            raise InputError(
-                "permute_width and permute_time need inputs of one length, "
-                f"got min_input_len={shortest}, max_input_len={longest}"
-            )
+        _check_combination(
+            None if whole else copied_len,
+            lengths=(shortest, longest),
+            widths=(width, copied_width),
+            scatter_pattern=scatter_pattern,
+            permute_width=permute_width,
+            permuted=permuted,
+            random_pad=random_pad,
+            pad_after_stop=pad_after_stop,
+            pairwise_permute=pairwise_permute,
+            revert_output_seq=revert_output_seq,
+        )
         # The module numpy.random, which draws from the global generator, can't be pickled.
         self._source = None if rseed is None else random_source("rseed", rseed)
-        permuting, scattering = (
-            random_source(name, seed) if used else None
-            for name, seed, used in (
-                ("rseed_permute", rseed_permute, permuted),
-                ("rseed_scatter", rseed_scatter, scatter_pattern),
-            )
-        )
+        permuting = random_source("rseed_permute", rseed_permute) if permuted else None
+        scattering = random_source("rseed_scatter", rseed_scatter) if scatter_pattern else None
 
         self._permute_width = permute_width
         self._permute_time = permute_time
@@ -180,26 +161,33 @@ class CopyTask(SequentialDataset):
         data["scatter_pattern"] = scatter_pattern
         data["scatter_steps"] = None
         data["seq_len"] = longest + 1 + copied_len
-
-        def new_permutation() -> np.ndarray | None:
-            return self.create_permutation_matrix(
-                permute_time,
-                permute_width,
-                shortest if whole else copied_len,
-                copied_width,
-                permuting,
-                pairwise_permute=pairwise_permute,
-                revert_output_seq=revert_output_seq,
-            )
-
-        if permuted and permute_xor and permute_xor_separate:
-            self.permutation_ = [new_permutation() for _ in range(permute_xor_iter)]
-        else:
-            self.permutation_ = new_permutation()
-        if scatter_pattern:
+        self.permutation_ = self._draw_permutations(permuting, shortest if whole else copied_len)
+        if scattering is not None:
             steps = scattering.choice(np.arange(shortest), copied_len, replace=False)
             data["scatter_steps"] = np.sort(steps)
+        self._fill(counts)
 
+    def _draw_permutations(self, random: Any, pat_len: int) -> np.ndarray | list[Any] | None:
+        """The permutation of a pattern, or those of all rounds; ``random`` is None where nothing is drawn."""
+
+        def new() -> np.ndarray | None:
+            return self.create_permutation_matrix(
+                self._permute_time,
+                self._permute_width,
+                pat_len,
+                self.out_shape[0],
+                random,
+                pairwise_permute=self._pairwise_permute,
+                revert_output_seq=self._revert_output_seq,
+            )
+
+        if random is None or not (self._permute_xor and self._permute_xor_separate):
+            return new()
+        return [new() for _ in range(self._permute_xor_iter)]
+
+    def _fill(self, counts: list[int]) -> None:
+        """Draw so many samples for training, for testing and, if there is a third number, for validation."""
+        data = self._data
         bounds = np.cumsum([0, *counts])
         if type(self)._generate_trial_samples is CopyTask._generate_trial_samples:
             inputs, outputs = self._room(bounds[-1])
@@ -215,9 +203,9 @@ class CopyTask(SequentialDataset):
         data["zeroed_ts"] = zeroed
         for name, (first, last) in zip(("train", "test", "val"), pairwise(bounds), strict=False):
             data[f"{name}_inds"] = np.arange(first, last)
-        average = (shortest + longest) / 2
-        data["avg_input_length"] = pat_len if pad_after_stop else average
-        data["avg_output_length"] = average if whole or pad_after_stop else pat_len
+        average, pat_len = (data["min_input_len"] + data["max_input_len"]) / 2, data["pat_len"]
+        data["avg_input_length"] = pat_len if self._pad_after_stop else average
+        data["avg_output_length"] = average if pat_len == -1 or self._pad_after_stop else pat_len
 
     @property
     def _rstate(self) -> Any:
@@ -324,7 +312,7 @@ class CopyTask(SequentialDataset):
         start = (pat_len if self._pad_after_stop else data["max_input_len"]) + 1
         tail = steps[start:]
         rows = tail.swapaxes(0, 1).flatten(1)  # [B, (T - start) * out_width]
-        if not self._permute_xor:
+        if not self._permute_xor and not isinstance(permutation, list):
             rows = _permute_rows(rows, permutation)
         else:
             bits = rows != 0
@@ -480,7 +468,7 @@ class CopyTask(SequentialDataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,
@@ -512,22 +500,65 @@ class CopyTask(SequentialDataset):
         width, out_width = self.in_shape[0], self.out_shape[0]
         images = {"inputs": np.reshape(inputs, (-1, width)).T}
         if num_inner_plots > 1:
-            images["outputs"] = np.reshape(outputs, (-1, out_width)).T
+            images["outputs"] = np.reshape(cast("np.ndarray", outputs), (-1, out_width)).T
         if num_inner_plots > 2:
-            image = np.reshape(predictions, (-1, out_width)).T
-            if mask_predictions:
+            image = np.reshape(cast("np.ndarray", predictions), (-1, out_width)).T
+            if mask_predictions and sample_ids is not None:
                 (start,), (length,) = self.get_out_pattern_bounds(sample_ids[ind : ind + 1])
                 steps = np.arange(image.shape[1])
                 image = np.where((steps >= start) & (steps < start + length), image, 0)
             images["predictions"] = image
-        for grid, (name, image) in zip(inner_grid, images.items(), strict=False):
+        for i, (name, image) in enumerate(images.items()):
             if equalize_size:
                 image = np.pad(image, ((0, width - len(image)), (0, 0)))
-            axes = fig.add_subplot(grid)
+            axes = fig.add_subplot(inner_grid[i])
             axes.set_ylabel(name)
             axes.set_xticks([])
             axes.set_yticks([])
             axes.imshow(image)
+
+
+def _check_combination(
+    pat_len: int | None,
+    *,
+    lengths: tuple[int, int],
+    widths: tuple[int, int],
+    scatter_pattern: bool,
+    permute_width: bool,
+    permuted: bool,
+    random_pad: bool,
+    pad_after_stop: bool,
+    pairwise_permute: bool,
+    revert_output_seq: bool,
+) -> None:
+    """Refuse arguments of :class:`CopyTask` that exclude each other; ``pat_len`` is None for whole inputs."""
+    (shortest, longest), (width, copied_width) = lengths, widths
+    if pat_len is None and scatter_pattern:
+        raise InputError("scatter_pattern: needs the number of time steps to choose as pat_len, got -1")
+    if (scatter_pattern or pad_after_stop) and pat_len is not None and pat_len > shortest:
+        raise InputError(
+            f"pat_len: scatter_pattern and pad_after_stop need at most min_input_len={shortest} "
+            f"time steps, got {pat_len}"
+        )
+    if pat_len is None and pad_after_stop:
+        raise InputError("pad_after_stop: needs the length of the pattern as pat_len, got -1")
+    if pad_after_stop and scatter_pattern:
+        raise InputError("pad_after_stop and scatter_pattern exclude each other")
+    if pad_after_stop and random_pad:
+        raise UnsupportedError("pad_after_stop and random_pad exclude each other")
+    if revert_output_seq and permuted:
+        raise InputError("revert_output_seq excludes permute_width and permute_time")
+    if permute_width and copied_width < width:
+        raise UnsupportedError(
+            f"permute_width: needs all seq_width={width} bits as outputs, got out_width={copied_width}"
+        )
+    if permute_width and pairwise_permute:
+        raise UnsupportedError("pairwise_permute swaps time steps and excludes permute_width")
+    if permuted and shortest != longest:
+        raise InputError(
+            "permute_width and permute_time need inputs of one length, "
+            f"got min_input_len={shortest}, max_input_len={longest}"
+        )
 
 
 def _permute_rows(rows: torch.Tensor, permutation: np.ndarray) -> torch.Tensor:

@@ -21,7 +21,7 @@ from hnetfast.data.timeseries._steps import PaddedSteps, StepTargets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
 __all__ = ["MUDData", "get_mud_handlers"]
 
@@ -116,7 +116,18 @@ class MUDData(SequentialDataset):
         force_no_preprocessing: bool = False,
         sample_ids: np.ndarray | None = None,
     ) -> torch.Tensor:
-        """Turn outputs into a tensor, float32 ``[T, B, 17]``; see :meth:`input_to_torch_tensor`."""
+        """Turn outputs into a tensor whose first dimension is time.
+
+        Args:
+            y: Outputs as this handler returns them, ``[B, T * 17]``.
+            device: Where to put the tensor.
+            mode: Of no effect.
+            force_no_preprocessing: Of no effect.
+            sample_ids: IDs of the samples, integers ``[B]``. With them, T is the longest of their lengths.
+
+        Returns:
+            New tensor, float32 ``[T, B, 17]``.
+        """
         if sample_ids is not None:
             y = y[:, : _longest(self.get_out_seq_lengths(sample_ids)) * self.out_shape[0]]
         return super().output_to_torch_tensor(y, device, mode, force_no_preprocessing, sample_ids)
@@ -165,14 +176,14 @@ class MUDData(SequentialDataset):
             return values.reshape(len(values), values.shape[1] // width, width)
         if values.ndim != 3 or values.shape[2] != width:
             raise InputError(
-                f"{name}: [T, B, {width}] or [B, T * {width}] is accepted, got an array {list(values.shape)}"
+                f"{name}: expected [T, B, {width}] or [B, T * {width}], got an array {list(values.shape)}"
             )
         return values.swapaxes(0, 1)
 
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,
@@ -212,18 +223,20 @@ def get_mud_handlers(data_path: str, num_tasks: int = 5) -> list[MUDData]:
     arrays = read_recordings(path, {"languages": "U", "tags": "U"}, _SCRIPT, PAGE)
     languages, tags = arrays["languages"].tolist(), arrays["tags"].tolist()
     if num_tasks > len(languages):
-        raise InputError(f"num_tasks: at most {len(languages)}, the languages of {path}, got {num_tasks}")
+        raise InputError(
+            f"num_tasks: expected at most {len(languages)}, the languages of {path}, got {num_tasks}"
+        )
     return [MUDData(*_read_language(path, language), tags) for language in languages[:num_tasks]]
 
 
 def _check_parts(task_data: Sequence[Part]) -> list[Part]:
     try:
-        parts = [tuple(map(np.asarray, part)) for part in task_data]
+        parts: list[Any] = [tuple(map(np.asarray, part)) for part in task_data]
     except TypeError:
         parts = []
     if [len(part) for part in parts] != [3, 3, 3]:
         raise InputTypeError(
-            "task_data: words, tags and lengths for each of training, test and validation are accepted; "
+            "task_data: expected words, tags and lengths for each of training, test and validation; "
             "get_mud_handlers makes them"
         )
     num_steps = parts[0][0].shape[-1] if parts[0][0].ndim else 0
@@ -231,19 +244,17 @@ def _check_parts(task_data: Sequence[Part]) -> list[Part]:
         expected = (len(lengths) if lengths.ndim else 0, num_steps)
         if words.shape != expected or tags.shape != expected or lengths.ndim != 1:
             raise InputError(
-                f"task_data: words [n, {num_steps}], tags [n, {num_steps}] and lengths [n] are accepted, got "
+                f"task_data: expected words [n, {num_steps}], tags [n, {num_steps}] and lengths [n], got "
                 f"{list(words.shape)}, {list(tags.shape)} and {list(lengths.shape)} for {name}"
             )
         limits = {"words": (words, np.inf), "tags": (tags, NUM_TAGS - 1), "lengths": (lengths, num_steps)}
         for kind, (values, largest) in limits.items():
             if values.dtype.kind not in "buif":
-                raise InputTypeError(
-                    f"task_data: numbers are accepted as {kind}, got {values.dtype} for {name}"
-                )
+                raise InputTypeError(f"task_data: expected numbers as {kind}, got {values.dtype} for {name}")
             good = (values >= 0) & (values <= largest) & (values == np.floor(values)) & (values < np.inf)
             if not good.all():
                 raise InputError(
-                    f"task_data: integers from 0 to {largest} are accepted as {kind}, "
+                    f"task_data: expected integers from 0 to {largest} as {kind}, "
                     f"got {values[~good].flat[0]} for {name}"
                 )
     return parts
@@ -271,12 +282,26 @@ def _read_language(path: Path, language: str) -> tuple[list[Part], list[str]]:
 
 
 def pack_words(words: Sequence[str]) -> np.ndarray:
-    """Return words, none of which holds a line break, as bytes ``[n]``."""
+    """Put words into one array.
+
+    Args:
+        words: The words, none of which holds a line break.
+
+    Returns:
+        Bytes ``[n]``.
+    """
     return np.frombuffer("\n".join(words).encode(), dtype=np.uint8)
 
 
 def unpack_words(packed: np.ndarray) -> list[str]:
-    """Undo :func:`pack_words`."""
+    """Undo :func:`pack_words`.
+
+    Args:
+        packed: What it returned, bytes ``[n]``.
+
+    Returns:
+        The words.
+    """
     return packed.tobytes().decode().split("\n")
 
 
@@ -287,5 +312,5 @@ def _longest(lengths: np.ndarray) -> int:
 def _look_up(name: str, indices: np.ndarray, names: Sequence[str]) -> list[str]:
     wrong = [i for i in indices.tolist() if not 0 <= i < len(names) or i != int(i)]
     if wrong:
-        raise InputError(f"{name}: indices from 0 to {len(names) - 1} are accepted, got {wrong[0]}")
+        raise InputError(f"{name}: expected indices from 0 to {len(names) - 1}, got {wrong[0]}")
     return [names[int(i)] for i in indices]

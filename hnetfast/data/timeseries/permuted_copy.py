@@ -82,8 +82,8 @@ class PermutedCopy(CopyTask):
             number = self._permute_xor_iter
             if not isinstance(value, (list, tuple)) or len(value) < number:
                 raise InputError(
-                    f"permutation: with permute_xor_separate a list of permute_xor_iter={number} permutations"
-                    f" is accepted, got {value!r}"
+                    f"permutation: expected a list of permute_xor_iter={number} permutations, as "
+                    f"permute_xor_separate=True needs, got {value!r}"
                 )
             value = list(value)
             for one in value:
@@ -101,8 +101,8 @@ class PermutedCopyList(PermutedList):
     """A list of permuted copy tasks that holds the samples once; see :class:`PermutedList` for its elements.
 
     Args:
-        permutations: One for each task; see :class:`PermutedCopy`.
-        input_len: See :class:`PermutedCopy`.
+        permutations: One for each task, as :class:`PermutedCopy` takes it.
+        input_len: Number of time steps before the stop bit.
         scatter_steps_list: The time steps to be copied, for each task; by default the same are drawn for all.
         show_perm_change_msg: Whether to print that the permutation has been exchanged.
         independent: Whether elements stay what they are when another one is taken.
@@ -128,11 +128,11 @@ class PermutedCopyList(PermutedList):
             permutations = list(permutations)
         except TypeError:
             raise InputTypeError(
-                f"permutations: a list of permutations is accepted, got {permutations!r}"
+                f"permutations: expected a list of permutations, got {permutations!r}"
             ) from None
         if scatter_steps_list is not None and len(scatter_steps_list) != len(permutations):
             raise InputError(
-                f"scatter_steps_list: time steps for each of {len(permutations)} tasks are accepted, "
+                f"scatter_steps_list: expected time steps for each of {len(permutations)} tasks, "
                 f"got {len(scatter_steps_list)}"
             )
         for steps in scatter_steps_list or ():
@@ -164,5 +164,5 @@ def _check_steps(steps: Any, input_len: int, options: dict[str, Any]) -> None:
         or np.any((array < 0) | (array >= input_len))
     ):
         raise InputError(
-            f"scatter_steps: pat_len={pat_len} integers from 0 to {input_len - 1} are accepted, got {steps!r}"
+            f"scatter_steps: expected pat_len={pat_len} integers from 0 to {input_len - 1}, got {steps!r}"
         )

@@ -77,7 +77,9 @@ def choose_clips(
     """
     found, counts = np.unique(labels, return_counts=True)
     if len(found) < num_classes:
-        raise InputError(f"num_classes: at most {len(found)}, those that clips have, got {num_classes}")
+        raise InputError(
+            f"num_classes: expected at most {len(found)}, those that clips have, got {num_classes}"
+        )
     kept = np.sort(found[np.argsort(-counts, kind="stable")[:num_classes]])
     random = np.random.RandomState(seed)
     train, test = [], []

@@ -116,9 +116,8 @@ def words2integers(
         normalize_words: Whether other spellings count as well; see :func:`normalize`.
     """
     index = words if isinstance(words, Mapping) else _index_of(words)
-    if normalize_words:
-        words_sentence = (_normalize(word, index) for word in words_sentence)
-    return [index.get(word, 0) for word in words_sentence]
+    meant = (_normalize(word, index) for word in words_sentence) if normalize_words else words_sentence
+    return [0 if word is None else index.get(word, 0) for word in meant]
 
 
 def tags2labels(tags_sentence: Iterable[str], tagset: Sequence[str]) -> list[int]:
@@ -135,7 +134,7 @@ def tags2labels(tags_sentence: Iterable[str], tagset: Sequence[str]) -> list[int
     tags_sentence = list(tags_sentence)
     for tag in tags_sentence:
         if tag not in labels:
-            raise InputError(f"tags_sentence: the tags {', '.join(labels)} are accepted, got {tag!r} too")
+            raise InputError(f"tags_sentence: expected the tags {', '.join(labels)}, got {tag!r} too")
     return [labels[tag] for tag in tags_sentence]
 
 
@@ -190,7 +189,7 @@ def preprocess_language(
     """
     sentences = _sentences(data, words, tagset, max_num_tokens)
     if not sentences and max_sentence_len is None:
-        raise InputError("data: sentences of known words are accepted without max_sentence_len, got none")
+        raise InputError("data: expected sentences of known words, as there is no max_sentence_len, got none")
     lengths = np.array([len(indices) for indices, _ in sentences], dtype=np.float64)
     longest = int(lengths.max(initial=0))
     num_steps = longest
@@ -280,7 +279,7 @@ def _sentences(
             break
         if len(sentence["words"]) != len(sentence["udtag"]):
             raise InputError(
-                f"data: a tag for each word is accepted, got {len(sentence['words'])} words and "
+                f"data: expected a tag for each word, got {len(sentence['words'])} words and "
                 f"{len(sentence['udtag'])} tags for sentence {i}"
             )
         pairs = [

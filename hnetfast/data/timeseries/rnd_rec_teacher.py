@@ -18,7 +18,7 @@ from hnetfast.data.sequential_dataset import SequentialDataset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
     from hnetfast.mnets.simple_rnn import SimpleRNN
 
@@ -104,7 +104,7 @@ class RndRecTeacher(SequentialDataset):
         if inputs is not None:
             inputs = _checked("inputs", inputs, shape)
         elif len(input_range) != 2:
-            raise InputError(f"input_range: a lower and an upper bound are accepted, got {input_range!r}")
+            raise InputError(f"input_range: expected a lower and an upper bound, got {input_range!r}")
         else:
             check_finite("input_range", np.asarray(input_range, dtype=np.float64))
         # The module numpy.random, which draws from the global generator, can't be pickled.
@@ -183,20 +183,20 @@ class RndRecTeacher(SequentialDataset):
         if len(dhandlers) == 0:
             raise InputError("dhandlers: at least one teacher is needed, got none")
         if any(handler.mat_B is None for handler in dhandlers):
-            raise UnsupportedError("dhandlers: teachers that were made with no_extra_fc=False are accepted")
+            raise UnsupportedError("dhandlers: expected teachers that were made with no_extra_fc=False")
         n_in = dhandlers[0].in_shape[0]
         if any(handler.in_shape[0] != n_in for handler in dhandlers):
             all_n_in = [handler.in_shape[0] for handler in dhandlers]
-            raise InputError(f"dhandlers: teachers with the same n_in are accepted, got {all_n_in}")
-        weights = net.internal_params
-        shapes = [] if weights is None else [list(weight.shape) for weight in weights]
+            raise InputError(f"dhandlers: expected teachers with the same n_in, got {all_n_in}")
+        weights = list(net.internal_params or ())
+        shapes = [list(weight.shape) for weight in weights]
         num_hidden, num_out = len(dhandlers) * n_in, sum(handler.out_shape[0] for handler in dhandlers)
         hidden, out = (shapes[0][0], shapes[-1][0]) if shapes else (0, 0)
         wanted = [[hidden, n_in], [hidden], [hidden, hidden], [hidden], [hidden, hidden], [hidden]]
         if shapes != [*wanted, [out, hidden], [out]] or hidden < num_hidden or out < num_out:
             raise InputError(
-                f"net: an Elman network with biases, n_in={n_in}, a recurrent layer of at least {num_hidden}"
-                f" units and one output layer of at least {num_out} is accepted, got parameters {shapes}"
+                f"net: expected an Elman network with biases, n_in={n_in}, a recurrent layer of at least "
+                f"{num_hidden} units and one output layer of at least {num_out}, got parameters {shapes}"
             )
         first_out = 0
         with torch.no_grad():
@@ -232,7 +232,7 @@ class RndRecTeacher(SequentialDataset):
             raise InputError(f"orth_A excludes rank_A and max_sv_A, got rank_A={rank_A}, max_sv_A={max_sv_A}")
         rank = None if rank_A == -1 else check_count("rank_A", rank_A, 1, n_in)
         if max_sv_A != -1 and not 0 < max_sv_A < math.inf:
-            raise InputError(f"max_sv_A: a positive number or -1 is accepted, got {max_sv_A!r}")
+            raise InputError(f"max_sv_A: expected a positive number or -1, got {max_sv_A!r}")
         given = {
             "mat_A": (mat_A, (n_in, n_in)),
             "mat_B": (mat_B, (n_in, n_in)),
@@ -282,7 +282,7 @@ class RndRecTeacher(SequentialDataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,
@@ -297,7 +297,7 @@ def _checked(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
     array = np.array(values)
     if array.shape != shape or array.dtype.kind not in "buif":
         raise InputError(
-            f"{name}: an array of numbers {list(shape)} is accepted, got {list(array.shape)} of {array.dtype}"
+            f"{name}: expected an array of numbers {list(shape)}, got {list(array.shape)} of {array.dtype}"
         )
     check_finite(name, array)
     return array

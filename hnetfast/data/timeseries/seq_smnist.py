@@ -15,7 +15,7 @@ from hnetfast.data.timeseries._strokes import MAX_STEPS, NUM_DIGITS, Strokes, di
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
 __all__ = ["SeqSMNIST"]
 
@@ -30,7 +30,8 @@ class SeqSMNIST(SequentialDataset):
     order; which strokes a digit is made of is drawn.
 
     Args:
-        data_path: See :class:`hnetfast.data.timeseries.smnist_data.SMNISTData`.
+        data_path: The folder of all data sets. Its file ``sequential/smnist/ss_mnist_data.npz`` is made by
+            :mod:`hnetfast.data.timeseries.preprocess_smnist`.
         use_one_hot: Whether outputs are one-hot encoded.
         num_train: Number of training samples.
         num_test: Number of test samples.
@@ -76,7 +77,7 @@ class SeqSMNIST(SequentialDataset):
         sequence_length = check_count("sequence_length", sequence_length, 1)
         digits = _check_digits(digits)
         if upsample_control and not two_class:
-            raise UnsupportedError("upsample_control: accepted with two_class=True, got two_class=False")
+            raise UnsupportedError("upsample_control: needs two_class=True, got two_class=False")
         random = random_source("rseed", rseed)
         strokes = read_strokes(data_path)
         choices = {
@@ -91,11 +92,7 @@ class SeqSMNIST(SequentialDataset):
         patterns = np.arange(num_sequences)[:, None] >> np.arange(sequence_length)[::-1] & 1
         classes_of = np.arange(num_sequences)
         if two_class and sequence_length > 1:
-            arguments = num_sequences, num_sequences // 2
-            second = random.choice(*arguments, replace=False)
-            if fix_class_partition:
-                second = np.random.RandomState(42).choice(*arguments, replace=False)
-            classes_of = np.isin(classes_of, second).astype(np.int64)
+            classes_of = _two_classes(num_sequences, random, fix_class_partition)
         if upsample_control:
             patterns, classes_of = np.array([[0], [1]]), np.arange(2)
         rows, classes = {}, {}
@@ -144,7 +141,7 @@ class SeqSMNIST(SequentialDataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,
@@ -182,14 +179,23 @@ class SeqSMNIST(SequentialDataset):
         axes.imshow(digits_image(np.reshape(inputs, (-1, 4))))
 
 
+def _two_classes(num_sequences: int, random: Any, fixed: bool) -> np.ndarray:
+    """Group sequences into two classes, integers ``[num_sequences]``."""
+    arguments = num_sequences, num_sequences // 2
+    second = random.choice(*arguments, replace=False)
+    if fixed:
+        second = np.random.RandomState(42).choice(*arguments, replace=False)
+    return np.isin(np.arange(num_sequences), second).astype(np.int64)
+
+
 def _check_digits(digits: Sequence[int]) -> list[int]:
     try:
         given = list(digits)
     except TypeError:
-        raise InputTypeError(f"digits: two digits are accepted, got {digits!r}") from None
+        raise InputTypeError(f"digits: expected two digits, got {digits!r}") from None
     checked = [check_count("digits", digit, 0, NUM_DIGITS - 1) for digit in given]
     if len(set(checked)) != 2 or len(checked) != 2:
-        raise InputError(f"digits: two different ones are accepted, got {checked}")
+        raise InputError(f"digits: expected two different ones, got {checked}")
     return checked
 
 
@@ -212,7 +218,7 @@ def _rows_of_parts(
 def _check_choices(rows: list[np.ndarray], digits: list[int], part: str) -> list[np.ndarray]:
     missing = [digit for digit, found in zip(digits, rows, strict=True) if len(found) == 0]
     if missing:
-        raise InputError(f"digits: those that num_{part} samples can be made of are accepted, got {missing}")
+        raise InputError(f"digits: expected those that num_{part} samples can be made of, got {missing}")
     return rows
 
 

@@ -17,7 +17,7 @@ from hnetfast.data.timeseries._strokes import MAX_STEPS, NUM_DIGITS, read_stroke
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
 __all__ = ["SMNISTData"]
 
@@ -99,7 +99,7 @@ class SMNISTData(SequentialDataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,

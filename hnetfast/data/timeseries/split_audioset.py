@@ -71,10 +71,11 @@ def get_split_audioset_handlers(
     """Split AudioSet into tasks of random classes, none of them in two tasks.
 
     Args:
-        data_path: See :class:`SplitAudioset`.
-        use_one_hot: See :class:`SplitAudioset`.
+        data_path: The folder of all data sets.
+        use_one_hot: Whether outputs are one-hot encoded.
         validation_size: Of each task.
-        target_per_timestep: See :class:`SplitAudioset`.
+        target_per_timestep: Whether every time step has the class as its output; otherwise the whole sequence
+            has one.
         num_classes_per_task: Number of classes of a task.
         num_tasks: Number of tasks.
         rseed: Seed of the order of classes, and of what is drawn for validation in each task; None takes

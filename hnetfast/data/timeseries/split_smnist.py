@@ -69,10 +69,11 @@ def get_split_smnist_handlers(
     """Split stroke MNIST into tasks of consecutive digits: 0 and 1, 2 and 3, …
 
     Args:
-        data_path: See :class:`SplitSMNIST`.
-        use_one_hot: See :class:`SplitSMNIST`.
+        data_path: The folder of all data sets.
+        use_one_hot: Whether outputs are one-hot encoded.
         validation_size: Of each task.
-        target_per_timestep: See :class:`SplitSMNIST`.
+        target_per_timestep: Whether every time step has the digit as its output; otherwise the whole sequence
+            has one.
         num_classes_per_task: Number of digits of a task.
         num_tasks: Number of tasks, by default as many as there can be.
 

@@ -192,7 +192,9 @@ def _take_stored(
             raise ValueError("an object is expected")
     except ValueError as error:
         parser.error(f"argument --resume: {path} does not hold the options of a run ({error})")
-    kinds = {action.dest: action.type or (str if action.nargs != 0 else bool) for action in parser._actions}
+    kinds: dict[str, Any] = {
+        action.dest: action.type or (str if action.nargs != 0 else bool) for action in parser._actions
+    }
     for name, value in stored.items():
         kind = kinds.get(name)
         fits = isinstance(value, (int, float) if kind is float else kind or ()) or (

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from hnetfast._errors import InputError, InputIndexError
 from hnetfast.data.dataset import Dataset
@@ -52,9 +51,7 @@ class RunState:
         accuracies: After each task, the test accuracy in percent on every task learned so far.
     """
 
-    def __init__(
-        self, folder: str, mnet: nn.Module, hnet: nn.Module, recorder: Recorder, every: float
-    ) -> None:
+    def __init__(self, folder: str, mnet: Any, hnet: Any, recorder: Recorder, every: float) -> None:
         self._path = os.path.join(folder, "run")
         self._mnet, self._hnet, self._recorder = mnet, hnet, recorder
         self.task_id = 0
@@ -80,7 +77,7 @@ class RunState:
         except InputIndexError:  # killed before there was one
             return False
         device = next(self._hnet.parameters()).device
-        content = torch_ckpts.load_checkpoint(path, self._hnet, device=device)
+        content: Any = torch_ckpts.load_checkpoint(path, self._hnet, device=device)
         for name, kind in _ENTRIES.items():
             if not isinstance(content.get(name), kind):
                 raise InputError(

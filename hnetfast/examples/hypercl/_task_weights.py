@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -50,11 +50,14 @@ class TaskWeights:
         previous: Mapping[str, Any] | None = None,
     ) -> None:
         self._hnet, self._task_id, self._batch_size = hnet, task_id, batch_size
-        self._kept = self._together = None
-        self._regularizer = None
+        self._kept: Any = None
+        self._together: Tensor | None = None
+        self._regularizer: OutputRegularizer | None = None
         if task_id == 0:
             return
-        self._regularizer = OutputRegularizer(hnet, batch_size=batch_size if batch_size > 0 else None)
+        self._regularizer = OutputRegularizer(
+            cast("Any", hnet), batch_size=batch_size if batch_size > 0 else None
+        )
         if previous is None:
             self._regularizer.snapshot()
         else:
@@ -74,7 +77,7 @@ class TaskWeights:
 
     def _generate(self, ret_format: str) -> Any:
         """The weights of all earlier tasks when this task began."""
-        previous = self._regularizer.state_dict()
+        previous = self.state_dict()
         weights = {"uncond_weights": previous["theta"], "cond_weights": previous["embeddings"]}
         with torch.no_grad(), evaluation_mode(self._hnet):
             return self._hnet.forward(
@@ -87,7 +90,7 @@ class TaskWeights:
 
     def generate(self) -> list[Tensor]:
         """Return the weights of the task."""
-        return self._hnet.forward(cond_id=self._task_id)
+        return cast("list[Tensor]", self._hnet.forward(cond_id=self._task_id))
 
     def generate_with_penalty(self) -> tuple[list[Tensor], Tensor]:
         """Return the weights of the task, and the penalty, a scalar; it is 0 for the first task."""
@@ -112,6 +115,6 @@ class TaskWeights:
         else:
             chosen = range(self._task_id)
         generated = self._hnet.forward(cond_id=[self._task_id, *chosen], ret_format="flattened")
-        own, others = generated.split([1, count])
+        own, others = cast("Tensor", generated).split([1, count])
         penalty = F.mse_loss(others, previous, reduction="sum") / count
         return split_targets(own, self._hnet.target_shapes)[0], penalty

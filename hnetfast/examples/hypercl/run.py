@@ -13,7 +13,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -56,9 +56,10 @@ def load_datasets(
         FileNotFoundError: If files are missing and can't be downloaded.
         ValueError: If there are not enough classes or samples.
     """
+    handlers: Any
     folder = data_folder(config)
     split = {"num_classes_per_task": config.num_classes_per_task, "num_tasks": config.num_tasks}
-    options = {"use_one_hot": True, "validation_size": config.val_set_size}
+    options: dict[str, Any] = {"use_one_hot": True, "validation_size": config.val_set_size}
     if config.cl_exp == "splitmnist":
         from hnetfast.data.special.split_mnist import get_split_mnist_handlers
 
@@ -226,25 +227,11 @@ def train(
     hnet.train()
     mnet.train()
     condition = _condition(task_id, mnet, config)
-    if condition is not None:
-        for layer in mnet.batchnorm_layers:
-            while layer.num_stats <= task_id:
-                layer.checkpoint_stats()
-    weights_of_task = TaskWeights(
-        hnet,
-        task_id,
-        batch_size=config.hnet_reg_batch_size,
-        online=config.calc_hnet_reg_targets_online,
-        previous=state.previous if state else None,
-    )
-    # All that Adam does to a parameter in one pass; the numbers are those of torch_utils.get_optimizer.
-    optimizer = torch.optim.Adam(
-        hnet.parameters(),
-        lr=config.lr,
-        betas=(config.adam_beta1, 0.999),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    for layer in () if condition is None else mnet.batchnorm_layers or ():
+        while layer.num_stats <= task_id:
+            layer.checkpoint_stats()
+    weights_of_task = _weights_of_task(hnet, task_id, config, state)
+    optimizer = _optimizer(hnet, config)
     n_iter, iter_per_epoch = sim_utils.calc_train_iter(
         data.num_train_samples, config.batch_size, config.n_iter, config.epochs
     )
@@ -260,13 +247,8 @@ def train(
                 hnet.train()
                 mnet.train()
 
-            size = config.batch_size
-            if iter_per_epoch != -1 and (i + 1) % iter_per_epoch == 0:  # what is left of the epoch
-                size = data.num_train_samples - (iter_per_epoch - 1) * size
-            inputs, outputs = data.next_train_batch(size)
-            inputs = data.input_to_torch_tensor(inputs, device, mode="train")
-            targets = data.output_to_torch_tensor(outputs, device, mode="train")
-
+            size = _batch_size(i, iter_per_epoch, data, config)
+            inputs, targets = _training_batch(data, size, device)
             optimizer.zero_grad()
             if config.beta > 0 or i % _LOG_ITER == 0:
                 weights, penalty = weights_of_task.generate_with_penalty()
@@ -279,18 +261,62 @@ def train(
             optimizer.step()
 
             if i % _LOG_ITER == 0:
-                correct = _num_correct(logits, targets).item()
-                values = {"loss": loss, "loss_task": loss_task, "regularizer": penalty}
-                values = {name: value.item() for name, value in values.items()} | {"accuracy": correct}
+                losses = {"loss": loss, "loss_task": loss_task, "regularizer": penalty}
+                values = {name: value.item() for name, value in losses.items()}
+                values["accuracy"] = _num_correct(logits, targets).item()
                 for name, value in values.items():
                     writer.add_scalar(f"train/task_{task_id}/{name}", value, i)
-                logger.debug(
-                    f"Task {task_id}, iteration {i}: loss {values['loss']:.4g} "
-                    f"(task {values['loss_task']:.4g}, regulariser {values['regularizer']:.4g}), "
-                    f"{correct} of {size} correct"
-                )
+                logger.debug(_line(values, size, task_id, i))
             advance()
     return n_iter
+
+
+def _line(values: dict[str, float], size: int, task_id: int, i: int) -> str:
+    """What the log says about an iteration."""
+    return (
+        f"Task {task_id}, iteration {i}: loss {values['loss']:.4g} "
+        f"(task {values['loss_task']:.4g}, regulariser {values['regularizer']:.4g}), "
+        f"{values['accuracy']} of {size} correct"
+    )
+
+
+def _weights_of_task(
+    hnet: HyperNetInterface, task_id: int, config: Namespace, state: RunState | None
+) -> TaskWeights:
+    return TaskWeights(
+        hnet,
+        task_id,
+        batch_size=config.hnet_reg_batch_size,
+        online=config.calc_hnet_reg_targets_online,
+        previous=state.previous if state else None,
+    )
+
+
+def _batch_size(i: int, iter_per_epoch: int, data: Dataset, config: Namespace) -> int:
+    """Number of samples of an iteration: in the last one of an epoch, what is left of it."""
+    if iter_per_epoch == -1 or (i + 1) % iter_per_epoch:
+        return config.batch_size
+    return data.num_train_samples - (iter_per_epoch - 1) * config.batch_size
+
+
+def _training_batch(data: Dataset, size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The next inputs and outputs."""
+    inputs, outputs = data.next_train_batch(size)
+    return (
+        data.input_to_torch_tensor(inputs, device, mode="train"),
+        data.output_to_torch_tensor(outputs, device, mode="train"),
+    )
+
+
+def _optimizer(hnet: HyperNetInterface, config: Namespace) -> torch.optim.Adam:
+    """All that Adam does to a parameter in one pass; the numbers are those of torch_utils.get_optimizer."""
+    return torch.optim.Adam(
+        hnet.parameters(),
+        lr=config.lr,
+        betas=(config.adam_beta1, 0.999),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
 
 
 @contextmanager
@@ -299,7 +325,7 @@ def _progress(total: int, label: str, logger: logging.Logger) -> Iterator[Callab
     show = sys.stderr.isatty()
     with progress_bar(total, label, show) as advance, ExitStack() as stack:
         for handler in logger.handlers if show else ():
-            if getattr(handler, "stream", None) is sys.stdout:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 stack.callback(handler.setStream, handler.setStream(_AboveBar()))
         yield advance
 
@@ -371,7 +397,7 @@ def _make_networks(
         config, config.net_type, in_shape, [data.num_classes], device, no_weights=True
     )
     hnet = sim_utils.get_hypernet(
-        config, device, config.hnet_type, mnet.hyper_shapes_learned, config.num_tasks
+        config, device, config.hnet_type, mnet.hyper_shapes_learned or (), config.num_tasks
     )
     logger.info(
         f"The hypernetwork has {hnet.num_internal_params} parameters for {mnet.num_params} weights of the "

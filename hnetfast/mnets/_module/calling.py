@@ -59,7 +59,7 @@ class SubstitutingCaller:
         parameters: Iterable[tuple[Sequence[Place], Tensor]],
         statistics: Iterable[tuple[Any, Tensor, Tensor]],
     ) -> Any:
-        substitutes = [
+        substitutes: list[tuple[dict[str, Any], str, Any]] = [
             (owner._parameters, name, tensor) for places, tensor in parameters for owner, name in places
         ]
         for layer, mean, var in statistics:

@@ -54,7 +54,7 @@ def flatten(value: Any, is_output: bool = False) -> tuple[list[Tensor], Rebuild]
     return [], lambda tensors: value
 
 
-def join_outputs(outputs: Sequence[Any], join: Callable[[Sequence[Tensor]], Tensor]) -> Any:
+def join_outputs(outputs: Sequence[Any], join: Callable[[tuple[Tensor, ...]], Tensor]) -> Any:
     """Join what a network returned for some sets of weights after the others.
 
     Args:

@@ -52,14 +52,14 @@ class Trials:
         for same in zip(*(part.stimuli for part in parts), strict=True):
             begins = np.cumsum([0] + [len(one.patterns) for one in same[:-1]])
             seen = [one.seen + begin for one, begin in zip(same, begins, strict=True)]
-            times = [np.concatenate([getattr(one, name) for one in same]) for name in ("start", "stop")]
+            start, stop = (np.concatenate([getattr(one, name) for one in same]) for name in ("start", "stop"))
             patterns = np.concatenate([one.patterns for one in same])
-            stimuli.append(Stimulus(*times, np.concatenate(seen), patterns))
-        columns = [
+            stimuli.append(Stimulus(start, stop, np.concatenate(seen), patterns))
+        fixate_until, respond_at, response = (
             np.concatenate([getattr(part, name) for part in parts])
             for name in ("fixate_until", "respond_at", "response")
-        ]
-        return cls(stimuli, *columns, parts[0].dtype)
+        )
+        return cls(stimuli, fixate_until, respond_at, response, parts[0].dtype)
 
     def distinct(self) -> tuple[Trials, np.ndarray]:
         """Drop repetitions.

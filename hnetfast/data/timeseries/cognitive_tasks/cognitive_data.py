@@ -17,7 +17,7 @@ from hnetfast.data.timeseries.cognitive_tasks.stimulus import MultiStimulus, che
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.gridspec import SubplotSpec
+    from matplotlib.gridspec import GridSpecFromSubplotSpec
 
 __all__ = ["CognitiveTasks"]
 
@@ -119,8 +119,20 @@ class CognitiveTasks(Dataset):
         force_no_preprocessing: bool = False,
         sample_ids: np.ndarray | None = None,
     ) -> torch.Tensor:
-        """Turn one-hot encoded outputs into a tensor, float32 ``[T, B, n_output]``; see
-        :meth:`input_to_torch_tensor`.
+        """Turn one-hot encoded outputs into a tensor.
+
+        Args:
+            y: Outputs as this handler returns them, ``[B, n_output * T]``.
+            device: Where to put the tensor.
+            mode: Of no effect.
+            force_no_preprocessing: Of no effect.
+            sample_ids: Of no effect.
+
+        Returns:
+            New tensor, float32 ``[T, B, n_output]``.
+
+        Raises:
+            ValueError: If rows do not hold a whole number of time steps.
         """
         return _time_first("y", y, self.out_shape[0], device)
 
@@ -136,7 +148,7 @@ class CognitiveTasks(Dataset):
             return _swapped(super()._to_one_hot(labels), -1, classes)
         if np.ndim(labels) != 2 or np.shape(labels)[1] % classes:
             raise InputError(
-                f"labels: one-hot rows [n, {classes} * T] are accepted, got an array {list(np.shape(labels))}"
+                f"labels: expected one-hot rows [n, {classes} * T], got an array {list(np.shape(labels))}"
             )
         return super()._to_one_hot(_swapped(np.asarray(labels), classes, -1), reverse=True)
 
@@ -174,7 +186,7 @@ class CognitiveTasks(Dataset):
     def _flatten_tensor(self, in_tensor: np.ndarray) -> np.ndarray:
         """Turn an array ``[T, B, N]`` into rows ``[B, N * T]``."""
         if in_tensor.ndim != 3:
-            raise InputError(f"in_tensor: an array [T, B, N] is accepted, got {list(in_tensor.shape)}")
+            raise InputError(f"in_tensor: expected an array [T, B, N], got {list(in_tensor.shape)}")
         steps, batch, units = in_tensor.shape
         return in_tensor.transpose(1, 2, 0).reshape(batch, units * steps)
 
@@ -191,7 +203,7 @@ class CognitiveTasks(Dataset):
     def _plot_sample(
         self,
         fig: Figure,
-        inner_grid: SubplotSpec,
+        inner_grid: GridSpecFromSubplotSpec,
         num_inner_plots: int,
         ind: int,
         inputs: np.ndarray,
@@ -223,6 +235,6 @@ def _swapped(rows: np.ndarray, outer: int, inner: int) -> np.ndarray:
 def _time_first(name: str, rows: np.ndarray, units: int, device: torch.device | int | str) -> torch.Tensor:
     rows = np.asarray(rows)
     if rows.ndim != 2 or rows.shape[1] % units:
-        raise InputError(f"{name}: rows [B, {units} * T] are accepted, got an array {list(rows.shape)}")
+        raise InputError(f"{name}: expected rows [B, {units} * T], got an array {list(rows.shape)}")
     steps = rows.shape[1] // units
     return _float_tensor(rows, device).view(len(rows), units, steps).permute(2, 0, 1)

@@ -109,7 +109,7 @@ def update_parameters(updates: Mapping[str, Any]) -> None:
     """
     if not isinstance(updates, Mapping):
         raise InputTypeError(
-            f"updates: a dictionary of parameters is accepted, got {updates!r} ({type(updates).__name__})"
+            f"updates: expected a dictionary of parameters, got {updates!r} ({type(updates).__name__})"
         )
     changed = {**par, **updates}
     par.update(changed | _dependencies(changed))
@@ -142,14 +142,14 @@ def initialize_weight(dims: Sequence[int], connection_prob: float) -> np.ndarray
         float32 of that shape.
     """
     weights = np.random.gamma(shape=0.25, scale=1.0, size=dims)
-    return np.float32(weights * (np.random.rand(*dims) < connection_prob))
+    return np.asarray(weights * (np.random.rand(*dims) < connection_prob), np.float32)
 
 
 def _check(values: Mapping[str, Any]) -> None:
     for name, smallest in _SMALLEST.items():
         check_count(name, values[name], smallest)
     if values["num_motion_tuned"] % 2:
-        raise InputError(f"num_motion_tuned: an even number is accepted, got {values['num_motion_tuned']}")
+        raise InputError(f"num_motion_tuned: expected an even number, got {values['num_motion_tuned']}")
     check_choice("gating_type", values["gating_type"], _GATING_TYPES)
 
 
@@ -218,7 +218,7 @@ def _weights(p: Mapping[str, Any]) -> dict[str, Any]:
         return np.float32(0.05) * np.float32(np.random.gamma(shape=0.25, scale=1.0, size=shape))
 
     def uniform(*shape: int) -> np.ndarray:
-        return np.float32(np.random.uniform(-0.05, 0.05, size=shape))
+        return np.asarray(np.random.uniform(-0.05, 0.05, size=shape), np.float32)
 
     w_out_mask = np.ones((hidden, outputs), dtype=np.float32)
     if p["EI"]:
@@ -251,7 +251,7 @@ def _synapses(p: Mapping[str, Any]) -> dict[str, Any]:
     """Constants of short-term plasticity."""
     hidden = p["n_hidden"]
     types = {"stf": [_STF], "std": [_STD], "std_stf": [_STD, _STF]}.get(p["synapse_config"], [0])
-    synapse_type = np.resize(np.int8(types), hidden)
+    synapse_type = np.resize(np.asarray(types, np.int8), hidden)
     stf, std = synapse_type == _STF, synapse_type == _STD
     fast, slow = p["dt"] / p["tau_fast"], p["dt"] / p["tau_slow"]
 

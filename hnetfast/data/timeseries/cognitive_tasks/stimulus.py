@@ -175,9 +175,7 @@ class MultiStimulus:
         task = check_count("current_task", task, 0, len(self.task_types) - 1)
         rules = self.rule_shape[2]
         if 0 < rules <= task:
-            raise InputError(
-                f"current_task: with num_rule_tuned={rules}, tasks below are accepted, got {task}"
-            )
+            raise InputError(f"current_task: expected a task below num_rule_tuned={rules}, got {task}")
         if self.task_types[task][1:2] in (["dms"], ["dnms"]) and self.response_shape[2] < 2:
             raise InputError(f"current_task: task {task} needs two directions, num_motion_dirs is 1")
         return task
@@ -400,11 +398,15 @@ class MultiStimulus:
 def check_generator(name: str, value: Any) -> None:
     """Refuse what is neither ``numpy.random`` nor a ``RandomState``.
 
+    Args:
+        name: Name of the argument.
+        value: What was passed.
+
     Raises:
         TypeError: If it is neither.
     """
     if value is not np.random and not isinstance(value, np.random.RandomState):
-        raise InputTypeError(f"{name}: numpy.random or a RandomState is accepted, got {value!r}")
+        raise InputTypeError(f"{name}: expected numpy.random or a RandomState, got {value!r}")
 
 
 def _circle(number: int) -> np.ndarray:
