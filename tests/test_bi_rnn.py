@@ -1,7 +1,6 @@
 """BiRNN: sequence lengths, many sets of weights, modulation, statistics, and bad input."""
 
 import copy
-import pickle
 from functools import partial
 from math import prod
 
@@ -222,22 +221,6 @@ def test_preprocessing_of_many_sets():
     expected = [network.forward(per_set[b], weights=[w[b] for w in weights]) for b in range(SETS)]
     found = network.forward_batched(per_set, weights, x_per_set=True)
     torch.testing.assert_close(found, torch.stack(expected))
-
-
-def test_parameters_are_shared_with_the_parts():
-    network = build(mlp=mlp_args())
-    twin = pickle.loads(pickle.dumps(copy.deepcopy(network)))
-    x = torch.randn(STEPS, BATCH, N_IN)
-    torch.testing.assert_close(twin.forward(x), network.forward(x))
-    with torch.no_grad():
-        for parameter in twin.parameters():
-            parameter.zero_()
-    assert not twin.forward(x).any() and network.forward(x).any()
-    assert twin.double().forward(x.double()).dtype == torch.float64
-    before = network.forward(x)
-    substitutes = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
-    torch.func.functional_call(network, substitutes, (x,))
-    torch.testing.assert_close(network.forward(x), before)
 
 
 def test_arguments_are_not_changed():

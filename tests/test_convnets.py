@@ -111,12 +111,6 @@ def test_chunk_squeezer_with_many_sets_of_weights(arguments, cemb_size, training
 
 
 @pytest.mark.parametrize("x_per_set", [False, True])
-def test_zenkenet_with_many_sets_of_weights(x_per_set):
-    network = zenkenet(no_weights=True)
-    assert_equals_loop(network, random_sets(network.param_shapes), x_per_set)
-
-
-@pytest.mark.parametrize("x_per_set", [False, True])
 @pytest.mark.parametrize("pixel_wise", [False, True])
 def test_bio_conv_net_with_many_sets_of_weights(x_per_set, pixel_wise):
     options = {"use_context_mod": True, "context_mod_inputs": True}
@@ -317,53 +311,6 @@ def weights_with(network, index, value):
     return weights
 
 
-@pytest.mark.parametrize("build", [lenet, zenkenet, bio_conv_net, squeezer])
-def test_bad_weights_are_named(build):
-    network = build()
-    x = torch.rand(2, num_inputs(network))
-    num_weights = len(network.param_shapes)
-    cases = [
-        (weights_with(network, 3, torch.zeros(7, 7)), ValueError, r"entry 3 .*got \[7, 7\]"),
-        (weights_with(network, 2, "a"), TypeError, r"entry 2 .*got str"),
-        (
-            weights_with(network, 4, torch.zeros(network.param_shapes[4], dtype=torch.float64)),
-            TypeError,
-            r"entry 4 .*float64",
-        ),
-        (
-            weights_with(network, 4, torch.zeros(network.param_shapes[4], device="meta")),
-            ValueError,
-            r"entry 4 .*meta",
-        ),
-        ([torch.zeros(3)], ValueError, f"expected {num_weights} tensors"),
-        ({"weights": []}, ValueError, "internal_weights"),
-        (torch.zeros(3), TypeError, "list of tensors"),
-    ]
-    for weights, error, message in cases:
-        with pytest.raises(error, match=message):
-            network.forward(x, weights=weights)
-    with pytest.raises(ValueError, match="no_weights"):
-        build(no_weights=True).forward(x)
-
-
-@pytest.mark.parametrize("build", [lenet, zenkenet, bio_conv_net, squeezer])
-def test_bad_input_is_refused(build):
-    network = build()
-    n = num_inputs(network)
-    for x, error in [
-        (torch.rand(2, n + 1), ValueError),
-        (torch.rand(2, 1, n), ValueError),
-        (torch.rand(2, n, dtype=torch.float64), TypeError),
-        (torch.rand(2, n, device="meta"), ValueError),
-        ("image", TypeError),
-    ]:
-        with pytest.raises(error, match="x"):
-            network.forward(x)
-    with pytest.raises(ValueError, match="distillation"):
-        network.forward(torch.rand(2, n), distilled_params=[torch.zeros(2)])
-    assert network.forward(torch.rand(0, n)).shape[0] == 0
-
-
 def test_images_with_the_channels_first_are_refused():
     with pytest.raises(ValueError, match="32, 32, 3"):
         zenkenet().forward(torch.rand(2, 3, 32, 32))
@@ -397,16 +344,3 @@ def test_chunk_squeezer_leaves_statistics_alone_after_bad_input(bad):
             condition=5 if bad == "stats" else None,
         )
     assert all(torch.equal(a, b) for a, b in zip(before, network.buffers(), strict=True))
-
-
-@pytest.mark.parametrize("build", [lenet, zenkenet, bio_conv_net, squeezer])
-def test_copies_are_independent(build):
-    network = build()
-    x = torch.rand(2, num_inputs(network))
-    out = network.forward(x)
-    twin = copy.deepcopy(network)
-    with torch.no_grad():
-        for parameter in twin.parameters():
-            parameter.add_(1)
-    assert torch.equal(network.forward(x), out)
-    assert not torch.equal(twin.forward(x), out)

@@ -1,6 +1,6 @@
 """Hypernetworks whose outputs are images: what is documented of their layers, arguments and initial weights.
 
-What they share with all hypernetworks is tested in test_hnets_conditions.py and test_hnets_transforms.py.
+What they share with all hypernetworks is tested in tests/conformance.
 """
 
 import copy
@@ -236,57 +236,6 @@ def test_given_chunk_embeddings():
 # --- inputs, weights and formats ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("use_batch_norm", [False, True])
-def test_many_conditions_are_single_calls(cls, use_batch_norm):
-    hnet = randomise_attention(build(cls, use_batch_norm=use_batch_norm)).eval()
-    single = torch.cat([flat(hnet, cond_id=i) for i in (2, 0, 1)])
-    torch.testing.assert_close(flat(hnet, cond_id=[2, 0, 1]), single)
-    embeddings = torch.stack([hnet.get_cond_in_emb(i) for i in (2, 0, 1)])
-    torch.testing.assert_close(flat(hnet, cond_input=embeddings), single)
-
-
-def test_formats(cls):
-    hnet = build(cls)
-    flattened = flat(hnet, cond_id=0)
-    assert flattened.shape == (1, 21) and flattened.is_contiguous()
-    for ret_format in ("squeezed", "sequential"):
-        out = hnet(cond_id=0, ret_format=ret_format)
-        expected = hnet.convert_out_format(flattened, "flattened", ret_format)
-        torch.testing.assert_close(out, expected)
-        assert type(out) is list
-    assert [list(t.shape) for t in hnet(cond_id=0)] == hnet.target_shapes == TARGETS
-    assert hnet.num_outputs == 21
-
-
-@pytest.mark.parametrize("no_cond_weights", [False, True])
-@pytest.mark.parametrize("no_uncond_weights", [False, True])
-def test_given_weights(cls, no_uncond_weights, no_cond_weights):
-    full = randomise_attention(build(cls, use_batch_norm=True)).eval()
-    hnet = build(
-        cls, 1, no_uncond_weights=no_uncond_weights, no_cond_weights=no_cond_weights, use_batch_norm=True
-    )
-    hnet.eval()
-    expected = flat(full, cond_id=[1, 2])
-    assert hnet.param_shapes == full.param_shapes
-    every = [p.detach().clone().requires_grad_() for p in full.internal_params]
-    out = flat(hnet, cond_id=[1, 2], weights=every)
-    torch.testing.assert_close(out, expected)
-    out.square().sum().backward()
-    assert [i for i, p in enumerate(every) if p.grad is None] == [0]  # the embedding that is not used
-    assert all(p.grad is None for p in hnet.parameters())
-
-    uncond = [every[i] for i in hnet.unconditional_param_shapes_ref]
-    cond = [every[i] for i in hnet.conditional_param_shapes_ref]
-    out = flat(hnet, cond_id=[1, 2], weights={"uncond_weights": uncond, "cond_weights": cond})
-    torch.testing.assert_close(out, expected)
-    if no_uncond_weights or no_cond_weights:
-        with pytest.raises(TypeError, match="weights: needed"):
-            hnet(cond_id=0)
-    if no_uncond_weights and no_cond_weights:
-        assert hnet.hyper_shapes_learned == hnet.param_shapes and not hnet.internal_params
-        assert hnet.unconditional_params is None
-
-
 def test_gradients_of_all_parameters(cls):
     hnet = randomise_attention(build(cls, use_batch_norm=True, uncond_in_size=1)).double()
     weights = [p.detach().clone().requires_grad_() for p in hnet.internal_params]
@@ -296,21 +245,6 @@ def test_gradients_of_all_parameters(cls):
         return flat(hnet, cond_id=[2, 0], uncond_input=uncond, weights=list(weights))
 
     assert torch.autograd.gradcheck(generate, (uncond, *weights), fast_mode=True)
-
-
-def test_checkpoints_and_copies(cls):
-    options = {"use_batch_norm": True, "use_spectral_norm": True}
-    hnet, other = build(cls, **options), build(cls, 1, **options)
-    for _ in range(3):
-        flat(hnet, cond_id=[0, 1])
-    missing, unexpected = other.load_state_dict(copy.deepcopy(hnet.state_dict()))
-    assert not missing and not unexpected
-    expected = flat(hnet.eval(), cond_id=[0, 2])
-    assert torch.equal(flat(other.eval(), cond_id=[0, 2]), expected)
-    twin = copy.deepcopy(hnet)
-    for param in hnet.parameters():
-        nn.init.zeros_(param)
-    assert torch.equal(flat(twin, cond_id=[0, 2]), expected)
 
 
 def test_activation_that_works_in_place(cls):

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnetfast.hnets import ChunkedHMLP
 from hnetfast.mnets import WRN, ResNet, ResNetIN
 
 NETWORKS = {
@@ -115,17 +114,6 @@ def test_statistics_of_each_set(name):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_weights_from_a_hypernetwork(name):
-    network = build(name, no_weights=True)
-    hnet = ChunkedHMLP(network.param_shapes, 50, num_cond_embs=SETS, layers=(5,), verbose=False)
-    x = torch.randn(BATCH, 192)
-    network.eval()
-    expected = torch.stack([network(x, weights=hnet(cond_id=i)) for i in range(SETS)])
-    actual = network.forward_batched(x, hnet(cond_id=range(SETS), ret_format="flattened"))
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["WRN", "ResNetIN"])
 def test_the_formats_of_images_agree(name):
     x = torch.randn(BATCH, 8, 8, 3)
@@ -159,16 +147,6 @@ def test_groups_of_equal_width():
     network = build("ResNet", num_feature_maps=(2, 2, 2, 2)).eval()
     assert network(torch.randn(BATCH, 192)).isfinite().all()
     assert build("ResNet", k=1.5)._filter_sizes == [2, 3, 4, 6]
-
-
-@pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_an_empty_batch(name):
-    network = build(name)
-    before = [buffer.clone() for buffer in network.buffers()]
-    assert network(torch.randn(0, 192)).shape == (0, network.num_classes)
-    assert network.forward_batched(torch.randn(0, 192), flat_weights(network)).shape[:2] == (SETS, 0)
-    for a, b in zip(before, network.buffers(), strict=True):
-        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
