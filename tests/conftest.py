@@ -27,7 +27,9 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_collection_modifyitems(config, items):
-    if hasattr(config, "workerinput"):  # files that take long come first: none is left to one process at the end
+    if hasattr(
+        config, "workerinput"
+    ):  # files that take long come first: none is left to one process at the end
         slow = {item.path for item in items if item.get_closest_marker("slow")}
         items.sort(key=lambda item: item.path not in slow)
     if torch.cuda.is_available():

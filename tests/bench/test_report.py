@@ -29,7 +29,7 @@ from bench.test_bench_chunked_mlp import (
 from hnetfast import _comparison
 
 pytest.importorskip("matplotlib")
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _SMALLEST = DISTINCT_CHUNKED_CASES[2]  # ResNet-32, '10,10,10,10'
 
 

@@ -31,7 +31,7 @@ from hnetfast.data import (
     split_by_class,
 )
 from hnetfast.data._cache import content_key, kept_arrays
-from tests.made_data import blobs, write_cifar, write_idx, write_mnist, write_svhn
+from tests.data.made_data import blobs, write_cifar, write_idx, write_mnist, write_svhn
 
 CACHE = "mnist_hnetfast.npz"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

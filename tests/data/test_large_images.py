@@ -22,8 +22,8 @@ from hnetfast.data.celeba_data import CelebAData
 from hnetfast.data.cub_200_2011_data import CUB2002011
 from hnetfast.data.ilsvrc2012_data import ILSVRC2012Data
 from hnetfast.data.udacity_ch2 import UdacityCh2Data
-from tests import image_folders
-from tests.image_folders import edit
+from tests.data import image_folders
+from tests.data.image_folders import edit
 
 pytest.importorskip("torchvision")
 

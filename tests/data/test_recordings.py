@@ -26,7 +26,7 @@ from hnetfast.data.timeseries import (
 )
 from hnetfast.data.timeseries._recordings import recordings_path, write_recordings
 from hnetfast.data.timeseries._tfrecord import masked_crc32c, parse_sequence_example, read_records
-from tests import recordings
+from tests.data import recordings
 
 STROKES, SOUNDS, SENTENCES = smnist_data.SMNISTData, audioset_data.AudiosetData, mud_data.get_mud_handlers
 FILES = {

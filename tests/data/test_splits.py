@@ -14,7 +14,7 @@ from hnetfast.data.cub_200_2011_data import CUB2002011
 from hnetfast.data.sequential_dataset import SequentialDataset
 from hnetfast.data.special import split_cifar, split_mnist
 from hnetfast.data.special.permuted_mnist import PermutedMNIST, PermutedMNISTList
-from tests import image_folders, made_data
+from tests.data import image_folders, made_data
 
 
 @pytest.fixture(scope="module")

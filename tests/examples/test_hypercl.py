@@ -19,7 +19,7 @@ from hnetfast.examples.hypercl._task_weights import TaskWeights
 from hnetfast.hnets import ChunkedHMLP
 from hnetfast.utils import sim_utils
 from hnetfast.utils.hnet_regularizer import calc_fix_target_reg, get_current_targets
-from tests.made_data import write_idx
+from tests.data.made_data import write_idx
 
 DIGITS = ["--cl_exp=splitdigits", "--num_tasks=3", "--val_set_size=20", "--val_iter=10"]
 DIGITS += ["--no_cuda", "--mlp_arch=20,20", "--hmlp_arch=20", "--chmlp_chunk_size=100"]

@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from tests import fake_scheduler_programs
-from tests.fake_scheduler_programs import ACTIVE, PROGRAMS, Store, kill_processes
+from tests.hpsearch import fake_scheduler_programs
+from tests.hpsearch.fake_scheduler_programs import ACTIVE, PROGRAMS, Store, kill_processes
 
 
 class FakeCluster:

@@ -16,7 +16,7 @@ from hnetfast.hpsearch._cluster import end_by_code, read_exit_code, scheduler_na
 from hnetfast.hpsearch._executor import Job, State
 from hnetfast.hpsearch._lsf import LsfExecutor, _end, _read_history, _without_quotes
 from hnetfast.hpsearch._slurm import SlurmExecutor, _records, _write_slurm_script
-from tests.fake_schedulers import fake_lsf, fake_slurm  # noqa: F401  (fixtures)
+from tests.hpsearch.fake_schedulers import fake_lsf, fake_slurm  # noqa: F401  (fixtures)
 
 ENDS = {  # what a scheduler says of a job that it has ended, and what that is
     "slurm": [

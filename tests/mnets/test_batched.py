@@ -373,7 +373,7 @@ def test_float64_and_autocast():
 
 
 def test_the_documentation_s_examples_run():
-    text = (Path(__file__).parent.parent / "docs" / "many_weight_sets.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "many_weight_sets.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert blocks
     namespace = {}

@@ -654,7 +654,7 @@ def test_names():
 
 
 def test_examples_in_the_documentation_run(capsys):
-    text = (Path(__file__).parent.parent / "docs" / "any_module.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "any_module.md").read_text()
     namespace = {}
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(block, namespace)
