@@ -1,7 +1,7 @@
 """The programs of fake schedulers: sbatch, squeue, sacct, scancel, bsub, bjobs, bhist and bkill.
 
 Each is a call of :func:`main` in a process of its own, see tests/hpsearch/fake_schedulers.py. They share a
-folder and execute jobs in the background. Nothing but the standard library is imported, so that they start quickly.
+folder and execute jobs in the background. Nothing but the standard library is imported: they start quickly.
 """
 
 import fcntl
