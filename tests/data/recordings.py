@@ -4,8 +4,11 @@ import pickle
 
 import numpy as np
 
+from hnetfast.data.timeseries import audioset_data, mud_data, smnist_data
 from hnetfast.data.timeseries._recordings import recordings_path, write_recordings
 from hnetfast.data.timeseries.mud_data import pack_words
+
+STROKES, SOUNDS, SENTENCES = smnist_data.SMNISTData, audioset_data.AudiosetData, mud_data.get_mud_handlers
 
 
 def made_strokes(num_train, num_test, seed=0, longest=7):
@@ -113,3 +116,13 @@ def _pickle(folder, name, content):
     path = recordings_path(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps(content))
+
+
+def bomb(path):
+    """A pickle that makes a file where it is read."""
+
+    class Bomb:
+        def __reduce__(self):
+            return open, (str(path), "w")
+
+    return pickle.dumps(Bomb())

@@ -1,101 +1,25 @@
 """Jobs on clusters with SLURM and LSF, on fakes of both that really execute what is submitted."""
 
-import argparse
 import logging
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 
-from hnetfast.hpsearch._cluster import end_by_code, read_exit_code, scheduler_name, script
+from hnetfast.hpsearch._cluster import end_by_code, read_exit_code, scheduler_name
 from hnetfast.hpsearch._executor import Job, State
-from hnetfast.hpsearch._lsf import LsfExecutor, _end, _read_history, _without_quotes
-from hnetfast.hpsearch._slurm import SlurmExecutor, _records, _write_slurm_script
-from tests.hpsearch.fake_schedulers import fake_lsf, fake_slurm  # noqa: F401  (fixtures)
-
-ENDS = {  # what a scheduler says of a job that it has ended, and what that is
-    "slurm": [
-        ("TIMEOUT", "", State.TIMEOUT),
-        ("DEADLINE", "", State.TIMEOUT),
-        ("OUT_OF_MEMORY", "", State.KILLED),
-        ("NODE_FAIL", "", State.KILLED),
-        ("PREEMPTED", "", State.KILLED),
-        ("CANCELLED", "", State.KILLED),
-        ("FAILED", "", State.FAILED),
-    ],
-    "lsf": [
-        ("EXIT", "TERM_RUNLIMIT", State.TIMEOUT),
-        ("EXIT", "TERM_MEMLIMIT", State.KILLED),
-        ("EXIT", "TERM_PREEMPT", State.KILLED),
-        ("EXIT", "TERM_OWNER", State.KILLED),
-        ("EXIT", "TERM_CPULIMIT", State.KILLED),
-        ("EXIT", "", State.KILLED),  # by an unknown hand, with exit code 137
-    ],
-}
-
-
-@pytest.fixture(params=["slurm", "lsf"])
-def cluster(request):
-    return request.getfixturevalue(f"fake_{request.param}")
-
-
-@pytest.fixture
-def slurm(fake_slurm):  # noqa: F811
-    return fake_slurm
-
-
-@pytest.fixture
-def lsf(fake_lsf):  # noqa: F811
-    return fake_lsf
-
-
-def executor(cluster, folder, **options):
-    options = {"num_jobs": 4, "hours": 2, "folder": folder, "interval": 0.02, "grace": 0.1} | options
-    if cluster.scheduler == "slurm":
-        named = dict.fromkeys(["mem", "gres", "partition", "qos", "constraint"], "")
-        return SlurmExecutor(**named | options)
-    return LsfExecutor(**{"resources": ""} | options)
-
-
-def shell_job(folder, command="true", name="search-1", cwd=None):
-    """A job that executes a command of the shell."""
-    own = folder / f"jobs/{name}"
-    own.mkdir(parents=True, exist_ok=True)
-    return Job(name=name, command=("bash", "-c", command), cwd=cwd or folder, folder=own)
-
-
-def poll_until_ended(executor, number=1):
-    """The jobs that end, in the order in which they are reported."""
-    ended, deadline = [], time.monotonic() + 20
-    while len(ended) < number:
-        assert time.monotonic() < deadline, f"only {ended}"
-        ended += executor.poll()
-        time.sleep(0.005)
-    assert executor.poll() == []
-    return ended
-
-
-def poll_for_a_while(executor, cluster, questions=3):
-    """Poll until the scheduler was asked so many times more; nothing may end."""
-    program = "squeue" if cluster.scheduler == "slurm" else "bjobs"
-    asked = len(cluster.calls(program)) + questions
-    while len(cluster.calls(program)) < asked:
-        assert executor.poll() == []
-        time.sleep(0.005)
-
-
-def wait_for_log(job, text):
-    """Wait until a job has written a text."""
-    deadline = time.monotonic() + 20
-    while not job.log.exists() or text not in job.log.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
+from tests.hpsearch.cluster_jobs import (
+    ENDS,
+    executor,
+    poll_for_a_while,
+    poll_until_ended,
+    shell_job,
+    wait_for_log,
+)
 
 # What is submitted
 
@@ -174,52 +98,6 @@ def test_the_command_gets_signals_and_its_own_time_to_end(cluster, tmp_path):
     (ended,) = poll_until_ended(search)
     assert ended.state == State.FINISHED
     assert "saved" in job.log.read_text()
-
-
-def test_slurm_options(slurm, tmp_path):
-    slurm.set(held=True)
-    options = {
-        "mem": "8G",
-        "gres": "gpu:v100:1",
-        "partition": "long",
-        "qos": "high",
-        "constraint": "a100|h100",
-    }
-    search = executor(slurm, tmp_path, hours=30, **options)
-    job = shell_job(tmp_path)
-    given = slurm.job(search.submit(job))["options"]
-    assert given.items() >= options.items()
-    assert (given["job-name"], given["time"], given["output"]) == ("search-1", "1800", "log.txt")
-    assert "error" not in given and "wckey" not in given
-    assert subprocess.run(["bash", "-n", script(job)], check=False).returncode == 0
-    assert script(job).read_text().startswith("#!/bin/bash\n")
-
-
-def test_slurm_options_that_are_not_given(slurm, tmp_path):
-    slurm.set(held=True)
-    given = slurm.job(executor(slurm, tmp_path, hours=0.01).submit(shell_job(tmp_path)))["options"]
-    assert not given.keys() & {"mem", "gres", "partition", "qos", "constraint"}
-    assert given["time"] == "1"
-
-
-def test_lsf_options(lsf, tmp_path):
-    lsf.set(held=True)
-    search = executor(lsf, tmp_path, hours=30.5, resources='"rusage[mem=8000, ngpus_excl_p=1]"')
-    job = shell_job(tmp_path)
-    given = lsf.job(search.submit(job))["options"]
-    assert given == {
-        "-J": "search-1",
-        "-W": "30:30",
-        "-R": "rusage[mem=8000, ngpus_excl_p=1]",
-        "-o": "lsf.txt",
-    }
-    assert subprocess.run(["bash", "-n", script(job)], check=False).returncode == 0
-
-
-def test_quotes_around_resources():
-    for resources in ["select[mem>1 && type=='any']", "", '"', '"a" -R "b"']:
-        assert _without_quotes(resources) == resources
-    assert _without_quotes("'rusage[mem=1]'") == "rusage[mem=1]"
 
 
 def test_scheduler_names_are_plain_and_unique():
@@ -551,112 +429,6 @@ def test_cancel_a_job_whose_submission_was_not_answered(cluster, tmp_path):
 # Another search takes over
 
 
-@pytest.mark.parametrize("know_handle", [True, False])
-def test_adopt(cluster, tmp_path, know_handle):
-    first = executor(cluster, tmp_path, num_jobs=9)
-    commands = {
-        "runs": "until [ -e go ]; do sleep .01; done; exit 1",
-        "done": "exit 0",
-        "failed": "exit 2",
-        "killed": "sleep 60",
-    }
-    jobs = {name: shell_job(tmp_path, command, name) for name, command in commands.items()}
-    handles = {name: first.submit(job) for name, job in jobs.items()}
-    cluster.wait(handles["done"])
-    cluster.wait(handles["failed"])
-    cluster.wait(handles["runs"], "RUNNING", "RUN")
-    cluster.wait(handles["killed"], "RUNNING", "RUN")
-    cluster.end(handles["killed"], *ENDS[cluster.scheduler][0][:2])
-    cluster.retire(handles["failed"], handles["killed"])
-
-    second = executor(cluster, tmp_path, num_jobs=9)
-    for name, job in jobs.items():
-        assert second.adopt(job, handles[name] if know_handle else None) == handles[name]
-    assert second.free_slots() == 5
-    (tmp_path / "go").touch()
-    states = {ended.job.name: ended.state for ended in poll_until_ended(second, 4)}
-    assert states == {
-        "runs": State.FAILED,
-        "done": State.FINISHED,
-        "failed": State.FAILED,
-        "killed": State.TIMEOUT,
-    }
-    assert len(cluster.jobs()) == 4
-
-
-def test_adopt_a_job_that_waits(cluster, tmp_path):
-    cluster.set(held=True)
-    job = shell_job(tmp_path, name="Waits; for 'ever'")
-    handle = executor(cluster, tmp_path).submit(job)
-    second = executor(cluster, tmp_path)
-    assert second.adopt(job, None) == handle
-    poll_for_a_while(second, cluster)
-    cluster.set(held=False)
-    assert poll_until_ended(second)[0].state == State.FINISHED
-
-
-def test_adopt_a_requeued_job_that_has_an_old_exit_code(cluster, tmp_path):
-    job = shell_job(tmp_path, "[ -e again ] && exit 0; touch again; echo up; sleep 60")
-    handle = executor(cluster, tmp_path).submit(job)
-    wait_for_log(job, "up")
-    cluster.set(held=True)
-    cluster.requeue(handle)
-    cluster.wait(handle, "PENDING", "PEND")
-    assert job.exit_code.exists()
-    second = executor(cluster, tmp_path)
-    assert second.adopt(job, handle) == handle
-    poll_for_a_while(second, cluster)
-    cluster.set(held=False)
-    assert poll_until_ended(second)[0].state == State.FINISHED
-
-
-def test_adopt_what_never_ran(cluster, tmp_path):
-    search = executor(cluster, tmp_path)
-    job = shell_job(tmp_path)
-    assert search.adopt(job, None) is None
-    assert cluster.calls() == []  # without a script it can't have been submitted
-    script(job).write_text("")  # the search was killed right before sbatch
-    assert search.adopt(job, None) is None
-    assert search.free_slots() == 4
-
-
-@pytest.mark.parametrize("know_handle", [True, False])
-def test_adopt_what_nobody_knows(cluster, tmp_path, know_handle):
-    job = shell_job(tmp_path, "sleep 60")
-    handle = executor(cluster, tmp_path).submit(job)
-    cluster.wait(handle, "RUNNING", "RUN")
-    cluster.forget(handle)
-    second = executor(cluster, tmp_path)
-    assert second.adopt(job, handle if know_handle else None) is None
-    cluster.wait(handle)  # nothing of it runs, should it only have been hidden for a moment
-    assert second.free_slots() == 4
-
-
-@pytest.mark.parametrize("was_submitted", [True, False])
-def test_adopt_without_an_answer(cluster, tmp_path, was_submitted):
-    job = shell_job(tmp_path, "exit 7")
-    if was_submitted:
-        executor(cluster, tmp_path).submit(job)
-    else:
-        script(job).write_text("")
-    cluster.fail("squeue" if cluster.scheduler == "slurm" else "bjobs", "Socket timed out", times=2)
-    second = executor(cluster, tmp_path)
-    assert second.adopt(job, None) == ""  # it is not known, so it must not be submitted by anyone else
-    assert second.free_slots() == 0
-    assert poll_until_ended(second)[0].reason == "exit code 7"
-    assert len(cluster.jobs()) == 1
-
-
-def test_many_jobs_are_adopted_by_one_question(cluster, tmp_path):
-    first = executor(cluster, tmp_path, num_jobs=9)
-    cluster.set(held=True)
-    jobs = [shell_job(tmp_path, name=f"job-{index}") for index in range(5)]
-    handles = [first.submit(job) for job in jobs]
-    second = executor(cluster, tmp_path, num_jobs=9, interval=1000)
-    assert [second.adopt(job, handle) for job, handle in zip(jobs, handles, strict=True)] == handles
-    assert len(cluster.calls("squeue" if cluster.scheduler == "slurm" else "bjobs")) == 1
-
-
 # Bad input
 
 
@@ -694,18 +466,6 @@ def test_options_stay_in_their_lines(cluster, tmp_path):
         executor(cluster, tmp_path, **{name: "8G\n#SBATCH --exclusive"})
 
 
-def test_without_submitit(slurm, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(ImportError, match=r"hnetfast\[hpsearch\]"):
-        executor(slurm, tmp_path)
-
-
-def test_submitit_is_imported_when_it_is_needed():
-    code = "import sys, hnetfast.hpsearch._slurm, hnetfast.hpsearch._lsf; print('submitit' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout == "False\n"
-
-
 @pytest.mark.parametrize("content", [b"", b"garbage", b"-1\n", b"0 0", b"\xd9\xa0\n", b"1234\n", b"\xff"])
 def test_an_exit_code_that_is_none(tmp_path, content):
     job = shell_job(tmp_path)
@@ -717,67 +477,6 @@ def test_an_exit_code_that_is_none(tmp_path, content):
 # What the schedulers write
 
 
-def test_lines_of_squeue_and_sacct():
-    lines = ["12|RUNNING|a|b", "12.batch|COMPLETED|batch", "13_[1-3]|PENDING|x", "14+0|FAILED|x", "", "?"]
-    text = "\n".join([*lines, "15|CANCELLED by 7|y", ""])
-    assert [(record.handle, record.name, record.end) for record in _records(text)] == [
-        ("12", "a|b", None),
-        ("15", "y", State.KILLED),
-    ]
-
-
-def test_history_of_lsf():
-    text = """
-Job <1>, Job Name <one>, User <me>, Project <default>, Command <x>
-Thu Mar 13 20:18:30: Submitted from host <a>, CWD <$HOME>, Output File <lsf.txt>;
-Thu Mar 13 20:18:31: Starting (Pid 1);
-Thu Mar 13 20:18:32: Exited with exit
-                      code 143. The CPU time used is 0.1 seconds;
-Thu Mar 13 20:18:32: Completed <exit>; TERM_MEMLIMIT: job killed after reaching
-                      LSF memory usage limit;
-
-Summary of time in seconds spent in various states by  Thu Mar 13 20:18:32
----------------------------------------------------------------------------
-
-Job <2>, Job Name <a long name that is brok
-                     en>, User <me>, Project <default>, Command <x>
-Thu Mar 13 20:18:31: Starting (Pid 1);
-Thu Mar 13 20:18:32: Exited by signal 9. The CPU time used is 0.1 seconds;
-
-Job <3>, Job Name <three>, User <me>, Project <default>, Command <x>
-Thu Mar 13 20:18:31: Starting (Pid 1);
-Thu Mar 13 20:18:32: Exited with exit code 1. The CPU time used is 0.1 seconds;
-Thu Mar 13 20:18:33: Requeue the finished job;
-Thu Mar 13 20:18:34: Starting (Pid 2);
-Thu Mar 13 20:18:35: Done successfully. The CPU time used is 0.1 seconds;
-
-Job <4>, User <me>, Project <default>, Command <x>
-Thu Mar 13 20:18:31: Starting (Pid 1);
-Thu Mar 13 20:18:32: Exited with exit code 9. The CPU time used is 0.1 seconds;
-Thu Mar 13 20:18:33: Requeue the finished job;
-Thu Mar 13 20:18:34: Starting (Pid 2);
-"""
-    assert [(record.handle, record.name, record.end) for record in _read_history(text)] == [
-        ("1", "one", State.KILLED),
-        ("2", "a long name that is broken", State.KILLED),
-        ("3", "three", State.FINISHED),
-        ("4", "", None),
-    ]
-    assert "memory" in _read_history(text)[0].reason
-
-
-def test_ends_of_lsf():
-    assert (
-        _end("EXIT", "140", "TERM_RUNLIMIT: job killed after reaching LSF run time limit")[0] == State.TIMEOUT
-    )
-    assert _end("EXIT", "3", "-") == (State.FAILED, "exit code 3")
-    assert _end("EXIT", "-", "TERM_UNKNOWN: unknown")[0] == State.FAILED
-    assert _end("EXIT", "130", "TERM_CWD_NOTEXIST: no such folder") == (
-        State.KILLED,
-        "no such folder (LSF: TERM_CWD_NOTEXIST)",
-    )
-
-
 def test_exit_codes():
     assert end_by_code(0) == (State.FINISHED, "exit code 0")
     assert end_by_code(127) == (State.FAILED, "exit code 127")
@@ -786,20 +485,3 @@ def test_exit_codes():
 
 
 # hypnettorch's script
-
-
-def options(**changed):
-    plain = {"mem": "8G", "gres": "gpu:1", "partition": "", "qos": "", "constraint": ""} | changed
-    return argparse.Namespace(num_hours=24, **{f"slurm_{name}": value for name, value in plain.items()})
-
-
-def test_write_slurm_script(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert _write_slurm_script(options(qos="high"), "python3 x.py --a='1 2'", "a b") == "a b_script.sh"
-    assert (tmp_path / "a b_script.sh").read_text() == (
-        "#!/bin/bash\n#SBATCH --job-name 'a b'\n#SBATCH --output 'a b_%j.out'\n#SBATCH --error 'a b_%j.err'\n"
-        "#SBATCH --time 24:00:00\n#SBATCH --mem 8G\n#SBATCH --gres gpu:1\n#SBATCH --qos high\n"
-        "python3 x.py --a='1 2'"
-    )
-    with pytest.raises(FileNotFoundError):
-        _write_slurm_script(options(), "true", "no/such")

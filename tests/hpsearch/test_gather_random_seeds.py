@@ -1,7 +1,6 @@
-"""Gathering random seeds, and the postprocessing of searches."""
+"""Gathering random seeds."""
 
 import argparse
-import csv
 import json
 import os
 import pickle
@@ -9,7 +8,6 @@ import shlex
 import subprocess
 import sys
 import tempfile
-import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -18,79 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnetfast._plain_pickle import read_pickled_namespace, read_plain_list
+from hnetfast._plain_pickle import read_pickled_namespace
 from hnetfast.hpsearch import gather_random_seeds as gather
-from hnetfast.hpsearch import hpsearch_postprocessing
-
-SCRIPT = """
-import argparse, json, os, pickle, sys
-parser = argparse.ArgumentParser()
-parser.add_argument("--out_dir", default="out/run")
-parser.add_argument("--random_seed", type=int, default=42)
-parser.add_argument("--data_random_seed", type=int, default=42)
-parser.add_argument("--lr", type=float, default=0.1)
-parser.add_argument("--text", default="")
-parser.add_argument("--note", default=None)
-parser.add_argument("--flag", action="store_true")
-parser.add_argument("--num", type=int, default=-1)
-config = parser.parse_args()
-os.makedirs(config.out_dir, exist_ok=True)
-with open(os.path.join(config.out_dir, "config.pickle"), "wb") as file:
-    pickle.dump(config, file)
-with open(os.path.join(config.out_dir, "performance_overview.txt"), "w") as file:
-    acc = 10 * config.lr + config.random_seed / 1000 + config.data_random_seed / 100000
-    file.write(f"acc {acc:f}\\nloss {1 - acc:f}\\nfinished 1\\n")
-"""
-
-MODULE = """
-grid = {"lr": [0.1, 0.2], "flag": [False, True]}
-conditions = []
-_SCRIPT_NAME = "toy.py"
-_SUMMARY_FILENAME = "performance_overview.txt"
-_SUMMARY_KEYWORDS = ["acc", "loss", "finished"]
-_OUT_ARG = "out_dir"
-_SUMMARY_PARSER_HANDLE = None
-def _performance_criteria(summary, criteria):
-    return float(summary["acc"][0]) > criteria
-_PERFORMANCE_EVAL_HANDLE = _performance_criteria
-_PERFORMANCE_KEY = "acc"
-_PERFORMANCE_SORT_ASC = False
-_ARGPARSE_HANDLE = None
-"""
-
-READER = """
-def _get_performance_summary(out_dir, cmd_ident):
-    with open(out_dir + "/numbers.json") as file:
-        return {key: [value] for key, value in json.load(file).items()}
-import json
-_SUMMARY_PARSER_HANDLE = _get_performance_summary
-"""
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A working directory with a script and its configuration modules, and a folder for temporary files."""
-    work = tmp_path / "work"
-    for folder in (work, tmp_path / "tmp"):
-        folder.mkdir()
-    (work / "toy.py").write_text(SCRIPT)
-    for name, text in {
-        "toy_config": MODULE,
-        "toy_config_asc": MODULE.replace("ASC = False", "ASC = True"),
-        "toy_config_no_criteria": MODULE.replace("HANDLE = _performance_criteria", "HANDLE = None"),
-        "toy_config_reader": MODULE.replace("_SUMMARY_PARSER_HANDLE = None", READER),
-        "toy_config_out": MODULE.replace('"out_dir"', '"output"'),
-        "toy_config_raises": MODULE.replace(
-            "return float", "if summary['acc'][0] < '1': 1 / 0\n    return float"
-        ),
-    }.items():
-        (work / f"{name}.py").write_text(text)
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.syspath_prepend(work)
-    monkeypatch.chdir(work)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(sys, "stdin", None)
-    return work
+from tests.hpsearch.toy_search import Bomb, made_run, run
 
 
 @pytest.fixture
@@ -101,23 +29,9 @@ def calls(monkeypatch):
     return commands
 
 
-def made_run(folder, seed=42, acc="1.5", finished=1, config=True, loss="0.5", **options):
-    folder = Path(folder)
-    folder.mkdir(parents=True)
-    if config:
-        values = Namespace(**{"out_dir": str(folder), "random_seed": seed, "lr": 0.1} | options)
-        (folder / "config.pickle").write_bytes(pickle.dumps(values))
-    (folder / "performance_overview.txt").write_text(f"acc {acc}\nloss {loss}\nfinished {finished}\n")
-    return folder
-
-
 def grid_of(name="hpsearch_random_seeds"):
     with open(Path(tempfile.gettempdir()) / f"{name}.pickle", "rb") as file:
         return pickle.load(file)
-
-
-def run(*argv, module="toy_config", **arguments):
-    gather.run(argv=[f"--grid_module={module}", *argv], **arguments)
 
 
 def read_module(name="toy_config"):
@@ -371,14 +285,6 @@ def test_the_grid_of_another_gathering_stays(place, monkeypatch):
 # Reading runs and searches
 
 
-class Bomb:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 def test_options_are_read_from_a_pickle_of_plain_values_only(place):
     values = {"a": 1, "b": [1, "x"], "c": None, "d": (True, 0.5), "e": {"f": {1}}, "out_dir": "o"}
     folder = made_run("out/base")
@@ -622,273 +528,3 @@ def test_options_of_the_search_are_passed_on_where_they_are_given():
     args = gather._parser().parse_args(["--grid_module=m"])
     assert "num_searches" not in gather.get_hpsearch_call(args, 5, "g")
     assert "out_dir" not in gather.get_hpsearch_call(args, 5, "g")
-
-
-# Postprocessing
-
-
-@pytest.fixture
-def search(place):
-    """The folder of a search with four runs; the last one has not finished."""
-    commands = []
-    for i, acc in enumerate(["9.5", "10.0", "0.5", "-1.5"]):
-        options = {"lr": i / 10, "flag": i == 1, "text": "a b"}
-        made_run(f"out/search/sim_{i}", acc=acc, finished=int(i != 3), **options)
-        commands.append(options | {"text": '"a b"', "out_dir": f"elsewhere/search/sim_{i}"})
-    folder = Path("out/search")
-    (folder / "commands.pickle").write_bytes(pickle.dumps(commands))
-    return folder
-
-
-def post(*argv, module="toy_config"):
-    hpsearch_postprocessing.run(["out/search", f"--grid_module={module}", *argv])
-
-
-def rows(folder):
-    with open(folder / "postprocessing_results.csv", newline="") as file:
-        return list(csv.DictReader(file, delimiter=";"))
-
-
-def jobs(folder, which):
-    return read_plain_list(folder / f"postprocessing_{which}_jobs.pickle")
-
-
-def names(listed):
-    return [os.path.basename(row["out_dir"]) for row in listed]
-
-
-@pytest.mark.parametrize("module", ["toy_config", "toy_config_asc"])
-def test_every_run_with_a_summary_is_listed(search, module, capsys):
-    post(module=module)
-    found = rows(search)
-    order = ["sim_1", "sim_0", "sim_2", "sim_3"]  # by number, not by text
-    assert names(found) == (order if module == "toy_config" else order[::-1])
-    assert found[names(found).index("sim_1")] == {
-        "acc": "10.0", "finished": "1", "flag": "True", "loss": "0.5", "lr": "0.1",
-        "out_dir": "out/search/sim_1", "text": '"a b"',
-    }  # fmt: skip
-    assert names(jobs(search, "finished")) == ["sim_0", "sim_1", "sim_2"]
-    assert names(jobs(search, "unfinished")) == ["sim_3"]
-    assert jobs(search, "missing") == []
-    assert not (search / "TO_BE_DELETED").exists()
-
-
-def test_runs_that_left_no_summary_are_missing_and_stay(search):
-    (search / "sim_0" / "performance_overview.txt").unlink()
-    for path in (search / "sim_2").iterdir():
-        path.unlink()
-    (search / "sim_2").rmdir()
-    (search / "notes").mkdir()
-    with pytest.warns(UserWarning, match="Command") as warned:
-        post("--performance_criteria=-100")
-    assert sorted(str(warning.message) for warning in warned) == [
-        "Command 0 (sim_0) has no summary that can be read.",
-        "Command 2 (sim_2) has no folder.",
-    ]
-    assert names(rows(search)) == ["sim_1", "sim_3"]
-    assert names(jobs(search, "missing")) == ["sim_0", "sim_2"]
-    assert (search / "sim_0").is_dir() and (search / "notes").is_dir()
-
-
-def test_runs_of_renamed_folders_and_of_no_command(search):
-    (search / "sim_1").rename(search / "my_favourite")
-    made_run(search / "first", acc="50", lr=7.0, flag=True, other=3)
-    made_run(search / "unfinished", acc="60", lr=8.0, finished=0)
-    post()
-    assert names(rows(search)) == ["first", "my_favourite", "sim_0", "sim_2", "sim_3"]
-    first, favourite, *_ = rows(search)
-    assert (first["lr"], first["flag"], first["text"]) == ("7.0", "True", "")
-    assert favourite["text"] == '"a b"'
-    assert "other" not in first
-
-
-def test_criteria_move_finished_runs(search):
-    post("--performance_criteria=9.9")
-    assert sorted(os.listdir(search / "TO_BE_DELETED")) == ["sim_0", "sim_2"]
-    assert (search / "sim_1").is_dir()
-    assert (search / "sim_3").is_dir()  # it may still run
-    assert len(rows(search)) == 4
-    # A folder of that name is there already.
-    made_run(search / "sim_0", acc="1")
-    with pytest.warns(UserWarning, match="sim_2"):
-        post("--performance_criteria=9.9")
-    assert sorted(os.listdir(search / "TO_BE_DELETED")) == ["sim_0", "sim_0_2", "sim_2"]
-
-
-def test_earlier_results_are_kept(search):
-    post()
-    post()
-    kept = sorted(path.name for path in search.iterdir() if path.name.startswith("postprocessing_results"))
-    assert len(kept) == 2 and kept[0] == "postprocessing_results.csv"
-
-
-def test_nothing_is_moved_out_of_the_folder(search, place):
-    outside = made_run(place / "outside", acc="0")
-    for path in (search / "sim_2").iterdir():
-        path.unlink()
-    (search / "sim_2").rmdir()
-    (search / "sim_2").symlink_to(outside)
-    with pytest.warns(UserWarning, match="sim_2 stays, since it is a link"):
-        post("--performance_criteria=9.9")
-    assert os.listdir(search / "TO_BE_DELETED") == ["sim_0"]
-    assert (search / "sim_2").is_symlink() and len(os.listdir(outside)) == 2
-
-    (search / "TO_BE_DELETED").rename(place / "kept")
-    (search / "TO_BE_DELETED").symlink_to(place / "kept")
-    with (
-        pytest.warns(UserWarning, match="sim_0"),
-        pytest.raises(ValueError, match="TO_BE_DELETED: expected a folder"),
-    ):
-        post("--performance_criteria=100")
-    assert (search / "sim_1").is_dir()
-
-
-def test_nothing_is_moved_where_criteria_can_not_be_evaluated(search):
-    with pytest.raises(ValueError, match="performance_criteria: toy_config_no_criteria has no"):
-        post("--performance_criteria=9.9", module="toy_config_no_criteria")
-    assert not (search / "postprocessing_results.csv").exists()
-    with pytest.warns(
-        UserWarning, match=r"sim_2 stays, since the criteria could not be evaluated .ZeroDivision"
-    ):
-        post("--performance_criteria=9.9", module="toy_config_raises")
-    assert os.listdir(search / "TO_BE_DELETED") == ["sim_0"]
-
-
-def test_results_that_are_no_number_come_last(search):
-    text = (search / "sim_1" / "performance_overview.txt").read_text()
-    (search / "sim_1" / "performance_overview.txt").write_text(text.replace("10.0", "nan"))
-    post()
-    assert names(rows(search)) == ["sim_0", "sim_2", "sim_3", "sim_1"]
-
-
-def test_no_run_has_a_summary(search):
-    for i in range(4):
-        (search / f"sim_{i}" / "performance_overview.txt").unlink()
-    with pytest.warns(UserWarning, match="no summary"):
-        post()
-    assert rows(search) == []
-    assert len(jobs(search, "missing")) == 4
-
-
-def test_folders_that_are_no_search(search, place, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="out_dir: there is no folder nowhere"):
-        hpsearch_postprocessing.run(["nowhere", "--grid_module=toy_config"])
-    (search / "commands.pickle").write_bytes(pickle.dumps([Bomb(place / "bang")]))
-    with pytest.raises(ValueError, match=r"commands.pickle: a list of plain values is expected"):
-        post()
-    (search / "commands.pickle").write_bytes(pickle.dumps([1]))
-    with pytest.raises(ValueError, match=r"commands.pickle: expected a list of dictionaries"):
-        post()
-    (search / "commands.pickle").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no commands.pickle"):
-        post()
-    assert not (place / "bang").exists()
-
-
-def test_folders_of_runs_elsewhere(search, place, monkeypatch):
-    (place / "sub").mkdir()
-    monkeypatch.chdir(place / "sub")
-    post("--run_cwd=..")
-    assert names(rows(place / "out" / "search")) == ["sim_1", "sim_0", "sim_2", "sim_3"]
-    assert os.getcwd() == str(place / "sub")
-
-
-# With the search
-
-TEXT = 'it\'s "a" $b'
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """Searches that are started run in this process, each in a second of its own, which names its runs."""
-    strftime, searches = time.strftime, []
-
-    def later(format, *moment):
-        return strftime(format, *(moment or [time.localtime(time.time() + len(searches))]))
-
-    def call(command, env):
-        assert command[:3] == [sys.executable, "-m", "hnetfast.hpsearch"]
-        searches.append(command)
-        gather.hpsearch.run(command[3:])
-        return 0
-
-    monkeypatch.setattr(subprocess, "call", call)
-    monkeypatch.setattr(time, "strftime", later)
-
-
-def execute(*options):
-    subprocess.run([sys.executable, "toy.py", *options], check=True)
-
-
-def gathered(folder):
-    """The options of all runs in a folder, by seed."""
-    options = map(gather.get_single_run_config, gather._runs.run_folders(Path(folder)))
-    return {one.random_seed: one for one in options}
-
-
-def start(*argv, **arguments):
-    with pytest.raises(SystemExit) as ended:
-        run("--num_seeds=4", "--start_gathering", "--visible_gpus=-1", *argv, **arguments)
-    assert ended.value.code == 0
-
-
-def test_gather_seeds_of_a_run(place, in_process):
-    execute("--out_dir=out/base", f"--text={TEXT}", "--num=-3", "--random_seed=1", "--data_random_seed=1")
-    start("--run_dir=out/base", "--vary_data_seed")
-    found = gathered("out/random_seeds/base")
-    assert sorted(found) == [0, 1, 2, 3]
-    for seed, options in found.items():
-        expected = {"text": TEXT, "num": -3, "note": None, "flag": False, "lr": 0.1, "data_random_seed": seed}
-        assert {name: getattr(options, name) for name in expected} == expected
-    summary = Path("out/random_seeds/base/seeds_summary_text.txt")
-    assert summary.read_text().startswith("acc (mean +/- std): 1.00 +- 0.00\nNumber of seeds: 4 \n")
-
-    # More seeds, later: those that are there stay.
-    start("--run_dir=out/base", "--vary_data_seed", "--num_seeds=6", "--config_name=more")
-    assert sorted(gathered("out/random_seeds/base")) == [0, 1, 2, 3, 4, 5]
-    assert "Number of seeds: 6 \n" in summary.read_text()
-    hpsearch_postprocessing.run(["out/random_seeds/base", "--grid_module=toy_config"])
-    assert sorted(row["random_seed"] for row in rows(summary.parent)) == list("012345")
-
-
-def test_gather_seeds_of_the_best_run_of_a_search(place, in_process):
-    search = ["--grid_module=toy_config", "--visible_gpus=-1", "--out_dir=out/search", "--force_out_dir"]
-    gather.hpsearch.run(search)
-    start("--run_dir=out/search")
-    [folder] = Path("out/random_seeds").iterdir()
-    found = gathered(folder)
-    assert sorted(found) == [0, 1, 2, 42]
-    assert {options.lr for options in found.values()} == {0.2}
-    hpsearch_postprocessing.run(["out/search", "--grid_module=toy_config", "--performance_criteria=1.5"])
-    assert [row["lr"] for row in rows(Path("out/search"))] == ["0.2", "0.2", "0.1", "0.1"]
-    assert len(os.listdir("out/search/TO_BE_DELETED")) == 2
-
-
-def test_gather_seeds_of_a_configuration(place, in_process):
-    config = Namespace(out_dir="x", random_seed=3, lr=0.3, text=TEXT, flag=True, note=None)
-    start(
-        config=config, forced_params={"num": 5}, results_dir="seeds", summary_keys=["loss"], summary_precs=1
-    )
-    [folder] = Path("seeds").iterdir()
-    found = gathered(folder)
-    assert sorted(found) == [0, 1, 2, 3]
-    assert {(one.lr, one.text, one.flag, one.note, one.num) for one in found.values()} == {
-        (0.3, TEXT, True, None, 5)
-    }
-    assert (folder / "seeds_summary_text.txt").read_text().startswith("loss (mean +/- std): -2.0 +- 0.0\n")
-
-
-def test_the_last_line_starts_the_search_through_a_pipe(place):
-    execute("--out_dir=out/base", f"--text={TEXT}")
-    environment = os.environ | {"TMPDIR": tempfile.gettempdir(), "OMP_NUM_THREADS": "1"}
-    python = shlex.quote(sys.executable)
-    command = (
-        f"{python} -m hnetfast.hpsearch.gather_random_seeds --grid_module=toy_config --run_dir=out/base "
-        "--num_seeds=3 | awk 'END{print}' | xargs bash -c 'echo --grid_module=$0 --grid_config=$1 "
-        f"--force_out_dir --dont_force_new_dir --out_dir=$2' | xargs {python} -m hnetfast.hpsearch "
-        "--visible_gpus=-1"
-    )
-    subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], check=True, env=environment)
-    found = gathered("out/random_seeds/base")
-    assert sorted(found) == [0, 1, 42]
-    assert {options.text for options in found.values()} == {TEXT}

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from hnetfast.hpsearch import _commands, _gpus, _grid, _results, hpsearch
 from hnetfast.hpsearch._config_module import import_config
 from hnetfast.hpsearch._summary import SummaryError, read_summary
-from tests.hpsearch.fake_schedulers import fake_lsf, fake_slurm  # noqa: F401  (fixtures)
 from tests.hpsearch.scripts import command, environment, rows, search, write_files
 
 MODES = {

@@ -3,9 +3,7 @@
 import copy
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,132 +12,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations
-from torchvision.models import resnet18
 
 from hnetfast import mnets
-from hnetfast.hnets import HMLP, ChunkedHMLP
-from hnetfast.mnets import MLP, MainNetInterface, from_module
-
-
-class Tied(nn.Module):
-    """A language model in miniature, with keyword inputs and a dictionary as output."""
-
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(7, 6)
-        self.position = nn.Parameter(torch.randn(4, 6) + 3)
-        self.hidden = nn.Linear(6, 6)
-        self.head = nn.Linear(6, 7, bias=False)
-        self.head.weight = self.embedding.weight
-
-    def forward(self, tokens, mask=None, scale=1.0):
-        dtype = next(self.parameters()).dtype  # as Hugging Face's models do
-        h = self.hidden(self.embedding(tokens) + self.position).to(dtype)
-        h = h if mask is None else h * mask[..., None]
-        return {"logits": scale * self.head(h), "cache": None}
-
-
-@dataclass
-class Output:
-    hidden: torch.Tensor
-    parts: tuple
-    loss: torch.Tensor | None = None
-
-
-class Pair(NamedTuple):
-    first: torch.Tensor
-    second: torch.Tensor
-
-
-class Structured(nn.Module):
-    """Several inputs, and dataclasses, named tuples and lists as output."""
-
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(3, 2)
-        self.scale = nn.Parameter(torch.tensor(2.0))
-
-    def forward(self, a, b):
-        h = self.linear(a) * self.scale
-        return Output(h, (Pair(h + 1, b), [h.sum()]))
-
-
-class Conditioned(nn.Linear):
-    def forward(self, x, condition):
-        return super().forward(x) + condition
-
-
-def convolutions():
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, groups=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2, bias=False),
-        nn.GroupNorm(2, 6), nn.ConvTranspose2d(6, 4, 3, stride=2), nn.Flatten(), nn.Linear(324, 3),
-    )  # fmt: skip
-
-
-def small_resnet():
-    return resnet18(num_classes=3)
-
-
-def random_sets(network, num_sets, spread=0.1):
-    """Sets of weights near the initial ones, as a list of tensors with gradients."""
-    return [
-        (value + spread * torch.randn(num_sets, *value.shape, device=value.device)).requires_grad_()
-        for value in network.initial_weights
-    ]
-
-
-def tensors_of(output):
-    if isinstance(output, torch.Tensor):
-        return [output]
-    if isinstance(output, Output):
-        output = [output.hidden, output.parts, output.loss]
-    entries = (
-        output.values() if isinstance(output, dict) else output if isinstance(output, (list, tuple)) else []
-    )
-    return [tensor for entry in entries for tensor in tensors_of(entry)]
-
-
-MODULES = {
-    "linear": (lambda: nn.Linear(3, 2), lambda: torch.randn(5, 3)),
-    "perceptron": (
-        lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)),
-        lambda: torch.randn(5, 3),
-    ),
-    "convolutions": (convolutions, lambda: torch.randn(2, 3, 8, 8)),
-    "tied": (Tied, lambda: {"tokens": torch.randint(7, (2, 4))}),
-    "structured": (Structured, lambda: (torch.randn(5, 3), torch.randn(5, 2))),
-    "lstm": (lambda: nn.LSTM(3, 4, 2, bidirectional=True), lambda: torch.randn(6, 2, 3)),
-    "gru cell": (lambda: nn.GRUCell(3, 4), lambda: torch.randn(6, 3)),
-    "transformer": (
-        lambda: nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True),
-        lambda: torch.randn(2, 3, 8),
-    ),
-    "instance norm": (
-        lambda: nn.Sequential(nn.Conv1d(2, 3, 2), nn.InstanceNorm1d(3, 1e-5, 0.1, True, True)),
-        lambda: torch.randn(3, 2, 6),
-    ),
-    "parametrised": (
-        lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 4)), nn.PReLU()),
-        lambda: torch.randn(5, 3),
-    ),
-    "spectral norm": (lambda: parametrizations.spectral_norm(nn.Linear(3, 4)), lambda: torch.randn(5, 3)),
-    "main network": (
-        lambda: MLP(3, 2, [4], use_batch_norm=True, verbose=False),
-        lambda: torch.randn(5, 3),
-    ),
-}  # fmt: skip
+from hnetfast.mnets import MainNetInterface, from_module
+from tests.mnets.modules import (
+    MODULES,
+    Conditioned,
+    Output,
+    Pair,
+    Structured,
+    Tied,
+    call,
+    convolutions,
+    random_sets,
+    small_resnet,
+    tensors_of,
+)
 
 
 @pytest.fixture(params=list(MODULES))
 def module_and_input(request):
     make_module, make_input = MODULES[request.param]
     return make_module(), make_input()
-
-
-def call(module, x):
-    if isinstance(x, dict):
-        return module(**x)
-    return module(*x) if isinstance(x, tuple) else module(x)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -510,56 +404,6 @@ def test_autocast_takes_generated_weights_of_either_dtype():
     with torch.autocast("cpu", torch.bfloat16):
         for given in (weights, [w.bfloat16() for w in weights]):
             assert network(torch.randn(4, 3), given).dtype == torch.bfloat16
-
-
-class TestHyperfan:
-    @pytest.mark.parametrize(
-        ("layer", "shape"),
-        [
-            (nn.Linear(64, 32, bias=False), (64, 64)),
-            (nn.Conv2d(64, 32, 3, groups=8, padding=1, padding_mode="circular", bias=False), (4, 64, 8, 8)),
-            (nn.ConvTranspose2d(64, 16, 4, stride=2, bias=False), (4, 64, 16, 16)),
-            (nn.ConvTranspose1d(32, 64, 4, groups=4, bias=False), (4, 32, 100)),
-        ],
-    )
-    def test_outputs_keep_their_variance(self, layer, shape):
-        network = from_module(layer)
-        hnet = HMLP(network.param_shapes, cond_in_size=200, layers=[], num_cond_embs=20, verbose=False)
-        hnet.apply_hyperfan_init(mnet=network, use_xavier=True)
-        with torch.no_grad():
-            outputs = network.forward_batched(torch.randn(shape), hnet(cond_id=range(20)))
-        assert float(outputs.var()) == pytest.approx(1.0, rel=0.15)
-
-    def test_chunks_have_the_variance_that_fan_in_asks_for(self):
-        network = from_module(nn.ConvTranspose2d(32, 32, 4, stride=4, bias=False))
-        hnet = ChunkedHMLP(
-            network.param_shapes, chunk_size=1024, chunk_emb_size=100, cond_in_size=4, layers=[],
-            num_cond_embs=2, verbose=False,
-        )  # fmt: skip
-        for embedding in hnet.conditional_params:
-            nn.init.normal_(embedding, std=0.01)
-        hnet.apply_chunked_hyperfan_init(mnet=network, use_xavier=True, cond_var=1e-4)
-        # Not the 1 / 512 that the shape suggests.
-        assert float(hnet(cond_id=0)[0].detach().var()) == pytest.approx(1 / 32, rel=0.2)
-
-    def test_unknown_parameters_start_as_in_the_module(self):
-        network = from_module(nn.Sequential(Tied(), nn.LayerNorm(7), nn.PReLU(init=0.3)))
-        hnet = HMLP(network.param_shapes, cond_in_size=8, num_cond_embs=1, verbose=False)
-        hnet.apply_hyperfan_init(mnet=network)
-        generated = dict(zip(network.generated_names, hnet(cond_id=0), strict=True))
-        assert float(generated["0.position"].detach().mean()) == pytest.approx(3.0, abs=0.6)
-        assert (generated["1.weight"] == 1).all() and not generated["1.bias"].any()
-        torch.testing.assert_close(generated["2.weight"], torch.tensor([0.3]))
-        chunked = ChunkedHMLP(network.param_shapes, 20, cond_in_size=2, num_cond_embs=1, verbose=False)
-        for embedding in chunked.conditional_params:
-            nn.init.normal_(embedding, std=0.01)
-        chunked.apply_chunked_hyperfan_init(mnet=network, cond_var=1e-4)
-
-    def test_only_generated_parameters_count(self):
-        network = from_module(convolutions(), params=["0.*", "1.*"])
-        hnet = HMLP(network.hyper_shapes_learned, cond_in_size=8, num_cond_embs=1, verbose=False)
-        hnet.apply_hyperfan_init(mnet=network)
-        assert (hnet(cond_id=0)[2] == 1).all()
 
 
 def lazy():
