@@ -22,7 +22,12 @@ from tests.small_networks import (
     main_network,
 )
 
-exact = pytest.mark.parametrize("hnet_name", [name for name in HNETS if name not in NORMALISED])
+
+def without(*names):
+    return pytest.mark.parametrize("hnet_name", [name for name in HNETS if name not in names])
+
+
+exact = without(*NORMALISED)
 SIZE = sum(torch.Size(shape).numel() for shape in SHAPES)
 
 
@@ -116,7 +121,7 @@ def test_bad_calls_change_nothing(make_hnet, call, error, message):
     assert all(torch.equal(value, before[name]) for name, value in hnet.state_dict().items())
 
 
-@pytest.mark.parametrize("hnet_name", [name for name in HNETS if name != "HContainer"])
+@without("HContainer")
 def test_inputs_that_exclude_each_other(make_hnet):
     with pytest.raises(ValueError, match="cond_input and cond_id exclude each other"):
         generate(make_hnet(), cond_id=0, cond_input=torch.ones(1, 8))
@@ -222,7 +227,7 @@ def test_parameters_changed_before_the_backward_pass_are_detected(make_hnet):
 # --- optional layers -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hnet_name", [name for name in HNETS if "batch norm" not in name])
+@without("HMLP, batch norm")
 def test_spectral_norm_may_be_refined_before_the_backward_pass(make_hnet):
     hnet = make_hnet(use_spectral_norm=True)
     generate(hnet, cond_id=0).sum().backward()

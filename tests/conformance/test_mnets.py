@@ -14,11 +14,10 @@ from tests.small_networks import MNETS
 SETS = 3
 LARGE = ("ZenkeNet", "BioConvNet", "LeNet")  # whose weights are too many to try with each
 SPECTRAL = ("MLP, every layer",)  # estimates of singular values are the network's own
-exact = pytest.mark.parametrize("mnet_name", [name for name in MNETS if name not in SPECTRAL])
-small = pytest.mark.parametrize("mnet_name", [name for name in MNETS if name not in LARGE])
-small_and_exact = pytest.mark.parametrize(
-    "mnet_name", [name for name in MNETS if name not in (*LARGE, *SPECTRAL)]
-)
+
+
+def without(*names):
+    return pytest.mark.parametrize("mnet_name", [name for name in MNETS if name not in names])
 
 
 def current(network):
@@ -94,7 +93,7 @@ def test_masks_of_output_weights(make_mnet):
 # --- given weights -------------------------------------------------------------------------------------
 
 
-@exact
+@without(*SPECTRAL)
 def test_given_weights_count_as_its_own(make_mnet, x):
     network = make_mnet()
     own, expected = list(network.internal_params), None
@@ -116,10 +115,8 @@ def test_given_weights_count_as_its_own(make_mnet, x):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@exact
-def test_modulation_and_the_rest_are_given_by_themselves(make_mnet, mnet_name, x):
-    if mnet_name == "module":  # has one kind of weights
-        return
+@without("module", *SPECTRAL)
+def test_modulation_and_the_rest_are_given_by_themselves(make_mnet, x):
     network = make_mnet()
     num_mod, weights, expected = network._num_context_mod_shapes(), current(network), network(x)
     mod = [e["name"] in ("cm_scale", "cm_shift") for e in network.param_shapes_meta]
@@ -134,7 +131,7 @@ def test_modulation_and_the_rest_are_given_by_themselves(make_mnet, mnet_name, x
         torch.testing.assert_close(network(x, weights=kinds["mod_weights"]), expected)
 
 
-@exact
+@without(*SPECTRAL)
 def test_weights_that_it_does_not_keep(make_mnet, mnet_name, x):
     network = make_mnet(no_weights=True)
     learned = [current(network)[i] for i in missing(network)]
@@ -144,7 +141,7 @@ def test_weights_that_it_does_not_keep(make_mnet, mnet_name, x):
             network(x)
 
 
-@small
+@without(*LARGE)
 def test_weights_from_a_hypernetwork(make_mnet, x):
     network = make_mnet(no_weights=True)
     shapes = network.hyper_shapes_learned
@@ -209,7 +206,7 @@ def test_no_samples(make_mnet, mnet_name, x):
 # --- gradients and transforms ----------------------------------------------------------------------------
 
 
-@small_and_exact
+@without(*LARGE, *SPECTRAL)
 def test_gradients_in_float64(make_mnet, x):
     network = make_mnet(no_weights=True).double()
     weights = [w.detach().double().requires_grad_() for w in current(network)]
@@ -228,7 +225,7 @@ def _fresh_compiler():
     torch.compiler.reset()
 
 
-@small
+@without(*LARGE)
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_compiles_into_one_graph(make_mnet, mnet_name, x):
     network = make_mnet()
@@ -246,7 +243,7 @@ def test_compiles_into_one_graph(make_mnet, mnet_name, x):
         compiled(x)
 
 
-@small_and_exact
+@without(*LARGE, *SPECTRAL)
 def test_functional_call_and_vmap(make_mnet, x):
     network = make_mnet()
     many = [w.detach() for w in sets_of(network, torch.float32)]
@@ -287,7 +284,7 @@ def test_checkpoints(make_mnet, x):
     assert torch.equal(other(x), network.eval()(x))
 
 
-@small
+@without(*LARGE)
 @pytest.mark.parametrize("replace", REPLACE.values(), ids=REPLACE)
 def test_names_stay_together(make_mnet, x, replace):
     network = make_mnet()
@@ -301,7 +298,7 @@ def test_names_stay_together(make_mnet, x, replace):
 # --- dtypes and devices ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mnet_name", [name for name in MNETS if name != "LSTM"])
+@without("LSTM")
 def test_autocast(make_mnet, x):  # oneDNN has no LSTM this small in bfloat16
     network = make_mnet()
     expected = network(x)
@@ -354,7 +351,7 @@ def bad_weights(network, weights):
     yield torch.ones(3), "Tensor|tensors"
 
 
-@pytest.mark.parametrize("mnet_name", [name for name in MNETS if name != "module"])
+@without("module")
 def test_bad_weights_are_named_and_change_nothing(make_mnet, x):
     network = make_mnet().train()
     before = copy.deepcopy(network.state_dict())
@@ -366,7 +363,7 @@ def test_bad_weights_are_named_and_change_nothing(make_mnet, x):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize("mnet_name", [name for name in MNETS if name != "module"])
+@without("module")
 def test_bad_inputs_change_nothing(make_mnet, x):
     network = make_mnet().train()
     before = copy.deepcopy(network.state_dict())
