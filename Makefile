@@ -20,8 +20,9 @@ env:
 demo: env
 	$(PY) -m hnetfast.examples.split_digits $(ARGS)
 
+# A process a core, file by file; threads that wait leave the cores to the others.
 test: env
-	$(PY) -m pytest $(ARGS)
+	OMP_WAIT_POLICY=passive $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 asan: env
 	$(PY) build_support/sanitize.py $(ARGS)

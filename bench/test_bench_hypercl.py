@@ -19,7 +19,7 @@ from bench.tables import Table, field, times, times_as_fast
 from hnetfast._comparison import import_hypnettorch, libraries
 from hnetfast.examples.hypercl import run
 from hnetfast.examples.hypercl._task_weights import TaskWeights
-from tests.made_data import write_mnist
+from tests.data.made_data import write_mnist
 
 _NUM_TASKS, _ITERATIONS, _BATCH = 3, 500, 32
 _OPTIONS = f"--cl_exp=splitmnist --num_tasks={_NUM_TASKS} --n_iter={_ITERATIONS} --no_cuda --force"

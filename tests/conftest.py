@@ -20,7 +20,22 @@ def pytest_addoption(parser):
     )
 
 
-def pytest_collection_modifyitems(items):
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):  # what a test starts is not one of the processes of pytest-xdist
+        os.environ.pop("PYTEST_XDIST_WORKER")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One process a core; a GPU is for one process, for its memory."""
+    return 1 if torch.cuda.is_available() else min(os.cpu_count() or 1, 8)
+
+
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):
+        # What takes long comes first, so that no process is still busy when the others have ended.
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
     if torch.cuda.is_available():
         return
     for item in items:

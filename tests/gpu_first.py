@@ -91,7 +91,15 @@ def sanitized(tool: str) -> Part:
 def parts() -> list[Part]:
     """What runs on a GPU."""
     on_gpu = ["-m", "gpu"]
-    others = [f"tests/{path.name}" for path in ROOT.glob("tests/test_*.py") if "mark.gpu" in path.read_text()]
+    elsewhere = [
+        path
+        for path in sorted(ROOT.glob("tests/**/test_*.py"))
+        if path.parent.name not in ("compat", "kernels", "ops")
+    ]
+    marks = ("mark.gpu", ", device)")  # or the fixture
+    others = [
+        str(path.relative_to(ROOT)) for path in elsewhere if any(mark in path.read_text() for mark in marks)
+    ]
     measure = ["bench/test_bench_chunked_mlp.py", "--bench-device=cuda", "--no-memory", "--seconds=0.1"]
     return [
         build(),

@@ -1,7 +1,7 @@
 """Cut generated weights, one flat row a condition, into the tensors of the target network.
 
-Unlike other ops, these return views, which no op with a schema of its own may: they are composites, with their
-gradients in C++, and transforms of PyTorch see the reference.
+Unlike other ops, these return views, which no op with a schema of its own may: they are composites, their
+gradients part of the C++, and transforms of PyTorch see the reference.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from tests.compat.data_comparison import (
     both,
     oracle,
 )
-from tests.made_data import blobs, write_cifar, write_mnist, write_svhn
+from tests.data.made_data import blobs, write_cifar, write_mnist, write_svhn
 
 pytestmark = IGNORE_ORACLE_WARNINGS
 

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnetfast.data import celeba_data, cub_200_2011_data, ilsvrc2012_data, large_img_dataset, udacity_ch2
-from tests import image_folders
 from tests.compat.data_comparison import (
     IGNORE_ORACLE_WARNINGS,
     assert_same,
@@ -17,6 +16,7 @@ from tests.compat.data_comparison import (
     both,
     oracle,
 )
+from tests.data import image_folders
 
 pytestmark = IGNORE_ORACLE_WARNINGS
 

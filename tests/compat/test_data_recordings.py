@@ -18,7 +18,6 @@ from hnetfast.data.timeseries import (
     split_audioset,
     split_smnist,
 )
-from tests import recordings
 from tests.compat.data_comparison import (
     IGNORE_ORACLE_WARNINGS,
     assert_same,
@@ -26,6 +25,7 @@ from tests.compat.data_comparison import (
     both,
     oracle,
 )
+from tests.data import recordings
 
 pytestmark = IGNORE_ORACLE_WARNINGS
 NUM_TRAIN, NUM_TEST = 60, 30

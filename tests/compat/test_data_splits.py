@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnetfast.data.special import permuted_mnist, split_cifar, split_mnist
-from tests import made_data
 from tests.compat.data_comparison import (
     IGNORE_ORACLE_WARNINGS,
     assert_same,
@@ -18,6 +17,7 @@ from tests.compat.data_comparison import (
     both,
     oracle,
 )
+from tests.data import made_data
 
 pytestmark = IGNORE_ORACLE_WARNINGS
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hnetfast.hpsearch import _commands, _grid, _results, hpsearch
 from hnetfast.hpsearch import hpsearch_config_template as template
 from hnetfast.hpsearch._summary import SummaryError, read_summary
-from tests.hpsearch_scripts import write_files
+from tests.hpsearch.scripts import write_files
 
 pytest.importorskip("hypnettorch")
 with warnings.catch_warnings():
