@@ -97,6 +97,8 @@ def grouped_mlp_forward(
         zip(groups, sizes, places, strict=True)
     ):
         if is_narrow(weights):
+            if len(hidden[i]) == 0:  # without outputs
+                hidden[i] = out.new_empty(conditions * chunks * sum(len(weight) for weight in weights[:-1]))
             continue
         inputs = _for_all_conditions(inputs, conditions)
         count = chunks * weights[-1].shape[0]

@@ -177,7 +177,8 @@ def _change_triton(inputs, weights, biases, *rest):
         return _change_reference(inputs, weights, biases, *rest)
     *old, activation, conditions, chunks = rest
     networks = [_hidden_layers(*lists, chunks) for lists in ((inputs, weights, biases), old)]
-    rows, _, hidden = kernels.hidden_change(networks[:1], networks[1:], activation, conditions)
+    with torch.cuda.device_of(weights[0]):
+        rows, _, hidden = kernels.hidden_change(networks[:1], networks[1:], activation, conditions)
     return rows.view(conditions * chunks, -1), hidden.view(conditions * chunks, -1)
 
 
@@ -199,7 +200,8 @@ def _change_backward_triton(
     if not kernels.takes(weights[0].dtype, weights) or grad.numel() == 0:
         return _change_backward_reference(grad, hidden, *arguments)
     layers = _hidden_layers(inputs, weights, biases, chunks)
-    found = hidden_layers_backward(grad, hidden.contiguous(), layers, activation, conditions, needs)
+    with torch.cuda.device_of(grad):
+        found = hidden_layers_backward(grad, hidden.contiguous(), layers, activation, conditions, needs)
     return [grad.new_empty(0) if g is None else g for g in found]
 
 

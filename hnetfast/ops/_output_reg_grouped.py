@@ -242,7 +242,8 @@ def _change_triton(*arguments) -> tuple[Tensor, ...]:
         return _change_op(*arguments)
     (hidden, last), (old_hidden, old_last) = _layers_of(groups, chunks), _layers_of(old, chunks)
     scaling = None if scaling is None else scaling.contiguous()
-    return changes(hidden, old_hidden, last, old_last, never, activation, conditions, scaling)
+    with torch.cuda.device_of(last[0][0]):
+        return changes(hidden, old_hidden, last, old_last, never, activation, conditions, scaling)
 
 
 def _change_backward_triton(grad, others, scaled, hidden, matrices, squares, *rest) -> list[Tensor]:
@@ -256,9 +257,9 @@ def _change_backward_triton(grad, others, scaled, hidden, matrices, squares, *re
     of_kinds = needs[: len(inputs)], needs[len(inputs) : first_bias], needs[first_bias:]
     wanted = [[*a, *b, *c] for a, b, c, _ in _split(*of_kinds, counts, [activation] * len(chunks))]
     saved = [t.contiguous() for t in (scaled, hidden, matrices, squares)]
-    found = changes_backward(
-        grad, others, *saved, *_layers_of(groups, chunks), activation, conditions, wanted
-    )
+    networks = _layers_of(groups, chunks)
+    with torch.cuda.device_of(grad):
+        found = changes_backward(grad, others, *saved, *networks, activation, conditions, wanted)
     return _in_order(groups, found, needs, grad)
 
 

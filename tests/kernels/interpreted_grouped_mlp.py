@@ -86,3 +86,26 @@ def test_forward_and_gradients(conditions, unused, dtype, hidden, monkeypatch):
         exact, plain, found = (t.double() for t in (exact, plain, found))
         budget = 2 * (plain - exact).norm() + 4 * torch.finfo(dtype).eps * exact.norm()
         assert (found - exact).norm() <= budget
+
+
+@pytest.mark.parametrize("conditions", [0, 2])
+def test_nothing_to_generate(conditions):
+    """No conditions; or one of two networks has no outputs."""
+    groups, placement, count = example(conditions, HIDDEN["alike"], False)
+    if conditions:
+        (inputs, weights, biases, activation), other = groups[0], groups[1]
+        weights, biases = ([*tensors[:-1], tensors[-1][:0]] for tensors in (weights, biases))
+        groups, count = [Group(inputs, weights, biases, activation), other], len(other.weights[-1])
+        places = [torch.zeros(3, 0, dtype=torch.int64), torch.tensor([[0]])]
+        placement = pack_placement([torch.tensor([0]), torch.tensor([0, count])], places)
+    lists = [[t for group in groups for t in group[k]] for k in range(3)]
+    rest = [len(group[k]) for group in groups for k in range(3)], ["tanh"] * len(groups), placement
+    results = []
+    for forward, backward in (
+        (_forward_reference, _backward_reference),
+        (_forward_triton, _backward_triton),
+    ):
+        out, saved = forward(*lists, *rest, count, True)
+        needs = [True] * sum(map(len, lists))
+        results.append([out, *backward(torch.ones_like(out), saved, *lists, *rest, needs)])
+    torch.testing.assert_close(*results)
