@@ -12,15 +12,6 @@ from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 
 
-def check_index(name: str, value: Any, count: int) -> int:
-    """Check an index into something with so many entries.
-
-    Raises:
-        TypeError, ValueError: If it is not an integer from 0 to ``count - 1``.
-    """
-    return check_integer(name, value, 0, count)
-
-
 def _check_sequence(name: str, value: Any) -> None:
     is_sequence = hasattr(value, "__len__") and hasattr(value, "__getitem__")
     if isinstance(value, (str, dict, Tensor)) or not is_sequence:

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputIndexError, InputTypeError
-from hnetfast.hnets._arguments import check_index
 from hnetfast.hnets._call import Call
 from hnetfast.hnets._conditioned_hnet import ConditionedHyperNet
 from hnetfast.hnets._conditions import new_embedding, own_params, select_parameters
@@ -78,7 +78,7 @@ class ChunkEmbeddingHyperNet(ConditionedHyperNet):
         if self._cond_chunk_embs:
             if cond_id is None:
                 raise InputError("cond_id: needed, because chunk embeddings belong to conditions")
-            cond_id = check_index("cond_id", cond_id, self._num_cond_embs)
+            cond_id = check_integer("cond_id", cond_id, 0, self._num_cond_embs)
         elif cond_id is not None:
             raise InputError(f"cond_id: chunk embeddings do not belong to conditions, got {cond_id!r}")
         if not self._keeps_chunk_embs():

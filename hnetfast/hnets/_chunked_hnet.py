@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hnetfast._checks import check_integer
 from hnetfast._errors import InputError
-from hnetfast.hnets._arguments import check_chunk_embedding_use, check_index
+from hnetfast.hnets._arguments import check_chunk_embedding_use
 from hnetfast.hnets._call import Call
 from hnetfast.hnets._chunk_embeddings import ChunkEmbeddingHyperNet
 from hnetfast.hnets._full_hnet import FullHyperNet
@@ -147,7 +147,7 @@ class ChunkedHyperNet(ChunkEmbeddingHyperNet):
         (chunk_embs,) = self._chunk_embs_of(cond_id, "get_chunk_emb")
         if chunk_id is None:
             return chunk_embs
-        return chunk_embs[check_index("chunk_id", chunk_id, self.num_chunks)]
+        return chunk_embs[check_integer("chunk_id", chunk_id, 0, self.num_chunks)]
 
     def _kept_chunk_embs(self) -> list[tuple[Tensor, int, int | None]]:
         sets = super()._kept_chunk_embs()

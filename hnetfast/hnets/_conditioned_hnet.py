@@ -11,7 +11,6 @@ from torch import Tensor, distributed, nn
 from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast._parameter_lists import look_up
-from hnetfast.hnets._arguments import check_index
 from hnetfast.hnets._call import Call, no_such_condition, parse_call
 from hnetfast.hnets._conditions import (
     check_checkpoint,
@@ -126,7 +125,7 @@ class ConditionedHyperNet(nn.Module, HyperNetInterface):
         Raises:
             RuntimeError: If the condition does not exist or embeddings are not kept internally.
         """
-        index = check_index("cond_id", cond_id, len(self._embedding_keys))
+        index = check_integer("cond_id", cond_id, 0, len(self._embedding_keys))
         return self._internal_params[int(self._embedding_keys[index])]
 
     def _kept_cond_embs(self) -> list[tuple[nn.Parameter, int]]:
