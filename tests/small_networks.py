@@ -107,7 +107,8 @@ def deconv(cls, image, **own):
 NORMALISED = {"HMLP, spectral norm", "HDeconv, spectral norm"}
 HNETS = {
     "HMLP": of(HMLP, layers=[6]),
-    "HMLP, batch norm": of(HMLP, layers=[6], use_batch_norm=True),
+    # In evaluation mode: a single condition has no statistics to train with.
+    "HMLP, batch norm": lambda **options: of(HMLP, layers=[6], use_batch_norm=True)(**options).eval(),
     "HMLP, spectral norm": of(HMLP, layers=[6], use_spectral_norm=True, dropout_rate=0.3),
     "ChunkedHMLP": of(ChunkedHMLP, 7, layers=[6]),
     "ChunkedHMLP, linear": of(ChunkedHMLP, 5, layers=[]),

@@ -225,7 +225,7 @@ def _fresh_compiler():
     torch.compiler.reset()
 
 
-@without(*LARGE)
+@without(*LARGE, *SPECTRAL)
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_compiles_into_one_graph(make_mnet, mnet_name, x):
     network = make_mnet()

@@ -37,10 +37,6 @@ def network(request):
     return build(**CONFIGURATIONS[request.param])
 
 
-def first(result):
-    return result[0] if isinstance(result, tuple) else result
-
-
 def test_compiles_into_one_graph(network):
     x, weights = torch.randn(6, 3), weights_for(network)
     network.eval()
