@@ -31,6 +31,7 @@ struct RowsAt {
 // Terms of a sum that are added up one by one. Longer sums add up sums of as many terms: their rounding errors grow less.
 constexpr int64_t kSumDepth = 192;
 
+// Views come by reference: a copy on the stack would wait for what has just been written there.
 template <typename T>
 struct TileKernels {
   const char* name;
@@ -39,10 +40,11 @@ struct TileKernels {
 
   // c (+)= bias + a·b, c of whole vectors in width, rows of b and c contiguous. Sums start with the bias, of which there may
   // be none, and which does not count where they `accumulate`; to c they are added in the end.
-  void (*gemm)(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c, const T* bias, bool accumulate);
+  void (*gemm)(const MatrixView<const T>& a, const MatrixView<const T>& b, const MatrixView<T>& c, const T* bias,
+               bool accumulate);
   // to.data[offset[m] + n] = bias[n] + Σ_p a[m, p] panel[p·block_columns + n] for n < min(width[m] − start, block_columns): one
   // panel of columns, every row to its own place. The sum starts with the bias, or ends with it.
-  void (*gemm_scatter)(MatrixView<const T> a, const T* panel, const T* bias, bool bias_last, Places<T> to);
+  void (*gemm_scatter)(const MatrixView<const T>& a, const T* panel, const T* bias, bool bias_last, const Places<T>& to);
   // c[n] = bias[n] (or 0) + Σ_p a[p] B[n·ldb + p] for n < N, or c[n] += that where `add`; terms in the order of `gemm`.
   void (*dot_rows)(int64_t N, int64_t P, const T* a, const T* B, int64_t ldb, T* c, const T* bias, bool add);
   // tile[to + k, j] = matrix[j·ld + from + k] for j < rows; 0 up to the pitch. `end` bounds what may be read.
@@ -51,15 +53,16 @@ struct TileKernels {
   void (*unpack_transposed)(const T* tile, int64_t pitch, T* matrix, int64_t ld, int64_t rows, const Columns* runs,
                             int64_t count);
   // c[m, n] += Σ_p a[m, p] b[n, p], all of contiguous rows, those of a and b of whole vectors.
-  void (*add_dots)(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c);
+  void (*add_dots)(const MatrixView<const T>& a, const MatrixView<const T>& b, const MatrixView<T>& c);
   // c[m, n] (+)= Σ_k a[m, k] b[k, n] for m < M, k < K and n < N, a multiple of `lanes`: a product of matrices whose rows are
   // anywhere, those of b and c contiguous.
-  void (*multiply_rows)(int64_t M, int64_t N, int64_t K, RowsAt<const T> a, RowsAt<const T> b, RowsAt<T> c, bool accumulate);
+  void (*multiply_rows)(int64_t M, int64_t N, int64_t K, const RowsAt<const T>& a, const RowsAt<const T>& b, const RowsAt<T>& c,
+                        bool accumulate);
   // c[i, j] (+)= Σ_k a[i, k] b[j, k] for every p < P: elements of these matrices are vectors of P, at least `lanes`, taken by
   // vectors of which the last ends at P. a lies like that, or, where `into_place`, c; the others hold those vectors one after
   // the other.
-  void (*multiply_positions)(int64_t P, MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c, bool accumulate,
-                             bool into_place);
+  void (*multiply_positions)(int64_t P, const MatrixView<const T>& a, const MatrixView<const T>& b, const MatrixView<T>& c,
+                             bool accumulate, bool into_place);
   // out[i] = a[i] (+ b[i]), past the caches where `stream`.
   void (*write_sum)(T* out, const T* a, const T* b, int64_t count, bool stream);
   // sum[i] += a[i]

@@ -61,7 +61,7 @@ HN_INLINE void column_block(int64_t M, int64_t P, const T* A, int64_t am, int64_
 }
 
 template <typename T>
-HN_TARGET void gemm_scatter(MatrixView<const T> a, const T* panel, const T* bias, bool bias_last, Places<T> to) {
+HN_TARGET void gemm_scatter(const MatrixView<const T>& a, const T* panel, const T* bias, bool bias_last, const Places<T>& to) {
   constexpr int64_t columns = HN_VECTORS * kLanes<T>;
   alignas(64) T edge[HN_ROWS][columns];
   T* rows[HN_ROWS];
@@ -98,7 +98,8 @@ HN_INLINE void panel(int64_t M, int64_t P, const T* A, int64_t am, int64_t ap, c
 }
 
 template <typename T>
-HN_TARGET void gemm(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c, const T* bias, bool accumulate) {
+HN_TARGET void gemm(const MatrixView<const T>& a, const MatrixView<const T>& b, const MatrixView<T>& c, const T* bias,
+                    bool accumulate) {
   constexpr int L = kLanes<T>;
   const int64_t M = a.rows, N = b.cols, P = a.cols, am = a.stride, ap = a.step, ldb = b.stride, ldc = c.stride;
   const T *const A = a.data, *const B = b.data;
@@ -143,7 +144,7 @@ HN_TARGET void dot_rows(int64_t N, int64_t P, const T* a, const T* B, int64_t ld
 }
 
 template <typename T>
-HN_TARGET void add_dots(MatrixView<const T> A, MatrixView<const T> B, MatrixView<T> C) {
+HN_TARGET void add_dots(const MatrixView<const T>& A, const MatrixView<const T>& B, const MatrixView<T>& C) {
   using V = Vector<T>;
   constexpr int L = kLanes<T>, W = 4;  // rows of B at a time
   for (int64_t m = 0; m < A.rows; ++m) {

@@ -59,8 +59,8 @@ HN_INLINE void all_rows(int64_t M, int64_t K, const T* A, const int64_t* a_row, 
 }
 
 template <typename T>
-HN_TARGET void multiply_rows(int64_t M, int64_t N, int64_t K, RowsAt<const T> a, RowsAt<const T> b, RowsAt<T> c,
-                             bool accumulate) {
+HN_TARGET void multiply_rows(int64_t M, int64_t N, int64_t K, const RowsAt<const T>& a, const RowsAt<const T>& b,
+                             const RowsAt<T>& c, bool accumulate) {
   const T *const A = a.data, *const B = b.data;
   T* const C = c.data;
   const int64_t *const a_row = a.offset, *const b_row = b.offset, *const c_row = c.offset, ak = a.step;
@@ -110,8 +110,8 @@ HN_TARGET void position_block(int64_t K, int64_t P, const T* A, int64_t ai, int6
 }
 
 template <typename T>
-HN_TARGET void multiply_positions(int64_t P, MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c, bool accumulate,
-                                  bool into_place) {
+HN_TARGET void multiply_positions(int64_t P, const MatrixView<const T>& a, const MatrixView<const T>& b, const MatrixView<T>& c,
+                                  bool accumulate, bool into_place) {
   for (int64_t i = 0; i < a.rows;) {
     const bool wide_i = i + 4 <= a.rows;
     for (int64_t j = 0; j < b.rows;) {
