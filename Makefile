@@ -2,6 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 PY := .venv/bin/python
+CPP = $(shell find csrc tests -name "*.h" -o -name "*.cpp" -o -name "*.cu" -o -name "*.cuh")
 
 .PHONY: help demo env test asan lint format bench clean
 
@@ -30,10 +31,12 @@ asan: env
 lint: env
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/clang-format --dry-run --Werror $(CPP)
 	.venv/bin/basedpyright --level error
 
 format: env
 	.venv/bin/ruff format .
+	.venv/bin/clang-format -i $(CPP)
 	.venv/bin/ruff check --fix .
 
 bench: env

@@ -99,7 +99,7 @@ def point_to(dependencies: Path) -> None:
         return
     create(VENV, with_pip=False)
     (site_packages(VENV) / "hnetfast_dependencies.pth").write_text(f"{site_packages(dependencies)}\n")
-    for program in ("ninja", "ruff", "basedpyright"):
+    for program in ("basedpyright", "clang-format", "ninja", "ruff"):
         (VENV / "bin" / program).symlink_to(dependencies / "bin" / program)
     stamp.write_text(str(dependencies))
 

@@ -22,23 +22,22 @@ constexpr const char *kOp = "batched_linear", *kBackwardOp = "batched_linear_bac
 // Fewer rows are dot products with the rows of the matrices, for which the library needs no more than their bytes.
 constexpr int64_t kFewRows = 4;
 
-// C [M, N] = A·B, B [P, N] with contiguous rows; A[m, p] lies at m·am + p·ap.
+// c = a·b, rows of b and c contiguous.
 template <typename T>
-void multiply(int64_t M, int64_t N, int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb, T* C,
-              int64_t ldc) {
+void multiply(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c) {
   const TileKernels<T>& kernels = tile_kernels<T>();
-  const int64_t whole = N / kernels.lanes * kernels.lanes, rest = N - whole;
-  if (whole) kernels.gemm(M, whole, P, A, am, ap, B, ldb, C, ldc, nullptr, false);
+  const int64_t M = a.rows, N = b.cols, P = a.cols, whole = N / kernels.lanes * kernels.lanes, rest = N - whole;
+  if (whole) kernels.gemm(a, {b.data, P, whole, b.stride}, {c.data, M, whole, c.stride}, nullptr, false);
   if (!rest) return;
   T* panel = scratch<T>((P + M) * kernels.lanes);
   T* edge = panel + P * kernels.lanes;
   for (int64_t p = 0; p < P; ++p) {
     T* row = panel + p * kernels.lanes;
-    std::fill(std::copy(B + p * ldb + whole, B + p * ldb + N, row), row + kernels.lanes, T(0));
+    std::fill(std::copy(b.row(p) + whole, b.row(p) + N, row), row + kernels.lanes, T(0));
   }
-  kernels.gemm(M, kernels.lanes, P, A, am, ap, panel, kernels.lanes, edge, kernels.lanes, nullptr, false);
+  kernels.gemm(a, {panel, P, kernels.lanes, kernels.lanes}, {edge, M, kernels.lanes, kernels.lanes}, nullptr, false);
   for (int64_t m = 0; m < M; ++m) {
-    std::copy(edge + m * kernels.lanes, edge + m * kernels.lanes + rest, C + m * ldc + whole);
+    std::copy(edge + m * kernels.lanes, edge + m * kernels.lanes + rest, c.row(m) + whole);
   }
 }
 
@@ -48,7 +47,7 @@ void for_each_part(int64_t sets, int64_t size, int64_t work, const F& run) {
   constexpr int64_t kTasks = 16, kUnit = 16;  // fixed: parts do not depend on the number of threads
   const int64_t most = std::max<int64_t>(size / kUnit, 1);
   const int64_t parts = std::clamp<int64_t>(kTasks / std::max<int64_t>(sets, 1), 1, most);
-  const int64_t width = round_up((size + parts - 1) / parts, kUnit);
+  const int64_t width = round_up(ceil_div(size, parts), kUnit);
   parallel(sets * parts, work, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t first = task % parts * width, last = std::min(size, first + width);
@@ -57,17 +56,17 @@ void for_each_part(int64_t sets, int64_t size, int64_t work, const F& run) {
   });
 }
 
-struct Sizes {
+struct Layers {
   int64_t sets, rows, in, out;
   int64_t work() const { return sets * rows * in * out; }
 };
 
-Sizes sizes(const Tensor& x, const Tensor& weight) { return {weight.size(0), x.size(1), x.size(2), weight.size(1)}; }
+Layers layers(const Tensor& x, const Tensor& weight) { return {weight.size(0), x.size(1), x.size(2), weight.size(1)}; }
 
 // out[b]ᵀ = W[b]·x[b]ᵀ: W is read row by row as it lies, x is packed, once where all sets share it.
 template <typename T>
 void forward_kernel(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out) {
-  const Sizes s = sizes(x, weight);
+  const Layers s = layers(x, weight);
   const TileKernels<T>& kernels = tile_kernels<T>();
   const int64_t pitch = round_up(s.rows, kernels.lanes);
   const bool shared = x.stride(0) == 0 || s.sets == 1;
@@ -96,8 +95,8 @@ void forward_kernel(const Tensor& x, const Tensor& weight, const Tensor& bias, c
       pack(b, result + pitch * count);
       inputs = result + pitch * count;
     }
-    kernels.gemm(count, pitch, s.in, w + b * weight.stride(0) + first * weight.stride(1), weight.stride(1), 1, inputs, pitch,
-                 result, pitch, nullptr, false);
+    kernels.gemm({w + b * weight.stride(0) + first * weight.stride(1), count, s.in, weight.stride(1)},
+                 {inputs, s.in, pitch, pitch}, {result, count, pitch, pitch}, nullptr, false);
     T* to = results + b * s.rows * s.out;
     const T* shift = biases ? biases + b * bias_step : nullptr;
     for (int64_t n = 0; n < s.rows; ++n) {
@@ -110,23 +109,25 @@ void forward_kernel(const Tensor& x, const Tensor& weight, const Tensor& bias, c
 
 template <typename T>
 void grad_input_kernel(const Tensor& grad, const Tensor& weight, const Tensor& out) {
-  const Sizes s = sizes(out, weight);
+  const Layers s = layers(out, weight);
   const T *g = grad.const_data_ptr<T>(), *w = weight.const_data_ptr<T>();
   T* to = out.mutable_data_ptr<T>();
   for_each_part(s.sets, s.in, s.work(), [&](int64_t b, int64_t first, int64_t last) {
-    multiply<T>(s.rows, last - first, s.out, g + b * s.rows * s.out, s.out, 1, w + b * weight.stride(0) + first,
-                weight.stride(1), to + b * s.rows * s.in + first, s.in);
+    multiply<T>({g + b * s.rows * s.out, s.rows, s.out, s.out},
+                {w + b * weight.stride(0) + first, s.out, last - first, weight.stride(1)},
+                {to + b * s.rows * s.in + first, s.rows, last - first, s.in});
   });
 }
 
 template <typename T>
 void grad_weight_kernel(const Tensor& grad, const Tensor& x, const Tensor& out) {
-  const Sizes s = sizes(x, out);
+  const Layers s = layers(x, out);
   const T *g = grad.const_data_ptr<T>(), *xs = x.const_data_ptr<T>();
   T* to = out.mutable_data_ptr<T>();
   for_each_part(s.sets, s.out, s.work(), [&](int64_t b, int64_t first, int64_t last) {
-    multiply<T>(last - first, s.in, s.rows, g + b * s.rows * s.out + first, 1, s.out, xs + b * x.stride(0), x.stride(1),
-                to + (b * s.out + first) * s.in, s.in);
+    const MatrixView<const T> some{g + b * s.rows * s.out + first, s.rows, last - first, s.out};
+    multiply<T>(some.t(), {xs + b * x.stride(0), s.rows, s.in, x.stride(1)},
+                {to + (b * s.out + first) * s.in, last - first, s.in, s.in});
   });
 }
 
@@ -165,7 +166,8 @@ Tensor batched_linear(const Tensor& x, const Tensor& weight, const std::optional
   return out;
 }
 
-std::vector<Tensor> batched_linear_backward(const Tensor& grad_out, const Tensor& x, const Tensor& weight, c10::List<bool> needs) {
+std::vector<Tensor> batched_linear_backward(const Tensor& grad_out, const Tensor& x, const Tensor& weight,
+                                            c10::List<bool> needs) {
   check(kBackwardOp, x, weight);
   check_tensor(kBackwardOp, "grad_out", grad_out, x.scalar_type(), {x.size(0), x.size(1), weight.size(1)});
   TORCH_CHECK_VALUE(needs.size() == 3, kBackwardOp, ": ", needs.size(), " needs for 3 tensors");

@@ -10,6 +10,7 @@
 #include "common/buffer_pool.h"
 #include "common/checks.h"
 #include "common/parallel.h"
+#include "mlp/activation.h"
 
 namespace hnetfast {
 namespace {
@@ -31,22 +32,22 @@ void multiply_add(Tensor out, const Tensor& start, const Tensor& a, const Tensor
 bool is_small(const Tensor& h) { return h.numel() * std::max<int64_t>(h.size(-1), 32) < kSerialWork; }
 
 bool is_tanh(const char* op, c10::string_view activation) {
-  TORCH_CHECK_VALUE(activation == "tanh" || activation == "relu", op, ": activation is '", activation,
-                    "', expected 'tanh' or 'relu'");
-  return activation == "tanh";
+  return parse_activation(op, activation, {Activation::tanh, Activation::relu}) == Activation::tanh;
 }
 
 // The library would spread what does not fit over several rows, and give results other sizes.
 void check(const char* op, const char* name, const Tensor& sequence, const Tensor& weight) {
   check_dense(op, name, sequence);
   check_dense(op, "weight", weight);
-  TORCH_CHECK_VALUE((weight.dim() == 2 || weight.dim() == 3) && sequence.dim() == weight.dim() + 1 && sequence.size(0) > 0 &&
-                        weight.size(-1) == weight.size(-2) && sequence.size(-1) == weight.size(-1) &&
-                        (weight.dim() == 2 || sequence.size(1) == weight.size(0)),
-                    op, ": ", name, " has shape ", sequence.sizes(), ", weight ", weight.sizes(),
-                    ", expected at least one step of [steps, batch, width] and [width, width], or [steps, sets, batch, width] and ",
-                    "[sets, width, width]");
-  TORCH_CHECK_VALUE(at::isFloatingType(weight.scalar_type()), op, ": weight is ", weight.scalar_type(), ", expected floating point");
+  TORCH_CHECK_VALUE(
+      (weight.dim() == 2 || weight.dim() == 3) && sequence.dim() == weight.dim() + 1 && sequence.size(0) > 0 &&
+          weight.size(-1) == weight.size(-2) && sequence.size(-1) == weight.size(-1) &&
+          (weight.dim() == 2 || sequence.size(1) == weight.size(0)),
+      op, ": ", name, " has shape ", sequence.sizes(), ", weight ", weight.sizes(),
+      ", expected at least one step of [steps, batch, width] and [width, width], or [steps, sets, batch, width] and ",
+      "[sets, width, width]");
+  TORCH_CHECK_VALUE(at::isFloatingType(weight.scalar_type()), op, ": weight is ", weight.scalar_type(),
+                    ", expected floating point");
   check_tensor(op, name, sequence, weight.scalar_type(), sequence.sizes());
 }
 

@@ -17,8 +17,8 @@ using at::Tensor;
 Tensor pixel_rows(const Tensor& pixels, const Tensor& rows) {
   check_dense("pixel_rows", "pixels", pixels);
   check_dense("pixel_rows", "rows", rows);
-  TORCH_CHECK_VALUE(pixels.dim() == 2 && pixels.scalar_type() == at::kByte && pixels.is_contiguous(),
-                    "pixel_rows: pixels is ", pixels.scalar_type(), " ", pixels.sizes(), ", expected contiguous Byte [N, D]");
+  TORCH_CHECK_VALUE(pixels.dim() == 2 && pixels.scalar_type() == at::kByte && pixels.is_contiguous(), "pixel_rows: pixels is ",
+                    pixels.scalar_type(), " ", pixels.sizes(), ", expected contiguous Byte [N, D]");
   TORCH_CHECK_VALUE(rows.dim() == 1 && rows.scalar_type() == at::kLong, "pixel_rows: rows is ", rows.scalar_type(), " ",
                     rows.sizes(), ", expected Long [n]");
   const int64_t total = pixels.size(0), width = pixels.size(1), count = rows.size(0);
@@ -38,9 +38,7 @@ Tensor pixel_rows(const Tensor& pixels, const Tensor& rows) {
   return out;
 }
 
-TORCH_LIBRARY_IMPL(hnetfast, CPU, m) {
-  m.impl("pixel_rows", &pixel_rows);
-}
+TORCH_LIBRARY_IMPL(hnetfast, CPU, m) { m.impl("pixel_rows", &pixel_rows); }
 
 }  // namespace
 }  // namespace hnetfast

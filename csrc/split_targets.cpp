@@ -79,7 +79,8 @@ Tensor join(const variable_list& grads, const Pieces& pieces, int64_t conditions
     pieces.for_each([&](size_t t, at::IntArrayRef shape, int64_t offset) {
       const Tensor& grad = grads[b * pieces.ranks.size() + t];
       char* to = base + (b * row + offset) * size;
-      const bool plain = grad.defined() && grad.is_contiguous() && grad.scalar_type() == flat.scalar_type() && !grad.is_neg() && !grad.is_conj();
+      const bool plain =
+          grad.defined() && grad.is_contiguous() && grad.scalar_type() == flat.scalar_type() && !grad.is_neg() && !grad.is_conj();
       if (grad.defined() && !plain) {
         flat.view(-1).narrow(0, b * row + offset, c10::multiply_integers(shape)).view(shape).copy_(grad);
         return;
@@ -95,64 +96,6 @@ Tensor join(const variable_list& grads, const Pieces& pieces, int64_t conditions
     });
   }
   return flat;
-}
-
-class SplitTargets : public torch::autograd::Function<SplitTargets> {
- public:
-  static variable_list forward(AutogradContext* ctx, const Tensor& flat, const std::vector<int64_t>& dims,
-                               const std::vector<int64_t>& ranks) {
-    ctx->set_materialize_grads(false);
-    ctx->saved_data["dims"] = dims;
-    ctx->saved_data["ranks"] = ranks;
-    ctx->saved_data["shape"] = flat.sizes();
-    ctx->saved_data["like"] = flat.new_empty({0});
-    // The pieces do not overlap, so each is a tensor of its own for autograd and may be changed in place.
-    at::AutoDispatchBelowADInplaceOrView guard;
-    return views(flat, {dims, ranks});
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto dims = ctx->saved_data["dims"].toIntVector(), ranks = ctx->saved_data["ranks"].toIntVector();
-    const auto shape = ctx->saved_data["shape"].toIntVector();
-    const auto options = ctx->saved_data["like"].toTensor().options();
-    return {join(grads, {dims, ranks}, shape[0], shape[1], options), Tensor(), Tensor()};
-  }
-};
-
-void check_pieces(const char* op, const Tensor& flat, const Pieces& pieces) {
-  const int64_t sizes = pieces.dims.size();
-  int64_t next = 0, total = 0;
-  bool fits = true;
-  for (const int64_t rank : pieces.ranks) {
-    TORCH_CHECK_VALUE(rank >= 0 && rank <= sizes - next, op, ": ranks is ", pieces.ranks, " for ", sizes,
-                      " sizes in dims, expected numbers from 0 on that add up to these");
-    int64_t extent = 1;  // of the strides, which leave sizes of 0 out
-    bool empty = false;
-    for (const int64_t size : pieces.dims.slice(next, rank)) {
-      TORCH_CHECK_VALUE(size >= 0, op, ": dims holds ", size, ", accepted are sizes from 0 on");
-      empty |= size == 0;
-      fits = fits && !c10::mul_overflows(extent, std::max<int64_t>(size, 1), &extent);
-    }
-    next += rank;
-    if (!empty) fits = fits && !c10::add_overflows(total, extent, &total);
-  }
-  TORCH_CHECK_VALUE(next == sizes, op, ": ranks is ", pieces.ranks, ", which is ", next, " of ", sizes, " sizes in dims, expected all");
-  TORCH_CHECK_VALUE(fits, op, ": the shapes hold more elements than 64 bits can count, flat has ", flat.size(1), " a condition");
-  TORCH_CHECK_VALUE(total == flat.size(1), op, ": the shapes hold ", total, " elements, flat has ", flat.size(1),
-                    " a condition");
-}
-
-variable_list split_targets(const Tensor& flat, at::IntArrayRef dims, at::IntArrayRef ranks) {
-  check_dense("split_targets", "flat", flat);
-  TORCH_CHECK_VALUE(flat.dim() == 2 && flat.is_contiguous(), "split_targets: flat has shape ", flat.sizes(),
-                    " and strides ", flat.strides(), ", expected a contiguous [conditions, outputs]");
-  const Pieces pieces{dims, ranks};
-  check_pieces("split_targets", flat, pieces);
-  if (!flat.requires_grad() || !at::GradMode::is_enabled()) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    return views(flat, pieces);
-  }
-  return SplitTargets::apply(flat, dims.vec(), ranks.vec());
 }
 
 // What a stacked piece is: the same columns of all rows.
@@ -173,7 +116,8 @@ variable_list stacked_views(const Tensor& flat, const Pieces& pieces) {
   return result;
 }
 
-Tensor join_stacked(const variable_list& grads, const Pieces& pieces, int64_t conditions, int64_t row, const at::TensorOptions& options) {
+Tensor join_stacked(const variable_list& grads, const Pieces& pieces, int64_t conditions, int64_t row,
+                    const at::TensorOptions& options) {
   if (at::GradMode::is_enabled() || options.device().type() != at::kCPU) {
     std::vector<Tensor> parts;
     parts.reserve(grads.size());
@@ -207,7 +151,36 @@ Tensor join_stacked(const variable_list& grads, const Pieces& pieces, int64_t co
   return flat;
 }
 
-class SplitStacked : public torch::autograd::Function<SplitStacked> {
+void check_pieces(const char* op, const Tensor& flat, const Pieces& pieces) {
+  const int64_t sizes = pieces.dims.size();
+  int64_t next = 0, total = 0;
+  bool fits = true;
+  for (const int64_t rank : pieces.ranks) {
+    TORCH_CHECK_VALUE(rank >= 0 && rank <= sizes - next, op, ": ranks is ", pieces.ranks, " for ", sizes,
+                      " sizes in dims, expected numbers from 0 on that add up to these");
+    int64_t extent = 1;  // of the strides, which leave sizes of 0 out
+    bool empty = false;
+    for (const int64_t size : pieces.dims.slice(next, rank)) {
+      TORCH_CHECK_VALUE(size >= 0, op, ": dims holds ", size, ", accepted are sizes from 0 on");
+      empty |= size == 0;
+      fits = fits && !c10::mul_overflows(extent, std::max<int64_t>(size, 1), &extent);
+    }
+    next += rank;
+    if (!empty) fits = fits && !c10::add_overflows(total, extent, &total);
+  }
+  TORCH_CHECK_VALUE(next == sizes, op, ": ranks is ", pieces.ranks, ", which is ", next, " of ", sizes,
+                    " sizes in dims, expected all");
+  TORCH_CHECK_VALUE(fits, op, ": the shapes hold more elements than 64 bits can count, flat has ", flat.size(1), " a condition");
+  TORCH_CHECK_VALUE(total == flat.size(1), op, ": the shapes hold ", total, " elements, flat has ", flat.size(1), " a condition");
+}
+
+// One of the two ops, by what makes its results and what joins their gradients.
+using MakeViews = variable_list (*)(const Tensor& flat, const Pieces& pieces);
+using Join = Tensor (*)(const variable_list& grads, const Pieces& pieces, int64_t conditions, int64_t row,
+                        const at::TensorOptions& options);
+
+template <MakeViews make_views, Join join_grads>
+class Split : public torch::autograd::Function<Split<make_views, join_grads>> {
  public:
   static variable_list forward(AutogradContext* ctx, const Tensor& flat, const std::vector<int64_t>& dims,
                                const std::vector<int64_t>& ranks) {
@@ -216,29 +189,40 @@ class SplitStacked : public torch::autograd::Function<SplitStacked> {
     ctx->saved_data["ranks"] = ranks;
     ctx->saved_data["shape"] = flat.sizes();
     ctx->saved_data["like"] = flat.new_empty({0});
+    // The pieces do not overlap, so each is a tensor of its own for autograd and may be changed in place.
     at::AutoDispatchBelowADInplaceOrView guard;
-    return stacked_views(flat, {dims, ranks});
+    return make_views(flat, {dims, ranks});
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto dims = ctx->saved_data["dims"].toIntVector(), ranks = ctx->saved_data["ranks"].toIntVector();
     const auto shape = ctx->saved_data["shape"].toIntVector();
     const auto options = ctx->saved_data["like"].toTensor().options();
-    return {join_stacked(grads, {dims, ranks}, shape[0], shape[1], options), Tensor(), Tensor()};
+    return {join_grads(grads, {dims, ranks}, shape[0], shape[1], options), Tensor(), Tensor()};
+  }
+
+  static variable_list run(const char* op, const Tensor& flat, const Pieces& pieces) {
+    check_pieces(op, flat, pieces);
+    if (!flat.requires_grad() || !at::GradMode::is_enabled()) {
+      at::AutoDispatchBelowADInplaceOrView guard;
+      return make_views(flat, pieces);
+    }
+    return Split::apply(flat, pieces.dims.vec(), pieces.ranks.vec());
   }
 };
 
+variable_list split_targets(const Tensor& flat, at::IntArrayRef dims, at::IntArrayRef ranks) {
+  check_dense("split_targets", "flat", flat);
+  TORCH_CHECK_VALUE(flat.dim() == 2 && flat.is_contiguous(), "split_targets: flat has shape ", flat.sizes(), " and strides ",
+                    flat.strides(), ", expected a contiguous [conditions, outputs]");
+  return Split<views, join>::run("split_targets", flat, {dims, ranks});
+}
+
 variable_list split_stacked(const Tensor& flat, at::IntArrayRef dims, at::IntArrayRef ranks) {
   check_dense("split_stacked", "flat", flat);
-  TORCH_CHECK_VALUE(flat.dim() == 2 && flat.stride(1) == 1, "split_stacked: flat has shape ", flat.sizes(),
-                    " and strides ", flat.strides(), ", expected [conditions, outputs] with contiguous rows");
-  const Pieces pieces{dims, ranks};
-  check_pieces("split_stacked", flat, pieces);
-  if (!flat.requires_grad() || !at::GradMode::is_enabled()) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    return stacked_views(flat, pieces);
-  }
-  return SplitStacked::apply(flat, dims.vec(), ranks.vec());
+  TORCH_CHECK_VALUE(flat.dim() == 2 && flat.stride(1) == 1, "split_stacked: flat has shape ", flat.sizes(), " and strides ",
+                    flat.strides(), ", expected [conditions, outputs] with contiguous rows");
+  return Split<stacked_views, join_stacked>::run("split_stacked", flat, {dims, ranks});
 }
 
 // Composite: gradients come from the function above, on every device.

@@ -47,7 +47,8 @@ OperatorHandle find_op(const std::string& name, const char* overload) {
 
 Plan make_plan(const OperatorHandle& op) {
   const c10::FunctionSchema& schema = op.schema();
-  Plan plan{find_op(schema.name() + "_backward", ""), schema.name() + "_backward", {}, schema.argumentIndexWithName("save_hidden")};
+  Plan plan{
+      find_op(schema.name() + "_backward", ""), schema.name() + "_backward", {}, schema.argumentIndexWithName("save_hidden")};
   const auto& results = schema.returns();
   const auto& wanted = plan.backward.schema().arguments();
   TORCH_CHECK(wanted[0].name() == "grad_" + results[0].name() && wanted.back().name() == "needs", plan.name,
@@ -97,9 +98,9 @@ bool any_tangent(const variable_list& tensors) {
 
 // An argument of the backward op, as a node keeps it.
 struct Kept {
-  IValue value;            // unless it holds tensors
-  int64_t tensors = -1;    // how many of a list
-  size_t first = 0;        // where they begin among those that are kept
+  IValue value;          // unless it holds tensors
+  int64_t tensors = -1;  // how many of a list
+  size_t first = 0;      // where they begin among those that are kept
   bool is_tensor = false;
   bool is_output = false;
 };
@@ -199,8 +200,8 @@ struct OpNode : torch::autograd::Node {
     const auto& compiler = torch::dynamo::autograd::getPyCompilerInterface();
     const std::string function = compiler->bind_function(swap.get_py_compiler(), plan->name, traced, types, true, true);
     using Metadata = std::vector<std::optional<torch::autograd::InputMetadata>>;
-    const IValue of_results = torch::dynamo::autograd::IValuePacker<Metadata>::pack(
-        torch::dynamo::autograd::get_input_metadata(next_edges()));
+    const IValue of_results =
+        torch::dynamo::autograd::IValuePacker<Metadata>::pack(torch::dynamo::autograd::get_input_metadata(next_edges()));
     const variable_list results =
         compiler->call_function(swap.get_py_compiler(), "apply_functional", function, grads, args, of_results);
     for (SavedVariable& variable : saved) swap.after(variable);
@@ -266,9 +267,7 @@ void attach_gradients(std::string_view name, bool has_backward) {
   }
 }
 
-TORCH_LIBRARY_FRAGMENT(hnetfast, m) {
-  m.def("_attach_gradients(str name, bool has_backward) -> ()", &attach_gradients);
-}
+TORCH_LIBRARY_FRAGMENT(hnetfast, m) { m.def("_attach_gradients(str name, bool has_backward) -> ()", &attach_gradients); }
 
 }  // namespace
 }  // namespace hnetfast

@@ -24,8 +24,8 @@ constexpr size_t kSmallest = size_t(1) << 20;  // below this the system allocato
 constexpr size_t kHugePage = size_t(1) << 21;
 constexpr size_t kStep = size_t(1) << 16;  // of sizes; what does not fill a huge page gets small ones
 
-// One buffer: where it starts and how large it is. The context of a DataPtr, so that freeing needs no look-up.
-struct Block {
+// Where it starts and how large it is. The context of a DataPtr, so that freeing needs no look-up.
+struct Buffer {
   void* data;
   size_t bytes;
 };
@@ -33,7 +33,7 @@ struct Block {
 class BufferPool final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
-    Block* block = take(bytes);
+    Buffer* block = take(bytes);
     return {block->data, block, &give_back, c10::Device(c10::kCPU)};
   }
 
@@ -41,9 +41,7 @@ class BufferPool final : public c10::Allocator {
     return nullptr;  // a block is freed through its context, so there is no deleter that takes a raw pointer
   }
 
-  void copy_data(void* dest, const void* src, std::size_t count) const override {
-    default_copy_data(dest, src, count);
-  }
+  void copy_data(void* dest, const void* src, std::size_t count) const override { default_copy_data(dest, src, count); }
 
   void empty_cache() { shrink(0); }
 
@@ -59,7 +57,7 @@ class BufferPool final : public c10::Allocator {
 
  private:
   // The smallest free block that fits, of equal ones the last used.
-  Block* take(size_t bytes) {
+  Buffer* take(size_t bytes) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       auto best = free_.end();
@@ -69,7 +67,7 @@ class BufferPool final : public c10::Allocator {
         if (fits && (best == free_.end() || (*it)->bytes < (*best)->bytes)) best = it;
       }
       if (best != free_.end()) {
-        Block* block = *best;
+        Buffer* block = *best;
         free_bytes_ -= block->bytes;
         free_.erase(best);
         return block;
@@ -79,17 +77,17 @@ class BufferPool final : public c10::Allocator {
     void* data = nullptr;
     if (posix_memalign(&data, kHugePage, rounded) != 0) {
       empty_cache();
-      TORCH_CHECK_WITH(OutOfMemoryError, posix_memalign(&data, kHugePage, rounded) == 0,
-                       "hnetfast: cannot allocate ", bytes, " bytes for a result");
+      TORCH_CHECK_WITH(OutOfMemoryError, posix_memalign(&data, kHugePage, rounded) == 0, "hnetfast: cannot allocate ", bytes,
+                       " bytes for a result");
     }
 #ifdef __linux__
     madvise(data, rounded, MADV_HUGEPAGE);
 #endif
-    return new Block{data, rounded};
+    return new Buffer{data, rounded};
   }
 
   static void give_back(void* context) {
-    auto* block = static_cast<Block*>(context);
+    auto* block = static_cast<Buffer*>(context);
     BufferPool& pool = instance();
     {
       std::lock_guard<std::mutex> lock(pool.mutex_);
@@ -101,7 +99,7 @@ class BufferPool final : public c10::Allocator {
 
   // Releases the blocks that have not been used for longest, until `bytes` are left.
   void shrink(size_t bytes) {
-    std::list<Block*> dropped;
+    std::list<Buffer*> dropped;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       while (free_bytes_ > bytes) {
@@ -109,10 +107,10 @@ class BufferPool final : public c10::Allocator {
         dropped.splice(dropped.end(), free_, std::prev(free_.end()));
       }
     }
-    for (Block* block : dropped) release(block);
+    for (Buffer* block : dropped) release(block);
   }
 
-  static void release(Block* block) {
+  static void release(Buffer* block) {
     std::free(block->data);
     delete block;
   }
@@ -127,14 +125,13 @@ class BufferPool final : public c10::Allocator {
   static BufferPool* make() {
 #ifndef _WIN32
     // A process that is forked has the memory of all threads, but no thread that could unlock the mutex.
-    pthread_atfork([] { instance().mutex_.lock(); }, [] { instance().mutex_.unlock(); },
-                   [] { instance().mutex_.unlock(); });
+    pthread_atfork([] { instance().mutex_.lock(); }, [] { instance().mutex_.unlock(); }, [] { instance().mutex_.unlock(); });
 #endif
     return new BufferPool();  // never destroyed: tensors may outlive static destruction
   }
 
   std::mutex mutex_;
-  std::list<Block*> free_;  // last used first
+  std::list<Buffer*> free_;  // last used first
   size_t free_bytes_ = 0;
   std::atomic<size_t> limit_{size_t(2) << 30};
 };

@@ -20,10 +20,9 @@ inline void check_tensor(const char* op, const char* name, const at::Tensor& ten
 
 inline void check_tensor(const char* op, const char* name, size_t index, const at::Tensor& tensor, const at::Tensor& like) {
   check_dense(op, name, tensor);
-  TORCH_CHECK_VALUE(
-      tensor.scalar_type() == like.scalar_type() && tensor.device() == like.device(),
-      op, ": ", name, "[", index, "] is ", tensor.scalar_type(), " on ", tensor.device(), ", but weights[0] is ",
-      like.scalar_type(), " on ", like.device());
+  TORCH_CHECK_VALUE(tensor.scalar_type() == like.scalar_type() && tensor.device() == like.device(), op, ": ", name, "[", index,
+                    "] is ", tensor.scalar_type(), " on ", tensor.device(), ", but weights[0] is ", like.scalar_type(), " on ",
+                    like.device());
 }
 
 }  // namespace hnetfast

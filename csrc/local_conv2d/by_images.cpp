@@ -80,9 +80,11 @@ void forward_by_images(const Shape& s, Source<T> input, int64_t input_stride, co
       T *const others = sums + all_sums, *const room = others + all_sums;
       std::vector<int64_t> filter_rows(most), sum_rows(most);
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t part = task % position_parts.count, rest = task / position_parts.count, outputs_part = rest % output_parts.count;
+        const int64_t part = task % position_parts.count, rest = task / position_parts.count,
+                      outputs_part = rest % output_parts.count;
         const int64_t g = rest / output_parts.count % s.groups, b = rest / output_parts.count / s.groups;
-        const int64_t p0 = position_parts.begin(part), count = position_parts.size(part), outputs = output_parts.size(outputs_part);
+        const int64_t p0 = position_parts.begin(part), count = position_parts.size(part),
+                      outputs = output_parts.size(outputs_part);
         const int64_t first = b * s.outputs + g * per_group + output_parts.begin(outputs_part);
         for (int64_t o = 0; o < outputs; ++o) sum_rows[o] = o * count * pitch;
         for (int64_t o = 0; o < outputs && bias; ++o) {
@@ -98,8 +100,9 @@ void forward_by_images(const Shape& s, Source<T> input, int64_t input_stride, co
           T* const to = to_sums ? sums : others;
           for (int64_t p = 0; p < count; ++p) {
             prefetch(filters + width * P + p0, outputs, F, P, next, count, p, count);
-            kernels.multiply_rows(outputs, pitch, width, piece.data + p0 + p, filter_rows.data(), P, seen_by_group + places[p0 + p],
-                                  shifts.data() + f0, to + p * pitch, sum_rows.data(), !begins || (to_sums && bias));
+            kernels.multiply_rows(outputs, pitch, width, {piece.data + p0 + p, filter_rows.data(), P},
+                                  {seen_by_group + places[p0 + p], shifts.data() + f0}, {to + p * pitch, sum_rows.data()},
+                                  !begins || (to_sums && bias));
           }
           if (ends && !to_sums) kernels.add(sums, others, outputs * count * pitch);
         }
@@ -153,7 +156,8 @@ void weight_gradient_by_images(const Shape& s, Source<T> grad, Source<T> input, 
       std::vector<int64_t> seen_rows(most), sum_rows(most);
       std::vector<Columns> runs(most);
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t part = task % field_parts.count, g = task / field_parts.count % s.groups, b = task / field_parts.count / s.groups;
+        const int64_t part = task % field_parts.count, g = task / field_parts.count % s.groups,
+                      b = task / field_parts.count / s.groups;
         const int64_t f0 = field_parts.begin(part), width = field_parts.size(part);
         const int64_t c0 = f0 / s.kernel(), c1 = (f0 + width - 1) / s.kernel() + 1;
         for (int64_t c = c0; c < c1; ++c) {
@@ -169,8 +173,8 @@ void weight_gradient_by_images(const Shape& s, Source<T> grad, Source<T> input, 
             const T* grads_there = grads + ((b * s.groups + g) * s.images * positions + begin_of_part) * padded + o;
             for (int64_t f = 0; f < width; ++f) sum_rows[f] = f * count * lanes;
             for (int64_t p = 0; p < count; ++p) {
-              kernels.multiply_rows(width, lanes, s.images, seen + places[p0 + p], seen_rows.data(), 1, grads_there + p * padded,
-                                    grad_rows.data(), sums + p * lanes, sum_rows.data(), false);
+              kernels.multiply_rows(width, lanes, s.images, {seen + places[p0 + p], seen_rows.data()},
+                                    {grads_there + p * padded, grad_rows.data()}, {sums + p * lanes, sum_rows.data()}, false);
             }
             S* to = grad_weight + ((b * s.outputs + g * per_group + o) * F + f0) * P + p0;
             // One run of columns where all positions are there, else one for each entry of the filters.
@@ -224,7 +228,8 @@ void input_gradient_by_images(const Shape& s, Source<T> grad, const S* weight, b
     parallel(tasks * splits, multiply_adds(s), [&](int64_t begin, int64_t end) {
       T* sums = scratch<T>(layout.channel() + Piece<T>::template room<S>(output_parts.largest(), s.kernel() * P));
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t first_image = task % splits * layout.pitch, channel = task / splits % s.channels, slot = task / splits / s.channels;
+        const int64_t first_image = task % splits * layout.pitch, channel = task / splits % s.channels,
+                      slot = task / splits / s.channels;
         if (first_image >= images) continue;
         const int64_t group = channel / in_group, f0 = channel % in_group * s.kernel();
         std::fill_n(sums, layout.channel(), T(0));
@@ -237,8 +242,9 @@ void input_gradient_by_images(const Shape& s, Source<T> grad, const S* weight, b
             const int64_t next = i + 1 < output_parts.count ? output_parts.size(i + 1) : 0;
             for (int64_t p = 0; p < P; ++p) {
               prefetch(filters + outputs * F * P, next, F, P, s.kernel(), P, p, P);
-              kernels.multiply_rows(s.kernel(), layout.pitch, outputs, piece.data + p, filter_rows.data(), piece.ld,
-                                    grads + (output * P + p) * pitch + first_image, grad_rows.data(), sums + places[p], shifts.data(), true);
+              kernels.multiply_rows(s.kernel(), layout.pitch, outputs, {piece.data + p, filter_rows.data(), piece.ld},
+                                    {grads + (output * P + p) * pitch + first_image, grad_rows.data()},
+                                    {sums + places[p], shifts.data()}, true);
             }
           }
         }
@@ -250,9 +256,9 @@ void input_gradient_by_images(const Shape& s, Source<T> grad, const S* weight, b
   }
 }
 
-#define HN_INSTANTIATE(S, T)                                                                                     \
-  template void forward_by_images<S, T>(const Shape&, Source<T>, int64_t, const S*, const T*, T*);               \
-  template void weight_gradient_by_images<S, T>(const Shape&, Source<T>, Source<T>, int64_t, S*);                          \
+#define HN_INSTANTIATE(S, T)                                                                       \
+  template void forward_by_images<S, T>(const Shape&, Source<T>, int64_t, const S*, const T*, T*); \
+  template void weight_gradient_by_images<S, T>(const Shape&, Source<T>, Source<T>, int64_t, S*);  \
   template void input_gradient_by_images<S, T>(const Shape&, Source<T>, const S*, bool, T*);
 HN_INSTANTIATE(float, float)
 HN_INSTANTIATE(double, double)

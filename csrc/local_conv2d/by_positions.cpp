@@ -81,7 +81,8 @@ void forward_by_positions(const Shape& s, Source<T> input, int64_t input_stride,
     T* sums = scratch<T>(2 * most * sums_of_output + Piece<T>::template room<S>(most, pieces.largest() * P));  // [o, n, p]
     T *const others = sums + most * sums_of_output, *const room = others + most * sums_of_output;
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t part = task % output_parts.count, g = task / output_parts.count % s.groups, b = task / output_parts.count / s.groups;
+      const int64_t part = task % output_parts.count, g = task / output_parts.count % s.groups,
+                    b = task / output_parts.count / s.groups;
       const int64_t outputs = output_parts.size(part), first = b * s.outputs + g * per_group + output_parts.begin(part);
       const T* seen = fields + (input_sets > 1 ? b : 0) * s.images * all_fields + g * F * vectors.padded;
       for (int64_t i = 0; i < outputs * s.images && bias; ++i) {
@@ -89,8 +90,9 @@ void forward_by_positions(const Shape& s, Source<T> input, int64_t input_stride,
       }
       for (const auto& [f0, width, to_sums, begins, ends] : pieces.all) {
         const Piece<T> piece(weight + (first * F + f0) * P, outputs, F * P, width * P, room);
-        kernels.multiply_positions(outputs, s.images, width, P, piece.data, piece.ld, P, seen + f0 * vectors.padded, all_fields,
-                                   vectors.padded, to_sums ? sums : others, sums_of_output, vectors.padded,
+        kernels.multiply_positions(P, {piece.data, outputs, width, piece.ld, P},
+                                   {seen + f0 * vectors.padded, s.images, width, all_fields, vectors.padded},
+                                   {to_sums ? sums : others, outputs, s.images, sums_of_output, vectors.padded},
                                    !begins || (to_sums && bias), false);
         if (ends && !to_sums) kernels.add(sums, others, outputs * sums_of_output);
       }
@@ -119,16 +121,18 @@ void weight_gradient_by_positions(const Shape& s, Source<T> grad, Source<T> inpu
   parallel(tasks * output_parts.count, multiply_adds(s), [&](int64_t begin, int64_t end) {
     T* copy = scratch<T>(Piece<T>::template room<S>(output_parts.largest(), field_parts.largest() * P) + 1);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t part = task % output_parts.count, g = task / output_parts.count % s.groups, b = task / output_parts.count / s.groups;
+      const int64_t part = task % output_parts.count, g = task / output_parts.count % s.groups,
+                    b = task / output_parts.count / s.groups;
       const int64_t outputs = output_parts.size(part), output = g * per_group + output_parts.begin(part);
       const T* seen = fields + (input_stride ? b : 0) * s.images * all_fields + g * F * vectors.padded;
       for (int64_t i = 0; i < field_parts.count; ++i) {
         const int64_t f0 = field_parts.begin(i), width = field_parts.size(i);
         S* to = grad_weight + ((b * s.outputs + output) * F + f0) * P;
         const auto multiply = [&](T* sums, int64_t ld) {
-          kernels.multiply_positions(width, outputs, s.images, P, seen + f0 * vectors.padded, vectors.padded, all_fields,
-                                     grads + (b * s.images * s.outputs + output) * vectors.padded, vectors.padded,
-                                     s.outputs * vectors.padded, sums, P, ld, false, true);
+          const T* grads_there = grads + (b * s.images * s.outputs + output) * vectors.padded;
+          kernels.multiply_positions(P, {seen + f0 * vectors.padded, width, s.images, vectors.padded, all_fields},
+                                     {grads_there, outputs, s.images, vectors.padded, s.outputs * vectors.padded},
+                                     {sums, width, outputs, P, ld}, false, true);
         };
         if constexpr (kInPlace) {
           multiply(to, F * P);
@@ -154,11 +158,13 @@ void input_gradient_by_positions(const Shape& s, Source<T> grad, const S* weight
   const at::Tensor summed = pooled<T>(slots * s.groups * F * s.images * vectors.padded);
   const T* const grads = turned.const_data_ptr<T>();  // [sets, n, o, p]
   T* const fields = summed.mutable_data_ptr<T>();     // [slots, groups, f, n, p]
-  const Parts field_parts(F, std::max<int64_t>(kPieceBytes / static_cast<int64_t>(sizeof(T)) / (s.images * vectors.padded), 4), threads);
+  const Parts field_parts(F, std::max<int64_t>(kPieceBytes / static_cast<int64_t>(sizeof(T)) / (s.images * vectors.padded), 4),
+                          threads);
   parallel(slots * s.groups * field_parts.count, multiply_adds(s), [&](int64_t begin, int64_t end) {
     T* copy = scratch<T>(Piece<T>::template room<S>(kOutputs, field_parts.largest() * P) + 1);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t part = task % field_parts.count, g = task / field_parts.count % s.groups, slot = task / field_parts.count / s.groups;
+      const int64_t part = task % field_parts.count, g = task / field_parts.count % s.groups,
+                    slot = task / field_parts.count / s.groups;
       const int64_t f0 = field_parts.begin(part), width = field_parts.size(part);
       T* sums = fields + ((slot * s.groups + g) * F + f0) * s.images * vectors.padded;
       for (int64_t set = 0; set < sets; ++set) {
@@ -166,9 +172,10 @@ void input_gradient_by_positions(const Shape& s, Source<T> grad, const S* weight
         for (int64_t o = 0; o < per_group; o += kOutputs) {
           const int64_t outputs = std::min(kOutputs, per_group - o), output = g * per_group + o;
           const Piece<T> piece(weight + ((b * s.outputs + output) * F + f0) * P, outputs, F * P, width * P, copy);
-          kernels.multiply_positions(width, s.images, outputs, P, piece.data, P, piece.ld,
-                                     grads + (b * s.images * s.outputs + output) * vectors.padded, s.outputs * vectors.padded,
-                                     vectors.padded, sums, s.images * vectors.padded, vectors.padded, set > 0 || o > 0, false);
+          const T* grads_there = grads + (b * s.images * s.outputs + output) * vectors.padded;
+          kernels.multiply_positions(P, {piece.data, width, outputs, P, piece.ld},
+                                     {grads_there, s.images, outputs, s.outputs * vectors.padded, vectors.padded},
+                                     {sums, width, s.images, s.images * vectors.padded, vectors.padded}, set > 0 || o > 0, false);
         }
       }
     }

@@ -137,7 +137,9 @@ struct Piece {
   int64_t ld;
 
   template <typename S>
-  static int64_t room(int64_t rows, int64_t width) { return std::is_same_v<S, T> ? 0 : rows * width; }
+  static int64_t room(int64_t rows, int64_t width) {
+    return std::is_same_v<S, T> ? 0 : rows * width;
+  }
 
   template <typename S>
   Piece(const S* from, int64_t rows, int64_t from_ld, int64_t width, T* copy) {

@@ -16,7 +16,7 @@ using at::Tensor;
 namespace {
 constexpr const char *kOp = "local_conv2d", *kBackwardOp = "local_conv2d_backward";
 constexpr int64_t kFewImages = 4;
-}
+}  // namespace
 
 void check_dense_arguments(const char* op, const Tensor& input, const Tensor& weight) {
   check_dense(op, "input", input);
@@ -25,23 +25,27 @@ void check_dense_arguments(const char* op, const Tensor& input, const Tensor& we
 
 Shape read_shape(const Tensor& input, const Tensor& weight, IntArrayRef kernel, IntArrayRef stride, IntArrayRef padding,
                  IntArrayRef dilation, IntArrayRef size, int64_t groups) {
-  TORCH_CHECK_VALUE(input.dim() == 5 && weight.dim() == 4, kOp, ": input has shape ", input.sizes(), " and weight ", weight.sizes(),
-                    ", expected [sets or 1, N, C, H, W] and [sets, O, F, P]");
-  TORCH_CHECK_VALUE(input.scalar_type() == weight.scalar_type() && at::isFloatingType(input.scalar_type()),
-                    kOp, ": input is ", input.scalar_type(), " and weight ", weight.scalar_type(), ", expected the same floating point");
-  for (const auto& [name, pair] : {std::pair("kernel_size", kernel), std::pair("stride", stride), std::pair("dilation", dilation), std::pair("output_size", size)}) {
-    TORCH_CHECK_VALUE(pair.size() == 2 && pair[0] > 0 && pair[1] > 0, kOp, ": ", name, " is ", pair, ", expected two positive integers");
+  TORCH_CHECK_VALUE(input.dim() == 5 && weight.dim() == 4, kOp, ": input has shape ", input.sizes(), " and weight ",
+                    weight.sizes(), ", expected [sets or 1, N, C, H, W] and [sets, O, F, P]");
+  TORCH_CHECK_VALUE(input.scalar_type() == weight.scalar_type() && at::isFloatingType(input.scalar_type()), kOp, ": input is ",
+                    input.scalar_type(), " and weight ", weight.scalar_type(), ", expected the same floating point");
+  for (const auto& [name, pair] : {std::pair("kernel_size", kernel), std::pair("stride", stride), std::pair("dilation", dilation),
+                                   std::pair("output_size", size)}) {
+    TORCH_CHECK_VALUE(pair.size() == 2 && pair[0] > 0 && pair[1] > 0, kOp, ": ", name, " is ", pair,
+                      ", expected two positive integers");
   }
-  TORCH_CHECK_VALUE(padding.size() == 2 && padding[0] >= 0 && padding[1] >= 0, kOp, ": padding is ", padding, ", expected two integers");
+  TORCH_CHECK_VALUE(padding.size() == 2 && padding[0] >= 0 && padding[1] >= 0, kOp, ": padding is ", padding,
+                    ", expected two integers");
   TORCH_CHECK_VALUE(input.size(2) > 0 && input.size(3) > 0 && input.size(4) > 0, kOp, ": input has shape ", input.sizes(),
                     ", expected images of at least one channel and one pixel");
-  const Shape s{weight.size(0), input.size(1), input.size(2), input.size(3), input.size(4), weight.size(1), kernel[0], kernel[1],
-                stride[0], stride[1], padding[0], padding[1], dilation[0], dilation[1], size[0], size[1], groups};
+  const Shape s{weight.size(0), input.size(1), input.size(2), input.size(3), input.size(4), weight.size(1),
+                kernel[0],      kernel[1],     stride[0],     stride[1],     padding[0],    padding[1],
+                dilation[0],    dilation[1],   size[0],       size[1],       groups};
   TORCH_CHECK_VALUE(input.size(0) == 1 || input.size(0) == s.sets, kOp, ": input has ", input.size(0), " sets, weight ", s.sets);
   TORCH_CHECK_VALUE(groups > 0 && s.channels % groups == 0 && s.outputs % groups == 0, kOp, ": groups is ", groups, " for ",
                     s.channels, " and ", s.outputs, " channels");
   for (const auto [n, k, d, st, p, out] : {std::array{s.height, s.kernel_h, s.dilation_h, s.stride_h, s.padding_h, s.out_h},
-                                          std::array{s.width, s.kernel_w, s.dilation_w, s.stride_w, s.padding_w, s.out_w}}) {
+                                           std::array{s.width, s.kernel_w, s.dilation_w, s.stride_w, s.padding_w, s.out_w}}) {
     const double reach = (k - 1.0) * d, room = n + 2.0 * p;
     TORCH_CHECK_VALUE((out - 1.0) * st + reach < room, kOp, ": output_size is ", size, ", more than there is room for");
     TORCH_CHECK_VALUE(double(out) * st + reach >= room, kOp, ": output_size is ", size, ", less than there is room for");
@@ -87,8 +91,8 @@ void with_types(at::ScalarType type, const F& run) {
   }
 }
 
-Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef kernel, IntArrayRef stride,
-               IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups) {
+Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef kernel,
+               IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups) {
   check_dense_arguments(kOp, input, weight);
   if (weight.dim() == 3) return without_sets(forward, input, weight, bias, kernel, stride, padding, dilation, size, groups);
   const Shape s = read_shape(input, weight, kernel, stride, padding, dilation, size, groups);
@@ -101,14 +105,15 @@ Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Te
     using S = decltype(weight_zero);
     using T = decltype(zero);
     const auto compute = by_positions<T>(s) ? forward_by_positions<S, T> : forward_by_images<S, T>;
-    compute(s, Source<T>(x), set_stride(x), w.const_data_ptr<S>(), b.defined() ? b.const_data_ptr<T>() : nullptr, out.mutable_data_ptr<T>());
+    compute(s, Source<T>(x), set_stride(x), w.const_data_ptr<S>(), b.defined() ? b.const_data_ptr<T>() : nullptr,
+            out.mutable_data_ptr<T>());
   });
   return out.to(type);
 }
 
 // Σ_n grad[b, n, o, p], in an order that does not depend on the number of threads, as that of at::sum does.
 Tensor bias_gradient(const Tensor& grad) {
-  constexpr int64_t kBlock = 16;     // images that are added up first, so that rounding errors do not
+  constexpr int64_t kBlock = 16;      // images that are added up first, so that rounding errors do not
   constexpr int64_t kColumns = 2048;  // whose sums stay in the first-level cache
   const int64_t sets = grad.size(0), images = grad.size(1), columns = grad.size(2) * grad.size(3) * grad.size(4);
   const Tensor g = grad.contiguous().to(at::toOpMathType(grad.scalar_type()));
@@ -135,8 +140,9 @@ Tensor bias_gradient(const Tensor& grad) {
   return result.to(grad.scalar_type());
 }
 
-std::vector<Tensor> backward(const Tensor& grad, const Tensor& input, const Tensor& weight, IntArrayRef kernel, IntArrayRef stride,
-                             IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups, c10::List<bool> needs) {
+std::vector<Tensor> backward(const Tensor& grad, const Tensor& input, const Tensor& weight, IntArrayRef kernel,
+                             IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups,
+                             c10::List<bool> needs) {
   check_dense(kBackwardOp, "grad_out", grad);
   check_dense_arguments(kBackwardOp, input, weight);
   check_needs(needs);

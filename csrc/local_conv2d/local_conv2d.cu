@@ -43,7 +43,7 @@ struct Device {
 };
 
 // The kernels count what belongs to one image with 32 bits, and everything else with 64.
-Sizes sizes_of(const Shape& s, const Tensor& input) {
+DeviceShape sizes_of(const Shape& s, const Tensor& input) {
   const auto check = [](const char* what, double size) {
     TORCH_CHECK(size < std::numeric_limits<int32_t>::max(), "local_conv2d: ", what, " is ", size,
                 ", more than is accepted on CUDA");
@@ -56,9 +56,9 @@ Sizes sizes_of(const Shape& s, const Tensor& input) {
   check("the number of elements of a padded image", height * width * s.channels);
   for (const int64_t step : {s.stride_h, s.stride_w, s.dilation_h, s.dilation_w}) check("a stride or dilation", step);
   const auto i = [](int64_t size) { return static_cast<int>(size); };
-  return {i(s.sets),      i(s.images),    i(s.channels),  i(s.height),     i(s.width),      i(s.outputs),
-          i(s.kernel_h),  i(s.kernel_w),  i(s.stride_h),  i(s.stride_w),   i(s.padding_h),  i(s.padding_w),
-          i(s.dilation_h), i(s.dilation_w), i(s.out_h),   i(s.out_w),      i(s.groups),     input.size(0) == 1};
+  return {i(s.sets),       i(s.images),     i(s.channels), i(s.height),   i(s.width),     i(s.outputs),
+          i(s.kernel_h),   i(s.kernel_w),   i(s.stride_h), i(s.stride_w), i(s.padding_h), i(s.padding_w),
+          i(s.dilation_h), i(s.dilation_w), i(s.out_h),    i(s.out_w),    i(s.groups),    input.size(0) == 1};
 }
 
 template <typename F>
@@ -73,8 +73,8 @@ void with_type(at::ScalarType type, const F& run) {
 }
 
 void check_device(const Tensor& tensor, const Tensor& weight, const char* name) {
-  TORCH_CHECK_VALUE(tensor.device() == weight.device(), "local_conv2d: ", name, " is on ", tensor.device(),
-                    " and weight on ", weight.device());
+  TORCH_CHECK_VALUE(tensor.device() == weight.device(), "local_conv2d: ", name, " is on ", tensor.device(), " and weight on ",
+                    weight.device());
 }
 
 Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef kernel,
@@ -91,7 +91,7 @@ Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Te
   const Tensor x = input.contiguous(), w = weight.contiguous(), b = bias ? bias->contiguous() : Tensor();
   const Tensor out = at::empty({s.sets, s.images, s.outputs, s.out_h, s.out_w}, w.options());
   if (out.numel() == 0) return out;
-  const Sizes sizes = sizes_of(s, x);
+  const DeviceShape sizes = sizes_of(s, x);
   with_type(w.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     Device device{w.options()};
@@ -102,8 +102,8 @@ Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Te
 }
 
 std::vector<Tensor> backward(const Tensor& grad, const Tensor& input, const Tensor& weight, IntArrayRef kernel,
-                             IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size,
-                             int64_t groups, c10::List<bool> needs) {
+                             IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, IntArrayRef size, int64_t groups,
+                             c10::List<bool> needs) {
   check_dense("local_conv2d_backward", "grad_out", grad);
   check_dense_arguments("local_conv2d_backward", input, weight);
   check_needs(needs);
@@ -121,7 +121,7 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& input, const Tens
   const Tensor grad_weight = at::empty(need_weight ? w.sizes() : IntArrayRef{0}, w.options());
   const Tensor grad_bias = needs[2] ? grad.sum(1).flatten(2) : at::empty({0}, w.options());
   if (g.numel() == 0) return {grad_input.zero_(), grad_weight.zero_(), grad_bias};
-  const Sizes sizes = sizes_of(s, x);
+  const DeviceShape sizes = sizes_of(s, x);
   with_type(w.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     Device device{w.options()};

@@ -5,7 +5,9 @@
 
 #include "common/buffer_pool.h"
 #include "common/checks.h"
-#include "mlp/mlp_layers.h"
+#include "mlp/backward.h"
+#include "mlp/hidden_layers.h"
+#include "mlp/output_layer.h"
 
 namespace hnetfast {
 namespace {
@@ -25,7 +27,7 @@ Sizes check_arguments(const Mlp& mlp, const char* name, int64_t outputs) {
 
 std::tuple<Tensor, Tensor> forward(TensorList inputs, TensorList weights, TensorList biases, std::string_view activation,
                                    int64_t num_outputs, bool save_hidden) {
-  const Mlp mlp{kOp, inputs, weights, biases, activation};
+  const Mlp mlp{kOp, inputs, weights, biases, parse_activation(kOp, activation)};
   const Sizes sizes = check_arguments(mlp, "num_outputs", num_outputs);
   const Tensor out = empty_pooled({sizes.conditions, sizes.outputs}, weights[0].options());
   const Tensor none = at::empty({0}, out.options());
@@ -37,8 +39,9 @@ std::tuple<Tensor, Tensor> forward(TensorList inputs, TensorList weights, Tensor
 std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& hidden, TensorList inputs, TensorList weights,
                              TensorList biases, std::string_view activation, c10::List<bool> needs) {
   check_dense(kBackwardOp, "grad_out", grad_out);
-  TORCH_CHECK_VALUE(grad_out.dim() == 2, kBackwardOp, ": grad_out has shape ", grad_out.sizes(), ", expected [conditions, outputs]");
-  const Mlp mlp{kBackwardOp, inputs, weights, biases, activation};
+  TORCH_CHECK_VALUE(grad_out.dim() == 2, kBackwardOp, ": grad_out has shape ", grad_out.sizes(),
+                    ", expected [conditions, outputs]");
+  const Mlp mlp{kBackwardOp, inputs, weights, biases, parse_activation(kBackwardOp, activation)};
   const Sizes sizes = check_arguments(mlp, "grad_out.shape[1]", grad_out.size(1));
   const at::ScalarType type = weights[0].scalar_type();
   check_tensor(kBackwardOp, "grad_out", grad_out, type, {sizes.conditions, sizes.outputs});

@@ -7,7 +7,9 @@
 
 #include "common/buffer_pool.h"
 #include "common/checks.h"
-#include "mlp/mlp_layers.h"
+#include "mlp/backward.h"
+#include "mlp/hidden_layers.h"
+#include "mlp/output_layer.h"
 
 namespace hnetfast {
 namespace {
@@ -56,19 +58,20 @@ int64_t read_placement(const int64_t* data, int64_t size, size_t i, int64_t outp
   TORCH_CHECK_VALUE(pieces >= 0 && pieces <= sizes.chunk_size, group.mlp.op, ": placement has ", pieces, " pieces for group ", i,
                     ", accepted is 0 to ", sizes.chunk_size);
   const int64_t length = 2 + pieces + sizes.chunks * pieces;  // of no more than check_countable has let pass
-  TORCH_CHECK_VALUE(size >= length, group.mlp.op, ": placement ends within group ", i, ", expected ", length, " entries of it, got ", size);
+  TORCH_CHECK_VALUE(size >= length, group.mlp.op, ": placement ends within group ", i, ", expected ", length,
+                    " entries of it, got ", size);
   const int64_t *bounds = data + 1, *places = bounds + pieces + 1;
   group.placement = {bounds, places, pieces};
-  TORCH_CHECK_VALUE(bounds[0] == 0 && bounds[pieces] == sizes.chunk_size, group.mlp.op, ": placement: the pieces of group ",
-                    i, " cover columns ", bounds[0], " to ", bounds[pieces], ", expected 0 to ", sizes.chunk_size);
+  TORCH_CHECK_VALUE(bounds[0] == 0 && bounds[pieces] == sizes.chunk_size, group.mlp.op, ": placement: the pieces of group ", i,
+                    " cover columns ", bounds[0], " to ", bounds[pieces], ", expected 0 to ", sizes.chunk_size);
   for (int64_t s = 0; s < pieces; ++s) {
     TORCH_CHECK_VALUE(bounds[s] < bounds[s + 1], group.mlp.op, ": placement: bounds of group ", i, " do not increase");
   }
   for (int64_t c = 0; c < sizes.chunks; ++c) {
     for (int64_t s = 0; s < pieces; ++s) {
       const int64_t place = places[c * pieces + s], count = bounds[s + 1] - bounds[s];
-      TORCH_CHECK_VALUE(place < 0 || place <= outputs - count, group.mlp.op, ": placement: piece ", s, " of chunk ", c, " of group ", i,
-                        " is stored at ", place, " to ", place + count, ", accepted is up to ", outputs);
+      TORCH_CHECK_VALUE(place < 0 || place <= outputs - count, group.mlp.op, ": placement: piece ", s, " of chunk ", c,
+                        " of group ", i, " is stored at ", place, " to ", place + count, ", accepted is up to ", outputs);
       if (place >= 0) stored.add(place, count);
     }
   }
@@ -78,12 +81,13 @@ int64_t read_placement(const int64_t* data, int64_t size, size_t i, int64_t outp
 // The groups, whose tensors lie one after the other in the lists; `counts` holds how many inputs, weights, biases each has.
 std::vector<Group> read_groups(const char* op, TensorList inputs, TensorList weights, TensorList biases, IntArrayRef counts,
                                const std::vector<std::string>& activations, const Tensor& placement, int64_t outputs) {
-  TORCH_CHECK_VALUE(!activations.empty() && counts.size() == 3 * activations.size(), op, ": expected an activation and three counts for each group, got ",
-                    activations.size(), " and ", counts.size());
+  TORCH_CHECK_VALUE(!activations.empty() && counts.size() == 3 * activations.size(), op,
+                    ": expected an activation and three counts for each group, got ", activations.size(), " and ", counts.size());
   check_dense(op, "placement", placement);
-  TORCH_CHECK_VALUE(placement.scalar_type() == at::kLong && placement.dim() == 1 && placement.device().is_cpu() && placement.is_contiguous(), op,
-                    ": placement is ", placement.scalar_type(), " ", placement.sizes(), " on ", placement.device(),
-                    ", expected a contiguous vector of Long on the CPU");
+  TORCH_CHECK_VALUE(
+      placement.scalar_type() == at::kLong && placement.dim() == 1 && placement.device().is_cpu() && placement.is_contiguous(),
+      op, ": placement is ", placement.scalar_type(), " ", placement.sizes(), " on ", placement.device(),
+      ", expected a contiguous vector of Long on the CPU");
   std::vector<Group> groups;
   size_t next[3] = {0, 0, 0};
   int64_t conditions = 1;
@@ -99,15 +103,20 @@ std::vector<Group> read_groups(const char* op, TensorList inputs, TensorList wei
       first[k] = next[k];
       next[k] += count;
     }
-    Group group{{op, own[0], own[1], own[2], activations[i]}, {}, {}, first[0], inputs.size() + first[1], inputs.size() + weights.size() + first[2]};
+    Group group{{op, own[0], own[1], own[2], parse_activation(op, activations[i])},
+                {},
+                {},
+                first[0],
+                inputs.size() + first[1],
+                inputs.size() + weights.size() + first[2]};
     group.sizes = check_network(group.mlp);
     check_tensor(op, "weights", first[1], own[1][0], weights[0]);
     if (group.sizes.conditions != 1) conditions = group.sizes.conditions;
     groups.push_back(group);
   }
-  TORCH_CHECK_VALUE(next[0] == inputs.size() && next[1] == weights.size() && next[2] == biases.size(), op,
-                    ": counts add up to ", next[0], ", ", next[1], ", ", next[2], " tensors, got ", inputs.size(), ", ",
-                    weights.size(), ", ", biases.size());
+  TORCH_CHECK_VALUE(next[0] == inputs.size() && next[1] == weights.size() && next[2] == biases.size(), op, ": counts add up to ",
+                    next[0], ", ", next[1], ", ", next[2], " tensors, got ", inputs.size(), ", ", weights.size(), ", ",
+                    biases.size());
   const int64_t* data = placement.const_data_ptr<int64_t>();
   int64_t rest = placement.size(0);
   Stored stored;
@@ -130,7 +139,8 @@ std::vector<Group> read_groups(const char* op, TensorList inputs, TensorList wei
 }
 
 std::tuple<Tensor, Tensor> forward(TensorList inputs, TensorList weights, TensorList biases, IntArrayRef counts,
-                                   std::vector<std::string> activations, const Tensor& placement, int64_t num_outputs, bool save_hidden) {
+                                   std::vector<std::string> activations, const Tensor& placement, int64_t num_outputs,
+                                   bool save_hidden) {
   const std::vector<Group> groups = read_groups(kOp, inputs, weights, biases, counts, activations, placement, num_outputs);
   const Tensor out = empty_pooled({groups[0].sizes.conditions, num_outputs}, weights[0].options());
   std::vector<Tensor> hidden;
@@ -143,18 +153,21 @@ std::tuple<Tensor, Tensor> forward(TensorList inputs, TensorList weights, Tensor
   return {out, hidden.empty() ? at::empty({0}, out.options()) : at::cat(hidden)};
 }
 
-std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& hidden, TensorList inputs, TensorList weights, TensorList biases,
-                             IntArrayRef counts, std::vector<std::string> activations, const Tensor& placement, c10::List<bool> needs) {
+std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& hidden, TensorList inputs, TensorList weights,
+                             TensorList biases, IntArrayRef counts, std::vector<std::string> activations, const Tensor& placement,
+                             c10::List<bool> needs) {
   check_dense(kBackwardOp, "grad_out", grad_out);
-  TORCH_CHECK_VALUE(grad_out.dim() == 2, kBackwardOp, ": grad_out has shape ", grad_out.sizes(), ", expected [conditions, outputs]");
-  const std::vector<Group> groups = read_groups(kBackwardOp, inputs, weights, biases, counts, activations, placement, grad_out.size(1));
+  TORCH_CHECK_VALUE(grad_out.dim() == 2, kBackwardOp, ": grad_out has shape ", grad_out.sizes(),
+                    ", expected [conditions, outputs]");
+  const std::vector<Group> groups =
+      read_groups(kBackwardOp, inputs, weights, biases, counts, activations, placement, grad_out.size(1));
   int64_t expected = 0;
   for (const Group& group : groups) expected += group.sizes.rows() * group.mlp.hidden_width();
   const at::ScalarType type = weights[0].scalar_type();
   check_tensor(kBackwardOp, "grad_out", grad_out, type, {groups[0].sizes.conditions, grad_out.size(1)});
   check_tensor(kBackwardOp, "hidden", hidden, type, {expected});
-  TORCH_CHECK_VALUE(needs.size() == inputs.size() + weights.size() + biases.size(), kBackwardOp, ": ", needs.size(), " needs for ",
-                    inputs.size() + weights.size() + biases.size(), " tensors");
+  TORCH_CHECK_VALUE(needs.size() == inputs.size() + weights.size() + biases.size(), kBackwardOp, ": ", needs.size(),
+                    " needs for ", inputs.size() + weights.size() + biases.size(), " tensors");
   const Tensor grad = grad_out.contiguous(), flat = hidden.contiguous();
   std::vector<Tensor> results(needs.size());
   int64_t start = 0;
@@ -169,12 +182,13 @@ std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& hidden, Tenso
       for (size_t i = 0; i < ends[k]; ++i) all.push_back(starts[k] + i);
     }
     const auto need = [&](size_t i) { return static_cast<bool>(needs.get(all[i])); };
-    const std::vector<Tensor> grads = group.placement.pieces
-        ? mlp_backward(group.mlp, grad, h, group.sizes, group.placement, need)
-        : std::vector<Tensor>();
+    const std::vector<Tensor> grads =
+        group.placement.pieces ? mlp_backward(group.mlp, grad, h, group.sizes, group.placement, need) : std::vector<Tensor>();
     for (size_t i = 0; i < all.size(); ++i) {
       const size_t k = all[i];
-      const Tensor& tensor = k < inputs.size() ? inputs[k] : k < inputs.size() + weights.size() ? weights[k - inputs.size()] : biases[k - inputs.size() - weights.size()];
+      const Tensor& tensor = k < inputs.size()                    ? inputs[k]
+                             : k < inputs.size() + weights.size() ? weights[k - inputs.size()]
+                                                                  : biases[k - inputs.size() - weights.size()];
       if (!grads.empty()) {
         results[k] = grads[i];
       } else {

@@ -1,266 +1,195 @@
 #include "mlp/output_layer.h"
 
-#include <algorithm>
-#include <cstring>
+#include <ATen/ATen.h>
 
-#include "common/parallel.h"
-#include "common/rounding.h"
-#include "common/scratch.h"
-#include "tiles/tile_kernels.h"
+#include <algorithm>
+
+#include "common/buffer_pool.h"
+#include "mlp/hidden_layers.h"
+#include "mlp/output_products.h"
+#include "mlp/output_tiles.h"
 #include "tiles/tile_types.h"
 
 namespace hnetfast {
+
+using at::Tensor;
+using at::TensorList;
+
 namespace {
 
-constexpr int64_t kTileBytes = 256 << 10;      // of packed panels of W: they stay in the second-level cache
-constexpr int64_t kFewRows = 96;               // whose places in the result the processor keeps track of by itself
-constexpr int64_t kGradTileBytes = 1024 << 10; // of a tile of the output gradient
-constexpr int64_t kMaxTileColumns = 480;
-constexpr int64_t kRowBlocks = 4;             // register blocks of rows between two writes of the result
-constexpr int64_t kCacheBytes = 24 << 20;     // larger results are assembled in tiles before they are written
-constexpr int64_t kStreamBytes = 4 << 20;     // larger results are written past the caches
+constexpr int64_t kSmallSums = 1 << 20;  // elements
+constexpr int64_t kFewRows = 4;          // below this many rows packing W costs more than it saves,
+constexpr int64_t kNarrowMatrix = 8;     // but for matrices of so few columns
 
-template <typename T>
-void pack_columns(const TileKernels<T>& kernels, const OutputLayer<T>& layer, const std::vector<Columns>& columns,
-                  int64_t j0, int64_t count, int64_t pitch, T* tile) {
-  const T* end = layer.weight + layer.chunk_size * layer.ld;
-  for (const Columns& run : columns) {
-    kernels.pack_transposed(tile, pitch, layer.weight + j0 * layer.ld, end, layer.ld, count, run);
-  }
+// What the last layer reads: after hidden layers one matrix of rows; without them the parts that vary with the
+// chunk, and those that do not.
+struct LastInput {
+  Tensor x, y;  // [rows, k], [conditions, l]; y may be undefined
+  int64_t conditions;
+  std::vector<Columns> x_columns, y_columns;
+  bool separable() const { return y.defined(); }
+};
+
+LastInput dense_input(Tensor x) {
+  const int64_t width = x.size(1);
+  return {std::move(x), Tensor(), 1, {{0, 0, width}}, {}};
 }
 
-// Rows of W, columns gathered and padded with zeros: [count, pitch].
+bool varies_with_both(TensorList inputs, const Sizes& sizes) {
+  if (sizes.conditions == 1) return false;
+  return std::any_of(inputs.begin(), inputs.end(), [](const Tensor& part) { return part.size(0) != 1 && part.size(1) != 1; });
+}
+
+// Whether the last layer, without hidden ones, is computed as the sum of a share of the chunk and one of the condition.
+bool is_separable(TensorList inputs, const Sizes& sizes) {
+  int64_t width = 0;
+  for (const Tensor& part : inputs) width += part.size(2);
+  return sizes.chunks != 1 && width <= kWideLayer && has_tile_kernels(inputs[0].scalar_type());
+}
+
+LastInput separate(TensorList inputs, const Sizes& sizes) {
+  if (varies_with_both(inputs, sizes) || !is_separable(inputs, sizes)) {
+    return dense_input(joined(inputs, sizes));
+  }
+  LastInput result{{}, {}, sizes.conditions, {}, {}};
+  std::vector<Tensor> of_chunk, of_condition;
+  int64_t column = 0, k = 0, l = 0;
+  for (const Tensor& part : inputs) {
+    const int64_t part_width = part.size(2);
+    if (part.size(1) != 1) {
+      of_chunk.push_back(part[0]);
+      result.x_columns.push_back({column, k, part_width});
+      k += part_width;
+    } else {
+      of_condition.push_back(part.expand({sizes.conditions, 1, part_width}).select(1, 0));
+      result.y_columns.push_back({column, l, part_width});
+      l += part_width;
+    }
+    column += part_width;
+  }
+  const Tensor none = inputs[0].new_empty({sizes.conditions, 0});
+  result.x = of_chunk.size() == 1 ? of_chunk[0].contiguous() : at::cat(of_chunk, 1);
+  result.y = of_condition.empty() ? none : of_condition.size() == 1 ? of_condition[0].contiguous() : at::cat(of_condition, 1);
+  return result;
+}
+
+bool use_tiles(const LastInput& input, const Tensor& weight) {
+  if (!has_tile_kernels(weight.scalar_type())) return false;
+  const bool cheap = weight.size(1) <= kNarrowMatrix;
+  return input.x.size(1) <= kWideLayer && (input.separable() || input.x.size(0) >= kFewRows || cheap);
+}
+
+// The tile pass holds partial sums of the input gradient: not worth it where they outweigh the output gradient.
+bool use_tiles_backward(const LastInput& input, const Tensor& weight) {
+  const int64_t rows = input.x.size(0), width = input.x.size(1);
+  const bool small = kSlabs * rows * width <= kSmallSums, light = 2 * kSlabs * width <= weight.size(0);
+  return use_tiles(input, weight) && (input.separable() || small || light);
+}
+
 template <typename T>
-void pack_rows(const OutputLayer<T>& layer, const std::vector<Columns>& columns, int64_t j0, int64_t count,
-               int64_t pitch, T* tile) {
-  std::fill(tile, tile + count * pitch, T(0));
-  for (int64_t j = 0; j < count; ++j) {
-    for (const Columns& run : columns) {
-      std::memcpy(tile + j * pitch + run.to, layer.weight + (j0 + j) * layer.ld + run.from, run.width * sizeof(T));
+OutputLayer<T> output_layer(const LastInput& input, const Tensor& weight, const Tensor& bias, const Sizes& sizes,
+                            const Placement& placement) {
+  OutputLayer<T> layer;
+  layer.x = view_of<T>(input.x);
+  layer.y = {nullptr, input.conditions, input.separable() ? input.y.size(1) : 0, input.separable() ? input.y.size(1) : 0};
+  if (layer.y.cols) layer.y.data = input.y.const_data_ptr<T>();  // what is empty may have an address or none
+  layer.conditions = input.conditions;
+  layer.out_stride = input.separable() ? sizes.outputs : sizes.conditions * sizes.outputs;
+  layer.offset.resize(layer.x.rows);
+  layer.width.resize(layer.x.rows);
+  layer.bounds = placement.bounds;
+  layer.pieces = placement.pieces;
+  for (int64_t r = 0; r < layer.x.rows; ++r) {
+    const int64_t chunk = r % sizes.chunks, start = chunk * sizes.chunk_size;
+    layer.offset[r] = r / sizes.chunks * sizes.outputs;
+    if (placement.pieces) {
+      layer.places.push_back(placement.places + chunk * placement.pieces);
+    } else {
+      layer.offset[r] += start;
+      layer.width[r] = std::clamp<int64_t>(sizes.outputs - start, 0, sizes.chunk_size);
     }
   }
+  layer.x_columns = input.x_columns;
+  layer.y_columns = input.y_columns;
+  layer.weight = {weight.const_data_ptr<T>(), weight.size(0), weight.size(1), weight.size(1)};
+  layer.bias = bias.defined() ? bias.const_data_ptr<T>() : nullptr;
+  return layer;
 }
 
-// Calls run(column of the tile, element of a condition's outputs, count) for what columns [j0, j0 + count) of a row give.
-template <typename T, typename F>
-void for_each_run(const OutputLayer<T>& layer, int64_t r, int64_t j0, int64_t count, int64_t first_piece, const F& run) {
-  if (!layer.pieces) {
-    const int64_t valid = std::min(count, layer.width[r] - j0);
-    if (valid > 0) run(0, layer.offset[r] + j0, valid);
-    return;
-  }
-  for (int64_t s = first_piece; s < layer.pieces && layer.bounds[s] < j0 + count; ++s) {
-    if (layer.places[r][s] < 0) continue;
-    const int64_t begin = std::max(layer.bounds[s], j0), end = std::min(layer.bounds[s + 1], j0 + count);
-    run(begin - j0, layer.offset[r] + layer.places[r][s] + begin - layer.bounds[s], end - begin);
-  }
-}
-
-// The piece that column j belongs to.
-template <typename T>
-int64_t piece_of(const OutputLayer<T>& layer, int64_t j) {
-  if (!layer.pieces) return 0;
-  return std::upper_bound(layer.bounds, layer.bounds + layer.pieces, j) - layer.bounds - 1;
-}
-
-// Where a condition's share is added to that of the chunks, it is added last, be there one condition or several: the
-// bits of a condition's outputs do not depend on what else is computed.
-
-// One condition: the products go straight to their place, a panel of columns at a time. Some neighbouring panels
-// are packed together, so that what is written to a row lies together too.
-template <typename T>
-void forward_panels(const OutputLayer<T>& layer, T* out) {
-  const TileKernels<T>& kernels = tile_kernels<T>();
-  const int64_t unit = kernels.block_columns, inputs = layer.k + layer.l;
-  const int64_t all = (layer.chunk_size + unit - 1) / unit;
-  const int64_t fitting = kTileBytes / static_cast<int64_t>(sizeof(T)) / unit / std::max<int64_t>(inputs, 1);
-  const int64_t wanted = layer.rows <= kFewRows ? 1 : std::min(fitting, all / 8);
-  const int64_t panels = std::clamp<int64_t>(wanted, 1, kMaxTileColumns / unit);
-  const int64_t tiles = (all + panels - 1) / panels, groups = row_groups(tiles, layer.rows, kernels);
-  const int64_t group_rows = round_up((layer.rows + groups - 1) / groups, kernels.block_rows);
-  const int64_t work = layer.rows * layer.chunk_size * (layer.k + 1);
-
-  // Neighbouring tasks are neighbouring tiles of the same rows.
-  parallel(tiles * groups, work, [&](int64_t begin, int64_t end) {
-    const int64_t panel_size = (inputs + 1) * unit;
-    T* memory = scratch<T>(panels * panel_size);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t first = task % tiles * panels, row0 = task / tiles * group_rows;
-      const int64_t last = std::min(first + panels, all), row_end = std::min(layer.rows, row0 + group_rows);
-      for (int64_t p = first; p < last; ++p) {
-        const int64_t j0 = p * unit, count = std::min(unit, layer.chunk_size - j0);
-        T* w_x = memory + (p - first) * panel_size;
-        T *w_y = w_x + layer.k * unit, *start = w_y + layer.l * unit;
-        pack_columns(kernels, layer, layer.x_columns, j0, count, unit, w_x);
-        pack_columns(kernels, layer, layer.y_columns, j0, count, unit, w_y);
-        std::fill(start, start + unit, T(0));
-        if (layer.bias) std::copy(layer.bias + j0, layer.bias + j0 + count, start);
-        kernels.gemm(1, unit, layer.l, layer.y, layer.l, 1, w_y, unit, start, unit, start, false);
-      }
-      const int64_t block = panels > 1 ? kernels.block_rows : row_end - row0;
-      for (int64_t r0 = row0; r0 < row_end; r0 += block) {
-        for (int64_t p = first; p < last; ++p) {
-          const T* w_x = memory + (p - first) * panel_size;
-          kernels.gemm_scatter(std::min(block, row_end - r0), layer.k, layer.x + r0 * layer.x_ld, layer.x_ld, w_x,
-                               w_x + inputs * unit, layer.y != nullptr, out + p * unit, layer.offset.data() + r0,
-                               layer.width.data() + r0, p * unit);
-        }
-      }
+// Gradients of the parts from that of what the last layer read, where there is no hidden layer.
+void split_input_grads(const LastInput& input, const LastGrads& grads, TensorList inputs, const Sizes& sizes,
+                       std::vector<Tensor>& results) {
+  if (!input.separable()) return joined_backward(inputs, grads.x, sizes, results);
+  size_t next_x = 0, next_y = 0;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const Tensor& part = inputs[i];
+    const int64_t width = part.size(2);
+    Tensor grad;
+    if (next_x < input.x_columns.size() && part.size(1) != 1) {
+      grad = grads.x.narrow(1, input.x_columns[next_x++].to, width).unsqueeze(0);
+    } else {
+      grad = grads.y.narrow(1, input.y_columns[next_y++].to, width).unsqueeze(1);
     }
-  });
-}
-
-// Several conditions, or a result larger than the caches: tiles of the chunks' share stay in the cache while they are
-// written once for each condition, with that condition's share added.
-template <typename T>
-void forward_sums(const OutputLayer<T>& layer, T* out) {
-  const TileKernels<T>& kernels = tile_kernels<T>();
-  const int64_t unit = kernels.block_columns, inputs = layer.k + layer.l;
-  const int64_t columns = std::min(kMaxTileColumns, round_up((layer.chunk_size + 3) / 4, unit));
-  const int64_t tiles = (layer.chunk_size + columns - 1) / columns, groups = row_groups(tiles, layer.rows, kernels);
-  const int64_t group_rows = round_up((layer.rows + groups - 1) / groups, kernels.block_rows);
-  const int64_t block = kRowBlocks * kernels.block_rows;
-  const bool stream = layer.conditions * layer.out_stride * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
-  const int64_t work = layer.rows * layer.chunk_size * (inputs + layer.conditions);
-
-  parallel(tiles * groups, work, [&](int64_t begin, int64_t end) {
-    T* memory = scratch<T>((inputs + 1 + layer.conditions + block) * columns);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t j0 = task % tiles * columns, row0 = task / tiles * group_rows;
-      const int64_t row_end = std::min(layer.rows, row0 + group_rows);
-      const int64_t count = std::min(columns, layer.chunk_size - j0), pitch = round_up(count, kernels.lanes);
-      const int64_t piece = piece_of(layer, j0);
-      T *w_x = memory, *w_y = w_x + layer.k * pitch, *bias = w_y + layer.l * pitch;
-      T *common = bias + pitch, *result = common + layer.conditions * pitch;
-
-      std::fill(bias, bias + pitch, T(0));
-      if (layer.bias) std::copy(layer.bias + j0, layer.bias + j0 + count, bias);
-      pack_columns(kernels, layer, layer.x_columns, j0, count, pitch, w_x);
-      pack_columns(kernels, layer, layer.y_columns, j0, count, pitch, w_y);
-      kernels.gemm(layer.conditions, pitch, layer.l, layer.y, layer.l, 1, w_y, pitch, common, pitch, bias, false);
-      const T* start = layer.y ? nullptr : common;  // where the sums start, instead of adding it later
-      for (int64_t r0 = row0; r0 < row_end; r0 += block) {
-        const int64_t height = std::min(block, row_end - r0);
-        const T* x = layer.x + r0 * layer.x_ld;
-        kernels.gemm(height, pitch, layer.k, x, layer.x_ld, 1, w_x, pitch, result, pitch, start, false);
-        for (int64_t q = 0; q < layer.conditions; ++q) {
-          for (int64_t r = 0; r < height; ++r) {
-            for_each_run(layer, r0 + r, j0, count, piece, [&](int64_t column, int64_t place, int64_t run) {
-              kernels.write_sum(out + q * layer.out_stride + place, result + r * pitch + column,
-                                start ? nullptr : common + q * pitch + column, run, stream);
-            });
-          }
-        }
-      }
-    }
-    if (stream) kernels.fence();
-  });
-}
-
-// sum[r, k] += Σ_j g[r, j] W[j0 + j, columns(k)], from a tile of the gradient; rows of `sum` are padded to vectors.
-template <typename T>
-void add_input_grads(const TileKernels<T>& kernels, const OutputLayer<T>& layer, const std::vector<Columns>& columns,
-                     int64_t width, int64_t j0, int64_t count, int64_t rows, const T* g, T* w, T* sum) {
-  const int64_t pitch = round_up(count, kernels.lanes), sum_pitch = round_up(width, kernels.lanes);
-  if (width == 0) return;
-  if (width < kernels.lanes) {  // padding would be most of a product
-    pack_columns(kernels, layer, columns, j0, count, pitch, w);
-    kernels.add_dots(rows, width, pitch, g, pitch, w, pitch, sum, sum_pitch);
-    return;
+    results[i] = grad.sum_to_size(part.sizes()).contiguous();
   }
-  pack_rows(layer, columns, j0, count, sum_pitch, w);
-  kernels.gemm(rows, sum_pitch, count, g, pitch, 1, w, sum_pitch, sum, sum_pitch, nullptr, true);
 }
 
 }  // namespace
 
-template <typename T>
-void output_layer_forward(const OutputLayer<T>& layer, T* out) {
-  const int64_t bytes = layer.conditions * layer.out_stride * static_cast<int64_t>(sizeof(T));
-  if (layer.conditions == 1 && bytes <= kCacheBytes && !layer.pieces) {
-    forward_panels(layer, out);
+void output_forward(const Mlp& mlp, const Tensor& hidden, const Sizes& sizes, const Placement& placement, const Tensor& out) {
+  if (out.numel() == 0 || sizes.rows() == 0) return;
+  if (mlp.weights.size() == 1 && varies_with_both(mlp.inputs, sizes) && is_separable(mlp.inputs, sizes)) {
+    // Chunks of their own: one condition after the other, with the bits that it has alone.
+    for (int64_t b = 0; b < sizes.conditions; ++b) {
+      const std::vector<Tensor> inputs = of_conditions(mlp.inputs, b, 1);
+      const Mlp alone{mlp.op, inputs, mlp.weights, mlp.biases, mlp.activation};
+      output_forward(alone, hidden, {1, sizes.chunks, sizes.chunk_size, sizes.outputs}, placement, out.narrow(0, b, 1));
+    }
+    return;
+  }
+  const Tensor& matrix = mlp.weights.back();
+  const LastInput input = mlp.weights.size() > 1 ? dense_input(last_hidden(hidden, mlp)) : separate(mlp.inputs, sizes);
+  const Tensor bias = mlp.biases.empty() ? Tensor() : mlp.biases.back().contiguous();
+  if (use_tiles(input, matrix)) {
+    const Tensor weight = matrix.contiguous();
+    with_tile_type(out.scalar_type(), [&](auto zero) {
+      using T = decltype(zero);
+      output_layer_forward(output_layer<T>(input, weight, bias, sizes, placement), out.mutable_data_ptr<T>());
+    });
   } else {
-    forward_sums(layer, out);
+    products_forward(input.x, matrix, bias, sizes, placement, out);
   }
 }
 
-template <typename T>
-void output_layer_backward(const OutputLayer<T>& layer, const T* grad, T* grad_weight, T* grad_bias, T* grad_x,
-                           T* grad_y) {
-  const TileKernels<T>& kernels = tile_kernels<T>();
-  const int64_t unit = kernels.block_columns, q_count = layer.conditions;
-  const int64_t x_pitch = round_up(layer.k, kernels.lanes), y_pitch = round_up(layer.l, kernels.lanes);
-  const int64_t height = layer.rows + q_count + 2 * (layer.k + layer.l) + x_pitch + y_pitch;
-  const int64_t fitting = kGradTileBytes / static_cast<int64_t>(sizeof(T)) / height;
-  const int64_t spread = round_up((layer.chunk_size + 3) / 4, unit);
-  const int64_t columns = std::min({kMaxTileColumns, spread, std::max(fitting / unit, int64_t(1)) * unit});
-  const int64_t tiles = (layer.chunk_size + columns - 1) / columns, slabs = std::min(tiles, kSlabs);
-  const int64_t work = layer.rows * layer.chunk_size * 2 * (layer.k + layer.l + q_count);
+Tensor output_backward(const Mlp& mlp, const Tensor& grad, const Tensor& hidden, const Sizes& sizes, const Placement& placement,
+                       const Need& need, std::vector<Tensor>& results) {
+  const TensorList inputs = mlp.inputs, weights = mlp.weights, biases = mlp.biases;
+  const size_t first_weight = mlp.first_weight(), first_bias = mlp.first_bias(), last = weights.size() - 1;
+  bool below = false;  // does anything below the last layer need a gradient?
+  for (size_t i = 0; i < results.size(); ++i) below |= need(i) && i != first_weight + last && i != first_bias + last;
 
-  std::vector<Columns> all_columns = layer.x_columns;
-  for (const Columns& run : layer.y_columns) all_columns.push_back({run.from, run.to + layer.k, run.width});
+  const LastInput input = last > 0 ? dense_input(last_hidden(hidden, mlp)) : separate(inputs, sizes);
+  const Tensor weight = weights[last].contiguous();
+  LastGrads grads;
+  if (need(first_weight + last)) grads.weight = empty_pooled(weight.sizes(), weight.options());
+  if (!biases.empty() && need(first_bias + last)) grads.bias = at::empty_like(biases[last], at::MemoryFormat::Contiguous);
+  if (below) grads.x = empty_pooled(input.x.sizes(), input.x.options());
+  if (below && input.separable()) grads.y = at::empty_like(input.y);
+  if (use_tiles_backward(input, weight) && grad.numel() > 0) {
+    with_tile_type(grad.scalar_type(), [&](auto zero) {
+      using T = decltype(zero);
+      const auto pointer = [](const Tensor& t) { return t.defined() ? t.mutable_data_ptr<T>() : nullptr; };
+      output_layer_backward(output_layer<T>(input, weight, Tensor(), sizes, placement), grad.const_data_ptr<T>(),
+                            pointer(grads.weight), pointer(grads.bias), pointer(grads.x), pointer(grads.y));
+    });
+  } else {
+    products_backward(grad, input.x, weight, sizes, placement, grads);
+  }
+  results[first_weight + last] = grads.weight;
+  if (!biases.empty()) results[first_bias + last] = grads.bias;
 
-  const bool stream = layer.chunk_size * layer.ld * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
-  const int64_t x_size = grad_x ? layer.rows * x_pitch : 0, y_size = grad_y ? q_count * y_pitch : 0;
-  std::vector<T> partial(slabs * (x_size + y_size), T(0));
-
-  parallel(slabs, work, [&](int64_t begin, int64_t end) {
-    T* memory = scratch<T>((layer.rows + q_count + 1 + layer.k + layer.l + x_pitch + y_pitch) * columns);
-    for (int64_t slab = begin; slab < end; ++slab) {
-      T *sum_x = partial.data() + slab * (x_size + y_size), *sum_y = sum_x + x_size;
-      for (int64_t tile = slab * tiles / slabs; tile < (slab + 1) * tiles / slabs; ++tile) {
-        const int64_t j0 = tile * columns, count = std::min(columns, layer.chunk_size - j0);
-        const int64_t pitch = round_up(count, kernels.lanes), piece = piece_of(layer, j0);
-        // g_x[r] = Σ_q grad[q, r] and g_y[q] = Σ_r grad[q, r], both from one reading of the gradient.
-        T *g_x = memory, *g_y = g_x + layer.rows * pitch, *total = g_y + q_count * pitch;
-        T *dw = total + pitch, *w_rows = dw + (layer.k + layer.l) * pitch;
-        std::fill(g_x, total + pitch, T(0));
-        for (int64_t q = 0; q < q_count; ++q) {
-          for (int64_t r = 0; r < layer.rows; ++r) {
-            for_each_run(layer, r, j0, count, piece, [&](int64_t column, int64_t place, int64_t run) {
-              const T* from = grad + q * layer.out_stride + place;
-              if (q == 0) {
-                std::memcpy(g_x + r * pitch + column, from, run * sizeof(T));
-              } else {
-                kernels.add(g_x + r * pitch + column, from, run);
-              }
-              kernels.add(g_y + q * pitch + column, from, run);
-            });
-          }
-          kernels.add(total, g_y + q * pitch, count);
-        }
-        if (grad_bias) std::copy(total, total + count, grad_bias + j0);
-        if (grad_weight) {
-          T *dw_y = dw + layer.k * pitch, *rows = grad_weight + j0 * layer.ld, *target = stream ? w_rows : rows;
-          kernels.gemm(layer.k, pitch, layer.rows, layer.x, 1, layer.x_ld, g_x, pitch, dw, pitch, nullptr, false);
-          kernels.gemm(layer.l, pitch, q_count, layer.y, 1, layer.l, g_y, pitch, dw_y, pitch, nullptr, false);
-          kernels.unpack_transposed(dw, pitch, target, layer.ld, count, all_columns.data(), all_columns.size());
-          if (stream) kernels.write_sum(rows, target, nullptr, count * layer.ld, true);
-        }
-        if (grad_x) add_input_grads(kernels, layer, layer.x_columns, layer.k, j0, count, layer.rows, g_x, w_rows, sum_x);
-        if (grad_y) add_input_grads(kernels, layer, layer.y_columns, layer.l, j0, count, q_count, g_y, w_rows, sum_y);
-      }
-    }
-    if (stream) kernels.fence();
-  });
-
-  const auto reduce = [&](T* target, int64_t rows, int64_t width, int64_t pitch, int64_t start) {
-    for (int64_t r = 0; r < rows; ++r) {
-      T* row = target + r * width;
-      std::fill(row, row + width, T(0));
-      for (int64_t slab = 0; slab < slabs; ++slab) {
-        kernels.add(row, partial.data() + slab * (x_size + y_size) + start + r * pitch, width);
-      }
-    }
-  };
-  if (grad_x) reduce(grad_x, layer.rows, layer.k, x_pitch, 0);
-  if (grad_y) reduce(grad_y, q_count, layer.l, y_pitch, x_size);
+  if (below && last == 0) split_input_grads(input, grads, inputs, sizes, results);
+  return below && last > 0 ? grads.x : Tensor();
 }
-
-template void output_layer_forward<float>(const OutputLayer<float>&, float*);
-template void output_layer_forward<double>(const OutputLayer<double>&, double*);
-template void output_layer_backward<float>(const OutputLayer<float>&, const float*, float*, float*, float*, float*);
-template void output_layer_backward<double>(const OutputLayer<double>&, const double*, double*, double*, double*,
-                                            double*);
 
 }  // namespace hnetfast

@@ -1,43 +1,21 @@
-// The last layer of a chunked MLP on the CPU: matrix product, bias and placement in one pass over the result.
+// The last layer of an MLP applied to every pair of a condition and a chunk, by tiles or by products of matrices.
 #pragma once
 
-#include <cstdint>
+#include <ATen/core/Tensor.h>
+
 #include <vector>
 
-#include "tiles/tile_kernels.h"
+#include "mlp/network.h"
 
 namespace hnetfast {
 
-// out[q, r, j] = Σ_k x[r, k] W[j, xc(k)] + Σ_l y[q, l] W[j, yc(l)] + bias[j]   for j < width[r],
-// stored at q·out_stride + offset[r] + j. Rows are chunks and conditions are conditions where the first layer is
-// also the last; after hidden layers a row is a pair of both, and there is one condition without an input. With pieces
-// columns bounds[s] to bounds[s + 1] of row r are stored at q·out_stride + offset[r] + places[r][s] instead, nowhere if
-// that place is negative, and there are no widths.
-template <typename T>
-struct OutputLayer {
-  int64_t rows, conditions, chunk_size, out_stride;
-  std::vector<int64_t> offset, width;  // [rows]
-  int64_t pieces = 0;
-  const int64_t* bounds = nullptr;     // [pieces + 1]
-  std::vector<const int64_t*> places;  // [rows], to [pieces]
-  const T* x;                          // [rows, k], x_ld apart
-  const T* y;                          // [conditions, l], or null where conditions have no input
-  int64_t k, l, x_ld;
-  std::vector<Columns> x_columns, y_columns;  // from: column of W, to: column of x or y
-  const T* weight;                            // [chunk_size, ld]
-  int64_t ld;
-  const T* bias;  // [chunk_size] or null
-};
+// From the results of the hidden layers, as hidden_layers returns them, into `out`, [B, n].
+void output_forward(const Mlp& mlp, const at::Tensor& hidden, const Sizes& sizes, const Placement& placement,
+                    const at::Tensor& out);
 
-template <typename T>
-void output_layer_forward(const OutputLayer<T>& layer, T* out);
-
-// Partial sums of the input gradient that the backward pass holds at once: fixed, so that threads do not matter.
-constexpr int64_t kSlabs = 16;
-
-// Null pointers stand for gradients that nobody needs. The result does not depend on the number of threads.
-template <typename T>
-void output_layer_backward(const OutputLayer<T>& layer, const T* grad, T* grad_weight, T* grad_bias, T* grad_x,
-                           T* grad_y);
+// Gradients of the last layer, and of the inputs where there are no hidden layers, to `results`; returns that of its input
+// rows, [R, K], where hidden layers need it.
+at::Tensor output_backward(const Mlp& mlp, const at::Tensor& grad, const at::Tensor& hidden, const Sizes& sizes,
+                           const Placement& placement, const Need& need, std::vector<at::Tensor>& results);
 
 }  // namespace hnetfast

@@ -27,16 +27,28 @@ void copy_panel(const T* from, int64_t ld, int64_t depth, int64_t count, T* pane
   }
 }
 
-// C = A·B, or A·Bᵀ where `transposed`: each element summed by one thread, in an order that only P decides. A[m, p] lies at
-// m·am + p·ap.
+// Columns [j0, j0 + count) of rows [p0, p0 + depth) of b to a panel [depth, unit], padded with zeros.
 template <typename T>
-void tile_product(int64_t M, int64_t N, int64_t P, const T* A, int64_t am, int64_t ap, const T* B, int64_t ldb, bool transposed,
-                  T* C, int64_t ldc, const T* bias, bool accumulate) {
+void pack_panel(MatrixView<const T> b, int64_t p0, int64_t depth, int64_t j0, int64_t count, T* panel) {
   const TileKernels<T>& kernels = tile_kernels<T>();
-  const int64_t unit = kernels.block_columns, all = (N + unit - 1) / unit;
+  const int64_t unit = kernels.block_columns;
+  if (b.step == 1) {
+    copy_panel(b.row(p0) + j0, b.stride, depth, count, panel, unit);
+  } else {  // the transpose has contiguous rows
+    const MatrixView<const T> t = b.t();
+    kernels.pack_transposed(panel, unit, t.row(j0), t.row(t.rows - 1) + t.cols, t.stride, count, {p0, 0, depth});
+  }
+}
+
+// c = a·b, each element summed by one thread, in an order that only the number of terms decides. Rows or columns of b, and
+// rows of c, are contiguous.
+template <typename T>
+void tile_product(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c, const T* bias, bool accumulate) {
+  const TileKernels<T>& kernels = tile_kernels<T>();
+  const int64_t M = a.rows, N = b.cols, P = a.cols, unit = kernels.block_columns, all = ceil_div(N, unit);
   const int64_t panels = std::min(all, kPanels);
-  const int64_t tiles = (all + panels - 1) / panels, groups = row_groups(tiles, M, kernels);
-  const int64_t group_rows = round_up((M + groups - 1) / groups, kernels.block_rows);
+  const int64_t tiles = ceil_div(all, panels), groups = row_groups(tiles, M, kernels);
+  const int64_t group_rows = round_up(ceil_div(M, groups), kernels.block_rows);
   const int64_t panel_size = (kDepth + 1) * unit;
 
   parallel(tiles * groups, M * N * P, [&](int64_t begin, int64_t end) {
@@ -52,29 +64,25 @@ void tile_product(int64_t M, int64_t N, int64_t P, const T* A, int64_t am, int64
         for (int64_t p = first; p < last; ++p) {
           const int64_t j0 = p * unit, count = std::min(unit, N - j0);
           T *panel = memory + (p - first) * panel_size, *start = panel + kDepth * unit;
-          if (transposed) {
-            kernels.pack_transposed(panel, unit, B + j0 * ldb, B + (N - 1) * ldb + P, ldb, count, {p0, 0, depth});
-          } else {
-            copy_panel(B + p0 * ldb + j0, ldb, depth, count, panel, unit);
-          }
+          pack_panel(b, p0, depth, j0, count, panel);
           std::fill(start, start + unit, T(0));
           if (bias) std::copy(bias + j0, bias + j0 + count, start);
         }
         for (int64_t m = row0; m < row_end; m += kernels.block_rows) {
           const int64_t height = std::min(kernels.block_rows, row_end - m);
-          const T* a = A + m * am + p0 * ap;
+          const MatrixView<const T> left{a.row(m) + p0 * a.step, height, depth, a.stride, a.step};
           for (int64_t p = first; p < last; ++p) {
             const int64_t j0 = p * unit, count = std::min(unit, N - j0);
             const T *panel = memory + (p - first) * panel_size, *start = panel + kDepth * unit;
-            T* c = C + m * ldc + j0;
+            T* to = c.row(m) + j0;
             if (count == unit) {
-              kernels.gemm(height, unit, depth, a, am, ap, panel, unit, c, ldc, start, add);
+              kernels.gemm(left, {panel, depth, unit, unit}, {to, height, unit, c.stride}, start, add);
               continue;
             }
-            for (int64_t i = 0; i < height && add; ++i) std::copy(c + i * ldc, c + i * ldc + count, edge + i * unit);
-            kernels.gemm(height, round_up(count, kernels.lanes), depth, a, am, ap, panel, unit, edge,
-                         unit, start, add);
-            for (int64_t i = 0; i < height; ++i) std::copy(edge + i * unit, edge + i * unit + count, c + i * ldc);
+            for (int64_t i = 0; i < height && add; ++i) std::copy(to + i * c.stride, to + i * c.stride + count, edge + i * unit);
+            const int64_t padded = round_up(count, kernels.lanes);
+            kernels.gemm(left, {panel, depth, padded, unit}, {edge, height, padded, unit}, start, add);
+            for (int64_t i = 0; i < height; ++i) std::copy(edge + i * unit, edge + i * unit + count, to + i * c.stride);
           }
         }
         p0 += depth;
@@ -90,10 +98,9 @@ bool by_rows(const Tensor& matrix) { return matrix.stride(1) == 1 || matrix.size
 
 template <typename T>
 void tile_product(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulate) {
-  const bool transposed = !by_rows(b);
-  tile_product<T>(a.size(0), b.size(1), a.size(1), a.const_data_ptr<T>(), a.stride(0), a.stride(1), b.const_data_ptr<T>(),
-                  b.stride(transposed), transposed, out.mutable_data_ptr<T>(), out.stride(0),
-                  bias.defined() ? bias.const_data_ptr<T>() : nullptr, accumulate);
+  MatrixView<const T> right = view_of<T>(b);
+  if (by_rows(b)) right.step = 1;  // of a single column
+  tile_product<T>(view_of<T>(a), right, mutable_view_of<T>(out), bias.defined() ? bias.const_data_ptr<T>() : nullptr, accumulate);
 }
 
 void library_product(Tensor out, const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulate) {
@@ -139,19 +146,14 @@ void blocked_library_product(const Tensor& out, const Tensor& a, const Tensor& b
 
 void product_out(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulate) {
   if (out.numel() == 0) return;
-  const bool tiles = a.scalar_type() == at::kFloat || a.scalar_type() == at::kDouble;
-  if (!tiles) return reduced_product(out, a, b, bias, accumulate);
+  if (!has_tile_kernels(a.scalar_type())) return reduced_product(out, a, b, bias, accumulate);
   // Columns of `a` that lie together suit the library, which rearranges both sides.
   const bool by_columns = !by_rows(a) && a.stride(0) == 1;
   if (by_columns && a.numel() * b.size(1) >= kSerialWork) return blocked_library_product(out, a, b, bias, accumulate);
   const Tensor left = by_columns || a.stride(1) == 1 ? a : a.contiguous();
   const Tensor right = by_rows(b) || b.stride(0) == 1 ? b : b.contiguous();
   const Tensor start = bias.defined() ? bias.contiguous() : bias;
-  if (a.scalar_type() == at::kFloat) {
-    tile_product<float>(out, left, right, start, accumulate);
-  } else {
-    tile_product<double>(out, left, right, start, accumulate);
-  }
+  with_tile_type(a.scalar_type(), [&](auto zero) { tile_product<decltype(zero)>(out, left, right, start, accumulate); });
 }
 
 Tensor product(const Tensor& a, const Tensor& b, const Tensor& bias) {

@@ -22,7 +22,8 @@ constexpr int64_t kSlabs = 8;              // sums of as many parts are added in
 
 // Rows [begin, end) of D, [rows, pitch], and of W*, [rows, previous_pitch], both ending in zeros.
 template <typename T>
-void make_block(const ChangedLayer& layer, int64_t begin, int64_t end, int64_t pitch, int64_t previous_pitch, T* change, T* previous) {
+void make_block(const ChangedLayer& layer, int64_t begin, int64_t end, int64_t pitch, int64_t previous_pitch, T* change,
+                T* previous) {
   const int64_t K = layer.width();
   const T *w = layer.weight.const_data_ptr<T>(), *p = layer.previous_weight.const_data_ptr<T>();
   const T* b = layer.has_bias() ? layer.bias.const_data_ptr<T>() : nullptr;
@@ -38,7 +39,9 @@ void make_block(const ChangedLayer& layer, int64_t begin, int64_t end, int64_t p
 }
 
 template <typename T>
-int64_t rows_of_block(int64_t pitch) { return std::clamp<int64_t>(kBlockBytes / (pitch * static_cast<int64_t>(sizeof(T))), 16, 1024); }
+int64_t rows_of_block(int64_t pitch) {
+  return std::clamp<int64_t>(kBlockBytes / (pitch * static_cast<int64_t>(sizeof(T))), 16, 1024);
+}
 
 // [M, pitch] to [M, columns].
 template <typename T>
@@ -50,7 +53,8 @@ void cut(const T* from, int64_t M, int64_t pitch, int64_t columns, T* to) {
 template <typename T>
 void matrices_of_rows(const ChangedLayer& layer, int64_t begin, int64_t end, const std::array<T*, 3>& results) {
   const TileKernels<T>& kernels = tile_kernels<T>();
-  const int64_t K = layer.width(), C = layer.columns(), pitch = round_up(C, kernels.lanes), previous_pitch = round_up(K, kernels.lanes);
+  const int64_t K = layer.width(), C = layer.columns(), pitch = round_up(C, kernels.lanes),
+                previous_pitch = round_up(K, kernels.lanes);
   const int64_t size = C * pitch + C * previous_pitch + K * previous_pitch;
   const int64_t block = rows_of_block<T>(pitch), blocks = (end - begin + block - 1) / block;
   // Wide layers have few sums of rows, shared out by rows of the result.
@@ -68,11 +72,12 @@ void matrices_of_rows(const ChangedLayer& layer, int64_t begin, int64_t end, con
       for (int64_t i = blocks * slab / slabs; i < blocks * (slab + 1) / slabs; ++i) {
         const int64_t from = begin + i * block, to = std::min(from + block, end);
         make_block(layer, from, to, pitch, previous_pitch, change, previous);
-        kernels.gemm(m1 - m0, pitch, to - from, change + m0, 1, pitch, change, pitch, changes + m0 * pitch, pitch, nullptr, true);
-        kernels.gemm(m1 - m0, previous_pitch, to - from, change + m0, 1, pitch, previous, previous_pitch, mixed + m0 * previous_pitch,
-                     previous_pitch, nullptr, true);
-        kernels.gemm(k1 - k0, previous_pitch, to - from, previous + k0, 1, previous_pitch, previous, previous_pitch,
-                     unchanged + k0 * previous_pitch, previous_pitch, nullptr, true);
+        const MatrixView<const T> d{change, to - from, pitch, pitch}, w{previous, to - from, previous_pitch, previous_pitch};
+        const MatrixView<const T> some_d{change + m0, to - from, m1 - m0, pitch};
+        const MatrixView<const T> some_w{previous + k0, to - from, k1 - k0, previous_pitch};
+        kernels.gemm(some_d.t(), d, {changes + m0 * pitch, m1 - m0, pitch, pitch}, nullptr, true);
+        kernels.gemm(some_d.t(), w, {mixed + m0 * w.stride, m1 - m0, w.cols, w.stride}, nullptr, true);
+        kernels.gemm(some_w.t(), w, {unchanged + k0 * w.stride, k1 - k0, w.cols, w.stride}, nullptr, true);
       }
     }
   });
@@ -84,9 +89,11 @@ void matrices_of_rows(const ChangedLayer& layer, int64_t begin, int64_t end, con
 
 // grad_A = D (Q + Qᵀ) + W* Rᵀ for gradients Q of DᵀD, [2, C, C], and R of DᵀW*, [2, C, K].
 template <typename T>
-void backward_rows(const ChangedLayer& layer, const Tensor& q, const Tensor& r, int64_t begin, int64_t end, T* grad_weight, T* grad_bias) {
+void backward_rows(const ChangedLayer& layer, const Tensor& q, const Tensor& r, int64_t begin, int64_t end, T* grad_weight,
+                   T* grad_bias) {
   const TileKernels<T>& kernels = tile_kernels<T>();
-  const int64_t K = layer.width(), C = layer.columns(), pitch = round_up(C, kernels.lanes), previous_pitch = round_up(K, kernels.lanes);
+  const int64_t K = layer.width(), C = layer.columns(), pitch = round_up(C, kernels.lanes),
+                previous_pitch = round_up(K, kernels.lanes);
   const int64_t block = rows_of_block<T>(pitch), blocks = (end - begin + block - 1) / block;
   const Tensor changes = at::constant_pad_nd(q + q.t(), {0, pitch - C}).contiguous();  // [C, pitch]
   const Tensor mixed = at::constant_pad_nd(r.t(), {0, pitch - C}).contiguous();        // [K, pitch]
@@ -96,8 +103,9 @@ void backward_rows(const ChangedLayer& layer, const Tensor& q, const Tensor& r, 
     for (int64_t i = first; i < last; ++i) {
       const int64_t from = begin + i * block, to = std::min(from + block, end);
       make_block(layer, from, to, pitch, previous_pitch, change, previous);
-      kernels.gemm(to - from, pitch, C, change, pitch, 1, changes.const_data_ptr<T>(), pitch, result, pitch, nullptr, false);
-      kernels.gemm(to - from, pitch, K, previous, previous_pitch, 1, mixed.const_data_ptr<T>(), pitch, result, pitch, nullptr, true);
+      const MatrixView<T> grad{result, to - from, pitch, pitch};
+      kernels.gemm({change, to - from, C, pitch}, view_of<T>(changes), grad, nullptr, false);
+      kernels.gemm({previous, to - from, K, previous_pitch}, view_of<T>(mixed), grad, nullptr, true);
       for (int64_t row = from; row < to; ++row) {
         const T* values = result + (row - from) * pitch;
         std::copy(values, values + K, grad_weight + row * K);

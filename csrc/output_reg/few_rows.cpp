@@ -25,7 +25,10 @@ template <typename T>
 class Results {
  public:
   Results(const ChangedLayer& layer, const Tensor& now, const Tensor& change, int64_t chunks)
-      : layer_(layer), rows_(now.size(0)), chunks_(chunks), row_pitch_(round_up(rows_, kernels_.lanes)),
+      : layer_(layer),
+        rows_(now.size(0)),
+        chunks_(chunks),
+        row_pitch_(round_up(rows_, kernels_.lanes)),
         pitch_(round_up(layer.columns() + layer.width(), kernels_.lanes)) {
     const int64_t K = layer.width(), C = layer.columns();
     transposed_ = at::zeros({C + K, row_pitch_}, now.options());
@@ -52,8 +55,8 @@ class Results {
       if (b) row[K] = b[o] - pb[o];
       std::copy(p + o * K, p + (o + 1) * K, row + C);
     }
-    kernels_.gemm(end - begin, row_pitch_, C + K, memory, pitch_, 1, transposed_.template const_data_ptr<T>(), row_pitch_, results,
-                  row_pitch_, nullptr, false);
+    const MatrixView<const T> rows{transposed_.template const_data_ptr<T>(), C + K, row_pitch_, row_pitch_};
+    kernels_.gemm({memory, end - begin, C + K, pitch_}, rows, {results, end - begin, row_pitch_, row_pitch_}, nullptr, false);
     return results;
   }
 
@@ -69,7 +72,8 @@ class Results {
 };
 
 template <typename T>
-RowSums forward(const ChangedLayer& layer, const Tensor& now, const Tensor& change, const Tensor& factors, int64_t chunks, bool gradients) {
+RowSums forward(const ChangedLayer& layer, const Tensor& now, const Tensor& change, const Tensor& factors, int64_t chunks,
+                bool gradients) {
   const TileKernels<T>& kernels = tile_kernels<T>();
   const Results<T> changed(layer, now, change, chunks);
   const int64_t R = now.size(0), K = layer.width(), pitch = round_up(K, kernels.lanes), row_pitch = changed.row_pitch();
@@ -94,9 +98,14 @@ RowSums forward(const ChangedLayer& layer, const Tensor& now, const Tensor& chan
             row[r] = 2 * scaled;
           }
           losses[slab] += sum;
-          if (gradients) std::fill(std::copy(w + o * K, w + (o + 1) * K, block + (o - begin) * pitch), block + (o - begin + 1) * pitch, T(0));
+          if (!gradients) continue;
+          T* const copied = block + (o - begin) * pitch;
+          std::fill(std::copy(w + o * K, w + (o + 1) * K, copied), copied + pitch, T(0));
         }
-        if (gradients) kernels.gemm(R, pitch, end - begin, d, 1, row_pitch, block, pitch, all + slab * R * pitch, pitch, nullptr, true);
+        if (!gradients) continue;
+        const MatrixView<const T> of_results{d, end - begin, R, row_pitch};
+        kernels.gemm(of_results.t(), {block, end - begin, pitch, pitch}, {all + slab * R * pitch, R, pitch, pitch}, nullptr,
+                     true);
       }
     }
   });
@@ -109,10 +118,12 @@ RowSums forward(const ChangedLayer& layer, const Tensor& now, const Tensor& chan
 }
 
 template <typename T>
-std::array<Tensor, 2> backward(const ChangedLayer& layer, const Tensor& now, const Tensor& change, const Tensor& factors, int64_t chunks) {
+std::array<Tensor, 2> backward(const ChangedLayer& layer, const Tensor& now, const Tensor& change, const Tensor& factors,
+                               int64_t chunks) {
   const TileKernels<T>& kernels = tile_kernels<T>();
   const Results<T> changed(layer, now, change, chunks);
-  const int64_t R = now.size(0), K = layer.width(), C = layer.columns(), pitch = round_up(C, kernels.lanes), row_pitch = changed.row_pitch();
+  const int64_t R = now.size(0), K = layer.width(), C = layer.columns(), pitch = round_up(C, kernels.lanes),
+                row_pitch = changed.row_pitch();
   const int64_t blocks = (layer.outputs() + kBlock - 1) / kBlock;
   const Tensor weight = empty_pooled(layer.weight.sizes(), layer.weight.options());
   const Tensor bias = at::empty({layer.has_bias() ? layer.outputs() : 0}, layer.weight.options());
@@ -131,7 +142,7 @@ std::array<Tensor, 2> backward(const ChangedLayer& layer, const Tensor& now, con
         T* row = d + (o - begin) * row_pitch;
         for (int64_t r = 0; r < R; ++r) row[r] = changed.counts(o, r) ? 2 * s[r] * row[r] : T(0);
       }
-      kernels.gemm(end - begin, pitch, R, d, row_pitch, 1, h, pitch, grad, pitch, nullptr, false);
+      kernels.gemm({d, end - begin, R, row_pitch}, {h, R, pitch, pitch}, {grad, end - begin, pitch, pitch}, nullptr, false);
       for (int64_t o = begin; o < end; ++o) {
         const T* values = grad + (o - begin) * pitch;
         std::copy(values, values + K, w + o * K);
@@ -149,14 +160,14 @@ bool has_few_rows(const ChangedLayer& layer, int64_t rows) {
   return 6 * round_up(rows, 16) <= 5 * layer.columns();
 }
 
-RowSums change_of_few_rows(const ChangedLayer& layer, const Tensor& now, const Tensor& change, const Tensor& factors, int64_t chunks,
-                           bool gradients) {
+RowSums change_of_few_rows(const ChangedLayer& layer, const Tensor& now, const Tensor& change, const Tensor& factors,
+                           int64_t chunks, bool gradients) {
   return now.scalar_type() == at::kFloat ? forward<float>(layer, now, change, factors, chunks, gradients)
                                          : forward<double>(layer, now, change, factors, chunks, gradients);
 }
 
-std::array<Tensor, 2> layer_gradients_of_few_rows(const ChangedLayer& layer, const Tensor& now, const Tensor& change, const Tensor& factors,
-                                                  int64_t chunks) {
+std::array<Tensor, 2> layer_gradients_of_few_rows(const ChangedLayer& layer, const Tensor& now, const Tensor& change,
+                                                  const Tensor& factors, int64_t chunks) {
   return now.scalar_type() == at::kFloat ? backward<float>(layer, now, change, factors, chunks)
                                          : backward<double>(layer, now, change, factors, chunks);
 }

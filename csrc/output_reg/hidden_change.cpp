@@ -1,229 +1,137 @@
 // The hidden layers of a network and by how much their results have changed. The change goes through the layers itself,
 // δ = D h + W* Δ with D = W − W*, as the difference of two results would hold little but their rounding errors.
+#include "output_reg/hidden_change.h"
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
 
 #include "common/buffer_pool.h"
 #include "common/parallel.h"
-#include "common/rounding.h"
 #include "common/scratch.h"
-#include "mlp/mlp_layers.h"
+#include "mlp/hidden_layers.h"
 #include "mlp/product.h"
-#include "tiles/tile_kernels.h"
+#include "mlp/tiled_mlp.h"
 #include "tiles/tile_types.h"
 
 namespace hnetfast {
 
 using at::Tensor;
-using std::string_view;
 
 namespace {
 
-constexpr int64_t kTileRows = 96;
-
 // Of the first layer: what every row of each part gives, before the activation, and by how much that has changed.
-struct Terms {
+struct TermsOfBoth {
   std::vector<Tensor> after, change;  // [conditions or 1, chunks or 1, out]
 };
 
-Terms first_layer_terms(const Mlp& now, const Mlp& then) {
-  Terms terms;
+Tensor bias_change(const Mlp& now, const Mlp& then, size_t layer) {
+  return now.biases.empty() ? Tensor() : now.biases[layer] - then.biases[layer];
+}
+
+TermsOfBoth terms_of_both(const Mlp& now, const Mlp& then) {
   const Tensor &w = now.weights[0], &p = then.weights[0];
-  const Tensor d = w - p;
-  int64_t column = 0;
-  for (size_t i = 0; i < now.inputs.size(); ++i) {
-    const Tensor &x = now.inputs[i], &y = then.inputs[i];
-    const auto of = [&](const Tensor& matrix) { return matrix.narrow(1, column, x.size(2)).t(); };
-    const auto rows = [](const Tensor& t) { return t.reshape({t.size(0) * t.size(1), t.size(2)}); };
-    const auto shaped = [&](const Tensor& t, const Tensor& like) { return t.view({like.size(0), like.size(1), w.size(0)}); };
-    const bool first = i == 0 && !now.biases.empty();
-    terms.after.push_back(shaped(product(rows(x), of(w), first ? now.biases[0] : Tensor()), x));
-    const Tensor of_matrix = shaped(product(rows(x), of(d), first ? now.biases[0] - then.biases[0] : Tensor()), x);
-    terms.change.push_back((of_matrix + shaped(product(rows(x - y), of(p)), x - y)).contiguous());
-    column += x.size(2);
-  }
+  std::vector<Tensor> differences;
+  for (size_t i = 0; i < now.inputs.size(); ++i) differences.push_back(now.inputs[i] - then.inputs[i]);
+  TermsOfBoth terms{first_layer_terms(now.inputs, w, now.bias(0)),
+                    first_layer_terms(now.inputs, w - p, bias_change(now, then, 0))};
+  const std::vector<Tensor> of_inputs = first_layer_terms(differences, p, {});
+  for (size_t i = 0; i < of_inputs.size(); ++i) terms.change[i] = (terms.change[i] + of_inputs[i]).contiguous();
   return terms;
 }
 
-// --- any activation, layer by layer ---------------------------------------------------------------------------------
-
-struct Activated {
-  Tensor now, change;
-};
-
-// From what is there before the activation, and its change.
-Activated activate(const Tensor& after, const Tensor& change, string_view activation) {
-  if (activation == "identity") return {after, change};
-  const Tensor before = after - change;
-  Tensor now, then, exact, applies = change.abs() < 1;  // where the change has a formula without cancellation
-  if (activation == "relu" || activation == "leaky_relu") {
-    const double slope = activation == "relu" ? 0 : 0.01;
-    now = at::leaky_relu(after, slope);
-    then = at::leaky_relu(before, slope);
-    exact = at::where(after > 0, change, slope * change);
-    applies = (after > 0) == (before > 0);
-  } else if (activation == "tanh") {
-    now = at::tanh(after);
-    then = at::tanh(before);
-    exact = at::tanh(change) * (1 - now * then);
-  } else if (activation == "sigmoid") {
-    now = at::sigmoid(after);
-    then = at::sigmoid(before);
-    exact = -at::expm1(-change) * now * (1 - then);
-  } else {
-    now = at::elu(after);
-    then = at::elu(before);
-    exact = at::where(after > 0, change, at::exp(before.clamp_max(0)) * at::expm1(change));
-    applies = applies.logical_and((after > 0) == (before > 0));
-  }
-  return {now, at::where(applies, exact, now - then)};
-}
-
-Activated activate_rows(const Tensor& after, const Tensor& change, string_view activation) {
-  const Activated result{at::empty_like(after), at::empty_like(change)};
-  for_each_row_block(after.size(0), after.size(1), [&](int64_t begin, int64_t end) {
-    const Activated block = activate(after.narrow(0, begin, end - begin), change.narrow(0, begin, end - begin), activation);
-    result.now.narrow(0, begin, end - begin).copy_(block.now);
-    result.change.narrow(0, begin, end - begin).copy_(block.change);
-  });
-  return result;
-}
-
+// Any activation, layer by layer.
 HiddenChange by_layers(const Mlp& now, const Mlp& then, const Sizes& sizes, bool save) {
-  const Terms terms = first_layer_terms(now, then);
-  const auto sum = [&](const std::vector<Tensor>& parts) {
-    Tensor total = parts[0];
-    for (size_t i = 1; i < parts.size(); ++i) total = total + parts[i];
-    return total.expand({sizes.conditions, sizes.chunks, total.size(2)}).reshape({sizes.rows(), total.size(2)});
-  };
-  Tensor after = sum(terms.after), change = sum(terms.change);
+  const TermsOfBoth terms = terms_of_both(now, then);
+  Tensor after = sum_of_terms(terms.after, sizes), change = sum_of_terms(terms.change, sizes);
   std::vector<Tensor> kept;
   for (size_t i = 0;; ++i) {
     const Activated h = activate_rows(after, change, now.activation);
     kept.push_back(h.now);
     if (i + 2 == now.weights.size()) return {save ? at::cat(kept, 1) : h.now, h.change};
     const Tensor &w = now.weights[i + 1], &p = then.weights[i + 1];
-    const bool bias = !now.biases.empty();
-    after = product(h.now, w.t(), bias ? now.biases[i + 1] : Tensor());
-    change = product(h.now, (w - p).t(), bias ? now.biases[i + 1] - then.biases[i + 1] : Tensor());
+    after = product(h.now, w.t(), now.bias(i + 1));
+    change = product(h.now, (w - p).t(), bias_change(now, then, i + 1));
     product_out(change, h.change, p.t(), {}, true);
   }
 }
 
-// --- relu or none, narrow layers: blocks of rows go through all of them -----------------------------------------------
-
+// Relu or no activation, narrow layers: blocks of rows go through all of them. The change is the result of a network that
+// reads results beside their changes, by matrices [D W*].
 template <typename T>
-class Tiled {
+class TiledChange {
  public:
-  Tiled(const Mlp& now, const Mlp& then, const Sizes& sizes) : sizes_(sizes), relu_(now.activation == "relu") {
-    const Terms terms = first_layer_terms(now, then);
-    for (const Tensor& t : terms.after) terms_.push_back(term(t));
-    for (const Tensor& t : terms.change) change_terms_.push_back(term(t));
-    for (size_t i = 0; i + 1 < now.weights.size(); ++i) {
-      const int64_t out = now.weights[i].size(0), pitch = round_up(out, kernels_.lanes);
-      Layer layer{out, pitch};
-      const auto padded = [&](const Tensor& t) { return keep(at::constant_pad_nd(t, {0, pitch - out})); };
-      if (i > 0) {
-        layer.weight = padded(now.weights[i].t());
-        layer.joint = padded(at::cat({(now.weights[i] - then.weights[i]).t(), then.weights[i].t()}));
-      }
-      if (i > 0 && !now.biases.empty()) {
-        layer.bias = padded(now.biases[i]);
-        layer.bias_change = padded(now.biases[i] - then.biases[i]);
-      }
-      layers_.push_back(layer);
-      width_ = std::max(width_, pitch);
-    }
-  }
+  TiledChange(const Mlp& now, const Mlp& then, const Sizes& sizes) : TiledChange(now, then, sizes, terms_of_both(now, then)) {}
 
-  // Rows [begin, end): results of all layers side by side, or of the last alone, to `hidden`, the last change to `change`.
-  void run(int64_t begin, int64_t end, T* hidden, int64_t ld, bool all, T* change) const {
-    const int64_t height = end - begin, size = height * width_;
+  // Rows from `begin` on: results of all layers side by side, or of the last alone, to `hidden`, the last change to `change`.
+  void run(int64_t begin, MatrixView<T> hidden, bool all, MatrixView<T> change) const {
+    const int64_t height = hidden.rows, size = height * after_.width();
     T* const memory = scratch<T>(4 * size);
     T *const after = memory, *const delta = memory + size, *const joint = memory + 2 * size;  // results beside their changes
-    for (size_t i = 0; i < layers_.size(); ++i) {
-      const Layer& layer = layers_[i];
+    for (size_t i = 0; i < after_.depth(); ++i) {
+      const int64_t out = after_.out(i), pitch = after_.pitch(i);
       if (i == 0) {
         for (int64_t r = 0; r < height; ++r) {
-          add(terms_, begin + r, layer.out, after + r * layer.pitch);
-          add(change_terms_, begin + r, layer.out, delta + r * layer.pitch);
+          after_.first_layer(begin + r, after + r * pitch);
+          change_.first_layer(begin + r, delta + r * pitch);
         }
       } else {
-        const int64_t in = layers_[i - 1].out;
-        kernels_.gemm(height, layer.pitch, in, joint, 2 * in, 1, layer.weight, layer.pitch, after, layer.pitch, layer.bias, false);
-        kernels_.gemm(height, layer.pitch, 2 * in, joint, 2 * in, 1, layer.joint, layer.pitch, delta, layer.pitch, layer.bias_change, false);
+        const int64_t in = after_.out(i - 1);
+        after_.layer(i, {joint, height, in, 2 * in}, after);
+        change_.layer(i, {joint, height, 2 * in, 2 * in}, delta);
       }
-      const bool last = i + 1 == layers_.size();
+      const bool last = i + 1 == after_.depth();
       for (int64_t r = 0; r < height; ++r) {
-        T *h_now = joint + r * 2 * layer.out, *h_change = h_now + layer.out;
-        kernels_.change(h_now, h_change, after + r * layer.pitch, delta + r * layer.pitch, layer.out, relu_);
-        if (all || last) std::copy(h_now, h_now + layer.out, hidden + r * ld);
-        if (last) std::copy(h_change, h_change + layer.out, change + r * layer.out);
+        T *h_now = joint + r * 2 * out, *h_change = h_now + out;
+        after_.kernels.change(h_now, h_change, after + r * pitch, delta + r * pitch, out, relu_);
+        if (all || last) std::copy(h_now, h_now + out, hidden.row(r));
+        if (last) std::copy(h_change, h_change + out, change.row(r));
       }
-      if (all) hidden += layer.out;
+      if (all) hidden.data += out;
     }
   }
 
  private:
-  struct Layer {
-    int64_t out, pitch;
-    const T *weight = nullptr, *joint = nullptr;  // Wᵀ; Dᵀ above W*ᵀ
-    const T *bias = nullptr, *bias_change = nullptr;
-  };
-  struct Term {
-    const T* data;
-    int64_t of_condition, of_chunk;
-  };
+  TiledChange(const Mlp& now, const Mlp& then, const Sizes& sizes, const TermsOfBoth& terms)
+      : relu_(now.activation == Activation::relu),
+        after_(terms.after, now.hidden_weights(), now.biases, sizes),
+        change_(terms.change, joint_weights(now, then), bias_changes(now, then), sizes) {}
 
-  const T* keep(const Tensor& tensor) {
-    kept_.push_back(tensor.contiguous());
-    return kept_.back().template const_data_ptr<T>();
-  }
-
-  Term term(const Tensor& tensor) {
-    const int64_t out = tensor.size(2);
-    return {keep(tensor), tensor.size(0) == 1 ? 0 : tensor.size(1) * out, tensor.size(1) == 1 ? 0 : out};
-  }
-
-  void add(const std::vector<Term>& terms, int64_t row, int64_t count, T* to) const {
-    for (const Term& t : terms) {
-      const T* from = t.data + row / sizes_.chunks * t.of_condition + row % sizes_.chunks * t.of_chunk;
-      if (&t == terms.data()) std::copy(from, from + count, to);
-      else kernels_.add(to, from, count);
+  static std::vector<Tensor> joint_weights(const Mlp& now, const Mlp& then) {
+    std::vector<Tensor> joint;
+    for (size_t i = 0; i + 1 < now.weights.size(); ++i) {
+      const Tensor &w = now.weights[i], &p = then.weights[i];
+      joint.push_back(i == 0 ? w : at::cat({w - p, p}, 1));  // of the first layer, only the width counts
     }
+    return joint;
   }
 
-  const TileKernels<T>& kernels_ = tile_kernels<T>();
-  Sizes sizes_;
+  static std::vector<Tensor> bias_changes(const Mlp& now, const Mlp& then) {
+    std::vector<Tensor> changes;
+    for (size_t i = 0; i < now.biases.size(); ++i) changes.push_back(bias_change(now, then, i));
+    return changes;
+  }
+
   bool relu_;
-  int64_t width_ = 0;
-  std::vector<Tensor> kept_;
-  std::vector<Term> terms_, change_terms_;
-  std::vector<Layer> layers_;
+  TiledMlp<T> after_, change_;
 };
 
 }  // namespace
 
 HiddenChange hidden_change(const Mlp& now, const Mlp& then, const Sizes& sizes, bool save) {
   if (!suits_tiles(now)) return by_layers(now, then, sizes, save);
-  int64_t width = 0, work = 0;
-  for (size_t i = 0; i + 1 < now.weights.size(); ++i) {
-    width += now.weights[i].size(0);
-    work += 3 * sizes.rows() * now.weights[i].numel();
-  }
   const int64_t last = now.weights.back().size(1);
   const at::TensorOptions options = now.weights[0].options();
-  HiddenChange result{empty_pooled({sizes.rows(), save ? width : last}, options), empty_pooled({sizes.rows(), last}, options)};
+  HiddenChange result{empty_pooled({sizes.rows(), save ? now.hidden_width() : last}, options),
+                      empty_pooled({sizes.rows(), last}, options)};
   with_tile_type(options.dtype().toScalarType(), [&](auto zero) {
     using T = decltype(zero);
-    const Tiled<T> tiled(now, then, sizes);
-    T *const hidden = result.hidden.mutable_data_ptr<T>(), *const change = result.change.mutable_data_ptr<T>();
-    const int64_t ld = result.hidden.size(1);
-    parallel((sizes.rows() + kTileRows - 1) / kTileRows, work, [&](int64_t begin, int64_t end) {
+    const TiledChange<T> tiled(now, then, sizes);
+    const MatrixView<T> hidden = mutable_view_of<T>(result.hidden), change = mutable_view_of<T>(result.change);
+    parallel(ceil_div(sizes.rows(), kTileRows), 3 * hidden_work(now, sizes), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t first = i * kTileRows;
-        tiled.run(first, std::min(first + kTileRows, sizes.rows()), hidden + first * ld, ld, save, change + first * last);
+        const int64_t first = i * kTileRows, count = std::min(kTileRows, sizes.rows() - first);
+        tiled.run(first, hidden.some_rows(first, count), save, change.some_rows(first, count));
       }
     });
   });

@@ -5,7 +5,8 @@
 #include <torch/library.h>
 
 #include "common/checks.h"
-#include "mlp/mlp_layers.h"
+#include "mlp/hidden_layers.h"
+#include "output_reg/hidden_change.h"
 #include "output_reg/output_reg.h"
 
 #include <algorithm>
@@ -28,42 +29,20 @@ ChangedLayer changed_layer(TensorList weights, TensorList biases, TensorList old
   return {weights.back().contiguous(), last_or_none(biases), old_weights.back().contiguous(), last_or_none(old_biases), split};
 }
 
-std::vector<Tensor> of_conditions(TensorList inputs, int64_t begin, int64_t count) {
-  std::vector<Tensor> parts;
-  for (const Tensor& part : inputs) parts.push_back(part.size(0) == 1 ? part : part.narrow(0, begin, count));
-  return parts;
-}
-
-// What goes into a network, [R, width].
-Tensor joined(TensorList inputs, const Sizes& sizes) {
-  std::vector<Tensor> parts;
-  for (const Tensor& part : inputs) parts.push_back(part.expand({sizes.conditions, sizes.chunks, part.size(2)}));
-  return at::cat(parts, 2).flatten(0, 1);
-}
-
-// Gradients of the inputs of a network without hidden layers, from that of its rows.
-void inputs_backward(const Mlp& mlp, const Tensor& rows, const Sizes& sizes, std::vector<Tensor>& results) {
-  int64_t column = 0;
-  for (size_t i = 0; i < mlp.inputs.size(); ++i) {
-    const Tensor& part = mlp.inputs[i];
-    const Tensor grad = rows.view({sizes.conditions, sizes.chunks, rows.size(1)}).narrow(2, column, part.size(2));
-    results[i] = grad.sum_to_size(part.sizes()).contiguous();
-    column += part.size(2);
-  }
-}
-
-void check(const Mlp& now, const Mlp& then, const Sizes& sizes, const Sizes& old_sizes, int64_t num_outputs, const Tensor& scaling) {
+void check(const Mlp& now, const Mlp& then, const Sizes& sizes, const Sizes& old_sizes, int64_t num_outputs,
+           const Tensor& scaling) {
   const at::ScalarType type = now.weights[0].scalar_type();
   TORCH_CHECK_TYPE(type == at::kFloat || type == at::kDouble, kOp, ": weights[0] is ", type, ", accepted are Float, Double");
   bool same = now.weights.size() == then.weights.size() && now.biases.size() == then.biases.size() &&
-              sizes.conditions == old_sizes.conditions && sizes.chunks == old_sizes.chunks && type == then.weights[0].scalar_type();
+              sizes.conditions == old_sizes.conditions && sizes.chunks == old_sizes.chunks &&
+              type == then.weights[0].scalar_type();
   for (size_t i = 0; same && i < now.weights.size(); ++i) same = now.weights[i].sizes() == then.weights[i].sizes();
   TORCH_CHECK_VALUE(same, kOp, ": the network and what it was differ in layers, biases, conditions, chunks or dtype");
   bool same_parts = now.inputs.size() == then.inputs.size();
   for (size_t i = 0; same_parts && i < now.inputs.size(); ++i) same_parts = now.inputs[i].size(2) == then.inputs[i].size(2);
   TORCH_CHECK_VALUE(same_parts, kOp, ": inputs and previous_inputs differ in number or widths");
-  TORCH_CHECK_VALUE(sizes.chunks > 0 && now.weights.back().size(1) > 0, kOp, ": got ", sizes.chunks, " chunks, a last layer of width ",
-                    now.weights.back().size(1), ", expected at least 1 of each");
+  TORCH_CHECK_VALUE(sizes.chunks > 0 && now.weights.back().size(1) > 0, kOp, ": got ", sizes.chunks,
+                    " chunks, a last layer of width ", now.weights.back().size(1), ", expected at least 1 of each");
   const int64_t most = sizes.chunks * sizes.chunk_size;
   TORCH_CHECK_VALUE(num_outputs <= most && num_outputs > most - sizes.chunk_size, kOp, ": num_outputs is ", num_outputs,
                     ", accepted is ", most - sizes.chunk_size + 1, " to ", most);
@@ -71,15 +50,17 @@ void check(const Mlp& now, const Mlp& then, const Sizes& sizes, const Sizes& old
 }
 
 // Input rows of the last layer and their changes, for some conditions, and what made them.
-struct Block {
+struct LastRows {
   std::vector<Tensor> inputs, previous_inputs;
   Sizes sizes;
   Tensor hidden, now, change;
 };
 
-Block block_of(const Mlp& mlp, const Mlp& previous, const Sizes& sizes, int64_t begin, int64_t count, bool gradients) {
-  Block block{of_conditions(mlp.inputs, begin, count), of_conditions(previous.inputs, begin, count),
-              {count, sizes.chunks, sizes.chunk_size, count * sizes.chunks * sizes.chunk_size}, {}, {}, {}};
+LastRows last_rows(const Mlp& mlp, const Mlp& previous, const Sizes& sizes, int64_t begin, int64_t count, bool gradients) {
+  LastRows block;
+  block.inputs = of_conditions(mlp.inputs, begin, count);
+  block.previous_inputs = of_conditions(previous.inputs, begin, count);
+  block.sizes = {count, sizes.chunks, sizes.chunk_size, count * sizes.chunks * sizes.chunk_size};
   const Mlp now{kOp, block.inputs, mlp.weights, mlp.biases, mlp.activation};
   const Mlp then{kOp, block.previous_inputs, previous.weights, previous.biases, mlp.activation};
   if (mlp.weights.size() == 1) {
@@ -87,9 +68,8 @@ Block block_of(const Mlp& mlp, const Mlp& previous, const Sizes& sizes, int64_t 
     block.change = block.now - joined(then.inputs, block.sizes);
   } else {
     const HiddenChange found = hidden_change(now, then, block.sizes, gradients);
-    const int64_t width = mlp.weights.back().size(1);
     block.hidden = found.hidden;
-    block.now = found.hidden.narrow(1, found.hidden.size(1) - width, width);
+    block.now = last_hidden(found.hidden, mlp);
     block.change = found.change;
   }
   return block;
@@ -115,33 +95,40 @@ std::vector<Tensor> in_type(TensorList tensors, at::ScalarType type) {
 // The loss; two tensors from which output_reg_backward finds the gradients of the last layer; and the gradients of inputs,
 // hidden weights and hidden biases. The two are the gradients for DᵀD and DᵀW*; or, for few rows, these rows and
 // their changes, [2, R, K], and a factor for each, [R]. The former are in double precision where single is not enough.
-std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList biases, TensorList old_inputs, TensorList old_weights,
-                            TensorList old_biases, std::string_view activation, int64_t num_outputs, const Tensor& scaling,
-                            bool gradients) {
-  const Mlp mlp{kOp, inputs, weights, biases, activation}, previous{kOp, old_inputs, old_weights, old_biases, activation};
+std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList biases, TensorList old_inputs,
+                            TensorList old_weights, TensorList old_biases, std::string_view activation, int64_t num_outputs,
+                            const Tensor& scaling, bool gradients) {
+  const Activation parsed = parse_activation(kOp, activation);
+  const Mlp mlp{kOp, inputs, weights, biases, parsed}, previous{kOp, old_inputs, old_weights, old_biases, parsed};
   const Sizes sizes = check_network(mlp);
   check(mlp, previous, sizes, check_network(previous), num_outputs, scaling);
   const int64_t split = num_outputs - (sizes.chunks - 1) * sizes.chunk_size;
   const ChangedLayer layer = changed_layer(weights, biases, old_weights, old_biases, split);
   const Tensor factors = scaling.contiguous();
-  const size_t last_weight = inputs.size() + weights.size() - 1, last_bias = inputs.size() + weights.size() + biases.size() - 1;
+  const size_t last_weight = mlp.first_bias() - 1, last_bias = mlp.tensors() - 1;
   const auto below = [&](size_t i) { return i != last_weight && (biases.empty() || i != last_bias); };
   std::vector<Tensor> grads(gradients ? mlp.tensors() : 0);
   double loss = 0;
   Tensor first, second;
-  const auto add_gradients = [&](const Block& block, const Tensor& rows, int64_t begin) {
+  const auto add_gradients = [&](const LastRows& block, const Tensor& rows, int64_t begin) {
     std::vector<Tensor> of_block(mlp.tensors());
-    const Mlp now{kOp, block.inputs, weights, biases, activation};
-    if (weights.size() > 1) hidden_backward(now, rows, block.hidden, block.sizes, below, of_block);
-    else inputs_backward(now, rows, block.sizes, of_block);
+    if (weights.size() > 1) {
+      hidden_backward({kOp, block.inputs, weights, biases, parsed}, rows, block.hidden, block.sizes, below, of_block);
+    } else {
+      joined_backward(block.inputs, rows, block.sizes, of_block);
+    }
     const int64_t count = block.sizes.conditions;
     for (size_t i = 0; i < of_block.size(); ++i) {
       if (!below(i)) continue;
       const bool of_these = i < inputs.size() && inputs[i].size(0) != 1 && count < sizes.conditions;
       if (of_these && begin == 0) grads[i] = at::empty_like(inputs[i], at::MemoryFormat::Contiguous);
-      if (of_these) grads[i].narrow(0, begin, count).copy_(of_block[i]);
-      else if (begin == 0) grads[i] = of_block[i];
-      else grads[i].add_(of_block[i]);
+      if (of_these) {
+        grads[i].narrow(0, begin, count).copy_(of_block[i]);
+      } else if (begin == 0) {
+        grads[i] = of_block[i];
+      } else {
+        grads[i].add_(of_block[i]);
+      }
     }
   };
 
@@ -153,7 +140,7 @@ std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList bi
       grads[i] = at::zeros_like(i < inputs.size() ? inputs[i] : w < weights.size() ? weights[w] : biases[w - weights.size()]);
     }
   } else if (has_few_rows(layer, sizes.rows())) {
-    const Block block = block_of(mlp, previous, sizes, 0, sizes.conditions, gradients);
+    const LastRows block = last_rows(mlp, previous, sizes, 0, sizes.conditions, gradients);
     second = factors.repeat_interleave(sizes.chunks);
     const RowSums sums = change_of_few_rows(layer, block.now, block.change, second, sizes.chunks, gradients);
     loss = sums.loss;
@@ -173,34 +160,36 @@ std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList bi
     const int64_t step = std::max<int64_t>(kRowsAtOnce / sizes.chunks, 1);
     for (int64_t begin = 0; begin < sizes.conditions; begin += step) {
       const int64_t count = std::min(step, sizes.conditions - begin);
-      const Block block = block_of(mlp, previous, sizes, begin, count, gradients);
-      const RowSums sums =
-          change_of_rows(block.now, block.change, factors.narrow(0, begin, count), sizes.chunks, matrices, !biases.empty(), gradients);
+      const LastRows block = last_rows(mlp, previous, sizes, begin, count, gradients);
+      const RowSums sums = change_of_rows(block.now, block.change, factors.narrow(0, begin, count), sizes.chunks, matrices,
+                                          !biases.empty(), gradients);
       loss += sums.loss;
       first = begin == 0 ? sums.changes : first + sums.changes;
       second = begin == 0 ? sums.mixed : second + sums.mixed;
       if (gradients) add_gradients(block, sums.rows, begin);
     }
   }
-  std::vector<Tensor> result{at::scalar_tensor(loss, scaling.options().dtype(at::kDouble)).to(scaling.scalar_type()), first, second};
+  std::vector<Tensor> result{at::scalar_tensor(loss, scaling.options().dtype(at::kDouble)).to(scaling.scalar_type()), first,
+                             second};
   for (size_t i = 0; i < grads.size(); ++i) {
     if (below(i)) result.push_back(grads[i]);
   }
   return result;
 }
 
-std::tuple<Tensor, Tensor> last_layer_backward(const Tensor& grad, const Tensor& first, const Tensor& second, const Tensor& weight,
-                                               const std::optional<Tensor>& bias, const Tensor& old_weight,
+std::tuple<Tensor, Tensor> last_layer_backward(const Tensor& grad, const Tensor& first, const Tensor& second,
+                                               const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& old_weight,
                                                const std::optional<Tensor>& old_bias, int64_t chunks, int64_t num_outputs) {
   check_dense(kBackwardOp, "weight", weight);
   check_dense(kBackwardOp, "second", second);
   const at::ScalarType type = weight.scalar_type();
   TORCH_CHECK_TYPE(type == at::kFloat || type == at::kDouble, kBackwardOp, ": weight is ", type, ", accepted are Float, Double");
-  TORCH_CHECK_VALUE(weight.dim() == 2 && weight.size(0) > 0 && weight.size(1) > 0, kBackwardOp, ": weight has shape ", weight.sizes(),
-                    ", expected [outputs, width], at least 1 of each");
+  TORCH_CHECK_VALUE(weight.dim() == 2 && weight.size(0) > 0 && weight.size(1) > 0, kBackwardOp, ": weight has shape ",
+                    weight.sizes(), ", expected [outputs, width], at least 1 of each");
   const int64_t S = weight.size(0), K = weight.size(1), C = K + (bias ? 1 : 0);
   check_tensor(kBackwardOp, "previous_weight", old_weight, type, weight.sizes());
-  TORCH_CHECK_VALUE(bias.has_value() == old_bias.has_value(), kBackwardOp, ": expected both of bias and previous_bias, or neither");
+  TORCH_CHECK_VALUE(bias.has_value() == old_bias.has_value(), kBackwardOp,
+                    ": expected both of bias and previous_bias, or neither");
   if (bias) {
     check_tensor(kBackwardOp, "bias", *bias, type, {S});
     check_tensor(kBackwardOp, "previous_bias", *old_bias, type, {S});
@@ -214,8 +203,8 @@ std::tuple<Tensor, Tensor> last_layer_backward(const Tensor& grad, const Tensor&
   const at::ScalarType sums = second.scalar_type() == at::kDouble ? at::kDouble : type;  // see kLargestChange
   if (few) {
     check_tensor(kBackwardOp, "second", second, sums, second.sizes());
-    TORCH_CHECK_VALUE(second.size(0) % chunks == 0, kBackwardOp, ": second has shape ", second.sizes(), ", expected a factor for each of ",
-                      chunks, " chunks of every condition");
+    TORCH_CHECK_VALUE(second.size(0) % chunks == 0, kBackwardOp, ": second has shape ", second.sizes(),
+                      ", expected a factor for each of ", chunks, " chunks of every condition");
     check_tensor(kBackwardOp, "first", first, sums, {2, second.size(0), K});
   } else {
     check_tensor(kBackwardOp, "first", first, sums, {2, C, C});

@@ -24,9 +24,11 @@ struct ChangedLayer {
 std::array<at::Tensor, 3> layer_matrices(const ChangedLayer& layer);
 
 // Gradients of weight and bias (empty if there is none) from those of DᵀD and DᵀW*.
-std::array<at::Tensor, 2> layer_gradients(const ChangedLayer& layer, const at::Tensor& grad_changes, const at::Tensor& grad_mixed);
+std::array<at::Tensor, 2> layer_gradients(const ChangedLayer& layer, const at::Tensor& grad_changes,
+                                          const at::Tensor& grad_mixed);
 
-// What rows h give, with their changes Δ, of `chunks` for every condition: the last of them meets the first part of the layer, others all of it.
+// What rows h give, with their changes Δ, of `chunks` for every condition: the last of them meets the first part of the layer,
+// others all of it.
 struct RowSums {
   double loss;
   at::Tensor changes, mixed;  // its gradients for DᵀD and DᵀW*

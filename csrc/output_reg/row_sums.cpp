@@ -18,8 +18,8 @@ using at::Tensor;
 
 namespace {
 
-constexpr int64_t kBlockBytes = 80 << 10;      // of rows z
-constexpr int64_t kPanel = 32;                 // rows of the symmetric matrix computed from the diagonal on
+constexpr int64_t kBlockBytes = 80 << 10;        // of rows z
+constexpr int64_t kPanel = 32;                   // rows of the symmetric matrix computed from the diagonal on
 constexpr int64_t kMostSums = int64_t(1) << 22;  // elements
 
 struct RowSizes {
@@ -66,11 +66,13 @@ Tensor sum_of_rows(const RowSizes& n, const Rows<T>& rows, int64_t first, int64_
           for (int64_t k = 0; k < n.pitch; ++k) scaled[r * n.pitch + k] = s * row[k];
         }
         for (int64_t m = 0; m < n.joint(); m += kPanel) {
-          kernels.gemm(std::min(kPanel, n.joint() - m), n.pitch - m, height, scaled + m, 1, n.pitch, z + m, n.pitch,
-                       sums + slab * size + m * n.pitch + m, n.pitch, nullptr, true);
+          const MatrixView<const T> panel{scaled + m, height, std::min(kPanel, n.joint() - m), n.pitch};
+          kernels.gemm(panel.t(), {z + m, height, n.pitch - m, n.pitch},
+                       {sums + slab * size + m * n.pitch + m, panel.cols, n.pitch - m, n.pitch}, nullptr, true);
         }
         if (!rows.grad) continue;
-        kernels.gemm(height, n.grad_pitch, n.joint(), scaled, n.pitch, 1, of_z, n.grad_pitch, grad, n.grad_pitch, nullptr, false);
+        kernels.gemm({scaled, height, n.joint(), n.pitch}, {of_z, n.joint(), n.grad_pitch, n.grad_pitch},
+                     {grad, height, n.grad_pitch, n.grad_pitch}, nullptr, false);
         for (int64_t r = 0; r < height; ++r) {
           std::copy(grad + r * n.grad_pitch, grad + r * n.grad_pitch + n.width, rows.grad + row_of(r) * n.width);
         }
@@ -82,14 +84,15 @@ Tensor sum_of_rows(const RowSizes& n, const Rows<T>& rows, int64_t first, int64_
 }
 
 template <typename T>
-RowSums run(const RowSizes& n, const Tensor& now, const Tensor& change, const Tensor& scaling, const std::array<Tensor, 3>& matrices,
-            bool gradients) {
+RowSums run(const RowSizes& n, const Tensor& now, const Tensor& change, const Tensor& scaling,
+            const std::array<Tensor, 3>& matrices, bool gradients) {
   // Plain loops, as calls on matrices this small would cost more than what they compute.
   const int64_t C = n.columns, K = n.width;
   RowSums result;
   if (gradients) result.rows = empty_pooled(now.sizes(), now.options());
-  const Rows<T> rows{now.const_data_ptr<T>(), change.const_data_ptr<T>(), scaling.const_data_ptr<T>(), now.stride(0), change.stride(0),
-                     gradients ? result.rows.mutable_data_ptr<T>() : nullptr};
+  const Rows<T> rows{
+      now.const_data_ptr<T>(), change.const_data_ptr<T>(), scaling.const_data_ptr<T>(),
+      now.stride(0),           change.stride(0),           gradients ? result.rows.mutable_data_ptr<T>() : nullptr};
   const T *a = matrices[0].const_data_ptr<T>(), *b = matrices[1].const_data_ptr<T>(), *c = matrices[2].const_data_ptr<T>();
   const Tensor of_z = at::zeros({2, n.joint(), n.grad_pitch}, now.options());
   T* const of_z_data = of_z.mutable_data_ptr<T>();
@@ -105,7 +108,8 @@ RowSums run(const RowSizes& n, const Tensor& now, const Tensor& change, const Te
       }
     }
   }
-  const Tensor last = sum_of_rows<T>(n, rows, n.chunks - 1, 1, of_z[0]), others = sum_of_rows<T>(n, rows, 0, n.chunks - 1, of_z[1]);
+  const Tensor last = sum_of_rows<T>(n, rows, n.chunks - 1, 1, of_z[0]),
+               others = sum_of_rows<T>(n, rows, 0, n.chunks - 1, of_z[1]);
   const T *last_data = last.const_data_ptr<T>(), *others_data = others.const_data_ptr<T>();
   result.changes = at::empty({2, C, C}, now.options());
   result.mixed = at::empty({2, C, K}, now.options());
@@ -137,9 +141,11 @@ RowSums run(const RowSizes& n, const Tensor& now, const Tensor& change, const Te
 RowSums change_of_rows(const Tensor& now, const Tensor& change, const Tensor& scaling, int64_t chunks,
                        const std::array<Tensor, 3>& matrices, bool has_bias, bool gradients) {
   const bool single = now.scalar_type() == at::kFloat;
-  const int64_t K = now.size(1), C = K + (has_bias ? 1 : 0), lanes = single ? tile_kernels<float>().lanes : tile_kernels<double>().lanes;
+  const int64_t K = now.size(1), C = K + (has_bias ? 1 : 0),
+                lanes = single ? tile_kernels<float>().lanes : tile_kernels<double>().lanes;
   const RowSizes sizes{now.size(0) / chunks, chunks, K, C, round_up(C + K, lanes), round_up(K, lanes)};
-  return single ? run<float>(sizes, now, change, scaling, matrices, gradients) : run<double>(sizes, now, change, scaling, matrices, gradients);
+  return single ? run<float>(sizes, now, change, scaling, matrices, gradients)
+                : run<double>(sizes, now, change, scaling, matrices, gradients);
 }
 
 }  // namespace hnetfast

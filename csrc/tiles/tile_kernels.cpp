@@ -8,8 +8,7 @@
 #if __has_builtin(__builtin_shufflevector)
 #define HN_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else  // GCC before 12: the indices are a vector of integers as wide as the elements
-#define HN_SHUFFLE(a, b, ...) \
-  __builtin_shuffle(a, b, Vector<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>{__VA_ARGS__})
+#define HN_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Vector<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>{__VA_ARGS__})
 #endif
 
 #if defined(__x86_64__)
@@ -21,7 +20,7 @@
 #define HN_ROWS 8
 #define HN_VECTORS 3
 #define HN_FUSED true
-#include "tiles/tile_kernels_impl.h"
+#include "tiles/impl/kernels.h"
 
 #define HN_ISA avx2
 #define HN_TARGET __attribute__((target("avx2,fma")))
@@ -29,7 +28,7 @@
 #define HN_ROWS 4
 #define HN_VECTORS 3
 #define HN_FUSED true
-#include "tiles/tile_kernels_impl.h"
+#include "tiles/impl/kernels.h"
 #endif
 
 #define HN_ISA baseline
@@ -42,7 +41,7 @@
 #else
 #define HN_FUSED false
 #endif
-#include "tiles/tile_kernels_impl.h"
+#include "tiles/impl/kernels.h"
 
 namespace hnetfast {
 

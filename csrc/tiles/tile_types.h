@@ -1,7 +1,7 @@
 // Which tensors tile kernels are for, and how their work is cut.
 #pragma once
 
-#include <c10/core/ScalarType.h>
+#include <ATen/core/Tensor.h>
 
 #include <algorithm>
 
@@ -20,6 +20,16 @@ void with_tile_type(at::ScalarType type, const F& run) {
   } else {
     run(double());
   }
+}
+
+template <typename T>
+MatrixView<const T> view_of(const at::Tensor& matrix) {
+  return {matrix.const_data_ptr<T>(), matrix.size(0), matrix.size(1), matrix.stride(0), matrix.stride(1)};
+}
+
+template <typename T>
+MatrixView<T> mutable_view_of(const at::Tensor& matrix) {
+  return {matrix.mutable_data_ptr<T>(), matrix.size(0), matrix.size(1), matrix.stride(0), matrix.stride(1)};
 }
 
 // Groups of rows where there are too few tiles of columns to share out.

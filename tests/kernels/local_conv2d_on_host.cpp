@@ -3,7 +3,7 @@
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
-#include "../../csrc/local_conv2d/kernels.cuh"
+#include "local_conv2d/kernels.cuh"
 
 namespace {
 
@@ -27,7 +27,7 @@ struct Device {
 };
 
 template <typename T>
-void run(const Sizes& s, const void* input, const void* weight, const void* bias, const void* grad, void* out,
+void run(const DeviceShape& s, const void* input, const void* weight, const void* bias, const void* grad, void* out,
          void* grad_input, void* grad_weight) {
   const auto in = [](const void* pointer) { return static_cast<const T*>(pointer); };
   const auto to = [](void* pointer) { return static_cast<T*>(pointer); };
@@ -38,13 +38,13 @@ void run(const Sizes& s, const void* input, const void* weight, const void* bias
 }
 
 template <typename T>
-void describe(const Sizes& s, int64_t* to) {
+void describe(const DeviceShape& s, int64_t* to) {
   const ForwardPlan forward = plan_forward<T>(s);
   const WeightPlan weight = plan_weight<T>(s);
   const InputPlan input = plan_input<T>(s);
-  const int64_t plans[] = {forward.blocks, forward.threads, forward.shared_bytes, forward.parts, weight.blocks,
-                           weight.threads, weight.shared_bytes, input.blocks, input.threads, input.shared_bytes,
-                           input.parts, input.staged, input.whole, input.stages};
+  const int64_t plans[] = {forward.blocks, forward.threads,     forward.shared_bytes, forward.parts, weight.blocks,
+                           weight.threads, weight.shared_bytes, input.blocks,         input.threads, input.shared_bytes,
+                           input.parts,    input.staged,        input.whole,          input.stages};
   std::memcpy(to, plans, sizeof(plans));
 }
 
@@ -57,15 +57,14 @@ void with_type(int type, const F& call) {
   cuda_on_host::fail("no such type");
 }
 
-Sizes sizes_of(const int* n, bool shared) {
-  return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], n[11], n[12], n[13], n[14], n[15], n[16],
-          shared};
+DeviceShape sizes_of(const int* n, bool shared) {
+  return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], n[11], n[12], n[13], n[14], n[15], n[16], shared};
 }
 
 }  // namespace
 
-extern "C" void local_conv2d(int type, const int* sizes, int shared, const void* input, const void* weight,
-                             const void* bias, const void* grad, void* out, void* grad_input, void* grad_weight) {
+extern "C" void local_conv2d(int type, const int* sizes, int shared, const void* input, const void* weight, const void* bias,
+                             const void* grad, void* out, void* grad_input, void* grad_weight) {
   with_type(type, [&](auto zero) {
     run<decltype(zero)>(sizes_of(sizes, shared), input, weight, bias, grad, out, grad_input, grad_weight);
   });

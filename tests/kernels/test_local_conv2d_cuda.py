@@ -161,6 +161,7 @@ def on_host(tmp_path_factory):
     library = tmp_path_factory.mktemp("on_host") / "local_conv2d_on_host.so"
     source = Path(__file__).with_name("local_conv2d_on_host.cpp")
     command = [compiler, "-O1", "-std=c++17", "-fPIC", "-shared", f"-I{INCLUDES[0]}", f"-I{source.parent}"]
+    command += [f"-I{ROOT / 'csrc'}"]
     subprocess.run([*command, str(source), "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
 

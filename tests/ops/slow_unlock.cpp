@@ -18,8 +18,7 @@ void hold_next_lock(int microseconds) { pause_us = microseconds; }
 bool is_holding() { return holding; }
 
 int pthread_mutex_unlock(pthread_mutex_t* mutex) noexcept {
-  static const auto unlock =
-      reinterpret_cast<int (*)(pthread_mutex_t*)>(dlsym(RTLD_NEXT, "pthread_mutex_unlock"));
+  static const auto unlock = reinterpret_cast<int (*)(pthread_mutex_t*)>(dlsym(RTLD_NEXT, "pthread_mutex_unlock"));
   Dl_info caller;
   if (pause_us > 0 && dladdr(__builtin_return_address(0), &caller) && std::strstr(caller.dli_fname, "/hnetfast/_C")) {
     const int duration = pause_us;
