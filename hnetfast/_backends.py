@@ -83,7 +83,7 @@ def empty_cache() -> None:
 
 
 def _op_names() -> list[str]:
-    names = [n for n in torch._C._dispatch_get_all_op_names() if n.startswith(_NAMESPACE)]
+    names = [n for n in torch._C._dispatch_get_all_op_names() if n.startswith(_NAMESPACE) and "." not in n]
     takes_tensors = [
         n for n in names if any("Tensor" in str(a.type) for a in torch._C._get_schema(n, "").arguments)
     ]
