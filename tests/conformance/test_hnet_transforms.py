@@ -71,7 +71,7 @@ def test_vmap_over_the_conditional_input(make_hnet, hnet_name):
 
 @exact
 def test_functional_call(make_hnet):
-    hnet = make_hnet().double()  # summed in another order where autograd is not the same
+    hnet = make_hnet().double()  # autograd adds up in another order
     params = {name: 2 * p.detach() for name, p in hnet.named_parameters()}
 
     arguments = {"cond_id": 1, "ret_format": "flattened"} | noise(hnet)

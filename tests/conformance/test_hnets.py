@@ -106,7 +106,11 @@ def test_a_kept_result_survives_the_next_call(make_hnet):
         ({"cond_id": 0, "weights": {}}, ValueError, "weights: .*keys"),
         ({"cond_id": 0, "weights": {"theta": []}}, ValueError, r"weights: .*uncond_weights"),
         ({"cond_id": 0, "weights": {"uncond_weights": None}}, TypeError, r"uncond_weights'\].*None"),
-        ({"cond_id": 0, "weights": {"uncond_weights": []}}, ValueError, r"uncond_weights'\]: expected \d+ tensors"),
+        (
+            {"cond_id": 0, "weights": {"uncond_weights": []}},
+            ValueError,
+            r"uncond_weights'\]: expected \d+ tensors",
+        ),
         ({"cond_id": 0, "weights": {"cond_weights": [None]}}, ValueError, r"cond_weights'\].*got 1"),
     ],
     ids=lambda value: str(value)[:40],
