@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# Of ops, a schema lists the arguments, and files follow the ops.
-FILES = sorted(path for path in (ROOT / "hnetfast").rglob("*.py") if path.parent.name != "ops")
+FILES = sorted(path for folder in ("hnetfast", "kernels") for path in (ROOT / folder).rglob("*.py"))
 # Of hypnettorch, whose signatures are kept: subclasses override these with the same parameters.
 KEPT = {"_plot_sample"}
+# Each is one launch: pieces would hand dozens of pointers, strides and tile sizes to one another.
+LAUNCHES = {"_chunked_mlp_bwd_kernel", "_hidden_change_kernel"}
 
 
 def functions(path: Path) -> list[ast.FunctionDef]:
@@ -19,12 +20,16 @@ def functions(path: Path) -> list[ast.FunctionDef]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_is_short(path):
     assert len(path.read_text().splitlines()) <= 600, "cut it by concept"
-    long = {f.name: f.end_lineno - f.lineno + 1 for f in functions(path) if f.end_lineno - f.lineno >= 80}
-    assert not long, "functions of more than 80 lines"
+    # In ops and kernels the schema or the launch decides what the arguments are.
+    lists_arguments = path.parent.name in ("ops", "kernels")
+    starts = {f: f.body[0].lineno if path.parent.name == "kernels" else f.lineno for f in functions(path)}
+    long = {f.name: f.end_lineno - start + 1 for f, start in starts.items() if f.end_lineno - start >= 80}
+    assert long.keys() <= LAUNCHES, "functions of more than 80 lines"
     crowded = [
         f.name
         for f in functions(path)
         if f.name.startswith("_") and f.name not in KEPT and not f.name.startswith("__")
+        if not lists_arguments
         if len([a for a in f.args.posonlyargs + f.args.args if a.arg != "self"]) > 8
     ]
     assert not crowded, "more than eight arguments without keywords"

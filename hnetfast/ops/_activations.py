@@ -7,7 +7,7 @@ evaluated together, only calling them tells. A module that somebody watches is c
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -158,7 +158,7 @@ def is_watched(activation: Any) -> bool:
     return (
         "forward" in vars(activation)
         or any(getattr(activation, name, None) for name in _HOOKS)
-        or nn.modules.module._has_any_global_hook()
+        or cast(bool, nn.modules.module._has_any_global_hook())
     )
 
 

@@ -101,7 +101,7 @@ def loop_over_batch(op: Callable, info, in_dims: Sequence, *args):
     """
 
     def pick(argument, dim, i: int):
-        if isinstance(argument, (list, tuple)) and isinstance(dim, (list, tuple)):
+        if isinstance(dim, (list, tuple)):
             return [pick(a, d, i) for a, d in zip(argument, dim, strict=True)]
         return argument if dim is None else argument.select(dim, i)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -94,7 +95,7 @@ def mlp_layers(inputs, weights, biases, activation: str) -> list[Tensor]:
         return times(rows.flatten(0, 1), weight, num_chunks, bias).view(*rows.shape[:2], len(weight))
 
     columns = weights[0].split([part.shape[2] for part in inputs], dim=1)
-    x = sum(linear(part, w) for part, w in zip(inputs, columns, strict=True))
+    x = cast(Tensor, sum(linear(part, w) for part, w in zip(inputs, columns, strict=True)))
     if biases:
         x = x + biases[0]
     results = []
@@ -133,7 +134,9 @@ def mlp_backward(grad_out, hidden, inputs, weights, biases, activation, needs, s
     grad = F.pad(grad_out, (0, tail)).view(num_conditions, num_chunks, chunk_size)
     widths = [w.shape[0] for w in weights[:-1]]
     layers = hidden.view(num_conditions, num_chunks, sum(widths)).split(widths, dim=2) if widths else ()
-    grad_inputs, grad_weights, grad_biases = [], [None] * len(weights), [None] * len(biases)
+    grad_inputs: list[Any] = []
+    grad_weights: list[Any] = [None] * len(weights)
+    grad_biases: list[Any] = [None] * len(biases)
 
     def outer(grad: Tensor, x: Tensor) -> Tensor:  # [out, in], summed over all rows
         return times(grad.flatten(0, 1).t(), x.flatten(0, 1).t(), grad.shape[2])

@@ -23,6 +23,8 @@ from hnetfast import _env
 from hnetfast.ops._activations import ACTIVATIONS
 from hnetfast.ops._library import LIBRARY, check_tensor, without_autocast
 from hnetfast.ops._mlp_layers import check_needs, check_network
+from hnetfast.ops._output_reg_products import hidden_and_change
+from hnetfast.ops.grouped_mlp import Group
 
 LIBRARY.define(
     "hidden_change(Tensor[] inputs, Tensor[] weights, Tensor[] biases, Tensor[] previous_inputs, "
@@ -104,9 +106,6 @@ def _change_reference(
     conditions,
     chunks,
 ):
-    from hnetfast.ops.grouped_mlp import Group
-    from hnetfast.ops.output_reg import hidden_and_change  # which needs this file in turn
-
     groups = (
         Group(inputs, weights, biases, activation),
         Group(previous_inputs, previous_weights, previous_biases, activation),
@@ -170,21 +169,22 @@ LIBRARY.impl("hidden_change_backward", _change_backward_op, "CompositeExplicitAu
 
 
 def _change_triton(inputs, weights, biases, *rest):
-    from hnetfast.kernels import output_reg as kernels
+    from hnetfast.kernels import output_reg as kernels  # pyright: ignore[reportMissingImports]
 
     _check_change(inputs, weights, biases, *rest)
     if not kernels.takes(weights[0].dtype, weights):
         return _change_reference(inputs, weights, biases, *rest)
     *old, activation, conditions, chunks = rest
-    networks = [_hidden_layers(*lists, chunks) for lists in ((inputs, weights, biases), old)]
+    networks = [_hidden_layers(lists, chunks) for lists in ((inputs, weights, biases), old)]
     with torch.cuda.device_of(weights[0]):
         rows, _, hidden = kernels.hidden_change(networks[:1], networks[1:], activation, conditions)
     return rows.view(conditions * chunks, -1), hidden.view(conditions * chunks, -1)
 
 
-def _hidden_layers(inputs, weights, biases, chunks: int):
-    from hnetfast.kernels.chunked_mlp_hidden import HiddenLayers
+def _hidden_layers(network, chunks: int):
+    from hnetfast.kernels.chunked_mlp_hidden import HiddenLayers  # pyright: ignore[reportMissingImports]
 
+    inputs, weights, biases = network
     lists = inputs, weights[:-1], biases[:-1]
     return HiddenLayers(*([t.contiguous() for t in tensors] for tensors in lists), chunks)
 
@@ -192,14 +192,14 @@ def _hidden_layers(inputs, weights, biases, chunks: int):
 def _change_backward_triton(
     grad, hidden, inputs, weights, biases, activation, conditions, chunks, needs
 ) -> list[Tensor]:
-    from hnetfast.kernels import output_reg as kernels
-    from hnetfast.kernels.chunked_mlp import hidden_layers_backward
+    from hnetfast.kernels import output_reg as kernels  # pyright: ignore[reportMissingImports]
+    from hnetfast.kernels.chunked_mlp import hidden_layers_backward  # pyright: ignore[reportMissingImports]
 
     arguments = inputs, weights, biases, activation, conditions, chunks, needs
     _check_change_backward(grad, hidden, *arguments)
     if not kernels.takes(weights[0].dtype, weights) or grad.numel() == 0:
         return _change_backward_reference(grad, hidden, *arguments)
-    layers = _hidden_layers(inputs, weights, biases, chunks)
+    layers = _hidden_layers((inputs, weights, biases), chunks)
     with torch.cuda.device_of(grad):
         found = hidden_layers_backward(grad, hidden.contiguous(), layers, activation, conditions, needs)
     return [grad.new_empty(0) if g is None else g for g in found]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -216,14 +217,14 @@ LIBRARY.impl("grouped_change_backward", _change_backward_op, "CompositeExplicitA
 
 
 def _have_kernels(groups: Sequence[Group], conditions: int, chunks: Sequence[int]) -> bool:
-    from hnetfast.kernels.output_reg import takes
+    from hnetfast.kernels.output_reg import takes  # pyright: ignore[reportMissingImports]
 
     return conditions * min(chunks) > 0 and all(takes(g.weights[0].dtype, g.weights) for g in groups)
 
 
 def _layers_of(groups: Sequence[Group], chunks: Sequence[int]) -> tuple[list, list[list[Tensor]]]:
     """Hidden layers as launchers take them, and the last layers."""
-    from hnetfast.kernels.chunked_mlp_hidden import HiddenLayers
+    from hnetfast.kernels.chunked_mlp_hidden import HiddenLayers  # pyright: ignore[reportMissingImports]
 
     hidden, last = [], []
     for group, number in zip(groups, chunks, strict=True):
@@ -234,7 +235,7 @@ def _layers_of(groups: Sequence[Group], chunks: Sequence[int]) -> tuple[list, li
 
 
 def _change_triton(*arguments) -> tuple[Tensor, ...]:
-    from hnetfast.kernels.output_reg_layers import changes
+    from hnetfast.kernels.output_reg_layers import changes  # pyright: ignore[reportMissingImports]
 
     groups, old = _check(*arguments)
     *_, activation, conditions, chunks, scaling, never = arguments
@@ -247,7 +248,7 @@ def _change_triton(*arguments) -> tuple[Tensor, ...]:
 
 
 def _change_backward_triton(grad, others, scaled, hidden, matrices, squares, *rest) -> list[Tensor]:
-    from hnetfast.kernels.output_reg_layers import changes_backward
+    from hnetfast.kernels.output_reg_layers import changes_backward  # pyright: ignore[reportMissingImports]
 
     groups = _check_backward(grad, others, scaled, hidden, matrices, squares, *rest)
     inputs, weights, _, counts, activation, conditions, chunks, needs = rest
@@ -311,7 +312,7 @@ class ClosedForms(torch.autograd.Function):
             tensors = [t.view_as(t) for t in tensors]
             groups = _split(*_lists(counts, tensors), counts, [activation] * len(ctx.problems))
             pairs = zip(ctx.problems, groups, strict=True)
-            loss = sum(problem.differentiable(*group[:3]) for problem, group in pairs)
+            loss = cast(Tensor, sum(problem.differentiable(*group[:3]) for problem, group in pairs))
             wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
             found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True, allow_unused=True))
             return None, None, *(next(found) if need else None for need in needs)
@@ -366,16 +367,17 @@ def _gradients(rest, corrections, tensors, saved, needs: list[bool], grad: Tenso
             subtract_from_features(features[i].view(conditions, chunks[i], -1), part, of_part, m)
     found = _CHANGE_BACKWARD(grad, others, *main, *_lists(counts, tensors), *rest, needs)
     for k, (i, part) in enumerate(corrections):
-        layer = [found[p] if p is not None and needs[p] else None for p in (weights[i], biases[i])]
-        if layer != [None, None]:
-            subtract_from_layer(*layer, widths[i], part, weighted[k], inputs[k])
+        weight, bias = (found[p] if p is not None and needs[p] else None for p in (weights[i], biases[i]))
+        if weight is not None or bias is not None:
+            subtract_from_layer(weight, bias, widths[i], part, weighted[k], inputs[k])
     return found
 
 
-def _lists(counts: Sequence[int], tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+def _lists(
+    counts: Sequence[int], tensors: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Inputs, weights and biases of all networks."""
     first_weight = sum(counts[::3])
     first_bias = first_weight + sum(counts[1::3])
-    return [
-        list(ts) for ts in (tensors[:first_weight], tensors[first_weight:first_bias], tensors[first_bias:])
-    ]
+    weights = tensors[first_weight:first_bias]
+    return list(tensors[:first_weight]), list(weights), list(tensors[first_bias:])

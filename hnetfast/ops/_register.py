@@ -181,7 +181,7 @@ def _gradients(op) -> Callable:
             args[names.index("save_hidden")] = True
         # The dispatcher has chosen the level of a torch.func transform already: apply the function at this
         # level alone. (Function.apply would hand it to the transforms once more.)
-        apply = super(torch.autograd.Function, Function).apply
+        apply = super(torch.autograd.Function, Function).apply  # pyright: ignore[reportAttributeAccessIssue]
         if torch._C._are_functorch_transforms_active():
             with enable_single_level_autograd_function():
                 found = apply(args, *tensors)

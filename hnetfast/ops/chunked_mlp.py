@@ -139,14 +139,14 @@ def _differentiable_backward(grad_out, hidden, inputs, weights, biases, activati
 
 
 def _forward_triton(inputs, weights, biases, activation, num_outputs, save_hidden=False):
-    from hnetfast.kernels.chunked_mlp import chunked_mlp_forward
+    from hnetfast.kernels.chunked_mlp import chunked_mlp_forward  # pyright: ignore[reportMissingImports]
 
     _check(inputs, weights, biases, activation, num_outputs)
     return chunked_mlp_forward(inputs, weights, biases, activation, num_outputs, save_hidden)
 
 
 def _backward_triton(grad_out, hidden, inputs, weights, biases, activation, needs):
-    from hnetfast.kernels.chunked_mlp import chunked_mlp_backward
+    from hnetfast.kernels.chunked_mlp import chunked_mlp_backward  # pyright: ignore[reportMissingImports]
 
     _check_backward(grad_out, hidden, inputs, weights, biases, activation, needs)
     num_outputs, hidden = grad_out.shape[1], hidden.contiguous()  # hooks on saved tensors may change layouts
@@ -176,10 +176,9 @@ def _backward_fake(grad_out, hidden, inputs, weights, biases, activation, needs)
 
 
 def _vmap(info, in_dims, inputs, weights, biases, activation, num_outputs, save_hidden=False):
-    in_dims = (*in_dims, None)[:6]
     if any(d is not None for d in (*in_dims[1], *in_dims[2])):  # batched weights
         args = (inputs, weights, biases, activation, num_outputs, save_hidden)
-        return loop_over_batch(_OP, info, in_dims, *args)
+        return loop_over_batch(_OP, info, (*in_dims, None)[:6], *args)
     parts, num_conditions = fold_batch(inputs, in_dims[0], info.batch_size)
     out, hidden = _OP(parts, weights, biases, activation, num_outputs, save_hidden)
     out = out.unflatten(0, (info.batch_size, num_conditions))

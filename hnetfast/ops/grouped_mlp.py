@@ -106,7 +106,7 @@ def _split(inputs, weights, biases, counts, activations, op: str = "grouped_mlp"
         for k, tensors in enumerate(lists):
             own.append(tensors[: counts[3 * i + k]])
             del tensors[: counts[3 * i + k]]
-        groups.append(Group(*own, activation))
+        groups.append(Group._make([*own, activation]))
     return groups
 
 
@@ -162,7 +162,7 @@ def _group_sizes(groups: Sequence[Group]) -> list[tuple[int, int]]:
 
 
 # What was found out about placements: 8 to 16 bytes an output and device, as long as the placement is there.
-_found = WeakTensorKeyDictionary()
+_found: Any = WeakTensorKeyDictionary()
 
 
 def _remembered(placement: Tensor, key: tuple, find: Callable[[], Any]) -> Any:
@@ -350,7 +350,7 @@ def group_places(
 
 def _on_gpu(groups: Sequence[Group], placement: Tensor, num_outputs: int) -> tuple:
     """What the launchers take: sizes of the groups, and where their chunks go."""
-    from hnetfast.kernels.grouped_mlp import is_narrow
+    from hnetfast.kernels.grouped_mlp import is_narrow  # pyright: ignore[reportMissingImports]
 
     sizes = _group_sizes(groups)
     rows = [group.weights[-1].shape[0] for group in groups]
@@ -359,7 +359,7 @@ def _on_gpu(groups: Sequence[Group], placement: Tensor, num_outputs: int) -> tup
 
 
 def _forward_triton(inputs, weights, biases, counts, activations, placement, num_outputs, save_hidden=False):
-    from hnetfast.kernels.grouped_mlp import grouped_mlp_forward
+    from hnetfast.kernels.grouped_mlp import grouped_mlp_forward  # pyright: ignore[reportMissingImports]
 
     groups = _split(inputs, weights, biases, counts, activations)
     _check(groups, placement, num_outputs)
@@ -367,7 +367,7 @@ def _forward_triton(inputs, weights, biases, counts, activations, placement, num
 
 
 def _backward_triton(grad_out, hidden, inputs, weights, biases, counts, activations, placement, needs):
-    from hnetfast.kernels.grouped_mlp import grouped_mlp_backward
+    from hnetfast.kernels.grouped_mlp import grouped_mlp_backward  # pyright: ignore[reportMissingImports]
 
     groups = _split(inputs, weights, biases, counts, activations)
     _check_backward(grad_out, hidden, groups, placement, needs)

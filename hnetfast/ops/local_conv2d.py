@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from math import isqrt
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +118,7 @@ def _pair(name: str, value: Pair, smallest: int) -> tuple[int, int]:
     values = tuple(map(_integer, value if isinstance(value, (list, tuple)) else (value, value)))
     if len(values) != 2 or None in values:
         raise TypeError(f"local_conv2d: {name}: an integer or two of them are accepted, got {value!r}")
+    values = cast(tuple[int, int], values)
     if min(values) < smallest:
         raise ValueError(f"local_conv2d: {name}: integers of at least {smallest} are accepted, got {value!r}")
     return values
@@ -150,9 +151,10 @@ def geometry_of(
     """
     numbers = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}
     for name, value in numbers.items():
-        numbers[name] = _integer(value)
-        if numbers[name] is None or numbers[name] < 1:
+        number = _integer(value)
+        if number is None or number < 1:
             raise ValueError(f"local_conv2d: {name}: a positive integer is accepted, got {value!r}")
+        numbers[name] = number
     in_channels, out_channels, groups = numbers.values()
     if in_channels % groups or out_channels % groups:
         raise ValueError(
@@ -371,9 +373,10 @@ def _backward_reference(
     sizes = (kernel_size, stride, padding, dilation, output_size, groups)
     _check_grad(grad, input, weight, sizes)
     if weight.dim() == 3:
-        tensors = (t.unsqueeze(0) for t in (grad, input, weight))
-        return [t.squeeze(0) for t in _backward_reference(*tensors, *sizes, needs)]
-    (sets, outputs, fields, positions), (shared, images, channels, *size) = weight.shape, input.shape
+        grad, input, weight = (t.unsqueeze(0) for t in (grad, input, weight))
+        return [t.squeeze(0) for t in _backward_reference(grad, input, weight, *sizes, needs)]
+    (sets, outputs, fields, positions), (shared, images, channels, *_) = weight.shape, input.shape
+    size = tuple(input.shape[3:])
     options = {"dilation": dilation, "padding": padding, "stride": stride}
     g = grad.reshape(sets, images, groups, outputs // groups, positions)
     results = [grad.new_empty(0)] * 3

@@ -18,18 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from hnetfast.ops._activations import ACTIVATIONS
 from hnetfast.ops._corrections import Corrections
 from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors, without_autocast
 from hnetfast.ops._mlp_layers import check_network, sizes_of
 from hnetfast.ops._output_reg_closed import ClosedForm, OfChunks, Problem
 from hnetfast.ops._output_reg_grouped import ClosedForms
+from hnetfast.ops._output_reg_products import by_products, corrected
 from hnetfast.ops.chunked_mlp import chunked_mlp_reference
 from hnetfast.ops.grouped_mlp import Group
 
@@ -51,7 +50,6 @@ _PADDING_AT_MOST = 1 << 16  # outputs computed with the corrections of the close
 _NARROW = 128  # width of hidden layers of networks that go together
 _PRODUCTS_AT_MOST = 1 << 27  # outputs of their last layer times its squared width; library products do more
 _NETWORKS_AT_ONCE, _PARTS_AT_ONCE = 16, 110  # the latter of inputs, and layers: arguments of kernels are few
-_FEATURES_AT_ONCE = 1 << 22  # elements of the last layer's input, for as many conditions as that are
 
 
 def output_reg(
@@ -103,9 +101,9 @@ def output_reg(
             counts = (len(current.inputs), len(current.inputs) + len(current.weights))
             total = _OutputReg.apply(counts, split, old, *current.inputs, *current.weights, *current.biases)
         else:
-            total = _by_products(current, previous, split, scaling)
+            total = by_products(current, previous, split, scaling)
         if corrections is not None and len(corrections):
-            total = total - _corrected(current, previous, scaling, corrections)
+            total = total - corrected(current, previous, scaling, corrections)
     return total.to(dtype)
 
 
@@ -127,9 +125,9 @@ def _change_without(
         return None
     lengths, pieces = rows
     if not pieces:  # zero, and so are all gradients
-        return sum(t[:0].sum() for tensors in current[:3] for t in tensors)
+        return cast(Tensor, sum(t[:0].sum() for tensors in current[:3] for t in tensors))
     split = [[t.split(lengths) for t in (g.weights[-1], *g.biases[-1:])] for g in (current, previous)]
-    total = 0.0
+    total = cast(Tensor, 0.0)  # there are pieces
     for part in pieces:
         groups = []
         for group, of_tensors in zip((current, previous), split, strict=True):
@@ -143,7 +141,7 @@ def _change_without(
         rest = part.corrections
         if corrections._scaled is not None:
             rest = rest.with_factors(corrections._scaled.index_select(1, part.left))
-        total = total + output_reg(*groups, part.num_rows, scaling, rest)
+        total = total + output_reg(groups[0], groups[1], part.num_rows, scaling, rest)
     return total
 
 
@@ -246,7 +244,8 @@ def _check(current: Group, previous: Group, num_outputs: int) -> tuple[int, int]
 
 
 def _convert(group: Group, function: Callable[[Tensor], Tensor]) -> Group:
-    return Group(*([function(t) for t in tensors] for tensors in group[:3]), group.activation)
+    inputs, weights, biases = ([function(t) for t in tensors] for tensors in group[:3])
+    return Group(inputs, weights, biases, group.activation)
 
 
 def _constant(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -330,13 +329,15 @@ def _problem(
                 factors = factors * scaling.view(-1, 1, 1)
             parts.append(OfChunks(part.chunks, part.rows, factors))
 
-    def differentiable(*lists: Sequence[Tensor]) -> Tensor:
-        group = Group(*lists, current.activation)
+    def differentiable(
+        inputs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor]
+    ) -> Tensor:
+        group = Group(inputs, weights, biases, current.activation)
         factors = weight.new_ones(count) if scaling is None else scaling
         with without_autocast(weight.device.type):
-            total = _by_products(group, previous, split, factors)
+            total = by_products(group, previous, split, factors)
             if corrections is not None and len(corrections):
-                total = total - _corrected(group, previous, factors, corrections)
+                total = total - corrected(group, previous, factors, corrections)
         return total
 
     sizes = count, num_chunks
@@ -463,179 +464,6 @@ def _network_of_batch(term: Term) -> tuple[Group, Problem] | None:
     return _problem(current, previous, split, count, scaling, corrections)
 
 
-# --- by products of matrices, in plain PyTorch ----------------------------------------------------
-
-
-def _by_products(current: Group, previous: Group, split: int, scaling: Tensor) -> Tensor:
-    count, num_chunks = sizes_of(current.inputs)
-    layer, old_layer = ((g.weights[-1], g.biases[-1] if g.biases else None) for g in (current, previous))
-    matrices = _layer_matrices(*layer, *old_layer, split)
-
-    def of_conditions(begin: int, end: int) -> Tensor:
-        groups = (_select(group, begin, end) for group in (current, previous))
-        now, change = _last_input(*groups, end - begin, num_chunks)
-        return _change_of_rows(now, change, scaling[begin:end], *matrices)
-
-    step = max(1, _FEATURES_AT_ONCE // (num_chunks * layer[0].shape[1]))
-    if step >= count:
-        return of_conditions(0, count)
-    total = scaling.new_zeros(())
-    for begin in range(0, count, step):
-        end = min(begin + step, count)
-        total = total + checkpoint(of_conditions, begin, end, use_reentrant=False, preserve_rng_state=False)
-    return total
-
-
-def _select(group: Group, begin: int, end: int) -> Group:
-    return group._replace(inputs=[p if p.shape[0] == 1 else p[begin:end] for p in group.inputs])
-
-
-def _last_input(current: Group, previous: Group, count: int, num_chunks: int) -> tuple[Tensor, Tensor]:
-    """What the last layer reads, ``[B, N, K]``, and its change."""
-    layers, change = hidden_and_change(current, previous, count, num_chunks)
-    return layers[-1].expand(count, num_chunks, -1), change.expand(count, num_chunks, -1)
-
-
-def hidden_and_change(
-    current: Group, previous: Group, count: int, num_chunks: int
-) -> tuple[list[Tensor], Tensor]:
-    """What hidden layers give, or else the input, ``[B or 1, N or 1, width]`` each; and its last change.
-
-    The change goes through the layers itself, as the difference of two results would hold little but their
-    rounding errors.
-
-    Args:
-        current: The network as it is.
-        previous: The network as it was, and its inputs then.
-        count: Number of conditions B.
-        num_chunks: Number of chunks N.
-
-    Returns:
-        What each hidden layer gives, and the change of the last one.
-    """
-    if len(current.weights) == 1:
-        now, then = (
-            torch.cat([p.expand(count, num_chunks, -1) for p in g.inputs], dim=2) for g in (current, previous)
-        )
-        return [now], now - then
-    layers = []
-    widths = [part.shape[2] for part in current.inputs]
-    parts = zip(
-        current.inputs,
-        previous.inputs,
-        current.weights[0].split(widths, 1),
-        previous.weights[0].split(widths, 1),
-        strict=True,
-    )
-    after = change = 0.0
-    for x, y, weight, old_weight in parts:
-        after = after + x.detach() @ weight.detach().t()
-        change = change + (x @ (weight - old_weight).t() + (x - y) @ old_weight.t())
-    for i in range(len(current.weights) - 1):
-        if i > 0:
-            weight, old_weight = current.weights[i], previous.weights[i]
-            after = now.detach() @ weight.detach().t()
-            change = now @ (weight - old_weight).t() + change @ old_weight.t()
-        if current.biases:
-            after = after + current.biases[i].detach()
-            change = change + (current.biases[i] - previous.biases[i])
-        now, change = _activate(after, change, current.activation)
-        layers.append(now)
-    return layers, change
-
-
-def _activate(after: Tensor, change: Tensor, activation: str) -> tuple[Tensor, Tensor]:
-    """The result, and by how much it differs from that for ``after - change``, without cancellation.
-
-    Only ``change`` has a graph, which is that of ``after`` too: gradients for both meet before they go on.
-    """
-    before = (after - change).detach()
-    after = after + (change - change.detach())
-    kind = ACTIVATIONS[activation]
-    now, then = kind.function(after), kind.function(before)
-    small = change.clamp(-1, 1) if kind.small else change  # formulas overflow beyond
-    exact = kind.change(small, before, after, now, then)
-    applies = change == small
-    if kind.kink:
-        applies = applies & ((after > 0) == (before > 0))
-    return now, torch.where(applies, exact, now - then)
-
-
-def _changed_layer(weight, bias, old_weight, old_bias) -> Tensor:
-    """D, ``[S, C]``."""
-    change = weight - old_weight
-    return change if bias is None else torch.cat([change, (bias - old_bias).unsqueeze(1)], dim=1)
-
-
-def _layer_matrices(weight, bias, old_weight, old_bias, split):
-    """``DᵀD``, ``DᵀW*`` and ``W*ᵀW*``, each of the first ``split`` outputs and of the others."""
-    change = _changed_layer(weight, bias, old_weight, old_bias)
-    results = []
-    for rows in (slice(0, split), slice(split, None)):
-        d, old = change[rows], old_weight[rows]
-        results.append((d.t() @ d, d.t() @ old, old.t() @ old))
-    return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
-
-
-def _change_of_rows(now, change, scaling, changes, mixed, unchanged):
-    """The sum over rows: the last one of a condition meets the first part of the matrices, others both."""
-    total = 0.0
-    for chunks, of_part in ((slice(-1, None), lambda m: m[0]), (slice(0, -1), lambda m: m.sum(0))):
-        h, difference = now[:, chunks].flatten(0, 1), change[:, chunks].flatten(0, 1)
-        factors = scaling.repeat_interleave(now[:, chunks].shape[1]).unsqueeze(1)
-        if changes.shape[1] > now.shape[2]:
-            h = torch.cat([h, h.new_ones(h.shape[0], 1)], dim=1)
-        scaled_difference = factors * difference
-        total = (
-            total
-            + (of_part(changes) * (h.t() @ (factors * h))).sum()
-            + 2 * (of_part(mixed) * (h.t() @ scaled_difference)).sum()
-            + (of_part(unchanged) * (difference.t() @ scaled_difference)).sum()
-        )
-    return total
-
-
-def _corrected(current: Group, previous: Group, scaling: Tensor, corrections: Corrections) -> Tensor:
-    """Sum of squares of single outputs, times factors."""
-    count, _ = sizes_of(current.inputs)
-    size, device = current.weights[-1].shape[0], scaling.device
-    order, chunks, rows, lengths = corrections.remembered(
-        ("by chunks", size, device), lambda: _by_chunks(corrections, size, device)
-    )
-    factors = corrections.factors_like(scaling).index_select(1, order) * scaling.unsqueeze(1)
-    factors = factors.expand(count, -1)
-
-    def of_chunks(group: Group) -> Group:
-        return group._replace(
-            inputs=[p if p.shape[1] == 1 else p.index_select(1, chunks) for p in group.inputs]
-        )
-
-    now, change = _last_input(of_chunks(current), of_chunks(previous), count, len(chunks))
-    weight, old_weight = current.weights[-1].index_select(0, rows), previous.weights[-1].index_select(0, rows)
-    bias_change = None
-    if current.biases:
-        bias_change = (current.biases[-1] - previous.biases[-1]).index_select(0, rows)
-    total, start = scaling.new_zeros(()), 0
-    for i, length in enumerate(lengths):
-        of_chunk = slice(start, start + length)
-        start += length
-        d = now[:, i] @ (weight - old_weight)[of_chunk].t() + change[:, i] @ old_weight[of_chunk].t()
-        if bias_change is not None:
-            d = d + bias_change[of_chunk]
-        total = total + (factors[:, of_chunk] * d.square()).sum()
-    return total
-
-
-def _by_chunks(
-    corrections: Corrections, size: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-    """The order of corrections by chunks, these chunks, rows of the layer, and how many each chunk has."""
-    order = torch.argsort(corrections.positions)
-    positions = corrections.positions[order]
-    chunks, lengths = torch.unique_consecutive(positions // size, return_counts=True)
-    return order.to(device), chunks.to(device), (positions % size).to(device), lengths.tolist()
-
-
 # --- compiled, on a CPU ---------------------------------------------------------------------------
 
 
@@ -667,7 +495,7 @@ class _OutputReg(torch.autograd.Function):
                 Group(ts[:num_inputs], ts[num_inputs:first_bias], ts[first_bias:], ctx.old[0])
                 for ts in (tensors, previous)
             )
-            loss = _by_products(current, former, ctx.split, scaling)
+            loss = by_products(current, former, ctx.split, scaling)
             wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
             found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True, allow_unused=True))
             return None, None, None, *(next(found) if need else None for need in needs)

@@ -104,6 +104,7 @@ def _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored) -> T
         change = next(of_networks) if isinstance(change, Term) else change
         if change is not None:  # it is part of an earlier one
             total = change if total is None else total + change
+    total = cast(Tensor, total)  # there are parts
     return total - total.detach().clamp(max=0)  # it may be a little less than zero where terms cancel
 
 

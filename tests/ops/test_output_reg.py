@@ -9,11 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnetfast.ops import output_reg
+from hnetfast.ops import _output_reg_products, output_reg
 from hnetfast.ops._activations import ACTIVATIONS
 from hnetfast.ops._corrections import Corrections
 from hnetfast.ops._library import EXTENSION_LOADED
 from hnetfast.ops._output_reg_grouped import ClosedForms
+from hnetfast.ops._output_reg_products import by_products
 from hnetfast.ops.grouped_mlp import Group
 from hnetfast.ops.output_reg import Term, output_reg_reference, output_regs
 
@@ -194,7 +195,7 @@ def test_plain_pytorch(case):
     split = outputs - (max(p.shape[1] for p in group.inputs) - 1) * len(group.weights[-1])
 
     def plain(current):
-        return MODULE._by_products(current, previous, split, scaling)
+        return by_products(current, previous, split, scaling)
 
     torch.testing.assert_close(
         with_gradients(plain, group),
@@ -243,11 +244,11 @@ def test_as_many_rows_as_need_several_passes():
 
 
 def test_many_conditions_at_once_in_plain_pytorch(monkeypatch):
-    monkeypatch.setattr(MODULE, "_FEATURES_AT_ONCE", 60)  # two conditions
+    monkeypatch.setattr(_output_reg_products, "_FEATURES_AT_ONCE", 60)  # two conditions
     group = random_network(7, 3, 4, (10,), dtype=torch.float64)
     previous, scaling = changed(group), torch.rand(7, dtype=torch.float64)
     torch.testing.assert_close(
-        with_gradients(lambda current: MODULE._by_products(current, previous, 2, scaling), group),
+        with_gradients(lambda current: by_products(current, previous, 2, scaling), group),
         with_gradients(output_reg_reference, group, previous, 10, scaling),
     )
 

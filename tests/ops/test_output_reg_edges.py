@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hnetfast.ops import output_reg
 from hnetfast.ops._activations import ACTIVATIONS
 from hnetfast.ops._corrections import Corrections
+from hnetfast.ops._output_reg_products import by_products
 from hnetfast.ops.grouped_mlp import Group
 from hnetfast.ops.output_reg import output_reg_reference
 from tests.ops.test_output_reg import (
@@ -36,7 +37,7 @@ def plain(current, previous, num_outputs):
     chunks = max(part.shape[1] for part in current.inputs)
     ones = torch.ones(max(part.shape[0] for part in current.inputs)).to(current.weights[0])
     split = num_outputs - (chunks - 1) * len(current.weights[-1])
-    return MODULE._by_products(current, previous, split, ones)
+    return by_products(current, previous, split, ones)
 
 
 @pytest.mark.parametrize("form", [output_reg, plain])
