@@ -109,7 +109,7 @@ std::vector<Tensor> elman_states_backward(const Tensor& grad, const Tensor& stat
     const int64_t steps = states.size(0);
     if (steps > 1) grad_weight += rows(grad_z.slice(0, 1)).mT().matmul(rows(states.slice(0, 0, steps - 1)));
   }
-  return {grad_z, grad_weight, needs[2] ? grad_z[0].matmul(weight) : none};
+  return {needs[0] ? grad_z : none, grad_weight, needs[2] ? grad_z[0].matmul(weight) : none};
 }
 
 TORCH_LIBRARY_IMPL(hnetfast, CPU, m) {

@@ -25,7 +25,7 @@ using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 using torch::jit::Stack;
 
-enum class Source { kArgument, kResult, kNeeds };
+enum class Source { kArgument, kConstant, kResult, kNeeds };
 
 // Where an argument of the backward op, after the gradient, comes from.
 struct Origin {
@@ -43,6 +43,11 @@ struct Plan {
 
 OperatorHandle find_op(const std::string& name, const char* overload) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), overload);
+}
+
+bool holds_tensors(const c10::Argument& argument) {
+  const c10::TypePtr& type = argument.type();
+  return type->isSubtypeOf(*c10::OptionalType::ofTensor()) || type->isSubtypeOf(*c10::ListType::ofTensors());
 }
 
 Plan make_plan(const OperatorHandle& op) {
@@ -64,15 +69,12 @@ Plan make_plan(const OperatorHandle& op) {
     } else {
       const auto index = schema.argumentIndexWithName(argument.name());
       TORCH_CHECK(index, plan.name, ": ", argument.name(), " is neither an argument nor a result of ", schema.name());
-      plan.origins.push_back({Source::kArgument, static_cast<size_t>(*index)});
+      const auto& declared = schema.arguments();
+      const bool leading = std::all_of(declared.begin(), declared.begin() + *index + 1, holds_tensors);
+      plan.origins.push_back({leading ? Source::kArgument : Source::kConstant, static_cast<size_t>(*index)});
     }
   }
   return plan;
-}
-
-bool holds_tensors(const c10::Argument& argument) {
-  const c10::TypePtr& type = argument.type();
-  return type->isSubtypeOf(*c10::OptionalType::ofTensor()) || type->isSubtypeOf(*c10::ListType::ofTensors());
 }
 
 // Appends the tensors of an argument; one that may be left out and is counts as an undefined one.
@@ -98,7 +100,7 @@ bool any_tangent(const variable_list& tensors) {
 
 // An argument of the backward op, as a node keeps it.
 struct Kept {
-  IValue value;          // unless it holds tensors
+  IValue value;          // unless it holds tensors that are saved
   int64_t tensors = -1;  // how many of a list
   size_t first = 0;      // where they begin among those that are kept
   bool is_tensor = false;
@@ -112,10 +114,13 @@ struct OpNode : torch::autograd::Node {
 
   std::string name() const override { return plan->name; }
 
-  void keep(const IValue& value, bool is_output) {
+  // A constant is kept as it is: hooks on saved tensors, which may round them, are not for it.
+  void keep(const IValue& value, bool is_output, bool is_constant) {
     Kept entry;
     entry.first = saved.size();
-    if (value.isTensorList()) {
+    if (is_constant) {
+      entry.value = value;
+    } else if (value.isTensorList()) {
       const auto list = value.toTensorList();
       entry.tensors = static_cast<int64_t>(list.size());
       for (const Tensor& tensor : list) saved.emplace_back(tensor, false);
@@ -147,7 +152,7 @@ struct OpNode : torch::autograd::Node {
     size_t next = 0;
     for (const Origin& origin : plan->origins) {
       if (origin.source == Source::kNeeds) result.emplace_back(needs);
-      if (origin.source == Source::kArgument || origin.source == Source::kResult) result.push_back(unpack(kept[next++]));
+      if (origin.source != Source::kNeeds) result.push_back(unpack(kept[next++]));
     }
     result.emplace_back(plan->name);
     return result;
@@ -155,13 +160,13 @@ struct OpNode : torch::autograd::Node {
 
   variable_list apply(variable_list&& grads) override {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (!grads[0].defined()) return variable_list(num_outputs());
     return call(plan->backward, grads[0], arguments());
   }
 
   static variable_list call(const OperatorHandle& backward, const Tensor& grad, std::vector<IValue> arguments) {
     arguments.pop_back();
     c10::List<bool> needs = arguments.back().toBoolList();
+    if (!grad.defined()) return variable_list(needs.size());
     Stack stack = std::move(arguments);
     stack.insert(stack.begin(), grad);
     backward.callBoxed(stack);
@@ -182,7 +187,11 @@ struct OpNode : torch::autograd::Node {
     args.collect(plan->name);
     for (const Kept& entry : kept) {
       const size_t count = entry.is_tensor ? 1 : std::max<int64_t>(entry.tensors, 0);
-      args.collect(entry.value);
+      if (entry.value.isInt()) {
+        args.collect(entry.value.toInt());  // a constant of the graph, as all others are
+      } else {
+        args.collect(entry.value);
+      }
       args.collect(entry.tensors);
       for (size_t i = 0; i < count; ++i) args.collect(saved[entry.first + i], entry.is_output);
     }
@@ -191,6 +200,9 @@ struct OpNode : torch::autograd::Node {
   // For compiled autograd, which traces a function of tensors and constants.
   variable_list apply_with_saved(const variable_list& grads, torch::dynamo::autograd::SwapSavedVariables& swap) override {
     for (SavedVariable& variable : saved) swap.before(variable);
+    for (Kept& entry : kept) {
+      if (entry.value.isTensor()) swap.before(entry.value);
+    }
     const std::vector<IValue> args = arguments();
     std::vector<c10::TypePtr> types;
     for (const IValue& value : args) types.push_back(value.isTensor() ? c10::TensorType::get() : value.type());
@@ -205,6 +217,9 @@ struct OpNode : torch::autograd::Node {
     const variable_list results =
         compiler->call_function(swap.get_py_compiler(), "apply_functional", function, grads, args, of_results);
     for (SavedVariable& variable : saved) swap.after(variable);
+    for (Kept& entry : kept) {
+      if (entry.value.isTensor()) swap.after(entry.value);
+    }
     return results;
   }
 };
@@ -228,8 +243,10 @@ class Gradients final : public c10::OperatorKernel {
     torch::autograd::set_history(out, node);
     (*stack)[begin] = out;
     for (const Origin& origin : plan_->origins) {
-      if (origin.source == Source::kArgument) node->keep(arguments[origin.index], false);
-      if (origin.source == Source::kResult) node->keep((*stack)[begin + origin.index], origin.index == 0);
+      if (origin.source == Source::kNeeds) continue;
+      const bool is_result = origin.source == Source::kResult;
+      const IValue& value = is_result ? (*stack)[begin + origin.index] : arguments[origin.index];
+      node->keep(value, is_result && origin.index == 0, origin.source == Source::kConstant);
     }
   }
 

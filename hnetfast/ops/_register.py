@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -101,9 +102,7 @@ def _is_tensor(argument) -> bool:
 
 def _leading_tensors(schema, args: Sequence) -> list[Tensor | None]:
     tensors = []
-    for argument, value in zip(schema.arguments, args, strict=True):
-        if not _is_tensor(argument):
-            break
+    for _, value in zip(takewhile(_is_tensor, schema.arguments), args, strict=False):
         tensors += value if isinstance(value, (list, tuple)) else [value]
     return tensors
 
@@ -119,6 +118,7 @@ def _gradients(op) -> Callable:
     results = [result.name for result in schema.returns]
     backward = getattr(torch.ops.hnetfast, f"{schema.name.split('::')[1]}_backward").default
     wanted = [argument.name for argument in backward._schema.arguments]
+    leading = [a.name for a in takewhile(_is_tensor, schema.arguments)]
     differentiable = getattr(torch.ops.hnetfast, schema.name.split("::")[1]).differentiable
 
     class Function(torch.autograd.Function):
@@ -126,7 +126,7 @@ def _gradients(op) -> Callable:
 
         @staticmethod
         def forward(ctx, args, *tensors):
-            with torch._C._AutoDispatchBelowAutograd():
+            with torch._C._AutoDispatchBelowADInplaceOrView():
                 if torch._C._are_functorch_transforms_active():
                     # A Function turns gradients off, but an outer transform may have to record the call too.
                     with torch.enable_grad():
@@ -138,10 +138,12 @@ def _gradients(op) -> Callable:
             ctx.layout, saved = [], []
             for name in wanted:
                 value = known.get(name)
-                if isinstance(value, Tensor):
+                if name not in leading and name not in results:  # constants, as they are
+                    ctx.layout.append((name, -1, value))
+                elif isinstance(value, Tensor):
                     ctx.layout.append((name, None, len(saved)))
                     saved.append(value)
-                elif name in known and isinstance(value, (list, tuple)) and any(map(torch.is_tensor, value)):
+                elif isinstance(value, (list, tuple)):
                     ctx.layout.append((name, len(value), len(saved)))
                     saved += value
                 else:
@@ -175,7 +177,7 @@ def _gradients(op) -> Callable:
         if is_forward_mode():
             return differentiable(*args)
         if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
-            with torch._C._AutoDispatchBelowAutograd():
+            with torch._C._AutoDispatchBelowADInplaceOrView():
                 return op(*args)
         if "save_hidden" in names:
             args[names.index("save_hidden")] = True
@@ -201,7 +203,7 @@ def _gradients_of_gradients(op) -> Callable:
         needs = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
         if needs or is_forward_mode():
             return differentiable(*args)
-        with torch._C._AutoDispatchBelowAutograd():
+        with torch._C._AutoDispatchBelowADInplaceOrView():
             return op(*args)
 
     return autograd

@@ -64,6 +64,8 @@ def _check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             f"{op}: x has shape {list(x.shape)}, weight {list(weight.shape)}, expected [sets, batch, in] and "
             "[sets, out, in]"
         )
+    if not x.is_floating_point() or weight.dtype != x.dtype:
+        raise ValueError(f"{op}: x is {x.dtype}, weight {weight.dtype}, expected the same floating point")
     if bias is not None and bias.shape != weight.shape[:2]:  # would be expanded
         raise ValueError(f"{op}: bias has shape {list(bias.shape)}, expected {list(weight.shape[:2])}")
 

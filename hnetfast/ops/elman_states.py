@@ -61,11 +61,20 @@ def elman_states_reference(z: Tensor, weight: Tensor, h_0: Tensor, activation: s
     return torch.stack(states)
 
 
+def _forward(z: Tensor, weight: Tensor, h_0: Tensor, activation: str) -> Tensor:
+    if not weight.is_floating_point() or z.dtype != weight.dtype or h_0.dtype != weight.dtype:
+        raise ValueError(
+            f"elman_states: z is {z.dtype}, weight {weight.dtype} and h_0 {h_0.dtype}, expected one type, "
+            "floating point"
+        )
+    return elman_states_reference(z, weight, h_0, activation)
+
+
 def _check(z: Tensor, weight: Tensor, h_0: Tensor, activation: str) -> None:
     for name, tensor in (("z", z), ("weight", weight), ("h_0", h_0)):
         check_dense("elman_states", name, tensor)
     if activation not in FUSED:
-        raise ValueError(f"elman_states: activation is {activation!r}, expected 'tanh' or 'relu'")
+        raise ValueError(f"elman_states: activation is {activation!r}, accepted are {', '.join(FUSED)}")
     sets = weight.shape[:-2]
     if (
         weight.dim() not in (2, 3)
@@ -98,12 +107,13 @@ def _backward(grad_states, states, weight, h_0, activation: str, needs) -> list[
             grad_weight = grad_weight + _rows(grad_z[1:]).mT @ _rows(states[:-1])
     if needs[2]:
         grad_h_0 = grad_z[0] @ weight
-    return [grad_z, grad_weight, grad_h_0]
+    return [grad_z if needs[0] else grad_z.new_empty(0), grad_weight, grad_h_0]
 
 
 def _rows(steps: Tensor) -> Tensor:
     """Steps and samples as the terms of one sum: ``[..., T·batch, H]``."""
-    return steps.transpose(0, -3).reshape(*steps.shape[1:-2], -1, steps.shape[-1])
+    count = steps.shape[0] * steps.shape[-2]
+    return steps.transpose(0, -3).reshape(*steps.shape[1:-2], count, steps.shape[-1])
 
 
 def _fake(z, weight, h_0, activation: str) -> Tensor:
@@ -143,7 +153,7 @@ def _vmap(info, in_dims, z, weight, h_0, activation: str):
 def _vmap_backward(info, in_dims, grad_states, states, weight, h_0, activation: str, needs):
     has_sets = weight.dim() - (in_dims[2] is not None) == 3
     found = _BACKWARD_OP(*_fold(info, in_dims, [grad_states, states], [weight, h_0]), activation, needs)
-    dims = [d if need else None for d, need in zip((1, 0, 0), (True, *needs[1:]), strict=True)]
+    dims = [d if need else None for d, need in zip((1, 0, 0), needs, strict=True)]
     return [t if d is None else _unfold(info, t, d, has_sets) for t, d in zip(found, dims, strict=True)], dims
 
 
@@ -157,7 +167,7 @@ _BACKWARD_OP = register_op(
 )
 _OP = register_op(
     "elman_states(Tensor z, Tensor weight, Tensor h_0, str activation) -> Tensor states",
-    elman_states_reference,
+    _forward,
     _fake,
     vmap=_vmap,
     autocast=lambda op, device, *args: elman_states_reference(*args),

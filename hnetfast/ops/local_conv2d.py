@@ -386,7 +386,7 @@ def _backward_reference(
         seen = F.unfold(input.reshape(-1, channels, *size), kernel_size, **options)
         seen = seen.reshape(shared, images, groups, fields, positions)
         of_weight = g.permute(0, 2, 4, 3, 1) @ seen.permute(0, 2, 4, 1, 3)  # [sets, groups, P, O/groups, F]
-        results[1] = of_weight.permute(0, 1, 3, 4, 2).reshape(weight.shape)
+        results[1] = of_weight.permute(0, 1, 3, 4, 2).reshape(weight.shape).contiguous()
     if needs[0]:
         filters = weight.reshape(sets, groups, outputs // groups, fields, positions)
         parts = g.permute(0, 2, 4, 1, 3) @ filters.permute(0, 1, 4, 2, 3)  # [sets, groups, P, N, F]
@@ -398,7 +398,7 @@ def _backward_reference(
 
 def _forward_op(input, weight, bias, *geometry):
     _check_op(input, weight, bias, geometry)
-    return local_conv2d_reference(input, weight, bias, *geometry)
+    return local_conv2d_reference(input, weight, bias, *geometry).contiguous()
 
 
 # --- tracing, vmap --------------------------------------------------------------------------------

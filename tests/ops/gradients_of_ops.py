@@ -20,11 +20,12 @@ def calls() -> dict:
     def chunked(c, e, w, b, v):
         return ops.chunked_mlp([c, e], [w, v], [b, b[:1].expand(2)], "tanh", 5)
 
+    placement = pack_placement(
+        [torch.tensor([0, 2])] * 2, [torch.tensor([[2], [0], [6]]), torch.tensor([[4]])]
+    )
+
     def grouped(c, e, w, b, v):
         groups = [Group([c, e], [w, v], [b, b[:2]], "tanh"), Group([e], [v[:, :3]], [], "identity")]
-        placement = pack_placement(
-            [torch.tensor([0, 2])] * 2, [torch.tensor([[2], [0], [6]]), torch.tensor([[4]])]
-        )
         return ops.grouped_mlp(groups, placement, 8)
 
     parts = [torch.randn(s, **F64) for s in ((1, 3, 2), (2, 1, 3), (4, 5), (4,), (2, 4))]
@@ -50,6 +51,7 @@ def calls() -> dict:
 def check(name: str) -> None:
     """Check an op."""
     function, tensors = calls()[name]
+    assert function(*tensors).is_contiguous()  # as it is said while tracing
     leaves = [t.clone().requires_grad_() for t in tensors]
     # is_grads_batched knows few operations, not those of these two.
     batched = name not in ("chunked_mlp", "grouped_mlp")

@@ -114,7 +114,7 @@ def test_transforms(device):
 
 def test_bad_arguments():
     z, weight, h_0 = arguments(4, 3, 5)
-    with pytest.raises(ValueError, match="activation is 'elu', expected 'tanh' or 'relu'"):
+    with pytest.raises(ValueError, match="activation is 'elu', accepted are tanh, relu"):
         elman_states(z, weight, h_0, "elu")
     with pytest.raises((ValueError, RuntimeError), match="shape"):
         elman_states(z, weight[:4, :4], h_0, "tanh")

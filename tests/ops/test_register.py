@@ -19,6 +19,8 @@ WITHOUT_GRADIENTS = {
     "hidden_change_backward",
     "output_reg",
     "output_reg_backward",
+    "grouped_change",
+    "grouped_change_backward",
 }
 SETTINGS = {"_attach_gradients", "empty_cache", "pool_bytes", "set_pool_limit"}  # no tensor is involved
 NAMES = {
@@ -84,10 +86,70 @@ def test_second_backward_pass_says_why_not():
         out.backward()
 
 
-def test_compiled_autograd():
-    function, tensors = gradients_of_ops.calls()["elman_states"]
-    leaves, same = ([t.clone().requires_grad_() for t in tensors] for _ in range(2))
+class _WithoutGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+@pytest.mark.parametrize("name", sorted(gradients_of_ops.calls()))
+def test_compiled_autograd(name):
+    function, tensors = gradients_of_ops.calls()[name]
+    leaves, same, none = ([t.clone().requires_grad_() for t in tensors] for _ in range(3))
     function(*leaves).square().sum().backward()
     with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
         function(*same).square().sum().backward()
+        if name not in ("chunked_mlp", "grouped_mlp"):  # PyTorch cannot add up two gradients that are None
+            _WithoutGradient.apply(function(*none)).sum().backward()
     torch.testing.assert_close([t.grad for t in same], [t.grad for t in leaves])
+    assert all(t.grad is None for t in none)
+
+
+def test_compiled_autograd_knows_numbers():
+    """Graphs of a pass are not those of another with another number, such as that of groups."""
+    results = []
+    for groups in (2, 1, 2):
+        x = torch.randn(2, 4, 3, 3, generator=torch.manual_seed(0))
+        weight = torch.randn(4, 4 // groups * 4, 4, requires_grad=True)
+        with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+            ops.local_conv2d(x, weight, groups=groups).square().sum().backward()
+        found, weight.grad = weight.grad, None
+        ops.local_conv2d(x, weight, groups=groups).square().sum().backward()
+        results.append(torch.allclose(found, weight.grad))
+    assert all(results)
+
+
+@pytest.mark.parametrize("name", sorted(gradients_of_ops.calls()))
+def test_results_may_be_changed_in_place(name):
+    function, tensors = gradients_of_ops.calls()[name]
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    out = function(*leaves)
+    assert not out._is_view()
+    if name == "elman_states":  # whose gradient needs it
+        out.add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            out.sum().backward()
+    else:
+        expected = torch.autograd.grad(function(*leaves).square().sum(), leaves)
+        torch.testing.assert_close(torch.autograd.grad(out.mul_(2).square().sum() / 4, leaves), expected)
+
+
+def test_constants_are_no_saved_tensors():
+    """A placement may come from inference mode, and hooks that round what is saved do not change it."""
+    with torch.inference_mode():
+        function, tensors = gradients_of_ops.calls()["grouped_mlp"]
+        tensors = [t.clone() for t in tensors]
+    leaves = [torch.tensor(t.tolist(), dtype=t.dtype, requires_grad=True) for t in tensors]
+    expected = torch.autograd.grad(function(*leaves).sum(), leaves)
+
+    def pack(t):
+        assert t.is_floating_point()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = function(*leaves)
+        torch.testing.assert_close(torch.autograd.grad(out.sum(), leaves), expected)
