@@ -202,11 +202,12 @@ def test_launches_of_the_regulariser(make, heads, most):
     hnet = make(mnet.param_shapes).to("meta")
     mnet = RESNET if isinstance(hnet, StructuredHMLP) else mnet
     options = {"mnet": mnet, "inds_of_out_heads": [[2 * i, 2 * i + 1] for i in range(6)]} if heads else {}
-    regularizer = OutputRegularizer(hnet, **options)
-    regularizer.snapshot()
-    with GpuPath():
-        regularizer.loss(5)
     params = list(hnet.parameters())
-    with GpuPath() as path:
-        torch.autograd.grad(regularizer.loss(5), params, allow_unused=True)
-    assert path.num_launches <= most, path.launches
+    for scaling in ({}, {"reg_scaling": [0.5, 2.0, 1.0, 1.0, 3.0]}):
+        regularizer = OutputRegularizer(hnet, **options, **scaling)
+        regularizer.snapshot()
+        with GpuPath():
+            regularizer.loss(5)
+        with GpuPath() as path:
+            torch.autograd.grad(regularizer.loss(5), params, allow_unused=True)
+        assert path.num_launches <= (40 if scaling else most), path.launches

@@ -130,8 +130,8 @@ def activation_name(activation: Any) -> str | None:
             return _NAMES.get(activation)
         except TypeError:  # a callable object that cannot be hashed
             return None
-    name = _NAMES.get(type(activation))
-    if getattr(activation, "alpha", 1.0) != 1.0 or getattr(activation, "negative_slope", 0.01) != 0.01:
+    name, own = _NAMES.get(type(activation)), vars(activation)  # to ask a module for what it lacks takes long
+    if own.get("alpha", 1.0) != 1.0 or own.get("negative_slope", 0.01) != 0.01:
         return None
     return None if name is None or is_watched(activation) else name
 
@@ -155,10 +155,9 @@ def is_watched(activation: Any) -> bool:
     """
     if not isinstance(activation, nn.Module):
         return False
+    own = vars(activation)
     return (
-        "forward" in vars(activation)
-        or any(getattr(activation, name, None) for name in _HOOKS)
-        or cast(bool, nn.modules.module._has_any_global_hook())
+        "forward" in own or any(map(own.get, _HOOKS)) or cast(bool, nn.modules.module._has_any_global_hook())
     )
 
 
