@@ -413,7 +413,7 @@ class MainNetInterface(LayerBuilding, ABC):
         units = None if out_inds is None else torch.as_tensor(out_inds, device=device)
         # A list without indices is one of floats to PyTorch.
         if units is not None and units.dtype != torch.bool:
-            is_empty_list = not isinstance(out_inds, torch.Tensor) and len(units) == 0
+            is_empty_list = not isinstance(out_inds, torch.Tensor) and units.numel() == 0
             if (units.is_floating_point() or units.is_complex()) and not is_empty_list:
                 raise InputIndexError(f"out_inds: expected integers or booleans, got {out_inds!r}")
             units = units.long()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hnetfast.ops._library import check_dense
+from hnetfast.ops._library import check_dense, check_tensor
 from hnetfast.ops._register import lowered, register_op
 
 
@@ -47,7 +47,7 @@ def batched_linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None = No
 
 
 def _backward(grad_out, x, weight, needs) -> list[Tensor]:
-    _check("batched_linear_backward", x, weight, None)
+    _check_backward(grad_out, x, weight)
     none = x.new_empty(0)
     return [
         torch.bmm(grad_out, weight) if needs[0] else none,
@@ -66,6 +66,8 @@ def _check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         )
     if not x.is_floating_point() or weight.dtype != x.dtype:
         raise ValueError(f"{op}: x is {x.dtype}, weight {weight.dtype}, expected the same floating point")
+    if bias is not None:
+        check_dense(op, "bias", bias)
     if bias is not None and bias.shape != weight.shape[:2]:  # would be expanded
         raise ValueError(f"{op}: bias has shape {list(bias.shape)}, expected {list(weight.shape[:2])}")
 
@@ -75,7 +77,15 @@ def _fake(x, weight, bias) -> Tensor:
     return x.new_empty(weight.shape[0], x.shape[1], weight.shape[1])
 
 
+def _check_backward(grad_out: Tensor, x: Tensor, weight: Tensor) -> None:
+    op = "batched_linear_backward"
+    _check(op, x, weight, None)
+    check_tensor(op, "grad_out", grad_out, (*x.shape[:2], weight.shape[1]), x)
+    check_tensor(op, "weight", weight, tuple(weight.shape), x)
+
+
 def _backward_fake(grad_out, x, weight, needs) -> list[Tensor]:
+    _check_backward(grad_out, x, weight)
     shapes = (x.shape, weight.shape, weight.shape[:2])
     return [x.new_empty(shape if need else 0) for shape, need in zip(shapes, needs, strict=True)]
 

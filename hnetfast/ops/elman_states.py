@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hnetfast.ops._activations import ACTIVATIONS
-from hnetfast.ops._library import check_dense
+from hnetfast.ops._library import check_dense, check_tensor
 from hnetfast.ops._register import register_op
 
 FUSED = ("tanh", "relu")  # the activation functions of this op
@@ -92,9 +92,19 @@ def _check(z: Tensor, weight: Tensor, h_0: Tensor, activation: str) -> None:
         )
 
 
+def _check_backward(
+    grad_states: Tensor, states: Tensor, weight: Tensor, h_0: Tensor, activation: str
+) -> None:
+    _check(grad_states, weight, h_0, activation)
+    shape = tuple(grad_states.shape)
+    for name, tensor in (("grad_states", grad_states), ("states", states)):
+        check_tensor("elman_states_backward", name, tensor, shape, weight)
+    check_tensor("elman_states_backward", "h_0", h_0, shape[1:], weight)
+
+
 def _backward(grad_states, states, weight, h_0, activation: str, needs) -> list[Tensor]:
     """Gradients of z, of the matrices and of the initial states, differentiable."""
-    _check(grad_states, weight, h_0, activation)
+    _check_backward(grad_states, states, weight, h_0, activation)
     gradient = ACTIVATIONS[activation].gradient
     grads: list[Tensor] = []
     for grad_t, h in zip(reversed(grad_states.unbind(0)), reversed(states.unbind(0)), strict=True):
@@ -122,7 +132,7 @@ def _fake(z, weight, h_0, activation: str) -> Tensor:
 
 
 def _backward_fake(grad_states, states, weight, h_0, activation: str, needs) -> list[Tensor]:
-    _check(grad_states, weight, h_0, activation)
+    _check_backward(grad_states, states, weight, h_0, activation)
     shapes = (grad_states.shape, weight.shape, h_0.shape)
     return [weight.new_empty(shape if need else 0) for shape, need in zip(shapes, needs, strict=True)]
 
