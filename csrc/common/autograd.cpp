@@ -224,6 +224,12 @@ struct OpNode : torch::autograd::Node {
   }
 };
 
+// Goes on to the kernel that computes.
+void below_autograd(const OperatorHandle& op, c10::DispatchKeySet keys, Stack* stack) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  op.redispatchBoxed(keys & c10::after_autograd_keyset, stack);
+}
+
 // The kernel of an op that has a `<name>_backward`, where autograd is concerned.
 class Gradients final : public c10::OperatorKernel {
  public:
@@ -231,14 +237,14 @@ class Gradients final : public c10::OperatorKernel {
     const size_t begin = stack->size() - op.schema().arguments().size();
     const variable_list tensors = leading_tensors(op, *stack);
     if (any_tangent(tensors)) return find_op(op.schema().name(), "differentiable").callBoxed(stack);
-    if (!torch::autograd::compute_requires_grad(tensors)) return below(op, keys, stack);
+    if (!torch::autograd::compute_requires_grad(tensors)) return below_autograd(op, keys, stack);
     std::call_once(planned_, [&] { plan_ = make_plan(op); });
     const auto node = std::shared_ptr<OpNode>(new OpNode(), torch::autograd::deleteNode);
     node->plan = &*plan_;
     node->set_next_edges(torch::autograd::collect_next_edges(tensors));
     if (plan_->save_hidden) (*stack)[begin + *plan_->save_hidden] = true;
     const std::vector<IValue> arguments(stack->begin() + static_cast<int64_t>(begin), stack->end());
-    below(op, keys, stack);
+    below_autograd(op, keys, stack);
     Tensor out = (*stack)[begin].toTensor();
     torch::autograd::set_history(out, node);
     (*stack)[begin] = out;
@@ -251,11 +257,6 @@ class Gradients final : public c10::OperatorKernel {
   }
 
  private:
-  static void below(const OperatorHandle& op, c10::DispatchKeySet keys, Stack* stack) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    op.redispatchBoxed(keys & c10::after_autograd_keyset, stack);
-  }
-
   std::once_flag planned_;
   std::optional<Plan> plan_;
 };
@@ -268,8 +269,7 @@ class GradientsOfGradients final : public c10::OperatorKernel {
     if (torch::autograd::compute_requires_grad(tensors) || any_tangent(tensors)) {
       return find_op(op.schema().name(), "differentiable").callBoxed(stack);
     }
-    at::AutoDispatchBelowADInplaceOrView guard;
-    op.redispatchBoxed(keys & c10::after_autograd_keyset, stack);
+    below_autograd(op, keys, stack);
   }
 };
 

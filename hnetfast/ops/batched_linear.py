@@ -68,8 +68,8 @@ def _check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         raise ValueError(f"{op}: x is {x.dtype}, weight {weight.dtype}, expected the same floating point")
     if bias is not None:
         check_dense(op, "bias", bias)
-    if bias is not None and bias.shape != weight.shape[:2]:  # would be expanded
-        raise ValueError(f"{op}: bias has shape {list(bias.shape)}, expected {list(weight.shape[:2])}")
+        if bias.shape != weight.shape[:2]:  # would be expanded
+            raise ValueError(f"{op}: bias has shape {list(bias.shape)}, expected {list(weight.shape[:2])}")
 
 
 def _fake(x, weight, bias) -> Tensor:
