@@ -6,7 +6,19 @@ __version__ = "0.1.0"
 
 __all__ = ["__version__", "backends", "compat", "data", "empty_cache", "hnets", "mnets", "ops", "utils"]
 
-_SUBMODULES = ("compat", "data", "examples", "hnets", "mnets", "nn", "ops", "regularizers", "utils", "viz")
+_SUBMODULES = (
+    "compat",
+    "data",
+    "examples",
+    "hnets",
+    "mnets",
+    "nn",
+    "ops",
+    "probabilistic",
+    "regularizers",
+    "utils",
+    "viz",
+)
 
 
 def __getattr__(name: str):
@@ -19,4 +31,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "examples", "nn", "regularizers", "viz"})
+    return sorted({*globals(), *__all__, "examples", "nn", "probabilistic", "regularizers", "viz"})

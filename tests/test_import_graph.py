@@ -28,6 +28,7 @@ LAYERS = {
     "data": ["hnetfast.data"],  # one of its tasks is taught by a recurrent network
     "hnets": ["hnetfast.hnets"],
     "regularizers": ["hnetfast.regularizers"],
+    "probabilistic": ["hnetfast.probabilistic"],
     "faces": ["hnetfast.utils"],
     "top": [
         "hnetfast._backends",

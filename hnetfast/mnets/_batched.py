@@ -56,7 +56,7 @@ def forward_batched(
     else:
         size = check_integer("chunk_size", chunk_size, 1)
     slices = _Slices(sets.num_sets, network.hyper_shapes_distilled, kwargs) if kwargs else _NO_ARGUMENTS
-    if size == 1 or slices.have_conditions or not _can_evaluate(network):
+    if size == 1 or slices.have_conditions or not can_evaluate(network):
         outputs = []
         pieces = [tensor.unbind(0) for tensor in inputs] if x_per_set else []
         for b, weights_b in enumerate(sets.singly()):
@@ -76,7 +76,7 @@ def forward_batched(
     return outputs[0] if len(outputs) == 1 else join_outputs(outputs, torch.cat)
 
 
-def _can_evaluate(network: Any) -> bool:
+def can_evaluate(network: Any) -> bool:
     """Whether the network's ``forward`` is one of this package, which only calls its ``_evaluate``."""
     owner = next(cls for cls in type(network).__mro__ if "forward" in vars(cls))
     is_ours = hasattr(network, "_evaluate") and owner.__module__.startswith("hnetfast.")
