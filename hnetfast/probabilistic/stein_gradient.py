@@ -71,7 +71,8 @@ def ssge(
         h2 = _median(squares).square() if width is None else torch.as_tensor(width).to(w).square()
         h2 = torch.where(h2 > 0, h2, torch.ones_like(h2))  # of samples that coincide
         kernel = torch.exp(squares / (-2 * h2))  # [M, M]
-        eigenvalues, vectors = _largest(*torch.linalg.eigh(kernel), num_eigenvalues, threshold)
+        eigenvalues, vectors = torch.linalg.eigh(kernel)
+        eigenvalues, vectors = _largest(eigenvalues, vectors, num_eigenvalues, threshold)
         gradients = torch.addmm(w * kernel.sum(1, keepdim=True), kernel, w, alpha=-1) / h2  # G, [M, n]
         coefficients = vectors / eigenvalues.square() @ (vectors.T @ gradients)  # [M, n]
         at_kernel = kernel if points is None else torch.exp(_squared_distances(at, w) / (-2 * h2))
