@@ -4,7 +4,7 @@ prior.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -29,8 +29,12 @@ class Posterior(Protocol):
         """What is learned."""
         ...
 
-    def prepare_step(self, task: int) -> None:
-        """Do what comes before a training step."""
+    def begin_step(self, task: int) -> None:
+        """Do what comes before a training step, whose terms are about one and the same distribution."""
+        ...
+
+    def end_step(self) -> None:
+        """Forget what was generated for the step."""
         ...
 
     def logits(self, task: int, x: Tensor, num_samples: int) -> Tensor:
@@ -57,7 +61,10 @@ class PointPosterior:
     def parameters(self) -> list[nn.Parameter]:
         return list((self.mnet if self.hnet is None else self.hnet).parameters())
 
-    def prepare_step(self, task: int) -> None:
+    def begin_step(self, task: int) -> None:
+        pass
+
+    def end_step(self) -> None:
         pass
 
     def logits(self, task: int, x: Tensor, num_samples: int) -> Tensor:
@@ -95,7 +102,7 @@ class GaussianPosterior:
         self.prior_variance = 1.0 if isinstance(prior, GaussianWeights) else prior
         self.sampling = sampling
         self.num_kl_samples = num_kl_samples
-        self._current: tuple[int, GaussianWeights] | None = None
+        self._in_step: GaussianWeights | None = None
 
     def parameters(self) -> list[nn.Parameter]:
         module = self.source if isinstance(self.source, GaussianParameters) else self.source[0]
@@ -108,22 +115,21 @@ class GaussianPosterior:
         hnet, target = self.source
         return target(hnet(cond_id=task, ret_format="flattened"))
 
-    def prepare_step(self, task: int) -> None:
-        # Both terms of the loss are about the same distribution, which is generated once.
-        self._current = (task, self.distribution(task))
+    def begin_step(self, task: int) -> None:
+        self._in_step = self.distribution(task)
 
-    def _of(self, task: int) -> GaussianWeights:
-        if torch.is_grad_enabled() and self._current is not None and self._current[0] == task:
-            return self._current[1]
-        return self.distribution(task)
+    def end_step(self) -> None:
+        self._in_step = None
 
     def logits(self, task: int, x: Tensor, num_samples: int) -> Tensor:
-        learning = torch.is_grad_enabled()
-        sampling = "weights" if self.sampling == "local" and not learning else self.sampling
-        return self._of(task).evaluate(self.mnet, x, num_samples, sampling=sampling)
+        distribution, sampling = self._in_step, self.sampling
+        if distribution is None:
+            distribution = self.distribution(task)
+            sampling = "radial" if sampling == "radial" else "weights"
+        return distribution.evaluate(self.mnet, x, num_samples, sampling=sampling)
 
     def divergence(self, task: int) -> Tensor | None:
-        distribution = self._of(task)
+        distribution = self.distribution(task) if self._in_step is None else self._in_step
         if self.sampling == "radial":
             samples = distribution.sample_radial(self.num_kl_samples)
             return distribution.radial_kl(samples, self.prior_variance)
@@ -151,23 +157,24 @@ class ImplicitPosterior:
         self.weights = weights
         self.estimator = divergence
         self.num_kl_samples = num_kl_samples
-        self._current: tuple[int, list[Tensor]] | None = None
+        self._in_step: list[Tensor] | None = None
 
     def parameters(self) -> list[nn.Parameter]:
         generator = self.weights.generator
         return list((self.weights.hnet if generator is None else generator).parameters())
 
-    def prepare_step(self, task: int) -> None:
+    def begin_step(self, task: int) -> None:
         if self.weights.generator is not None:
-            self._current = (task, self.weights.parameters_of(task))
-        self.estimator.prepare_step(lambda num_samples: self.draw(task, num_samples))
+            self._in_step = self.weights.parameters_of(task)
+        self.estimator.begin_step(lambda num_samples: self.draw(task, num_samples))
+
+    def end_step(self) -> None:
+        self._in_step = None
 
     def draw(self, task: int, num_samples: int) -> Tensor:
         """Draw weights ``[S, n]`` from the posterior of a task."""
-        if self.weights.generator is None:
-            return self.weights.sample(num_samples)
-        if torch.is_grad_enabled() and self._current is not None and self._current[0] == task:
-            return self.weights.sample(num_samples, weights=self._current[1])
+        if self.weights.generator is None or self._in_step is not None:
+            return self.weights.sample(num_samples, weights=self._in_step)
         return self.weights.sample(num_samples, task)
 
     def logits(self, task: int, x: Tensor, num_samples: int) -> Tensor:
@@ -207,7 +214,8 @@ class SteinDivergence:
         }
         self._samples: Tensor | None = None
 
-    def prepare_step(self, draw) -> None:
+    def begin_step(self, draw: Callable[[int], Tensor]) -> None:
+        """Draw samples and get ready."""
         with torch.no_grad():
             self._samples = draw(self.sample_size)
 
@@ -237,9 +245,10 @@ class AdversarialDivergence:
         self.num_steps = num_steps
         self.batch_size = batch_size
         self.adapt_size = adapt_size
-        self._optimizer = torch.optim.Adam(kl.parameters(), lr=lr)
+        self._optimizer = torch.optim.Adam(kl.parameters(), lr=lr, fused=True)
 
-    def prepare_step(self, draw) -> None:
+    def begin_step(self, draw: Callable[[int], Tensor]) -> None:
+        """Draw samples and get ready."""
         with torch.no_grad():
             # One call for all: what is drawn for the moments is drawn for the discriminator's steps too.
             samples = draw(self.adapt_size + self.num_steps * self.batch_size)
