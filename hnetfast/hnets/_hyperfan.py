@@ -310,6 +310,13 @@ def target_variances(targets: list[Target], method: str, use_xavier: bool, targe
     ]
 
 
+def initial_moments(target: Target) -> tuple[float, float]:
+    """Mean and variance of what a tensor of a main network starts with: fan-in initialisation for ReLU."""
+    if target.name == "weight":
+        return 0.0, 2 / target.fan_in
+    return _BIAS_DEFAULTS.get(target.name) or target.initial or (0.0, 0.0)
+
+
 def mean_variance(targets: list[Target], method: str, use_xavier: bool, target_vars: Any) -> float:
     """Mean over all elements of what :func:`target_variances` returns."""
     variances = target_variances(targets, method, use_xavier, target_vars)

@@ -17,7 +17,7 @@ def check_positive(name: str, value: Any, *, zero: bool = False) -> float:
 
     Args:
         name: Name of the argument.
-        value: What was passed.
+        value: What was passed; a tensor of one element counts if it needs no gradient.
         zero: Whether 0 is accepted too.
 
     Raises:
@@ -25,10 +25,12 @@ def check_positive(name: str, value: Any, *, zero: bool = False) -> float:
         ValueError: It is too small or not finite.
     """
     expected = "a number of at least 0" if zero else "a positive number"
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise InputTypeError(f"{name}: expected {expected}, got a tensor whose gradient would be lost")
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise InputTypeError(f"{name}: expected {expected}, got {value!r}") from None
+        number = float("no number" if isinstance(value, (str, bytes)) else value)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputTypeError(f"{name}: expected {expected}, got {value!r:.100}") from None
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         raise InputError(f"{name}: expected {expected}, got {value!r}")
     return number

@@ -16,7 +16,9 @@ https://arxiv.org/abs/1505.05424), with a posterior for every condition.
 
 from __future__ import annotations
 
+import inspect
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -24,11 +26,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hnetfast._checks import check_integer, check_tensors
+from hnetfast._checks import check_integer, check_integers, check_tensors
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast.hnets._hyperfan import describe_targets, target_variances
+from hnetfast.hnets._arguments import check_hnet
+from hnetfast.hnets._hyperfan import (
+    check_method,
+    describe_targets,
+    initial_moments,
+    target_variances,
+    uniform_,
+)
 from hnetfast.mnets._local_reparametrization import evaluate_locally
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.mnets.module_target import ModuleTarget
 from hnetfast.probabilistic._checks import check_floating, check_positive
 
 __all__ = ["GaussianParameters", "GaussianTarget", "GaussianWeights", "hyper_gauss_init"]
@@ -58,9 +68,14 @@ class GaussianWeights:
                 "mean, std: expected tensors of one shape, [n] or [B, n], got "
                 f"{list(mean.shape)} and {list(std.shape)}"
             )
+        if mean.dtype != std.dtype or mean.device != std.device:
+            raise InputTypeError(
+                f"std: expected the dtype and device of mean, {mean.dtype} on {mean.device}, "
+                f"got {std.dtype} on {std.device}"
+            )
         if std.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((std > 0).all()):
             raise InputError(f"std: expected positive numbers, got a smallest one of {std.min().item()}")
-        sizes = [mean.shape[-1]] if sizes is None else list(sizes)
+        sizes = [mean.shape[-1]] if sizes is None else check_integers("sizes", sizes, 0)
         if sum(sizes) != mean.shape[-1]:
             raise InputError(f"sizes: expected numbers of sum {mean.shape[-1]}, got {sizes}")
         self._init(mean, std, None, sizes)
@@ -87,9 +102,9 @@ class GaussianWeights:
 
     @property
     def log_std(self) -> Tensor:
-        r"""The logarithms :math:`\log \sigma`, of the shape of the means."""
+        r"""The logarithms :math:`\log \sigma`, of the shape of the means; at least in float32."""
         if self._log_std is None:
-            self._log_std = self.std.log()
+            self._log_std = _widened(self.std).log()
         return self._log_std
 
     def __len__(self) -> int:
@@ -113,6 +128,10 @@ class GaussianWeights:
             IndexError: If there is none of that index.
         """
         length = len(self)
+        try:
+            index = operator.index(index)
+        except TypeError:
+            raise InputTypeError(f"index: expected an integer, got {index!r:.100}") from None
         if not -length <= index < length:
             raise IndexError(f"index: expected one in [{-length}, {length}), got {index}")
         log_std = None if self._log_std is None else self._log_std[index]
@@ -144,7 +163,7 @@ class GaussianWeights:
 
         The distance from the mean, in standard deviations, is then small however many weights there are. The
         norm is that of each weight tensor. Farquhar et al., "Radial Bayesian Neural Networks", 2020,
-        https://arxiv.org/abs/1907.00865, eq. 4.
+        https://arxiv.org/abs/1907.00865.
 
         Args:
             num_samples: Number of samples S.
@@ -159,8 +178,9 @@ class GaussianWeights:
         pieces = noise.split(list(self._sizes), -1)
         norms = torch.stack([torch.linalg.vector_norm(piece, dim=-1) for piece in pieces], -1)
         factors = torch.randn_like(norms) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
-        sizes = torch.tensor(self._sizes, device=noise.device)
-        return self._shifted(noise * factors.repeat_interleave(sizes, -1, output_size=noise.shape[-1]))
+        for piece, factor in zip(pieces, factors.split(1, -1), strict=True):
+            piece.mul_(factor)
+        return self._shifted(noise)
 
     def _noise(self, num_samples: int) -> Tensor:
         num_samples = check_integer("num_samples", num_samples, 1)
@@ -187,11 +207,13 @@ class GaussianWeights:
             num_samples: Number of samples S.
             sampling: "weights" draws weights for every sample (:meth:`sample`), "radial" likewise
                 (:meth:`sample_radial`). "local" draws the results of linear maps and convolutions instead,
-                independently for each input: gradients have less variance and no weights are drawn (Kingma et
-                al., "Variational Dropout and the Local Reparameterization Trick", 2015,
-                https://arxiv.org/abs/1506.02557, eq. 6). Parameters of other layers are drawn once. The
-                networks of this package can do so, apart from those with recurrent or locally connected
-                layers.
+                independently for each input: gradients have less variance, and the weights are read only
+                twice (Kingma et al., "Variational Dropout and the Local Reparameterization Trick", 2015,
+                https://arxiv.org/abs/1506.02557, sec. 2.3). Parameters of other layers, such as gains of
+                batch normalisation, are drawn for every sample. The networks of this package can do so, apart
+                from recurrent ones, those with spectral norm and those made by ``from_module``. Results at
+                several places of an image or in several chunks are drawn independently too, though they
+                share weights.
             **forward_kwargs: Further arguments of the network's ``forward``.
 
         Returns:
@@ -200,6 +222,7 @@ class GaussianWeights:
         Raises:
             TypeError, ValueError: If an argument is not accepted, or these are the weights of several
                 networks.
+            NotImplementedError: If the network's results cannot be drawn.
         """
         if sampling not in SAMPLINGS:
             raise InputError(f"sampling: expected one of {', '.join(map(repr, SAMPLINGS))}, got {sampling!r}")
@@ -238,9 +261,10 @@ class GaussianWeights:
                 f"got {list(weights.shape)}"
             )
         shape = (*self.mean.shape[:-1], *[1] * leading, self.mean.shape[-1])
-        mean, std = self.mean.reshape(shape), self.std.reshape(shape)
-        constant = 0.5 * math.log(2 * math.pi)
-        return -(0.5 * ((weights - mean) / std).square() + self.log_std.reshape(shape) + constant).sum(-1)
+        mean, std = _widened(self.mean).reshape(shape), _widened(self.std).reshape(shape)
+        squares = ((weights - mean) / std).square().sum(-1)
+        constant = 0.5 * self.mean.shape[-1] * math.log(2 * math.pi)
+        return -0.5 * squares - self.log_std.sum(-1).reshape(shape[:-1]) - constant
 
     def entropy(self) -> Tensor:
         r"""The entropy :math:`\sum_i \log \sigma_i + \frac n2 \log(2 \pi e)` in nats, a scalar or ``[B]``."""
@@ -252,7 +276,7 @@ class GaussianWeights:
         .. math:: \sum_i \log \frac{s_i}{\sigma_i} + \frac{\sigma_i^2 + (\mu_i - m_i)^2}{2 s_i^2} - \frac12
 
         Args:
-            prior: The distribution p, or its variance if its means are 0.
+            prior: The distribution p, or as many, or its variance if its means are 0.
 
         Returns:
             In nats, a scalar or ``[B]``.
@@ -260,19 +284,22 @@ class GaussianWeights:
         Raises:
             TypeError, ValueError: If the number of weights differs, or a variance is not positive.
         """
+        mean, std = _widened(self.mean), _widened(self.std)
         if not isinstance(prior, GaussianWeights):
             variance = check_positive("prior", prior)
-            squares = (self.variance + self.mean.square()) / variance
+            squares = (std.square() + mean.square()) / variance
             return (0.5 * (squares - 1 + math.log(variance)) - self.log_std).sum(-1)
         self._check_other("prior", prior)
-        squares = (self.variance + (self.mean - prior.mean).square()) / prior.variance
-        return (0.5 * (squares - 1) - (self.log_std - prior.log_std)).sum(-1)
+        # With u = log (σ/s) the terms are (e^2u − 1 − 2u + ((μ − m)/s)²) / 2: exact for similar ones too.
+        twice = 2 * (self.log_std - prior.log_std)
+        distances = (mean - _widened(prior.mean)) / _widened(prior.std)
+        return (0.5 * (torch.expm1(twice) - twice + distances.square())).sum(-1)
 
     def w2(self, other: GaussianWeights) -> Tensor:
         r"""The squared 2-Wasserstein distance :math:`\|\mu - m\|^2 + \|\sigma - s\|^2`.
 
         Args:
-            other: The other distribution.
+            other: The other distribution, or as many.
 
         Returns:
             A scalar or ``[B]``.
@@ -281,15 +308,17 @@ class GaussianWeights:
             TypeError, ValueError: If the number of weights differs.
         """
         self._check_other("other", other)
-        return ((self.mean - other.mean).square() + (self.std - other.std).square()).sum(-1)
+        differences = _widened(self.mean) - _widened(other.mean), _widened(self.std) - _widened(other.std)
+        return (differences[0].square() + differences[1].square()).sum(-1)
 
     def radial_kl(self, samples: Tensor, prior_variance: float = 1.0) -> Tensor:
         r"""An estimate of the divergence of the radial distribution from a Gaussian prior, up to a constant.
 
         .. math:: - \sum_i \log \sigma_i + \frac1S \sum_s \frac{\|w_s\|^2}{2 v}
 
-        Farquhar et al., 2020, eq. 6 and 7: the entropy of the radial distribution is that of the Gaussian up
-        to a constant, the cross entropy is estimated from samples.
+        The entropy of the radial distribution is that of the Gaussian up to a constant, and the cross entropy
+        is estimated from samples. Farquhar et al., "Radial Bayesian Neural Networks", 2020,
+        https://arxiv.org/abs/1907.00865.
 
         Args:
             samples: What :meth:`sample_radial` returned.
@@ -303,11 +332,14 @@ class GaussianWeights:
         """
         check_floating("samples", samples)
         variance = check_positive("prior_variance", prior_variance)
-        if samples.ndim != self.mean.ndim + 1 or samples.shape[-1] != self.mean.shape[-1]:
+        others = samples.shape[:-2] + samples.shape[-1:]  # all but S
+        if samples.ndim != self.mean.ndim + 1 or others != self.mean.shape or samples.shape[-2] == 0:
+            expected = "[S, n]" if self.mean.ndim == 1 else "[B, S, n]"
             raise InputError(
-                f"samples: expected what sample_radial returns, got the shape {list(samples.shape)}"
+                f"samples: expected the shape {expected} for means {list(self.mean.shape)}, "
+                f"got {list(samples.shape)}"
             )
-        return samples.square().sum(-1).mean(-1) / (2 * variance) - self.log_std.sum(-1)
+        return _widened(samples).square().sum(-1).mean(-1) / (2 * variance) - self.log_std.sum(-1)
 
     def _check_other(self, name: str, other: Any) -> None:
         if not isinstance(other, GaussianWeights):
@@ -316,6 +348,13 @@ class GaussianWeights:
             raise InputError(
                 f"{name}: expected means of {self.mean.shape[-1]} weights, got {other.mean.shape[-1]}"
             )
+        if self.mean.ndim == other.mean.ndim == 2 and len(self) != len(other):
+            raise InputError(f"{name}: expected {len(self)} distributions or one, got {len(other)}")
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """Sums over all weights need float32 at least."""
+    return tensor if tensor.dtype.itemsize >= 4 else tensor.float()
 
 
 class GaussianTarget:
@@ -350,16 +389,7 @@ class GaussianTarget:
         shapes = [list(shape) for shape in (mnet.param_shapes if learned is None else learned)]
         self._shapes = shapes
         self._sizes = [math.prod(shape) for shape in shapes]
-        self._meta = self._describe(mnet, learned is not None)
-
-    @staticmethod
-    def _describe(mnet: MainNetInterface, only_learned: bool) -> list[dict[str, Any]]:
-        meta = list(mnet.param_shapes_meta)
-        refs = mnet.hyper_shapes_learned_ref if only_learned else None
-        if refs:
-            meta = [meta[i] for i in refs]
-        scale = {"name": None, "layer": -1, "initial_mean": 0.0, "initial_variance": 0.0}
-        return [dict(entry) for entry in meta] + [dict(scale) for _ in meta]
+        self._meta = _describe(mnet)
 
     @property
     def num_weights(self) -> int:
@@ -379,7 +409,13 @@ class GaussianTarget:
 
     @property
     def param_shapes_meta(self) -> list[dict[str, Any]]:
-        """For each shape what the tensor is, as in main networks; scales shall start at 0."""
+        """For each shape what the tensor is, as in main networks; scales shall start at 0.
+
+        Raises:
+            NotImplementedError: If the main network does not tell.
+        """
+        if self._meta is None:
+            raise NotImplementedError("param_shapes_meta: the main network does not provide it")
         return self._meta
 
     hyper_shapes_learned = None
@@ -399,6 +435,9 @@ class GaussianTarget:
             TypeError, ValueError: If the shape is another one.
         """
         if not isinstance(generated, Tensor):
+            if not isinstance(generated, (list, tuple)):
+                expected = "a tensor, a list of tensors or lists of tensors"
+                raise InputTypeError(f"generated: expected {expected}, got {type(generated).__name__}")
             generated = self._flattened(generated)
         check_floating("generated", generated)
         n = self.num_weights
@@ -408,10 +447,15 @@ class GaussianTarget:
             )
         if generated.ndim == 2 and generated.shape[0] == 1:
             generated = generated[0]
+        if generated.dtype.itemsize < 4 and torch.is_autocast_enabled(generated.device.type):
+            generated = generated.float()  # what is done with it will choose its own precision
         mean, raw = generated.split(n, -1)
         if self._encoding == "log_variance":
             log_std = 0.5 * raw + 0.5 * self._offset
-            return GaussianWeights._unchecked(mean, log_std.exp(), log_std, self._sizes)
+            std = log_std.exp()
+            # That of the rounded deviations is another one in low precision.
+            known = log_std if raw.dtype.itemsize >= 4 else None
+            return GaussianWeights._unchecked(mean, std, known, self._sizes)
         std = F.softplus(raw + self._offset)
         return GaussianWeights._unchecked(mean, std, None, self._sizes)
 
@@ -423,42 +467,65 @@ class GaussianTarget:
         return torch.stack([torch.cat([t.flatten() for t in tensors]) for tensors in conditions])
 
 
+def _describe(mnet: MainNetInterface) -> list[dict[str, Any]] | None:
+    """What the means and scales of a network's weights are; None if the network does not tell."""
+    try:
+        meta = list(mnet.param_shapes_meta)
+    except NotImplementedError:
+        return None
+    if mnet.hyper_shapes_learned not in (None, mnet.param_shapes):
+        refs = mnet.hyper_shapes_learned_ref
+        if refs is None or -1 in refs:
+            return None
+        meta = [meta[i] for i in refs]
+    scale = {"name": None, "index": -1, "layer": -1, "initial_mean": 0.0, "initial_variance": 0.0}
+    return [entry | {"index": -1} for entry in meta] + [dict(scale) for _ in meta]
+
+
 def hyper_gauss_init(hnet: Any, target: GaussianTarget, **hyperfan_kwargs: Any) -> None:
     """Initialise a hypernetwork so that generated means vary as an initialised main network's weights do.
 
-    Hyperfan initialisation (Chang et al., "Principled Weight Initialization for Hypernetworks", 2020), with
-    scales that start at 0: all standard deviations are the target's ``initial_std``. Chunked hypernetworks,
-    which generate both by the same layer, start with scales that vary as the means do.
+    Hyperfan initialisation (Chang et al., "Principled Weight Initialization for Hypernetworks", 2020,
+    https://openreview.net/forum?id=H1lma24tPB), with scales that start at 0: all standard deviations are the
+    target's ``initial_std``. Chunked and deconvolutional hypernetworks, which generate both by the same
+    layers, start with scales that vary as the means do.
 
     Args:
         hnet: The hypernetwork, one that has hyperfan initialisation.
         target: What it generates.
-        **hyperfan_kwargs: Arguments of its hyperfan initialisation but ``mnet``.
+        **hyperfan_kwargs: Arguments of its hyperfan initialisation but ``mnet``; ``target_vars`` are those of
+            the means.
 
     Raises:
         TypeError, ValueError: If an argument is not accepted, or the shapes are not the target's.
     """
+    hnet = check_hnet(hnet)
     if not isinstance(target, GaussianTarget):
         raise InputTypeError(f"target: expected a GaussianTarget, got {type(target).__name__}")
     if [list(shape) for shape in hnet.target_shapes] != target.target_shapes:
         raise InputError("hnet: expected a hypernetwork for target.target_shapes, got one for other shapes")
-    if hasattr(hnet, "apply_hyperfan_init"):
-        hnet.apply_hyperfan_init(mnet=target, **hyperfan_kwargs)
-    elif hasattr(hnet, "apply_chunked_hyperfan_init"):
-        num_tensors = len(target.target_shapes) // 2
-        means = describe_targets(hnet.target_shapes, cast(Any, target))[:num_tensors]
-        method, use_xavier = hyperfan_kwargs.get("method", "in"), hyperfan_kwargs.get("use_xavier", False)
-        variances = target_variances(means, method, use_xavier, None)
-        hnet.apply_chunked_hyperfan_init(mnet=target, target_vars=[*variances, *variances], **hyperfan_kwargs)
-    else:
+    initialise = getattr(hnet, "apply_hyperfan_init", None) or getattr(
+        hnet, "apply_chunked_hyperfan_init", None
+    )
+    if initialise is None:
         raise InputError(f"hnet: expected one with hyperfan initialisation, got {type(hnet).__name__}")
+    arguments = inspect.signature(initialise).parameters
+    method, use_xavier = (hyperfan_kwargs.get(a, arguments[a].default) for a in ("method", "use_xavier"))
+    check_method(method)
+    if "target_vars" in arguments:
+        means = describe_targets(hnet.target_shapes, cast(Any, target))[: len(hnet.target_shapes) // 2]
+        variances = target_variances(means, method, use_xavier, hyperfan_kwargs.get("target_vars"))
+        hyperfan_kwargs["target_vars"] = [*variances, *variances]
+    initialise(mnet=target, **hyperfan_kwargs)
 
 
 class GaussianParameters(nn.Module):
     """A Gaussian over the weights of a main network whose parameters are not generated but kept.
 
     Args:
-        mnet: The main network. If it has weights, the means begin with these.
+        mnet: The main network. If it has weights, or was made by ``from_module``, the means begin with these;
+            otherwise those of matrices and filters with draws from a fan-in initialisation, those of gains at
+            1 and the others at 0.
         encoding: How the second half of the parameters encodes standard deviations, "log_variance" or
             "softplus", as in :class:`GaussianTarget`.
         initial_std: Standard deviation to begin with.
@@ -475,17 +542,32 @@ class GaussianParameters(nn.Module):
     ) -> None:
         super().__init__()
         self._target = GaussianTarget(mnet, encoding=encoding, initial_std=initial_std)
-        n = self._target.num_weights
-        own = list(mnet.internal_params or ())
-        raw = torch.zeros(2 * n) if not own else own[0].detach().new_zeros(2 * n)
-        if own and sum(tensor.numel() for tensor in own) == n:
-            raw[:n] = torch.cat([tensor.detach().flatten() for tensor in own])
-        else:
-            for mean, shape in zip(raw[:n].split(self._target._sizes), self._target._shapes, strict=True):
-                if len(shape) > 1:
-                    nn.init.kaiming_uniform_(mean.view(shape), nonlinearity="relu")
-        self.raw = nn.Parameter(raw)
+        means = _own_weights(mnet) or self._initial_means()
+        raw = torch.cat([mean.detach().flatten() for mean in means])
+        self.raw = nn.Parameter(torch.cat([raw, torch.zeros_like(raw)]))
+
+    def _initial_means(self) -> list[Tensor]:
+        shapes = self._target.target_shapes
+        targets = describe_targets(shapes, cast(Any, self._target))[: len(shapes) // 2]
+        means = [torch.empty(target.shape) for target in targets]
+        for mean, target in zip(means, targets, strict=True):
+            uniform_(mean, *initial_moments(target))
+        return means
 
     def forward(self) -> GaussianWeights:
         """The distribution; gradients reach :attr:`raw`."""
         return self._target(self.raw)
+
+
+def _own_weights(mnet: MainNetInterface) -> list[Tensor] | None:
+    """The values that a main network has of the weights to be given, None if it has none."""
+    if isinstance(mnet, ModuleTarget):
+        weights = mnet.initial_weights
+        return None if any(weight.is_meta for weight in weights) else weights
+    if mnet.hyper_shapes_learned is not None:
+        return None
+    own = list(mnet.internal_params or ())
+    try:
+        return [own[entry["index"]] for entry in mnet.param_shapes_meta]
+    except NotImplementedError:
+        return own

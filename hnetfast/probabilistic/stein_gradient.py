@@ -18,6 +18,8 @@ from hnetfast.probabilistic._checks import check_matrix, check_positive
 
 __all__ = ["median_distance", "ssge"]
 
+_COLUMNS = 1 << 20  # of the samples that are converted to float64 at a time
+
 
 def ssge(
     samples: Tensor,
@@ -38,15 +40,17 @@ def ssge(
 
     Shi, Sun and Zhu, "A Spectral Approach to Gradient Estimation for Implicit Distributions", 2018,
     https://arxiv.org/abs/1806.02925, sec. 3. The kernel is :math:`k(a, b) = \exp(-\|a - b\|^2 / 2 h^2)`.
-    Products and eigenvalues are computed in float64.
+    Distances, eigenvalues and products are computed in float64, a million weights at a time.
 
     Args:
         samples: Samples of q, ``[M, n]`` with M of at least 2. Constants: gradients do not reach them.
         points: Where to estimate the score, ``[S, n]``; by default at the samples. Constants too.
         kernel_width: The width h. By default the median distance between samples,
             :func:`median_distance`.
-        num_eigenvalues: How many eigenvalues J to use, the largest ones; by default M.
-        threshold: Use as few eigenvalues as have this part of the sum of all, in (0, 1], instead.
+        num_eigenvalues: How many eigenvalues J to use, the largest ones, at most M. The more, the smaller the
+            bias of the estimate and the larger its variance, which has no bound.
+        threshold: Use as few eigenvalues as have this part of the sum of all, in (0, 1], instead; 0.95 if
+            neither is given.
 
     Returns:
         The score at the points, ``[S, n]`` in the dtype of ``samples``, without gradients.
@@ -56,27 +60,35 @@ def ssge(
             both ways to choose eigenvalues are given.
 
     Warns:
-        UserWarning: If the eigenvalues in use include some that are zero to rounding, as for samples that
-            coincide; then :math:`10^{-6} M` is added to all eigenvalues.
+        UserWarning: If the eigenvalues in use include some that are too small for the result to be exact, as
+            for samples that coincide; then :math:`10^{-6} M` is added to all eigenvalues. A graph compiled by
+            :func:`torch.compile` does so without a warning.
     """
     check_matrix("samples", samples, rows=2)
     if points is not None:
         check_matrix("points", points, samples.shape[1])
     num_eigenvalues = _checked_number(num_eigenvalues, threshold, samples.shape[0])
+    if num_eigenvalues is None and threshold is None:
+        threshold = 0.95
     width = None if kernel_width is None else _width(kernel_width)
     with torch.no_grad():
-        w = samples.detach().double()
-        at = w if points is None else points.detach().double()
-        squares = _squared_distances(w, w)
-        h2 = _median(squares).square() if width is None else torch.as_tensor(width).to(w).square()
+        samples = samples.detach()
+        squares = _squared_distances(samples, samples)
+        h2 = (_median(squares) if width is None else torch.as_tensor(width).to(squares)).square()
         h2 = torch.where(h2 > 0, h2, torch.ones_like(h2))  # of samples that coincide
         kernel = torch.exp(squares / (-2 * h2))  # [M, M]
-        eigenvalues, vectors = torch.linalg.eigh(kernel)
-        eigenvalues, vectors = _largest(eigenvalues, vectors, num_eigenvalues, threshold)
-        gradients = torch.addmm(w * kernel.sum(1, keepdim=True), kernel, w, alpha=-1) / h2  # G, [M, n]
-        coefficients = vectors / eigenvalues.square() @ (vectors.T @ gradients)  # [M, n]
-        at_kernel = kernel if points is None else torch.exp(_squared_distances(at, w) / (-2 * h2))
-        return (-(at_kernel @ coefficients)).to(samples.dtype)
+        at_kernel = kernel
+        if points is not None:
+            at_kernel = torch.exp(_squared_distances(points.detach(), samples) / (-2 * h2))  # [S, M]
+        # G is (diag(K 1) − K) w / h²: everything but w is small.
+        laplacian = (kernel.sum(1).diag() - kernel) / h2
+        vectors, factors = _eigenvectors(kernel, num_eigenvalues, threshold)
+        matrix = -(at_kernel @ vectors * factors) @ (vectors.T @ laplacian)  # [S, M]
+        score = samples.new_empty(len(matrix), samples.shape[1])
+        for piece, w in zip(score.split(_COLUMNS, 1), samples.split(_COLUMNS, 1), strict=True):
+            w = w.double()
+            piece.copy_(matrix @ (w - w.mean(0)))  # the rows of the matrix have the sum 0
+        return score
 
 
 def median_distance(samples: Tensor) -> Tensor:
@@ -93,8 +105,8 @@ def median_distance(samples: Tensor) -> Tensor:
     """
     check_matrix("samples", samples, rows=2)
     with torch.no_grad():
-        w = samples.detach().double()
-        return _median(_squared_distances(w, w))
+        samples = samples.detach()
+        return _median(_squared_distances(samples, samples))
 
 
 def _width(value: Any) -> float | Tensor:
@@ -104,9 +116,13 @@ def _width(value: Any) -> float | Tensor:
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    # From products, which float64 affords.
-    norms = a.square().sum(1, keepdim=True), b.square().sum(1)
-    return torch.addmm(norms[0] + norms[1], a, b.T, alpha=-2).clamp_min(0)
+    """Between all rows, in float64, without a copy of all of them in that."""
+    squares = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
+    for columns in zip(a.split(_COLUMNS, 1), b.split(_COLUMNS, 1), strict=True):
+        p, q = (piece.double() for piece in columns)
+        # Not from products: coinciding samples shall be at distance 0.
+        squares += torch.cdist(p, q, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return squares
 
 
 def _median(squares: Tensor) -> Tensor:
@@ -130,29 +146,34 @@ def _checked_number(number: Any, threshold: Any, num_samples: int) -> int | None
     return number
 
 
-def _largest(
-    eigenvalues: Tensor, vectors: Tensor, number: int | None, threshold: float | None
-) -> tuple[Tensor, Tensor]:
-    """Choose among eigenvalues in ascending order, and make them positive.
+def _eigenvectors(kernel: Tensor, number: int | None, threshold: float | None) -> tuple[Tensor, Tensor]:
+    """Eigenvectors of the kernel matrix and the inverse squares of its eigenvalues; 0 for those not in use.
 
     Args:
-        eigenvalues: ``[M]``.
-        vectors: ``[M, M]``, in columns.
-        number: How many to choose; None for all, or for as few as have the part ``threshold`` of the sum.
+        kernel: ``[M, M]``.
+        number: How many to use; None for all, or for as few as have the part ``threshold`` of the sum.
         threshold: That part, or None.
+
+    Returns:
+        The eigenvectors ``[M, M]`` in columns, and the factors ``[M]``.
     """
-    num_samples = len(eigenvalues)
+    decomposition = torch.linalg.eigh(kernel)
+    eigenvalues, vectors = decomposition[0], decomposition[1]  # ascending
+    num_samples = len(kernel)
+    used = torch.arange(num_samples, device=kernel.device) >= num_samples - (number or num_samples)
     if threshold is not None:
-        parts = eigenvalues.clamp_min(0).flip(0).cumsum(0)
-        number = min(int((parts < threshold * parts[-1]).sum()) + 1, num_samples)
-    if number is not None:
-        eigenvalues, vectors = eigenvalues[-number:], vectors[:, -number:]
-    if bool(eigenvalues[0] < torch.finfo(eigenvalues.dtype).eps * num_samples * eigenvalues[-1]):
-        jitter = 1e-6 * num_samples
+        parts = eigenvalues.clamp_min(0).flip(0).cumsum(0)  # of the j + 1 largest
+        sum_of_larger = torch.cat([parts.new_zeros(1), parts[:-1]])
+        used = (sum_of_larger < threshold * parts[-1]).flip(0)
+    smallest = torch.where(used, eigenvalues, eigenvalues[-1]).amin()
+    # What is divided by λ² and has a norm of √λ is lost in rounding errors of ε when λ^1.5 is as small.
+    is_singular = smallest < torch.finfo(kernel.dtype).eps ** (2 / 3) * eigenvalues[-1]
+    jitter = 1e-6 * num_samples
+    if not torch.compiler.is_compiling() and bool(is_singular):
         warn(
             f"ssge: the kernel matrix of the {num_samples} samples is singular; {jitter:.1e} is added to its "
             "eigenvalues. More different samples, fewer eigenvalues or a smaller kernel_width help.",
-            stacklevel=4,
+            stacklevel=3,
         )
-        eigenvalues = eigenvalues.clamp_min(0) + jitter
-    return eigenvalues, vectors
+    eigenvalues = torch.where(is_singular, eigenvalues.clamp_min(0) + jitter, eigenvalues)
+    return vectors, torch.where(used, eigenvalues.square().reciprocal(), 0.0)
