@@ -40,28 +40,30 @@ class LocallyDrawn(ManySets):
 
     def __init__(self, num_sets: int, weights: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
         super().__init__(num_sets)
-        # They are found by what they are: networks hand on the tensors that they are given.
-        self._moments = {id(weight): (mean, variance) for weight, mean, variance in weights}
-        self._drawn: set[int] = set()
+        # They are found by what they are: networks hand on the tensors that they are given, mostly in order.
+        self._remaining = list(weights)
+        self._drawn: list[Tensor] = []
 
     @property
     def have_all_been_drawn(self) -> bool:
         """Whether the results of all linear maps and convolutions have been drawn."""
-        return len(self._drawn) == len(self._moments)
+        return not self._remaining
 
     def _moments_of(self, weight: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Mean and variance of a weight; a network's own one has no variance, and all samples share it."""
         if weight is None:
             return None, None
-        if id(weight) in self._drawn:
+        for i, (given, mean, variance) in enumerate(self._remaining):
+            if given is weight:
+                del self._remaining[i]
+                self._drawn.append(weight)
+                return mean, variance
+        if any(given is weight for given in self._drawn):
             raise UnsupportedError(
                 'sampling: the network uses a weight twice, so that results cannot be drawn ("local"); '
                 'expected "weights" or "radial"'
             )
-        if id(weight) not in self._moments:
-            return weight[0], None
-        self._drawn.add(id(weight))
-        return self._moments[id(weight)]
+        return weight[0], None
 
     def _draw(
         self, function: Callable[..., Tensor], h: Tensor, weight: Tensor, bias: Tensor | None

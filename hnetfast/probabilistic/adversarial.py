@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hnetfast._errors import InputError
+from hnetfast._checks import check_tensor
+from hnetfast._errors import InputError, InputTypeError
 from hnetfast.probabilistic._checks import check_matrix, check_positive
 
 __all__ = ["AdversarialKL"]
@@ -22,16 +24,17 @@ class AdversarialKL(nn.Module):
     r"""Estimate :math:`KL(q \| p)` of samples of q from a Gaussian prior :math:`p = N(0, v I)`.
 
     A discriminator T that tells samples of q from those of p by logistic regression converges to
-    :math:`\log q(w) - \log p(w)` (eq. 3.3 of the paper), so that the divergence is the mean of T over q.
+    :math:`\log q(w) - \log p(w)`, so that the divergence is the mean of T over q.
 
-    With *adaptive contrast* (sec. 3.3) it compares with the Gaussian :math:`r = N(\mu, \sigma^2)` of the
+    With *adaptive contrast* it compares with the Gaussian :math:`r = N(\mu, \sigma^2)` of the
     moments of q instead of the prior, in normalised coordinates :math:`\tilde w = (w - \mu) / \sigma`, which
     is the easier the more q is like r:
 
     .. math:: KL(q \| p) = E_q[T(\tilde w)] + E_q[\log r(w) - \log p(w)]
 
-    Training alternates: ``loss`` for the discriminator's parameters, ``forward`` for those of q. Both update
-    no moments; :meth:`adapt` does, from fresh samples.
+    Training alternates: :meth:`loss` for the discriminator's parameters, :meth:`forward` for those of q. Both
+    update no moments; :meth:`adapt` does, from fresh samples. The moments are buffers: they are stored and
+    moved with the discriminator, which has learned to read samples that they normalise.
 
     .. code-block:: python
 
@@ -62,12 +65,16 @@ class AdversarialKL(nn.Module):
         batch_statistics: bool = False,
     ) -> None:
         super().__init__()
+        if not callable(discriminator):
+            raise InputTypeError(f"discriminator: expected a network, got {type(discriminator).__name__}")
         self.discriminator = discriminator
         self.prior_variance = check_positive("prior_variance", prior_variance)
         self.adaptive_contrast = adaptive_contrast
         self.batch_statistics = batch_statistics
-        self._mean: Tensor | None = None
-        self._std: Tensor | None = None
+        self.mean: Tensor | None
+        self.std: Tensor | None
+        self.register_buffer("mean", None)
+        self.register_buffer("std", None)
 
     def adapt(self, samples: Tensor) -> None:
         """Take the moments of q from samples.
@@ -81,8 +88,22 @@ class AdversarialKL(nn.Module):
         if not self.adaptive_contrast:
             raise InputError("adapt: expected adaptive_contrast=True, which this was not constructed with")
         check_matrix("samples", samples, rows=2)
-        std, mean = torch.std_mean(samples.detach(), 0)
-        self._mean, self._std = mean, std.clamp_min(1e-6 * math.sqrt(self.prior_variance))
+        with torch.inference_mode(False), torch.no_grad():
+            std, mean = torch.std_mean(samples.detach(), 0)
+            self.mean, self.std = mean, std.clamp_min(1e-6 * math.sqrt(self.prior_variance))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # How many weights there are is not known before the first samples.
+        for name in ("mean", "std"):
+            stored, own = state_dict.get(f"{prefix}{name}"), getattr(self, name)
+            if stored is None:
+                setattr(self, name, None)
+            elif own is None or own.shape != stored.shape:
+                setattr(self, name, torch.empty_like(stored, device=self._device()))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _device(self) -> torch.device | None:
+        return next((parameter.device for parameter in self.parameters()), None)
 
     def loss(self, samples: Tensor) -> Tensor:
         """The logistic loss of the discriminator between samples of q and as many of what it compares with.
@@ -106,7 +127,7 @@ class AdversarialKL(nn.Module):
         """The estimate of the divergence in nats.
 
         Gradients reach the samples; those of the discriminator's parameters mean nothing here (where it is
-        optimal, they do not matter to q, prop. 2 of the paper).
+        optimal, their mean does not depend on q, as the paper proves).
 
         Args:
             samples: Samples ``[S, n]`` of q.
@@ -120,10 +141,10 @@ class AdversarialKL(nn.Module):
         check_matrix("samples", samples)
         normalised = self._normalised(samples)
         estimate = self._discriminate(normalised).mean()
-        if self._std is None:
+        if self.std is None:
             return estimate
         # log r − log p; the constants of both densities are the same.
-        log_r = -0.5 * normalised.square().sum(1).mean() - self._std.log().sum()
+        log_r = -0.5 * normalised.square().sum(1).mean() - self.std.log().sum()
         n, variance = samples.shape[1], self.prior_variance
         log_p = -0.5 * (samples.square().sum(1).mean() / variance + n * math.log(variance))
         return estimate + log_r - log_p
@@ -131,16 +152,19 @@ class AdversarialKL(nn.Module):
     def _normalised(self, samples: Tensor) -> Tensor:
         if not self.adaptive_contrast:
             return samples / math.sqrt(self.prior_variance)
-        if self._mean is None or self._std is None:
+        if self.mean is None or self.std is None:
             raise InputError("adapt: expected to be called with samples before, it was not")
-        return (samples - self._mean) / self._std
+        if samples.shape[1] != len(self.mean):
+            raise InputError(f"samples: expected the shape [S, {len(self.mean)}], got {list(samples.shape)}")
+        return (samples - self.mean) / self.std
 
     def _discriminate(self, normalised: Tensor) -> Tensor:
         if self.batch_statistics:
             mean = normalised.mean(0, keepdim=True).expand_as(normalised)
             normalised = torch.cat([normalised, mean], 1)
         logits = self.discriminator(normalised)
-        if logits.numel() != len(normalised):
+        check_tensor("discriminator", logits)
+        if tuple(logits.shape) not in ((len(normalised),), (len(normalised), 1)):
             raise InputError(
                 f"discriminator: expected one output a sample, [{len(normalised)}, 1], "
                 f"got {list(logits.shape)}"

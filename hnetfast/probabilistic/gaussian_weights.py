@@ -409,13 +409,7 @@ class GaussianTarget:
 
     @property
     def param_shapes_meta(self) -> list[dict[str, Any]]:
-        """For each shape what the tensor is, as in main networks; scales shall start at 0.
-
-        Raises:
-            NotImplementedError: If the main network does not tell.
-        """
-        if self._meta is None:
-            raise NotImplementedError("param_shapes_meta: the main network does not provide it")
+        """For each shape what the tensor is, as in main networks; scales shall start at 0."""
         return self._meta
 
     hyper_shapes_learned = None
@@ -467,17 +461,21 @@ class GaussianTarget:
         return torch.stack([torch.cat([t.flatten() for t in tensors]) for tensors in conditions])
 
 
-def _describe(mnet: MainNetInterface) -> list[dict[str, Any]] | None:
-    """What the means and scales of a network's weights are; None if the network does not tell."""
+def _describe(mnet: MainNetInterface) -> list[dict[str, Any]]:
+    """What the means and scales of a network's weights are; told by their shapes if the network does not."""
+    learned, refs = mnet.hyper_shapes_learned, None
     try:
         meta = list(mnet.param_shapes_meta)
+        if learned not in (None, mnet.param_shapes):
+            refs = mnet.hyper_shapes_learned_ref or [-1]
+            meta = [] if -1 in refs else [meta[i] for i in refs]
     except NotImplementedError:
-        return None
-    if mnet.hyper_shapes_learned not in (None, mnet.param_shapes):
-        refs = mnet.hyper_shapes_learned_ref
-        if refs is None or -1 in refs:
-            return None
-        meta = [meta[i] for i in refs]
+        meta = []
+    if not meta:
+        shapes = mnet.param_shapes if learned is None else learned
+        names = ["bias" if len(shape) < 2 else "weight" for shape in shapes]
+        is_pair = [pair == ("weight", "bias") for pair in zip(["bias", *names], names, strict=False)]
+        meta = [{"name": name, "layer": i - is_pair[i]} for i, name in enumerate(names)]
     scale = {"name": None, "index": -1, "layer": -1, "initial_mean": 0.0, "initial_variance": 0.0}
     return [entry | {"index": -1} for entry in meta] + [dict(scale) for _ in meta]
 

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hnetfast._checks import check_integer
+from hnetfast._checks import check_integer, check_tensor
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets.hnet_interface import HyperNetInterface
-from hnetfast.probabilistic._checks import check_positive
+from hnetfast.probabilistic._checks import check_matrix, check_positive
 
 __all__ = ["ImplicitWeights"]
 
@@ -95,10 +95,11 @@ class ImplicitWeights:
             cond_id: The condition for the generator, or several.
             weights: Parameters of the hypernetwork instead of generated ones or its own, for instance what
                 :meth:`parameters_of` returned.
-            noise: The noise ``[S, noise_size]`` that is drawn otherwise.
+            noise: The noise ``[S, noise_size]`` that is drawn otherwise, for all conditions.
 
         Returns:
-            ``[S, n]``; of B conditions ``[B, S, n]``. What ``support_std`` adds is independent of the noise.
+            ``[S, n]``; of B conditions, also of a list of one, ``[B, S, n]``. What ``support_std`` adds is
+            independent of the noise.
 
         Raises:
             TypeError, ValueError: If an argument is not accepted, or a condition is missing or too much.
@@ -110,8 +111,7 @@ class ImplicitWeights:
             if cond_id is None:
                 raise InputError("cond_id: expected a condition of the generator, got None")
             generated = self.generator(cond_id=cond_id, ret_format="sequential")
-            several = not isinstance(cond_id, int) and getattr(cond_id, "ndim", 1) != 0
-            if several:
+            if not _is_one(cond_id):
                 return torch.stack([self._sample(num_samples, entry, noise) for entry in generated])
             weights = generated[0]
         elif cond_id is not None:
@@ -128,21 +128,34 @@ class ImplicitWeights:
             A tensor for each of ``hnet.unconditional_param_shapes``, to be given to :meth:`sample`.
 
         Raises:
-            TypeError, ValueError: If there is no generator or no such condition.
+            TypeError, ValueError: If there is no generator or no such condition, or there are several.
         """
         if self.generator is None:
             raise InputError("parameters_of: expected a generator, there is none")
+        if not _is_one(cond_id):
+            raise InputTypeError(f"cond_id: expected one condition, got {cond_id!r:.100}")
         return self.generator(cond_id=cond_id, ret_format="squeezed")
 
     def _sample(self, num_samples: int, weights: Sequence[Tensor] | None, noise: Tensor | None) -> Tensor:
         if noise is None:
-            like = next(iter(weights)) if weights is not None else next(self.hnet.parameters())
+            like = next(iter(self.hnet.parameters() if weights is None else weights), None)
+            if like is None:
+                raise InputError(
+                    "weights: expected parameters of the hypernetwork, which keeps none, got None"
+                )
+            check_tensor("weights[0]", like)
             noise = torch.randn(num_samples, self.noise_size, dtype=like.dtype, device=like.device)
             noise = noise if self.noise_std == 1 else noise * self.noise_std
-        elif tuple(noise.shape) != (num_samples, self.noise_size):
+        check_matrix("noise", noise)
+        if tuple(noise.shape) != (num_samples, self.noise_size):
             raise InputError(
                 f"noise: expected the shape [{num_samples}, {self.noise_size}], got {list(noise.shape)}"
             )
-        given = None if weights is None else list(weights)
+        given = None if weights is None else {"uncond_weights": list(weights)}
         drawn = self.hnet(uncond_input=noise, weights=given, ret_format="flattened")
-        return drawn if self.support_std == 0 else drawn + self.support_std * torch.randn_like(drawn)
+        return drawn if self.support_std == 0 else drawn.add(torch.randn_like(drawn), alpha=self.support_std)
+
+
+def _is_one(cond_id: Any) -> bool:
+    """Whether this is a condition, not several; numpy's and torch's integers have the dimension 0."""
+    return getattr(cond_id, "ndim", 0 if hasattr(cond_id, "__index__") else 1) == 0

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.probabilistic.gaussian_weights import GaussianTarget, GaussianWeights
 from hnetfast.regularizers import OutputRegularizer
+from hnetfast.regularizers._output_change import generate
+from hnetfast.regularizers._output_penalty import check_task
 from hnetfast.utils._evaluation_mode import evaluation_mode
 
 __all__ = ["PosteriorRegularizer"]
@@ -29,8 +30,8 @@ class PosteriorRegularizer:
     r"""Penalise how far the posteriors of earlier tasks have moved, :math:`\frac1T \sum_{j<T} D(q_j, q_j^*)`.
 
     Here :math:`q_j^*` is what was generated for task j when the last task had been learned. Henning, Cervera
-    et al., "Posterior Meta-Replay for Continual Learning", 2021, https://arxiv.org/abs/2103.01133, eq. 3. Use
-    it as :class:`~hnetfast.regularizers.OutputRegularizer`:
+    et al., "Posterior Meta-Replay for Continual Learning", 2021, https://arxiv.org/abs/2103.01133. Use it
+    as :class:`~hnetfast.regularizers.OutputRegularizer`:
 
     .. code-block:: python
 
@@ -44,7 +45,8 @@ class PosteriorRegularizer:
         target: What it generates.
         kind: "mse", squared differences of what is generated, as the output regulariser computes them, which
             generates nothing where it can; "fkl", :math:`KL(q^* \| q)`; "rkl", :math:`KL(q \| q^*)`;
-            "w2", the squared 2-Wasserstein distance. All sum over weights and are means over tasks.
+            "w2", the squared 2-Wasserstein distance. All sum over weights and are means over tasks. All but
+            "mse" generate the posteriors of all earlier tasks in every call, and keep what they were.
 
     Raises:
         TypeError, ValueError: If an argument is not accepted; it is named.
@@ -58,7 +60,11 @@ class PosteriorRegularizer:
         if kind not in KINDS:
             raise InputError(f"kind: expected one of {', '.join(map(repr, KINDS))}, got {kind!r}")
         self._outputs = OutputRegularizer(hnet)
-        self._hnet = hnet
+        generated = [list(shape) for shape in self._outputs._hnet.target_shapes]
+        if generated != target.target_shapes:
+            raise InputError(
+                "hnet: expected a hypernetwork for target.target_shapes, got one for other shapes"
+            )
         self._target = target
         self._kind = kind
         self._before: GaussianWeights | None = None
@@ -86,24 +92,33 @@ class PosteriorRegularizer:
         Raises:
             TypeError, ValueError, IndexError: If there is no such task, or no snapshot yet.
         """
-        if self._kind == "mse" or check_integer("current_task", current_task, 0) == 0:
-            return self._outputs.loss(current_task)
-        if not self.has_snapshot:
-            raise InputError(f"current_task: {current_task}, but snapshot() has not been called after task 0")
+        hnet = self._outputs._hnet
+        current_task = check_task("current_task", current_task, 0, hnet)
+        if self._kind == "mse" or current_task == 0 or not self.has_snapshot:
+            return self._outputs.loss(current_task)  # which knows what to say without a snapshot
         tasks = list(range(current_task))
-        now = self._target(self._hnet(cond_id=tasks, ret_format="flattened"))
+        now = self._target(generate(hnet, tasks, None))
         before = self._before
-        if before is None or before.mean.shape != now.mean.shape or before.mean.device != now.mean.device:
-            before = self._before = self._generate_before(tasks)
+        if (
+            before is None
+            or before.mean.shape != now.mean.shape
+            or before.mean.dtype != now.mean.dtype
+            or before.mean.device != now.mean.device
+        ):
+            before = self._generate_before(tasks)
         return DIVERGENCES[self._kind](now, before).mean()
 
     def _generate_before(self, tasks: list[int]) -> GaussianWeights:
-        """The posteriors at the snapshot. They are kept, a few numbers a weight, until the next one."""
-        state = self._outputs.state_dict()
-        weights = {"uncond_weights": state["theta"], "cond_weights": state["embeddings"]}
-        with torch.no_grad(), evaluation_mode(self._hnet):
-            generated = self._hnet(cond_id=tasks, weights=weights, ret_format="flattened")
-        return self._target(generated).detach()
+        """The posteriors at the snapshot, which are kept until the next one: a few numbers a weight."""
+        hnet = self._outputs._hnet
+        # A tensor made in inference mode could not be saved by autograd.
+        with torch.inference_mode(False), torch.no_grad(), evaluation_mode(hnet):
+            weights = self._outputs._earlier_like(next(hnet.parameters())).weights
+            before = self._target(generate(hnet, tasks, weights)).detach()
+        # Of conditions added since the snapshot the embeddings change.
+        if len(tasks) <= self._outputs._num_conditions and not torch.compiler.is_compiling():
+            self._before = before
+        return before
 
     def state_dict(self) -> dict[str, list[Tensor]]:
         """The snapshot, see :meth:`hnetfast.regularizers.OutputRegularizer.state_dict`."""

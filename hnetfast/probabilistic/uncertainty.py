@@ -102,7 +102,7 @@ def infer_tasks(logits: Sequence[Tensor], criterion: str = "entropy") -> Tensor:
 
     Args:
         logits: For each of T tasks the logits ``[S, N, C]`` (or ``[N, C]``) of samples of its posterior, with
-            any C.
+            any C; a list, or a tensor ``[T, S, N, C]``.
         criterion: "entropy" (the smallest), "confidence" (the largest) or "agreement" (the largest).
 
     Returns:
@@ -111,10 +111,10 @@ def infer_tasks(logits: Sequence[Tensor], criterion: str = "entropy") -> Tensor:
     Raises:
         TypeError, ValueError: If an argument is not accepted; it is named.
     """
-    if criterion not in _SURENESS:
+    if criterion not in CRITERIA:
         raise InputError(f"criterion: expected one of {', '.join(map(repr, CRITERIA))}, got {criterion!r}")
-    if isinstance(logits, Tensor):
-        logits = list(logits)
+    if not isinstance(logits, (Tensor, list, tuple)):
+        raise InputTypeError(f"logits: expected a list of tensors, got {type(logits).__name__}")
     if len(logits) == 0:
         raise InputError("logits: expected those of at least one task, got none")
     sureness = [_SURENESS[criterion](check_logits(f"logits[{t}]", entry)) for t, entry in enumerate(logits)]
@@ -132,7 +132,7 @@ def calibration_error(probabilities: Tensor, labels: Tensor, num_bins: int = 15)
     https://arxiv.org/abs/1706.04599, eq. 3.
 
     Args:
-        probabilities: ``[N, C]``, N at least 1.
+        probabilities: ``[N, C]``, N at least 1. That they are in [0, 1] is checked on a CPU only.
         labels: Classes ``[N]``, integers.
         num_bins: Number of bins.
 
@@ -150,7 +150,11 @@ def calibration_error(probabilities: Tensor, labels: Tensor, num_bins: int = 15)
         raise InputTypeError(f"labels: expected integers, got {labels.dtype}")
     if labels.shape != probabilities.shape[:1]:
         raise InputError(f"labels: expected the shape [{len(probabilities)}], got {list(labels.shape)}")
+    if labels.device != probabilities.device:
+        raise InputError(f"labels: expected to be on {probabilities.device}, got {labels.device}")
     num_bins = check_integer("num_bins", num_bins, 1)
+    if probabilities.device.type == "cpu" and bool((probabilities < 0).any() | (probabilities > 1.01).any()):
+        raise InputError("probabilities: expected numbers in [0, 1], got others; logits need a softmax")
     confidences, predictions = probabilities.max(-1)
     bins = (confidences * num_bins).ceil().long().sub(1).clamp(0, num_bins - 1)  # (b/B, (b+1)/B]
     gaps = (predictions == labels).to(confidences.dtype) - confidences
