@@ -99,11 +99,9 @@ class AdversarialKL(nn.Module):
             if stored is None:
                 setattr(self, name, None)
             elif own is None or own.shape != stored.shape:
-                setattr(self, name, torch.empty_like(stored, device=self._device()))
+                like = next(self.parameters(), stored)
+                setattr(self, name, torch.empty_like(stored, dtype=like.dtype, device=like.device))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def _device(self) -> torch.device | None:
-        return next((parameter.device for parameter in self.parameters()), None)
 
     def loss(self, samples: Tensor) -> Tensor:
         """The logistic loss of the discriminator between samples of q and as many of what it compares with.

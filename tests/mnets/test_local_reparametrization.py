@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hnetfast._errors import UnsupportedError
-from hnetfast.mnets import MLP, ChunkSqueezer, LeNet
+from hnetfast.mnets import MLP, WRN, ChunkSqueezer, LeNet
 from hnetfast.mnets._local_reparametrization import LocallyDrawn, evaluate_locally
 from hnetfast.probabilistic import GaussianParameters, GaussianTarget, GaussianWeights
 from hnetfast.utils.local_conv2d_layer import LocalConv2dLayer
@@ -132,9 +132,11 @@ def with_scale(network, std, seed=0):
 def test_without_variance_a_network_does_what_it_always_does(make, shape, training):
     """In training too: statistics of each sample's batch, and running ones as by one sample after another."""
     network, other = (make(no_weights=True).train(training) for _ in range(2))
-    for module in (*network.modules(), *other.modules()):
-        if hasattr(module, "_dropout_rate"):
+    for module in (*network.modules(), *other.modules()):  # masks are drawn anew
+        if isinstance(module, WRN):
             module._dropout_rate = -1
+        elif isinstance(module, (torch.nn.Dropout, torch.nn.Dropout2d)):
+            module.eval()
     q, x = with_scale(network, 1e-20), torch.rand(shape)
     expected = other.forward_batched(x, q.mean.expand(3, -1), x_per_set=False)
     torch.testing.assert_close(q.evaluate(network, x, 3, sampling="local"), expected, rtol=1e-4, atol=1e-4)
