@@ -1,6 +1,8 @@
 """Weights made from noise, against a loop over its rows."""
 
 import copy
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,3 +244,14 @@ BAD_CALLS = {
 def test_bad_arguments(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_the_documentation_s_examples_run():
+    text = (Path(__file__).parents[2] / "docs" / "posteriors.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 5
+    namespace = {}
+    for block in blocks:
+        exec(block, namespace)
+    assert namespace["inferred"].shape == (60,) and 0 <= namespace["error"] <= 1
+    assert namespace["logits"].shape == (20, 30, 3) and namespace["divergence"].isfinite()

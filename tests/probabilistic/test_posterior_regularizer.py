@@ -106,7 +106,7 @@ def test_the_first_task_and_a_missing_snapshot(kind):
         regularizer.loss(1)
     regularizer.snapshot()
     assert regularizer.has_snapshot
-    with pytest.raises(IndexError, match="current_task: expected at most 3, .* got 4"):
+    with pytest.raises(IndexError, match=r"current_task: expected at most 3, .* got 4"):
         regularizer.loss(4)
     for task, error in ((-1, ValueError), (1.5, TypeError)):
         with pytest.raises(error, match="current_task: expected an integer"):
@@ -119,7 +119,6 @@ class Wrapper(nn.Module):
     def __init__(self, name, network):
         super().__init__()
         setattr(self, name, network)
-        self.network = [network]
 
     def forward(self, *args, **kwargs):
         raise AssertionError("the network itself is to be called, whose gradients are reduced all the same")
