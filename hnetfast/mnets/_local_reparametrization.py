@@ -136,13 +136,14 @@ def evaluate_locally(
     if mean.shape[0] != num_weights:
         raise InputError(f"mnet: expected a network of {mean.shape[0]} weights, got one of {num_weights}")
     meta = network.param_shapes_meta
-    means, stds = (split_targets(t.contiguous().unsqueeze(0), shapes)[0] for t in (mean, std))
+    moments = (mean, std, std.square())
+    means, stds, variances = (split_targets(t.contiguous().unsqueeze(0), shapes)[0] for t in moments)
     weights: list[Tensor] = []  # [S, *shape]
     of_maps: list[tuple[Tensor, Tensor, Tensor]] = []
-    for i, mu, sigma in zip(refs or range(len(shapes)), means, stds, strict=True):
+    for i, mu, sigma, variance in zip(refs or range(len(shapes)), means, stds, variances, strict=True):
         weight = mu.expand(num_samples, *mu.shape)
         if meta[i]["name"] in ("weight", "bias"):
-            of_maps.append((weight, mu, sigma.square()))
+            of_maps.append((weight, mu, variance))
         else:
             weight = torch.addcmul(mu, sigma, torch.randn_like(weight, memory_format=torch.contiguous_format))
         weights.append(weight)

@@ -207,6 +207,8 @@ class SteinDivergence:
     ) -> None:
         self.prior_variance = prior_variance
         self.sample_size = sample_size
+        if num_eigenvalues is None and threshold is None:
+            num_eigenvalues = sample_size
         self.options = {
             "kernel_width": kernel_width,
             "num_eigenvalues": num_eigenvalues,
