@@ -24,7 +24,7 @@ NUM_CLASSES = 2  # of a task
 
 DATA: dict[str, Callable[[Path], Dataset]] = {
     "digits": lambda folder: DigitsData(use_one_hot=True),
-    "mnist": lambda folder: MNISTData(folder, use_one_hot=True),
+    "mnist": lambda folder: MNISTData(folder, use_one_hot=True, validation_size=0),
     "fashion_mnist": lambda folder: FashionMNISTData(folder, use_one_hot=True),
 }
 """The data sets by name, made from the folder where their files are."""
@@ -34,6 +34,7 @@ _NOTE = "settings are ours"
 
 _POINT = Settings(
     n_iter=2000,
+    lr=5e-4,
     batch_size=128,
     kl_scale=0.0,
     val_sample_size=1,
