@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-_COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377")
+from hnetfast.examples._pictures import COLORS, draw_matrix, new_figure, save_png
 
 
 def _draw_matrix(axes: Axes, matrix: Sequence[Sequence[float]], names: Sequence[str]):
-    size = len(names)
-    grid = [[100 * row[j] if j < len(row) else float("nan") for j in range(size)] for row in matrix]
-    image = axes.imshow(grid, vmin=40, vmax=100, cmap="YlGnBu", aspect="auto")
-    for i, row in enumerate(matrix):
-        for j, value in enumerate(row):
-            color = "white" if value > 0.75 else "black"
-            axes.text(j, i, f"{100 * value:.1f}", ha="center", va="center", color=color, fontsize=10)
-    axes.set_xticks(range(size), names)
-    axes.set_yticks(range(size), [f"{i + 1} ({name})" for i, name in enumerate(names)])
+    percent = [[100 * value for value in row] for row in matrix]
+    image = draw_matrix(axes, percent, smallest=40, largest=100)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [f"{i + 1} ({name})" for i, name in enumerate(names)])
     axes.set_xlabel("accuracy on task, %")
-    axes.set_ylabel("after learning task")
-    axes.spines[:].set_visible(False)
     return image
 
 
@@ -36,7 +26,7 @@ def _draw_curves(
     for task, name in enumerate(names):
         points = [(step, values[task]) for step, values in curves if task < len(values)]
         x, y = zip(*points, strict=True)
-        axes.plot(x, [100 * value for value in y], color=_COLORS[task], linewidth=1.8, label=name)
+        axes.plot(x, [100 * value for value in y], color=COLORS[task], linewidth=1.8, label=name)
     lowest = min(38, 100 * min(min(values) for _, values in curves) - 2)
     for task in range(len(names)):
         if task % 2:
@@ -61,8 +51,7 @@ def save_figure(path: Path, results: Mapping[str, Any], names: Sequence[str], st
         names: Names of the tasks.
         steps: Training steps a task.
     """
-    figure = Figure(figsize=(12, 8.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(12, 8.2)
     axes = figure.subplots(2, len(results), height_ratios=(1.1, 1.0))
     for column, (title, result) in enumerate(results.items()):
         mean = 100 * sum(result.accuracies[-1]) / len(names)
@@ -74,11 +63,4 @@ def save_figure(path: Path, results: Mapping[str, Any], names: Sequence[str], st
     figure.legend(
         handles, labels, title="test set of", loc="outside lower center", ncols=len(names), frameon=False
     )
-    # not tempfile's: only the owner may read those, whatever the umask
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.png.tmp")
-    try:
-        figure.savefig(temporary, format="png", dpi=120, facecolor="white")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    save_png(figure, path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from hnetfast._files import replacing, write_atomically
+from hnetfast._files import write_atomically
+from hnetfast.examples._pictures import draw_matrix, new_figure, save_png
 
 SUMMARY_FILENAME = "performance_overview.txt"
 SUMMARY_KEYWORDS = [
@@ -86,25 +87,14 @@ def save_figure(
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     count = len(accuracies)
     size = max(4.0, 1.5 + 0.6 * count)
-    figure = Figure(figsize=(size + 6, size), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(size + 6, size)
     matrix, curves = figure.subplots(1, 2, width_ratios=(size, 6))
 
     lowest = min(min(row) for row in accuracies)
-    grid = [[*row, *[float("nan")] * (count - len(row))] for row in accuracies]
-    image = matrix.imshow(grid, vmin=min(lowest, 99), vmax=100, cmap="YlGnBu", aspect="auto")
-    for i, row in enumerate(accuracies):
-        for j, value in enumerate(row):
-            color = "white" if value > (min(lowest, 99) + 100) / 2 else "black"
-            matrix.text(j, i, f"{value:.1f}", ha="center", va="center", color=color, fontsize=9)
-    matrix.set(xticks=range(count), yticks=range(count), xlabel="task", ylabel="after learning task")
+    image = draw_matrix(matrix, accuracies, smallest=min(lowest, 99), largest=100)
     matrix.set_title(f"test accuracy, %\nmean in the end: {_mean(accuracies[-1]):.2f}")
-    matrix.spines[:].set_visible(False)
     figure.colorbar(image, ax=matrix, shrink=0.8)
 
     for task_id in range(count):
@@ -115,8 +105,7 @@ def save_figure(
     curves.spines[["top", "right"]].set_visible(False)
     if curves.lines:
         curves.legend(frameon=False, fontsize=8, ncols=1 + count // 8)
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=120)
+    save_png(figure, path)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -6,19 +6,26 @@ import argparse
 import dataclasses
 import json
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError
 from hnetfast._files import write_atomically
 from hnetfast.examples.posterior_replay._learners import Learner, Task
 from hnetfast.examples.posterior_replay._settings import Settings
-from hnetfast.examples.posterior_replay._training import Measurements, Optimization, learn_tasks
+from hnetfast.examples.posterior_replay._training import (
+    Measurements,
+    NotFiniteError,
+    Optimization,
+    learn_tasks,
+)
 
 DEFAULT_FOLDER = Path("out") / "posterior_replay"
 
@@ -67,27 +74,63 @@ class Experiment:
     draw: Callable[[Learner, Sequence[Task], Measurements, Path, str], list[Path]]
 
 
-def add_options(parser: argparse.ArgumentParser, methods: Sequence[str]) -> None:
-    """Add the options that all experiments have.
+def make_parser(module: str, title: str, methods: Iterable[str]) -> argparse.ArgumentParser:
+    """A parser of the options that all experiments have.
 
     Args:
-        parser: The parser.
+        module: Name of the experiment's module.
+        title: What it is about.
         methods: Names of the methods.
     """
-    parser.add_argument("--method", choices=[*methods, "all"], default=methods[0], help="which to run")
-    parser.add_argument("--seeds", type=int, default=5, help="number of runs, with seeds from 0")
-    parser.add_argument("--first_seed", type=int, default=0, help="seed of the first run")
-    parser.add_argument("--n_iter", type=int, help="steps a task instead of those of the method")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m hnetfast.examples.posterior_replay.{module}", description=title
+    )
+    names = list(methods)
+    parser.add_argument("--method", choices=[*names, "all"], default=names[0], help="which to run")
+    parser.add_argument("--seeds", type=_integer_from(1), default=5, help="number of runs")
+    parser.add_argument("--first_seed", type=_integer_from(0), default=0, help="seed of the first run")
+    parser.add_argument("--n_iter", type=_integer_from(1), help="steps a task instead of those of the method")
     parser.add_argument("--quick", action="store_true", help="one seed and fewer steps: two minutes")
     parser.add_argument("--out_dir", type=Path, default=DEFAULT_FOLDER, help="where results and pictures go")
     parser.add_argument("--no_pictures", action="store_true", help="draw nothing")
     parser.add_argument(
-        "--threads", type=int, default=1, help="threads; such networks gain nothing from more"
+        "--threads", type=_integer_from(1), default=1, help="threads; such networks gain nothing from more"
     )
+    return parser
+
+
+def _integer_from(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            return check_integer("", int(text), minimum)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"expected an integer of at least {minimum}, got {text!r}"
+            ) from None
+
+    return parse
+
+
+def run_command(experiment: Experiment, config: argparse.Namespace) -> int:
+    """Do what a command does: run the methods that were asked for, and say what is wrong if anything is.
+
+    Args:
+        experiment: The experiment.
+        config: The options.
+
+    Returns:
+        The exit status of the process.
+    """
+    try:
+        print(format_table(run(experiment, config)))
+    except (InputError, OSError, ImportError, NotFiniteError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def run(experiment: Experiment, config: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run the methods that were asked for, store and print what came out.
+    """Run the methods that were asked for, and store what came out, a file a method.
 
     Args:
         experiment: The experiment.
@@ -95,17 +138,35 @@ def run(experiment: Experiment, config: argparse.Namespace) -> list[dict[str, An
 
     Returns:
         What was stored, an entry a method.
+
+    Raises:
+        ImportError: If pictures are asked for and matplotlib is not installed.
+        OSError: If data are not there, or the output folder can't be written.
+        NotFiniteError: If a term of a loss is not finite.
     """
-    for name in ("seeds", "threads"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{name}: expected a positive integer, got {getattr(config, name)}")
+    config.out_dir.mkdir(parents=True, exist_ok=True)
+    if not config.no_pictures:
+        _check_matplotlib()
+    threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     # Adam's moments of weights without gradients decay through numbers that CPUs are slow with.
     torch.set_flush_denormal(True)
-    names = list(experiment.methods) if config.method == "all" else [config.method]
-    results = [_run_method(experiment, name, config) for name in names]
-    print(format_table(results))
-    return results
+    try:
+        names = list(experiment.methods) if config.method == "all" else [config.method]
+        return [_run_method(experiment, name, config) for name in names]
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
+
+
+def _check_matplotlib() -> None:
+    """Miss it before the training, not after."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"pictures need {error.name} (pip install 'hnetfast[examples]'); --no_pictures draws none"
+        ) from error
 
 
 def _run_method(experiment: Experiment, name: str, config: argparse.Namespace) -> dict[str, Any]:
@@ -136,6 +197,7 @@ def _run_method(experiment: Experiment, name: str, config: argparse.Namespace) -
     result = {
         "experiment": experiment.name,
         "method": name,
+        "position": list(experiment.methods).index(name),
         "title": method.title,
         "published": dict(method.published),
         "criterion": method.criterion,
@@ -143,10 +205,29 @@ def _run_method(experiment: Experiment, name: str, config: argparse.Namespace) -
         "settings": dataclasses.asdict(settings),
         "runs": runs,
     }
-    config.out_dir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1, sort_keys=True)
     write_atomically(config.out_dir / f"{experiment.name}_{name}.json", (text + "\n").encode())
     return result
+
+
+def inferred_by(result: Mapping[str, Any]) -> str | None:
+    """By what tasks were inferred, for the figure "inferred": as published, or else what was best on average.
+
+    Args:
+        result: What was stored of a method.
+
+    Returns:
+        The criterion, None where no task is inferred.
+    """
+    if result["criterion"] is not None:
+        return result["criterion"]
+    prefix = "inferred by "
+    means = {
+        key.removeprefix(prefix): statistics.fmean(run[key] for run in result["runs"])
+        for key in result["runs"][0]
+        if key.startswith(prefix)
+    }
+    return max(means, key=lambda name: means[name]) if means else None
 
 
 def summarize(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
@@ -156,48 +237,53 @@ def summarize(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
         result: What was stored of a method.
 
     Returns:
-        The figures by name. "inferred" is that of the method's criterion, or of the best one by its mean.
+        The figures by the names that the table has, in its order.
+
+    Raises:
+        KeyError: If one is missing in a run.
     """
-    runs = result["runs"]
-    columns = {key: [run[key] for run in runs] for key in runs[0] if isinstance(runs[0][key], (int, float))}
-    figures = {key: _spread(values) for key, values in columns.items() if key != "seed"}
-    inferred = {key: value for key, value in figures.items() if key.startswith("inferred by ")}
-    if inferred:
-        criterion = result["criterion"]
-        best = max(inferred, key=lambda key: inferred[key][0])
-        figures["inferred"] = inferred[best if criterion is None else f"inferred by {criterion}"]
+    figures = {}
+    for key, published in result["published"].items():
+        for name, _ in _pairs(key, published):
+            stored = f"inferred by {inferred_by(result)}" if name == "inferred" else name
+            values = [float(run[stored]) for run in result["runs"]]
+            figures[name] = (statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
     return figures
 
 
-def _spread(values: Sequence[float]) -> tuple[float, float]:
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-
-
 def format_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """A table in Markdown of published figures and ours, with the spread over seeds.
+    """A table in Markdown of published figures and ours, with the spread over seeds, and notes below it.
 
     Args:
         results: What was stored of methods.
+
+    Raises:
+        KeyError: If a figure is missing in a run.
     """
     lines = [
         "| experiment | method | figure | published | here | seeds | steps a task |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---:|---:|---:|---:|",
     ]
+    notes = []
     for result in results:
-        figures = summarize(result)
+        figures, num_seeds = summarize(result), len(result["runs"])
+        head = (result["experiment"], result["title"])
         for key, published in result["published"].items():
-            for j, (name, value) in enumerate(_pairs(key, published)):
+            for name, value in _pairs(key, published):
                 mean, spread = figures[name]
-                here = f"{mean:.4g} ± {spread:.2g}" if len(result["runs"]) > 1 else f"{mean:.4g}"
-                title = result["title"] if j == 0 and key == next(iter(result["published"])) else ""
-                experiment = result["experiment"] if title else ""
-                by = f" ({result['criterion']})" if name == "inferred" and result["criterion"] else ""
-                shown = "–" if value is None else f"{value:g}"
-                lines.append(
-                    f"| {experiment} | {title} | {name}{by} | {shown} | {here} | {len(result['runs'])} | "
-                    f"{result['settings']['n_iter']} |"
+                cells = (
+                    *head,
+                    f"{name} ({inferred_by(result)})" if name == "inferred" else name,
+                    "–" if value is None else f"{value:g}",
+                    f"{mean:.4g} ± {spread:.2g}" if num_seeds > 1 else f"{mean:.4g}",
+                    num_seeds,
+                    result["settings"]["n_iter"],
                 )
-    return "\n".join(lines)
+                lines.append(f"| {' | '.join(map(str, cells))} |")
+                head = ("", "")
+        if result["note"]:
+            notes.append(f"- {result['experiment']}, {result['title']}: {result['note']}")
+    return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
 def _pairs(key: str, published: Any) -> list[tuple[str, float | None]]:

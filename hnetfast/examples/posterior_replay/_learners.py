@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hnetfast.data.dataset import Dataset
 from hnetfast.examples.posterior_replay._posteriors import GaussianPosterior, PointPosterior, Posterior
 from hnetfast.mnets import MLP
-from hnetfast.probabilistic import GaussianParameters
+from hnetfast.probabilistic import GaussianParameters, GaussianWeights
 from hnetfast.utils.ewc_regularizer import compute_fisher, ewc_regularizer
 
 
@@ -253,7 +253,9 @@ class SinglePosterior(Learner):
     def end(self, task: int, data: Task) -> None:
         if self.prior_focused and isinstance(self._posterior, GaussianPosterior):
             assert isinstance(self._posterior.source, GaussianParameters)
-            self._posterior.prior = self._posterior.source().detach()
+            now = self._posterior.source().detach()
+            # Copies: the means are a part of the parameters, which go on changing.
+            self._posterior.prior = GaussianWeights(now.mean.clone(), now.std.clone())
 
 
 class ElasticWeights(Learner):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from hnetfast._checks import check_integer
 from hnetfast._errors import InputError
 from hnetfast.examples.posterior_replay._learners import (
     ElasticWeights,
@@ -35,8 +36,9 @@ from hnetfast.probabilistic import (
     PosteriorRegularizer,
     hyper_gauss_init,
 )
+from hnetfast.probabilistic.posterior_regularizer import KINDS
 from hnetfast.regularizers import OutputRegularizer
-from hnetfast.utils.misc import str_to_act
+from hnetfast.utils.misc import _ACTIVATIONS, str_to_act
 
 APPROACHES = ("replay", "separate", "single", "prior_focused", "ewc")
 FAMILIES = ("point", "gaussian", "radial", "avb", "ssge")
@@ -119,24 +121,58 @@ class Settings:
     non_growing_sf_cl3: bool = False
 
     def __post_init__(self) -> None:
-        for name, accepted in (("approach", APPROACHES), ("family", FAMILIES)):
-            if getattr(self, name) not in accepted:
+        accepted = {
+            "approach": APPROACHES,
+            "family": FAMILIES,
+            "regularizer": KINDS,
+            **dict.fromkeys(("net_act", "hnet_net_act", "imp_hnet_net_act", "dis_net_act"), _ACTIVATIONS),
+        }
+        for name, values in accepted.items():
+            if getattr(self, name) not in values:
                 raise InputError(
-                    f"{name}: expected one of {', '.join(map(repr, accepted))}, got {getattr(self, name)!r}"
+                    f"{name}: expected one of {', '.join(map(repr, values))}, got {getattr(self, name)!r}"
                 )
+        for name in ("train_sample_size", "val_sample_size", "num_kl_samples"):
+            check_integer(name, getattr(self, name), 1)
+        self._check_family()
+        self._check_eigenvalues()
+
+    def _check_family(self) -> None:
         if self.approach == "prior_focused" and self.family != "gaussian":
             raise InputError(
                 "family: expected 'gaussian' with approach='prior_focused', since the prior of the next task "
                 f"must have a density, got {self.family!r}"
             )
-        if self.approach in ("separate", "single", "ewc") and self.family not in ("point", "gaussian"):
+        if self.approach == "ewc" and self.family != "point":
+            raise InputError(f"family: expected 'point' with approach='ewc', got {self.family!r}")
+        if self.approach in ("separate", "single") and self.family not in ("point", "gaussian"):
             raise InputError(
                 f"family: expected 'point' or 'gaussian' with approach={self.approach!r}, got {self.family!r}"
             )
-        if self.num_ssge_eigenvals != -1 and self.num_ssge_eigenvals > self.ssge_sample_size:
+        if self.local_reparam_trick and self.family != "gaussian":
+            raise InputError(f"local_reparam_trick: needs family='gaussian', got {self.family!r}")
+        if self.approach == "replay" and self.family in ("gaussian", "radial"):
+            return
+        for name, value in (("regularizer", "mse"), ("hyper_gauss_init", False)):
+            if getattr(self, name) != value:
+                raise InputError(
+                    f"{name}: expected {value!r} unless a hypernetwork generates Gaussians, got "
+                    f"{getattr(self, name)!r}"
+                )
+
+    def _check_eigenvalues(self) -> None:
+        number = self.num_ssge_eigenvals
+        if number == -1:
+            return
+        if number < 1 or number > self.ssge_sample_size:
             raise InputError(
-                f"num_ssge_eigenvals: expected at most ssge_sample_size, {self.ssge_sample_size}, "
-                f"got {self.num_ssge_eigenvals}"
+                "num_ssge_eigenvals: expected -1 for all, or an integer from 1 to ssge_sample_size, "
+                f"{self.ssge_sample_size}, got {number}"
+            )
+        if self.thr_ssge_eigenvals != 1:
+            raise InputError(
+                f"num_ssge_eigenvals and thr_ssge_eigenvals exclude each other, got {number} and "
+                f"{self.thr_ssge_eigenvals}"
             )
 
 
@@ -258,7 +294,7 @@ def _divergence(settings: Settings, num_weights: int) -> SteinDivergence | Adver
             settings.ssge_sample_size,
             settings.rbf_kernel_width,
             num_eigenvalues=settings.num_ssge_eigenvals if fixed else None,
-            threshold=None if fixed or settings.thr_ssge_eigenvals == 1 else settings.thr_ssge_eigenvals,
+            threshold=None if settings.thr_ssge_eigenvals == 1 else settings.thr_ssge_eigenvals,
         )
     discriminator = MLP(
         num_weights * (2 if settings.use_batchstats else 1),

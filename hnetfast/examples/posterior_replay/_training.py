@@ -118,6 +118,18 @@ def _raise_not_finite(terms: dict[str, Tensor], task: int, step: int, restored: 
     raise NotFiniteError("sum", float("nan"), task, step, restored)
 
 
+NUM_BINS = 15  # of confidence, those of the calibration error
+
+
+def _reliability(confidences: Tensor, right: Tensor) -> dict[str, list[float]]:
+    """What is in each bin of confidence: numbers of samples and of right answers, the sum of confidences."""
+    bins = (confidences * NUM_BINS).ceil().long().sub(1).clamp(0, NUM_BINS - 1)
+    columns = {"count": torch.ones_like(confidences), "confidence": confidences, "right": right}
+    return {
+        name: torch.bincount(bins, column.double(), NUM_BINS).tolist() for name, column in columns.items()
+    }
+
+
 @dataclass
 class Measurements:
     """What was measured after the last task.
@@ -143,7 +155,8 @@ def measure_classes(learner: Learner, tasks: Sequence[Task], num_samples: int) -
     Returns:
         "given" and "inferred by <criterion>", means over tasks of the accuracy if the task is given or
         inferred; a wrong task counts as a wrong class. "calibration error", the task given. The details have
-        the same for each task, and its certainty: confidences and whether they were right.
+        the same for each task, and under "reliability" the numbers of samples and of right answers and the
+        sum of confidences in each of 15 bins of confidence.
     """
     by_task: dict[str, list[float]] = {}
     reliability = []
@@ -157,14 +170,14 @@ def measure_classes(learner: Learner, tasks: Sequence[Task], num_samples: int) -
             **{
                 f"inferred by {name}": _percent((infer_tasks(logits, name) == t) & right) for name in CRITERIA
             },
-            "calibration error": float(calibration_error(probabilities, task.y_test)),
+            "calibration error": float(calibration_error(probabilities, task.y_test, NUM_BINS)),
         }
         chosen = learner.predict_class(task.x_test, len(tasks))
         if chosen is not None:
             values["inferred by softmax"] = _percent(chosen == task.y_test + t * logits[t].shape[-1])
         for name, value in values.items():
             by_task.setdefault(name, []).append(value)
-        reliability.append({"confidence": confidences.tolist(), "right": right.tolist()})
+        reliability.append(_reliability(confidences, right))
     figures = {name: sum(values) / len(values) for name, values in by_task.items()}
     return Measurements(figures, {"by task": by_task, "reliability": reliability})
 

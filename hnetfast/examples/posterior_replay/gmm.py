@@ -7,8 +7,6 @@ else. Run it with ``python -m hnetfast.examples.posterior_replay.gmm --method=bb
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,7 +15,7 @@ import numpy as np
 from hnetfast.data.special.gaussian_mixture_data import CHE_MEANS, get_gmm_tasks
 from hnetfast.data.special.gmm_data import GMMData
 from hnetfast.examples.posterior_replay import _figures
-from hnetfast.examples.posterior_replay._experiment import Experiment, Method, add_options, run
+from hnetfast.examples.posterior_replay._experiment import Experiment, Method, make_parser, run_command
 from hnetfast.examples.posterior_replay._learners import Learner, Task
 from hnetfast.examples.posterior_replay._settings import Settings, make_learner
 from hnetfast.examples.posterior_replay._training import measure_classes
@@ -183,18 +181,17 @@ EXPERIMENT = Experiment(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: Its options instead of those on the command line.
+        arguments: Its options; those of the command line by default.
+
+    Returns:
+        Its exit status.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m hnetfast.examples.posterior_replay.gmm", description=EXPERIMENT.title
-    )
-    add_options(parser, list(METHODS))
-    run(EXPERIMENT, parser.parse_args(arguments))
+    return run_command(EXPERIMENT, make_parser("gmm", EXPERIMENT.title, METHODS).parse_args(arguments))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    raise SystemExit(main())

@@ -6,15 +6,13 @@ Run it with ``python -m hnetfast.examples.posterior_replay.regression``.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 
 import torch
 
 from hnetfast.data.special.regression1d_data import ToyRegression
 from hnetfast.examples.posterior_replay import _figures
-from hnetfast.examples.posterior_replay._experiment import Experiment, Method, add_options, run
+from hnetfast.examples.posterior_replay._experiment import Experiment, Method, make_parser, run_command
 from hnetfast.examples.posterior_replay._learners import Learner, Task
 from hnetfast.examples.posterior_replay._settings import Settings, make_learner
 from hnetfast.examples.posterior_replay._training import Measurements
@@ -122,18 +120,17 @@ EXPERIMENT = Experiment(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: Its options instead of those on the command line.
+        arguments: Its options; those of the command line by default.
+
+    Returns:
+        Its exit status.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m hnetfast.examples.posterior_replay.regression", description=EXPERIMENT.title
-    )
-    add_options(parser, list(METHODS))
-    run(EXPERIMENT, parser.parse_args(arguments))
+    return run_command(EXPERIMENT, make_parser("regression", EXPERIMENT.title, METHODS).parse_args(arguments))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    raise SystemExit(main())

@@ -1,12 +1,14 @@
 """Collect runs: the published figures and ours in one table.
 
-Run it with ``python -m hnetfast.examples.posterior_replay.report out/posterior_replay --output table.md``.
+Run it with ``python -m hnetfast.examples.posterior_replay.report out/posterior_replay``. With
+``--page=docs/posterior_replay.md`` the table goes between two lines of that page.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +16,10 @@ from typing import Any
 
 from hnetfast._errors import InputError
 from hnetfast._files import write_atomically
-from hnetfast.examples.posterior_replay._experiment import DEFAULT_FOLDER, format_table
+from hnetfast.examples.posterior_replay._experiment import DEFAULT_FOLDER, format_table, summarize
 
-_KEYS = {"experiment", "method", "title", "published", "criterion", "settings", "runs"}
+START, END = "<!-- table:start -->", "<!-- table:end -->"
+_KEYS = {"experiment", "method", "position", "title", "published", "criterion", "note", "settings", "runs"}
 
 
 def load_results(folder: Path) -> list[dict[str, Any]]:
@@ -26,45 +29,87 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
         folder: The folder.
 
     Returns:
-        An entry a method, ordered by experiment, then as they are listed there.
+        An entry a method, ordered by experiment, then as the experiment lists its methods.
 
     Raises:
         FileNotFoundError: If there are none.
         ValueError: If a file is none of theirs.
     """
-    results = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            result = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: expected JSON, got {error}") from error
-        if not isinstance(result, dict) or not set(result) >= _KEYS or not result["runs"]:
-            raise InputError(f"{path}: expected the results of a method, with {', '.join(sorted(_KEYS))}")
-        results.append(result)
+    results = [_load(path) for path in sorted(folder.glob("*.json"))]
     if not results:
         raise FileNotFoundError(f"{folder}: expected results of experiments (*.json), found none")
-    return results
+    return sorted(results, key=lambda result: (result["experiment"], result["position"]))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        result = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path}: expected JSON, got something else ({error})") from error
+    if not isinstance(result, dict) or not result.keys() >= _KEYS:
+        raise InputError(f"{path}: expected the results of a method, with {', '.join(sorted(_KEYS))}")
+    try:
+        figures = summarize(result)
+        finite = all(math.isfinite(mean) for mean, _ in figures.values())
+        format_table([result])
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected runs with the figures that its method is compared by, got others ({error!r})"
+        ) from error
+    if not finite or not isinstance(result["position"], int):
+        raise InputError(f"{path}: expected finite figures and an integer as position, got others")
+    return result
+
+
+def put_between(page: str, table: str) -> str:
+    """Replace what stands between the lines ``<!-- table:start -->`` and ``<!-- table:end -->``.
+
+    Args:
+        page: The text.
+        table: What is to stand there.
+
+    Raises:
+        ValueError: If these lines are missing, come twice or in another order.
+    """
+    before, start, rest = page.partition(f"{START}\n")
+    _, end, after = rest.partition(END)
+    if not start or not end or page.count(START) > 1 or page.count(END) > 1:
+        raise InputError(f"page: expected one line {START} and after it one line {END}")
+    return f"{before}{START}\n{table}\n{END}{after}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: Its options instead of those on the command line.
+        arguments: Its options; those of the command line by default.
+
+    Returns:
+        Its exit status.
     """
     parser = argparse.ArgumentParser(
         prog="python -m hnetfast.examples.posterior_replay.report",
         description="Published figures and those of stored runs in one table.",
     )
     parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT_FOLDER, help="where the runs are")
-    parser.add_argument("--output", type=Path, help="a file for the table, which is printed otherwise")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        help=f"a page that gets the table, between its lines {START} and {END}; it is printed otherwise",
+    )
     config = parser.parse_args(arguments)
-    table = format_table(load_results(config.folder))
-    if config.output is None:
-        print(table)
-    else:
-        write_atomically(config.output, (table + "\n").encode())
+    try:
+        table = format_table(load_results(config.folder))
+        if config.page is None:
+            print(table)
+        else:
+            page = put_between(config.page.read_text(encoding="utf-8"), table)
+            write_atomically(config.page, page.encode())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    raise SystemExit(main())
