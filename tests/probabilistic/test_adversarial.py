@@ -93,15 +93,16 @@ def test_what_the_discriminator_reads_and_its_loss():
 
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_a_trained_discriminator_comes_near(q, adaptive):
-    network = MLP(2, 1, (16,), activation_fn=nn.Tanh(), verbose=False)
+    network = MLP(2, 1, (12,), activation_fn=nn.Tanh(), verbose=False)
     kl = AdversarialKL(network, prior_variance=VARIANCE, adaptive_contrast=adaptive)
     if adaptive:
         kl.adapt(q.sample((2_000,)).float())
-    optimiser = torch.optim.Adam(kl.parameters(), 0.03)
+    optimiser = torch.optim.Adam(kl.parameters(), 0.05)
     assert len(optimiser.param_groups[0]["params"]) == 4
-    for _ in range(200):
+    for step in range(200):
+        optimiser.param_groups[0]["lr"] = 0.05 * (1 - step / 200)
         optimiser.zero_grad()
-        kl.loss(q.sample((200,)).float()).backward()
+        kl.loss(q.sample((512,)).float()).backward()
         optimiser.step()
     truth = kl_divergence(q, prior())
     samples = q.sample((20_000,)).float()
