@@ -132,7 +132,6 @@ def broken_results():
     result = {
         "experiment": "gmm",
         "method": "bbb",
-        "position": 1,
         "title": "Bayes by backprop",
         "published": {"given": 100},
         "criterion": None,
@@ -145,6 +144,7 @@ def broken_results():
     contents = {
         "a list": ([result], "expected the results of a method, with criterion"),
         "no settings": ({k: v for k, v in result.items() if k != "settings"}, "expected the results"),
+        "a nameless experiment": ({**result, "experiment": 3}, "expected the results"),
         "no runs": ({**result, "runs": []}, "expected runs with the figures"),
         "a figure is missing": ({**result, "runs": [{"seed": 0}]}, "expected runs with the figures"),
         "no criterion": ({**result, "published": {"inferred": 50}}, "expected runs with the figures"),
@@ -152,7 +152,6 @@ def broken_results():
         "a run is a number": ({**result, "runs": [3]}, "expected runs with the figures"),
         "text as figure": ({**result, "runs": [{"given": "much"}]}, "expected runs with the figures"),
         "NaN": ({**result, "runs": [{"given": math.nan}]}, "expected finite figures"),
-        "no position": ({**result, "position": "first"}, "expected finite figures and an integer"),
     }
     for name, (content, message) in contents.items():
         yield name, json.dumps(content).encode(), message

@@ -197,7 +197,6 @@ def _run_method(experiment: Experiment, name: str, config: argparse.Namespace) -
     result = {
         "experiment": experiment.name,
         "method": name,
-        "position": list(experiment.methods).index(name),
         "title": method.title,
         "published": dict(method.published),
         "criterion": method.criterion,

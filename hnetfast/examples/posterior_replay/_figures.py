@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,11 +56,11 @@ def _draw_reliability(axes: Axes, measured: Measurements) -> None:
     """Accuracy in bins of confidence, over all tasks, with how many samples there are in each."""
     by_task = measured.details["reliability"]
     count, confidence, right = (
-        torch.tensor([entry[name] for entry in by_task]).sum(0) for name in ("count", "confidence", "right")
+        np.sum([entry[name] for entry in by_task], axis=0) for name in ("count", "confidence", "right")
     )
     used = count > 0
     width = 1 / len(count)
-    centers = (torch.arange(len(count)) + 0.5) * width
+    centers = (np.arange(len(count)) + 0.5) * width
     axes.bar(
         centers,
         count / count.sum(),
@@ -70,14 +71,14 @@ def _draw_reliability(axes: Axes, measured: Measurements) -> None:
     )
     axes.plot((0, 1), (0, 1), color="0.5", linestyle="--", linewidth=1, label="perfect calibration")
     axes.plot(
-        (confidence / count)[used],
-        (right / count)[used],
+        confidence[used] / count[used],
+        right[used] / count[used],
         color=COLORS[0],
         marker="o",
         linewidth=1.6,
         label="accuracy",
     )
-    first = int(used.nonzero()[0]) * width  # at least one in the number of classes
+    first = used.argmax() * width  # at least one in the number of classes
     axes.set(xlim=(min(first, 0.5), 1.01), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
     axes.set_title(f"calibration, task given\nexpected error {measured.figures['calibration error']:.3f}")
     axes.spines[["top", "right"]].set_visible(False)
@@ -148,7 +149,7 @@ def _draw_entropy(axes: Axes, entropy: Tensor):
 def _draw_map(axes: Axes, values: Tensor, **options):
     axes.set(xticks=(-5, 0, 5), yticks=(-5, 0, 5))
     return axes.imshow(
-        values.view(RESOLUTION, RESOLUTION),
+        values.view(RESOLUTION, RESOLUTION).numpy(),
         origin="lower",
         extent=(-EXTENT, EXTENT, -EXTENT, EXTENT),
         interpolation="nearest",
@@ -160,7 +161,7 @@ def _draw_points(axes: Axes, tasks: Sequence[Task], first: int) -> None:
     """Test points, in colors of the classes of all tasks."""
     for t, task in enumerate(tasks, first):
         colors = [COLORS[(2 * t + int(y)) % len(COLORS)] for y in task.y_test]
-        axes.scatter(*task.x_test.T, s=9, c=colors, edgecolors="white", linewidths=0.3)
+        axes.scatter(*task.x_test.T.numpy(), s=9, c=colors, edgecolors="white", linewidths=0.3)
 
 
 def draw_functions(
@@ -218,13 +219,15 @@ def _draw_function(axes: Axes, learner: Learner, t: int, task: Task) -> None:
     x = torch.linspace(first - around, last + around, 200).unsqueeze(1)
     samples = learner.predict(t, x, NUM_SAMPLES)[..., 0]  # [S, 200]
     mean, std = samples.mean(0), samples.std(0, correction=0)
-    x = x[:, 0]
+    x, mean, std = x[:, 0].numpy(), mean.numpy(), std.numpy()
     for width, alpha in ((2, 0.15), (1, 0.25)):
         axes.fill_between(x, mean - width * std, mean + width * std, color=color, alpha=alpha, linewidth=0)
-    axes.scatter(task.x[:, 0], task.y[:, 0], s=8, color=color, edgecolors="white", linewidths=0.3)
+    axes.scatter(task.x.numpy(), task.y.numpy(), s=8, color=color, edgecolors="white", linewidths=0.3)
     axes.plot(x, mean, color=color, linewidth=1.8, label=f"task {t}")
     order = task.x_test[:, 0].argsort()
-    axes.plot(task.x_test[order, 0], task.y_test[order, 0], color="black", linestyle="--", linewidth=1)
+    axes.plot(
+        task.x_test[order].numpy(), task.y_test[order].numpy(), color="black", linestyle="--", linewidth=1
+    )
 
 
 def _save(figure, path: Path, dpi: float = 120) -> Path:

@@ -10,16 +10,18 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hnetfast._errors import InputError
 from hnetfast._files import write_atomically
+from hnetfast.examples.posterior_replay import gmm, regression, split_mnist
 from hnetfast.examples.posterior_replay._experiment import DEFAULT_FOLDER, format_table, summarize
 
 START, END = "<!-- table:start -->", "<!-- table:end -->"
-_KEYS = {"experiment", "method", "position", "title", "published", "criterion", "note", "settings", "runs"}
+_KEYS = {"experiment", "method", "title", "published", "criterion", "note", "settings", "runs"}
+_ORDER = [*gmm.METHODS, *regression.METHODS, *split_mnist.SETTINGS]  # of methods, by their first place
 
 
 def load_results(folder: Path) -> list[dict[str, Any]]:
@@ -38,7 +40,12 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
     results = [_load(path) for path in sorted(folder.glob("*.json"))]
     if not results:
         raise FileNotFoundError(f"{folder}: expected results of experiments (*.json), found none")
-    return sorted(results, key=lambda result: (result["experiment"], result["position"]))
+    return sorted(results, key=_place)
+
+
+def _place(result: Mapping[str, Any]) -> tuple[str, int]:
+    name = result["method"]
+    return result["experiment"], _ORDER.index(name) if name in _ORDER else len(_ORDER)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -46,7 +53,8 @@ def _load(path: Path) -> dict[str, Any]:
         result = json.loads(path.read_bytes())
     except ValueError as error:
         raise InputError(f"{path}: expected JSON, got something else ({error})") from error
-    if not isinstance(result, dict) or not result.keys() >= _KEYS:
+    known = isinstance(result, dict) and result.keys() >= _KEYS
+    if not known or not isinstance(result["experiment"], str):
         raise InputError(f"{path}: expected the results of a method, with {', '.join(sorted(_KEYS))}")
     try:
         figures = summarize(result)
@@ -56,8 +64,8 @@ def _load(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: expected runs with the figures that its method is compared by, got others ({error!r})"
         ) from error
-    if not finite or not isinstance(result["position"], int):
-        raise InputError(f"{path}: expected finite figures and an integer as position, got others")
+    if not finite:
+        raise InputError(f"{path}: expected finite figures, got others")
     return result
 
 
