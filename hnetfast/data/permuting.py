@@ -135,6 +135,14 @@ def permute_pixels(
         TypeError: If a permutation is no array of integers.
         ValueError: If one is no permutation or has another length, or the handler permutes already,
             or padding is asked for where inputs are no images.
+
+    Example:
+        >>> import numpy as np
+        >>> from hnetfast.data import DigitsData
+        >>> as_is, reversed_ = permute_pixels(DigitsData(), [None, np.arange(64)[::-1]])
+        >>> x = as_is.get_test_inputs()[:1]
+        >>> bool((as_is.input_to_torch_tensor(x, "cpu").flip(1) == reversed_.input_to_torch_tensor(x, "cpu")).all())
+        True
     """
     if not isinstance(handler, Dataset):
         raise InputTypeError(f"handler: expected a data handler, got {type(handler).__name__}")
