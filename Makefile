@@ -45,7 +45,7 @@ bench: env
 
 docs:
 	@$(PYTHON) build_support/environment.py --docs
-	OMP_WAIT_POLICY=passive $(PY) -m sphinx -W --keep-going -q -j auto -b html docs build/docs/html $(ARGS)
+	OMP_WAIT_POLICY=passive $(PY) -m sphinx -W --keep-going -q -j auto -d build/docs/doctrees docs build/docs/html $(ARGS)
 	$(PY) docs/check_links.py build/docs/html
 
 clean:

@@ -1,6 +1,6 @@
 """``python docs/check_links.py FOLDER``: are all links within a built site alive?
 
-Every ``href`` and ``src`` that is no address elsewhere must name a file below the folder, and what stands behind ``#`` an
+Every ``href`` and ``src`` that is no address elsewhere must name a file, and what stands behind ``#`` an
 element of that page.
 """
 

@@ -1,7 +1,8 @@
 """Run a notebook of the documentation and store what its cells print and draw.
 
-``python docs/run_notebook.py docs/tutorials/*.ipynb`` needs hnetfast and matplotlib only, no Jupyter. The site executes
-the notebooks by itself when it is built, and the tests take its results if they are of the sources as they are.
+``python docs/run_notebook.py docs/tutorials/*.ipynb`` needs hnetfast and matplotlib only, no Jupyter. The
+site executes the notebooks by itself when it is built, and the tests take its results if they are of the
+sources as they are.
 """
 
 from __future__ import annotations

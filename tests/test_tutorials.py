@@ -59,7 +59,7 @@ def has_figure(outputs):
 
 
 def results(path):
-    """The outputs of each code cell: those of the site, if it has been built from these sources, or fresh ones."""
+    """The outputs of each code cell: those of the site, if it is of these sources, or else fresh ones."""
     if (found := runner.executed(path)) is not None:
         return found
     namespace = {}

@@ -1,7 +1,7 @@
-"""What the reference says about a module and a class, and the directive ``exported``: the names in ``__all__`` of a package.
+"""What the reference says about a module and a class, and the directive ``exported``.
 
-Of what a module passes on only names from private modules, which have no page. Of what a class inherits only what comes
-from private classes of the package; public ones are its bases and documented themselves.
+Of what a module passes on only names from private modules, which have no page. Of what a class inherits only
+what comes from private classes of the package; public ones are its bases and documented themselves.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def _bases(app: Sphinx, name: str, cls: type, options: Any, bases: list[type]) -
     bases[:] = shown or [object]
 
 
-def _signature(app: Sphinx, what: str, name: str, value: Any, options: Any, arguments: Any, result: Any) -> Any:
+def _signature(
+    app: Sphinx, what: str, name: str, value: Any, options: Any, arguments: Any, result: Any
+) -> Any:
     """Defaults that are made for each object, in a form that is Python."""
     if arguments is None or "<factory>" not in arguments:
         return None
@@ -62,7 +64,7 @@ def _signature(app: Sphinx, what: str, name: str, value: Any, options: Any, argu
 
 
 def _returns(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    """What a function returns is a sentence; napoleon would take the words before a colon in it for a type."""
+    """What a function returns is a sentence; napoleon would take words before a colon in it for a type."""
     text = "\n".join(lines)
 
     def field(match: re.Match) -> str:

@@ -1,8 +1,9 @@
-"""Links to the reference: names that a module imports, that a class inherits, and that stand as code in the text.
+"""Links to the reference: names that a module imports, that a class inherits, and that stand in the text.
 
 A name is documented where it is defined and called as its readers know it: ``hnetfast.hnets.HMLP`` is
-``hnetfast.hnets.mlp_hnet.HMLP``, and ``InputError`` in a docstring what the module around it has imported. Names of PyTorch,
-numpy or a private module have to exist, but lead nowhere. What is left is reported, as always.
+``hnetfast.hnets.mlp_hnet.HMLP``, and ``InputError`` in a docstring what the module around it has imported.
+Names of PyTorch, numpy or a private module have to exist, but lead nowhere. What is left is reported, as
+always.
 """
 
 from __future__ import annotations
@@ -50,8 +51,10 @@ def where_defined(name: str) -> str | None:
 
 
 def _has(owner: Any, name: str) -> bool:
-    return name in getattr(owner, "__dict__", {}) or name in getattr(owner, "__annotations__", {}) or (
-        not inspect.isclass(owner) and hasattr(owner, name)
+    return (
+        name in getattr(owner, "__dict__", {})
+        or name in getattr(owner, "__annotations__", {})
+        or (not inspect.isclass(owner) and hasattr(owner, name))
     )
 
 

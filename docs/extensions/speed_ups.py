@@ -70,7 +70,9 @@ def draw(ratios: Mapping[str, Sequence[float]], title: str) -> str:
     colors = {"text.color": _TEXT, "axes.edgecolor": _TEXT, "xtick.color": _TEXT, "ytick.color": _TEXT}
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 10, **colors}):
         figure = Figure(figsize=(7.6, 0.27 * len(ratios) + 0.5), layout="constrained")
+        figure.patch.set_visible(False)
         axes = figure.subplots()
+        axes.patch.set_visible(False)
         for y, values in enumerate(ratios.values()):
             mean = geometric_mean(values)
             axes.barh(y, mean - 1, 0.62, left=1, color=_BAR, alpha=0.55, zorder=2)
@@ -113,7 +115,8 @@ class SpeedUps(SphinxDirective):
         shown: list[nodes.Node] = []
         for table, rows in tables:
             shown.append(nodes.rubric(table.title, table.title))
-            shown.append(self._figure(draw(by_case(table, rows), f"Speed-up over hypnettorch: {table.title}")))
+            title = f"Speed-up over hypnettorch: {table.title}"
+            shown.append(self._figure(draw(by_case(table, rows), title)))
         return shown
 
     def _figure(self, svg: str) -> nodes.Node:

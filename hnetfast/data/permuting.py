@@ -141,7 +141,8 @@ def permute_pixels(
         >>> from hnetfast.data import DigitsData
         >>> as_is, reversed_ = permute_pixels(DigitsData(), [None, np.arange(64)[::-1]])
         >>> x = as_is.get_test_inputs()[:1]
-        >>> bool((as_is.input_to_torch_tensor(x, "cpu").flip(1) == reversed_.input_to_torch_tensor(x, "cpu")).all())
+        >>> in_order, backwards = (task.input_to_torch_tensor(x, "cpu") for task in (as_is, reversed_))
+        >>> bool((in_order.flip(1) == backwards).all())
         True
     """
     if not isinstance(handler, Dataset):

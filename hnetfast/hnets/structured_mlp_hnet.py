@@ -81,7 +81,13 @@ class StructuredHMLP(Assembled, ChunkEmbeddingHyperNet):
         ...     (w1,), (w2,), (b1,), (b2,) = chunks
         ...     return [w1, b1, w2, b2]
         >>> hnet = StructuredHMLP(
-        ...     [[8, 8], [8], [8, 8], [8]], [[[8, 8]], [[8]]], [2, 2], 4, {"layers": (10,)}, assemble, verbose=False
+        ...     [[8, 8], [8], [8, 8], [8]],
+        ...     chunk_shapes=[[[8, 8]], [[8]]],
+        ...     num_per_chunk=[2, 2],
+        ...     chunk_emb_sizes=4,
+        ...     hmlp_kwargs={"layers": (10,)},
+        ...     assembly_fct=assemble,
+        ...     verbose=False,
         ... )
         >>> [tuple(tensor.shape) for tensor in hnet(cond_id=0)], hnet.assembly
         ([(8, 8), (8,), (8, 8), (8,)], 'moves')

@@ -66,7 +66,7 @@ def from_module(
         >>> mnet.generated_names, mnet.hyper_shapes_learned
         (['2.weight', '2.bias'], [[2, 5], [2]])
         >>> mnet(torch.randn(7, 3), weights=[torch.zeros(2, 5), torch.ones(2)]).sum().item()
-        tensor(14.)
+        14.0
     """
     return ModuleTarget(module, params=params, distill_bn_stats=distill_bn_stats)
 
