@@ -44,11 +44,12 @@ nb_execution_cache_path = str(BUILD / "executed" / SOURCES)
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
-nb_merge_streams = True
 os.environ["IPYTHONDIR"] = str(BUILD / "ipython")
 _startup = BUILD / "ipython" / "profile_default" / "startup"
 _startup.mkdir(parents=True, exist_ok=True)
-(_startup / "figures.ipy").write_text("%matplotlib inline\n")
+(_startup / "outputs.ipy").write_text(
+    "%matplotlib inline\nimport sys\nsys.stdout.flush_interval = 600  # what a cell prints is one output\n"
+)
 
 # Reference.
 autosummary_generate = True

@@ -23,6 +23,7 @@ PAGES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "README.md", *DOCS.glob
 RUN_BY = {
     "docs/any_module.md": "tests/mnets/test_module_target.py",
     "docs/many_weight_sets.md": "tests/mnets/test_batched.py",
+    "docs/posteriors.md": "tests/probabilistic/test_implicit_weights.py",
     "docs/subclassing.md": "tests/test_subclassing.py",
 }
 # A grid, and a call that starts a search; the configuration module and the script are the reader's.
