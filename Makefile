@@ -4,7 +4,7 @@ ARGS ?=
 PY := .venv/bin/python
 CPP = $(shell find csrc tests -name "*.h" -o -name "*.cpp" -o -name "*.cu" -o -name "*.cuh")
 
-.PHONY: help demo env test asan lint format bench clean
+.PHONY: help demo env test asan lint format bench docs clean
 
 help:
 	@echo "make demo    train a hypernetwork on five tasks, with and without its regulariser, and time it"
@@ -12,6 +12,7 @@ help:
 	@echo "make asan    run the tests of the ops with AddressSanitizer in the extension"
 	@echo "make lint    check style; make format mends it"
 	@echo "make bench   measure speed and memory against hypnettorch"
+	@echo "make docs    build the documentation site in build/docs/html, and check it"
 	@echo "make env     create or refresh .venv and build the extension (the others do so too)"
 	@echo "make clean   remove .venv and whatever was built; the shared dependencies stay in the cache"
 
@@ -42,6 +43,11 @@ format: env
 bench: env
 	$(PY) -m pytest bench $(ARGS)
 
+docs:
+	@$(PYTHON) build_support/environment.py --docs
+	OMP_WAIT_POLICY=passive $(PY) -m sphinx -W --keep-going -q -j auto -d build/docs/doctrees docs build/docs/html $(ARGS)
+	$(PY) docs/check_links.py build/docs/html
+
 clean:
-	rm -rf .venv build dist *.egg-info hnetfast/_C*.so hnetfast/_build_info.json
+	rm -rf .venv build docs/api/generated dist *.egg-info hnetfast/_C*.so hnetfast/_build_info.json
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

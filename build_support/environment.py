@@ -3,7 +3,7 @@
 The dependencies (torch above all) are large, so checkouts share them: they live in a virtual environment in
 the user's cache, named after a hash of what is in it, and `.venv` of the checkout only points there. hnetfast
 itself is in `.venv`. Without a cache that can be written, `.venv` holds everything. Where nothing has
-changed, nothing is done.
+changed, nothing is done. ``--docs`` adds what builds the documentation, which nothing else needs.
 """
 
 from __future__ import annotations  # an old Python gets as far as being told so
@@ -15,6 +15,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 MARKER = ".made-by-hnetfast"
 BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)  # not .venv's own, which may be replaced here
+PROJECT, CONSTRAINTS = ROOT / "pyproject.toml", ROOT / "constraints.txt"
 EXTRAS = ("data", "examples", "hpsearch", "test", "dev")
 
 
@@ -29,10 +31,10 @@ def main() -> None:
     """Brings the environment up to date."""
     if sys.version_info < (3, 10):  # noqa: UP036  (whatever python3 is on PATH runs this)
         sys.exit(f"hnetfast needs Python 3.10 or newer; this is {platform.python_version()} (set PYTHON=…)")
-    requirements = ["torch>=2.11", "numpy", *extras(ROOT / "pyproject.toml")]
+    requirements = ["torch>=2.11", "numpy", *extras(PROJECT, EXTRAS)]
     key = digest(
         *requirements,
-        (ROOT / "constraints.txt").read_text(),
+        CONSTRAINTS.read_text(),
         sys.version,
         sys.base_prefix,
         platform.machine(),
@@ -43,20 +45,24 @@ def main() -> None:
         with open(home / f"{key}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             install_dependencies(dependencies, requirements)
+            if "--docs" in sys.argv[1:]:
+                add_docs(dependencies)
         point_to(dependencies)
     else:
         install_dependencies(VENV, requirements)
+        if "--docs" in sys.argv[1:]:
+            add_docs(VENV)
     install_project(key)
 
 
-def extras(pyproject: Path) -> list[str]:
-    """Returns the requirements of the extras that development needs."""
+def extras(pyproject: Path, names: Sequence[str]) -> list[str]:
+    """Returns the requirements of some extras."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         from pip._vendor import tomli as tomllib
     declared = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"]
-    return sorted({requirement for extra in EXTRAS for requirement in declared[extra]})
+    return sorted({requirement for extra in names for requirement in declared[extra]})
 
 
 def digest(*parts: str) -> str:
@@ -83,12 +89,23 @@ def cache_folder() -> Path | None:
 def install_dependencies(env: Path, requirements: list[str]) -> None:
     """Creates a virtual environment with everything but hnetfast. Its stamp is written last."""
     stamp = env / ".complete"
-    wanted = digest(*requirements, (ROOT / "constraints.txt").read_text(), sys.version)
+    wanted = digest(*requirements, CONSTRAINTS.read_text(), sys.version)
     if is_stamped(env, stamp, wanted):
         return
     print(f"Installing the dependencies in {env} (about 5 GB, some minutes the first time) …", flush=True)
     create(env, with_pip=True)
-    pip(env, "install", "-c", str(ROOT / "constraints.txt"), *requirements)
+    pip(env, "install", "-c", str(CONSTRAINTS), *requirements)
+    stamp.write_text(wanted)
+
+
+def add_docs(env: Path) -> None:
+    """Adds the packages that build the documentation to the dependencies, once."""
+    stamp, requirements = env / ".docs-complete", extras(PROJECT, ["docs"])
+    wanted = digest(*requirements)
+    if is_stamped(env, stamp, wanted):
+        return
+    print(f"Installing what builds the documentation in {env} …", flush=True)
+    pip(env, "install", "-c", str(CONSTRAINTS), *requirements)
     stamp.write_text(wanted)
 
 

@@ -42,6 +42,11 @@ class LocalConv2d(nn.Module):
 
     Raises:
         TypeError, ValueError: If an argument is not accepted; it is named.
+
+    Example:
+        >>> layer = LocalConv2d(3, 8, 5, padding=2, input_size=16)
+        >>> layer(torch.randn(4, 3, 16, 16)).shape, layer.weight.shape
+        (torch.Size([4, 8, 16, 16]), torch.Size([8, 75, 256]))
     """
 
     bias: nn.Parameter | None

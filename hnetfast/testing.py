@@ -29,7 +29,7 @@ class ChunkedNetwork:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All tensors: inputs, weights, biases."""
+        """Inputs, weights and biases in one list."""
         return [*self.inputs, *self.weights, *self.biases]
 
     @property

@@ -46,6 +46,18 @@ def sources_of_targets(hnet: HyperNetInterface) -> tuple[list[TargetSource], lis
     Raises:
         TypeError: If it is another kind of hypernetwork.
         ValueError: If an assembly function computes the targets, so that they have no single source.
+
+    Example:
+        >>> from hnetfast.hnets import ChunkedHMLP
+        >>> hnet = ChunkedHMLP([[4, 3], [4]], chunk_size=6, verbose=False)
+        >>> sources, targets = sources_of_targets(hnet)
+        >>> sources[0]
+        TargetSource(name='hypernetwork', chunk=0)
+        >>> targets[0]
+        tensor([[0, 0, 0],
+                [0, 0, 0],
+                [1, 1, 1],
+                [1, 1, 1]], dtype=torch.int32)
     """
     sources, flat = check_hnet(hnet)._target_sources()
     tensors = flat.split([prod(shape) for shape in hnet.target_shapes])

@@ -1,7 +1,6 @@
 """Subclasses that set the protected attributes as hypnettorch's own classes and public code do."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from hnetfast.hnets import HMLP, HyperNetInterface
 from hnetfast.mnets import MLP, Classifier, MainNetInterface
 from hnetfast.utils.torch_utils import init_params
+from tests.documentation import run_page
 
 
 class TinyNet(nn.Module, MainNetInterface):
@@ -261,9 +261,7 @@ def test_abstract_methods_must_be_there():
 
 
 def test_example_in_the_documentation_runs():
-    text = (Path(__file__).parent.parent / "docs" / "subclassing.md").read_text()
-    namespace = {}
-    exec(text.split("```python\n")[1].split("```")[0], namespace)
+    namespace = run_page("docs/subclassing.md")
     network, learner = namespace["TinyNet"](), namespace["TinyNet"](no_weights=True)
     x = torch.randn(5, 3)
     torch.testing.assert_close(learner(x, weights=list(network.internal_params)), network(x))

@@ -26,6 +26,14 @@ class DigitsData(ArrayData):
 
     Raises:
         ValueError: If the share leaves no sample of a digit, or there are too few training samples.
+
+    Example:
+        >>> data = DigitsData(use_one_hot=True)
+        >>> inputs, outputs = data.next_train_batch(32)
+        >>> inputs.shape, outputs.shape
+        ((32, 64), (32, 10))
+        >>> data.input_to_torch_tensor(inputs, "cpu").shape
+        torch.Size([32, 64])
     """
 
     def __init__(

@@ -135,6 +135,15 @@ def permute_pixels(
         TypeError: If a permutation is no array of integers.
         ValueError: If one is no permutation or has another length, or the handler permutes already,
             or padding is asked for where inputs are no images.
+
+    Example:
+        >>> import numpy as np
+        >>> from hnetfast.data import DigitsData
+        >>> as_is, reversed_ = permute_pixels(DigitsData(), [None, np.arange(64)[::-1]])
+        >>> x = as_is.get_test_inputs()[:1]
+        >>> in_order, backwards = (task.input_to_torch_tensor(x, "cpu") for task in (as_is, reversed_))
+        >>> bool((in_order.flip(1) == backwards).all())
+        True
     """
     if not isinstance(handler, Dataset):
         raise InputTypeError(f"handler: expected a data handler, got {type(handler).__name__}")

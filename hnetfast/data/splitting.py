@@ -77,6 +77,12 @@ def split_by_class(
     Raises:
         ValueError: If ``handler`` is no classification with one class a sample, or labels are none of its
             classes or come twice in a task, or more validation samples are asked for than there are.
+
+    Example:
+        >>> from hnetfast.data import DigitsData
+        >>> tasks = split_by_class(DigitsData(), [[0, 1], [2, 3, 4]])
+        >>> [task.num_classes for task in tasks]
+        [2, 3]
     """
     if not isinstance(handler, Dataset):
         raise InputTypeError(f"handler: expected a data handler, got {type(handler).__name__}")

@@ -59,6 +59,13 @@ class ChunkedHMLP(ChunkedHyperNet):
 
     Raises:
         TypeError, ValueError: If an argument is not accepted; it is named. Nothing has been created by then.
+
+    Example:
+        >>> hnet = ChunkedHMLP([[100, 70], [100]], chunk_size=500, num_cond_embs=3, verbose=False)
+        >>> hnet.num_outputs, hnet.num_chunks
+        (7100, 15)
+        >>> [tuple(tensor.shape) for tensor in hnet(cond_id=2)]
+        [(100, 70), (100,)]
     """
 
     _hnet: HMLP

@@ -89,6 +89,11 @@ class HDeconv(FullHyperNet):
 
     Raises:
         TypeError, ValueError: If an argument is not accepted; it is named. Nothing has been created by then.
+
+    Example:
+        >>> hnet = HDeconv([[30, 30], [30]], (32, 32), num_layers=3, num_filters=[16, 8], verbose=False)
+        >>> [tuple(tensor.shape) for tensor in hnet(cond_id=0)]
+        [(30, 30), (30,)]
     """
 
     def __init__(

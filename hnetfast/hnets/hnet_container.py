@@ -57,6 +57,22 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
 
     Raises:
         TypeError, ValueError: If an argument is not accepted; it is named.
+
+    Example:
+        A hypernetwork makes the first layer; every condition has an output layer of its own:
+
+        >>> from hnetfast.hnets import HMLP
+        >>> first = HMLP([[8, 4]], num_cond_embs=3, verbose=False)
+        >>> hnet = HContainer(
+        ...     [[8, 4], [2, 8]],
+        ...     lambda of_hnets, shared, own: [*of_hnets[0], *own],
+        ...     hnets=[first],
+        ...     cond_param_shapes=[[2, 8]],
+        ...     num_cond_embs=3,
+        ...     verbose=False,
+        ... )
+        >>> [tuple(tensor.shape) for tensor in hnet(cond_id=1)]
+        [(8, 4), (2, 8)]
     """
 
     _further_keys = ("hnets",)

@@ -29,7 +29,7 @@ _REQUIRED = ("_target_shapes", "_num_known_conds", "_unconditional_param_shapes_
 
 
 class HyperNetInterface(MainNetInterface):
-    """Network that generates tensors of the shapes :attr:`target_shapes` for one or several conditions.
+    """Network that generates tensors of the shapes ``target_shapes`` for one or several conditions.
 
     Hypernetworks: Ha et al., "HyperNetworks", 2016, https://arxiv.org/abs/1609.09106. Parameters that belong
     to one condition, such as a task embedding, are called conditional, all others unconditional. A subclass

@@ -40,6 +40,14 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
 
     Raises:
         TypeError, ValueError: If an argument is not accepted; it is named.
+
+    Example:
+        >>> from hnetfast.hnets import HMLP
+        >>> hnet = HMLP([[4, 3], [4]], uncond_in_size=5, cond_in_size=0, num_cond_embs=0, verbose=False)
+        >>> wrapper = HPerturbWrapper(hnet, hnet_uncond_in_size=5, sigma_noise=0.1, verbose=False)
+        >>> noise = torch.randn(7, wrapper.num_outputs)
+        >>> wrapper(uncond_input=noise, ret_format="flattened").shape
+        torch.Size([7, 16])
     """
 
     def __init__(

@@ -44,6 +44,13 @@ class HMLP(FullHyperNet):
 
     Raises:
         TypeError, ValueError: If an argument is not accepted; it is named. Nothing has been created by then.
+
+    Example:
+        >>> hnet = HMLP([[4, 3], [4]], cond_in_size=2, layers=(5,), num_cond_embs=6, verbose=False)
+        >>> [tuple(tensor.shape) for tensor in hnet(cond_id=0)]
+        [(4, 3), (4,)]
+        >>> hnet(cond_id=[0, 5], ret_format="flattened").shape
+        torch.Size([2, 16])
     """
 
     def __init__(

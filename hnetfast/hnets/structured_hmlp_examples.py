@@ -15,7 +15,7 @@ from hnetfast._errors import InputTypeError, UnsupportedError
 from hnetfast.mnets import WRN, ResNet
 from hnetfast.mnets.mnet_interface import MainNetInterface
 
-__all__ = ["resnet_chunking", "wrn_chunking"]
+__all__ = ["Joined", "resnet_chunking", "wrn_chunking"]
 
 Chunking = tuple[list[list[list[int]]], list[int], "Joined"]
 

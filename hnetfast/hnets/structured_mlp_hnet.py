@@ -73,6 +73,24 @@ class StructuredHMLP(Assembled, ChunkEmbeddingHyperNet):
 
     Raises:
         TypeError, ValueError: If an argument is not accepted; it is named.
+
+    Example:
+        Two layers of the same shape are two chunks of one kind, their biases two of another:
+
+        >>> def assemble(chunks):
+        ...     (w1,), (w2,), (b1,), (b2,) = chunks
+        ...     return [w1, b1, w2, b2]
+        >>> hnet = StructuredHMLP(
+        ...     [[8, 8], [8], [8, 8], [8]],
+        ...     chunk_shapes=[[[8, 8]], [[8]]],
+        ...     num_per_chunk=[2, 2],
+        ...     chunk_emb_sizes=4,
+        ...     hmlp_kwargs={"layers": (10,)},
+        ...     assembly_fct=assemble,
+        ...     verbose=False,
+        ... )
+        >>> [tuple(tensor.shape) for tensor in hnet(cond_id=0)], hnet.assembly
+        ([(8, 8), (8,), (8, 8), (8,)], 'moves')
     """
 
     _embedding_meta: ClassVar[dict[str, Any]] = {"hnet_ind": 0}

@@ -57,6 +57,13 @@ class MLP(nn.Module, MainNetInterface):
         ValueError: If a width is not positive, the dropout rate not in [0, 1], ``init_weights`` of wrong
             shapes, or options contradict each other.
         TypeError: If a width is not an integer or a function not callable.
+
+    Example:
+        >>> mnet = MLP(n_in=3, n_out=2, hidden_layers=[5], no_weights=True, verbose=False)
+        >>> mnet.param_shapes
+        [[5, 3], [5], [2, 5], [2]]
+        >>> mnet(torch.randn(7, 3), weights=[torch.randn(shape) for shape in mnet.param_shapes]).shape
+        torch.Size([7, 2])
     """
 
     _input_ndims = (2,)

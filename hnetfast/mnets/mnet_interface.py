@@ -254,7 +254,7 @@ class MainNetInterface(LayerBuilding, ABC):
 
     @property
     def layer_weight_tensors(self) -> nn.ParameterList:
-        """Weight tensors of the layers: matrices and kernels, no gains."""
+        """Matrices and kernels of the layers, no gains."""
         return self._layer_weight_tensors
 
     @property
@@ -335,6 +335,15 @@ class MainNetInterface(LayerBuilding, ABC):
         Raises:
             ValueError: If a number of weights or sets or a shape does not fit.
             TypeError: If ``weights`` is of none of the formats.
+
+        Example:
+            >>> from hnetfast.mnets import MLP
+            >>> mnet = MLP(n_in=3, n_out=2, hidden_layers=[5], no_weights=True, verbose=False)
+            >>> flat = torch.randn(10, mnet.num_params)  # ten sets
+            >>> mnet.forward_batched(torch.randn(7, 3), flat).shape  # each on the same seven inputs
+            torch.Size([10, 7, 2])
+            >>> mnet.forward_batched(torch.randn(10, 7, 3), flat).shape  # each on its own
+            torch.Size([10, 7, 2])
         """
         return forward_batched(self, x, weights, x_per_set, chunk_size, forward_kwargs)
 

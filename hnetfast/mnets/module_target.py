@@ -59,6 +59,14 @@ def from_module(
         ValueError: If the module has no parameters, uninitialised ones, or none of the given names; or if it
             cannot be copied, or has no running statistics where they are asked for.
         TypeError: If it is no module, or one that cannot be called with other parameters.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+        >>> mnet = from_module(net, params=["2.*"])
+        >>> mnet.generated_names, mnet.hyper_shapes_learned
+        (['2.weight', '2.bias'], [[2, 5], [2]])
+        >>> mnet(torch.randn(7, 3), weights=[torch.zeros(2, 5), torch.ones(2)]).sum().item()
+        14.0
     """
     return ModuleTarget(module, params=params, distill_bn_stats=distill_bn_stats)
 

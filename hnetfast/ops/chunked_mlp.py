@@ -60,6 +60,14 @@ def chunked_mlp(
 
     Raises:
         ValueError, RuntimeError: Sizes, dtypes or devices that do not fit; the argument is named.
+
+    Example:
+        A linear network of chunk embeddings ``[1, N, 2]`` and conditions ``[B, 1, 3]``, N = 4 and B = 2:
+
+        >>> chunks, conditions = torch.randn(1, 4, 2), torch.randn(2, 1, 3)
+        >>> weight, bias = torch.randn(10, 5), torch.randn(10)
+        >>> chunked_mlp([chunks, conditions], [weight], [bias], "relu", 37).shape
+        torch.Size([2, 37])
     """
     return _OP(inputs, weights, biases, activation, num_outputs)[0]
 

@@ -398,7 +398,7 @@ class GaussianTarget:
 
     @property
     def target_shapes(self) -> list[list[int]]:
-        """Shapes to generate: those of the means of all weight tensors, then those of their scales."""
+        """Shapes of the means of all weight tensors, then those of their scales."""
         return [list(shape) for shape in (*self._shapes, *self._shapes)]
 
     # What hyperfan initialisation reads of a main network.
@@ -553,7 +553,7 @@ class GaussianParameters(nn.Module):
         return means
 
     def forward(self) -> GaussianWeights:
-        """The distribution; gradients reach :attr:`raw`."""
+        """The distribution; gradients reach ``raw``."""
         return self._target(self.raw)
 
 

@@ -55,6 +55,18 @@ class OutputRegularizer:
 
     Raises:
         TypeError, ValueError: If an argument is not accepted; it is named.
+
+    Example:
+        >>> from hnetfast.hnets import HMLP
+        >>> hnet = HMLP([[4, 3], [4]], num_cond_embs=2, verbose=False)
+        >>> regularizer = OutputRegularizer(hnet)
+        >>> regularizer.snapshot()  # the first task has been learned
+        >>> float(regularizer.loss(1).detach())
+        0.0
+        >>> with torch.no_grad():
+        ...     _ = hnet.unconditional_params[0].add_(0.1)  # a step on the second task
+        >>> bool(regularizer.loss(1) > 0)
+        True
     """
 
     def __init__(

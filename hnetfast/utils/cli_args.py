@@ -163,7 +163,7 @@ def hnet_args(
         prefix: What the options' names begin with, for scripts with several hypernetworks.
         pf_name: What the help calls the hypernetwork with that prefix.
         **kwargs: ``show_<option>`` and ``d<option>`` of the options that main networks have, whatever their
-            type. Their names begin with "hnet_" here. See :func:`main_net_args`.
+            type. Their names begin with ``hnet_`` here. See :func:`main_net_args`.
 
     Returns:
         The group.

@@ -130,6 +130,14 @@ class HMC(Chain):
     Raises:
         TypeError: If position or potential are of another type.
         ValueError: If an argument has a value or shape that is not accepted.
+
+    Example:
+        A normal distribution in two dimensions:
+
+        >>> chain = HMC(torch.zeros(2), lambda q: 0.5 * q.square().sum(), stepsize=0.3, num_steps=5)
+        >>> chain.simulate_chain(100)
+        >>> len(chain.position_trajectory), chain.current_position.shape
+        (101, torch.Size([2]))
     """
 
     _name, _tag = "HMC", "hmc"
@@ -234,7 +242,7 @@ class NUTS(HMC):
 
     @property
     def num_steps(self) -> int:
-        """Not there: the number of steps differs from state to state."""
+        """Not there, as the number of steps differs from state to state."""
         raise RuntimeError("num_steps: NUTS has none, since it chooses the number for every state")
 
     @num_steps.setter

@@ -33,6 +33,14 @@ def rank_normalised_rhat(chains: Chains) -> Tensor:
 
     Raises:
         ValueError: If chains differ in length, or have too few states or NaN.
+
+    Example:
+        >>> chains = torch.randn(4, 1000, 1, generator=torch.Generator().manual_seed(0))
+        >>> bool(rank_normalised_rhat(chains) < 1.01)
+        True
+        >>> chains[0] += 1  # one that is elsewhere
+        >>> bool(rank_normalised_rhat(chains) < 1.01)
+        False
     """
     halves = _halves(chains)
     folded = (halves - halves.flatten(0, 1).quantile(0.5, dim=0)).abs()

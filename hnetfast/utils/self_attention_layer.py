@@ -156,7 +156,7 @@ class SelfAttnLayerV2(_SelfAttention):
 
     @property
     def weight_shapes(self) -> list[list[int]]:
-        """Shapes of all weights: weight and bias of query, key and value, and gamma."""
+        """Shapes of weight and bias of query, key and value, and of gamma."""
         return self._weight_shapes
 
     @property

@@ -1,9 +1,7 @@
 """Main networks evaluated for many sets of weights: equal to one call after the other."""
 
 import copy
-import re
 from math import prod
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from torch import nn
 from hnetfast.hnets import HMLP, ChunkedHMLP
 from hnetfast.mnets import MLP, MainNetInterface
 from hnetfast.mnets._work import multiply_adds
+from tests.documentation import run_page
 
 SETS, BATCH, N_IN, N_OUT = 3, 5, 4, 2
 
@@ -373,12 +372,7 @@ def test_float64_and_autocast():
 
 
 def test_the_documentation_s_examples_run():
-    text = (Path(__file__).parents[2] / "docs" / "many_weight_sets.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert blocks
-    namespace = {}
-    for block in blocks:
-        exec(block, namespace)
+    namespace = run_page("docs/many_weight_sets.md")
     assert namespace["logits"].shape == (10, 1, 10)
 
 

@@ -1,9 +1,7 @@
 """Ordinary modules as main networks."""
 
 import copy
-import re
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ from torch.nn.utils import parametrizations
 
 from hnetfast import mnets
 from hnetfast.mnets import MainNetInterface, from_module
+from tests.documentation import run_page
 from tests.mnets.modules import (
     MODULES,
     Conditioned,
@@ -498,10 +497,7 @@ def test_names():
 
 
 def test_examples_in_the_documentation_run(capsys):
-    text = (Path(__file__).parents[2] / "docs" / "any_module.md").read_text()
-    namespace = {}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(block, namespace)
+    namespace = run_page("docs/any_module.md")
     assert namespace["logits"].shape == (3, 4, 5)
     assert F.softmax(namespace["output"]["logits"], -1).shape == (2, 7, 50)
     assert "layer4.1.conv1.weight [512, 512, 3, 3] weight Conv2d 4608" in capsys.readouterr().out

@@ -1,8 +1,6 @@
 """Weights made from noise, against a loop over its rows."""
 
 import copy
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ import torch
 from hnetfast.hnets import HMLP, ChunkedHMLP, HPerturbWrapper, StructuredHMLP
 from hnetfast.probabilistic import ImplicitWeights
 from hnetfast.regularizers import OutputRegularizer
+from tests.documentation import run_page
 from tests.small_networks import SHAPES, main_network
 
 NOISE = 3
@@ -247,11 +246,6 @@ def test_bad_arguments(call, kind, message):
 
 
 def test_the_documentation_s_examples_run():
-    text = (Path(__file__).parents[2] / "docs" / "posteriors.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == 5
-    namespace = {}
-    for block in blocks:
-        exec(block, namespace)
+    namespace = run_page("docs/posteriors.md")
     assert namespace["inferred"].shape == (60,) and 0 <= namespace["error"] <= 1
     assert namespace["logits"].shape == (20, 30, 3) and namespace["divergence"].isfinite()

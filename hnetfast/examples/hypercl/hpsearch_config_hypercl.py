@@ -47,7 +47,7 @@ grid = {
 conditions = [
     # Of no use where nothing is chunked: ({"hnet_type": ["hmlp"]}, {"chmlp_chunk_size": [750]})
 ]
-"""Pairs of options: configurations that meet the first get the values of the second."""
+"""Pairs of options. Configurations that meet the first get the values of the second."""
 
 
 def _defaults() -> Namespace:
