@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from hnetfast.examples._run_options import Start, add_run_options, parse_given, take_stored_options
 from hnetfast.utils import cli_args
 
 DATA_FOLDER = "datasets"
 
 # Options that may change when a run goes on: they don't change its numbers.
 _MAY_CHANGE = ("out_dir", "data_dir", "no_cuda", "loglevel_info")
-_UNSET = object()
-
-
-@dataclass(frozen=True)
-class Start:
-    """How a run begins: options that are no part of the experiment.
-
-    Attributes:
-        resume: Whether to go on with the run in ``out_dir``.
-        force: Whether an existing ``out_dir`` is deleted without a question.
-        checkpoint_every: Seconds between checkpoints in the middle of a task.
-        notes: What the user should know about how options were understood.
-    """
-
-    resume: bool
-    force: bool
-    checkpoint_every: float
-    notes: tuple[str, ...]
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[Namespace, Start]:
@@ -51,25 +30,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[Namespace, 
         SystemExit: For arguments that are not accepted, and for ``--help``.
     """
     parser = _parser()
-    config = parser.parse_args(arguments)
-    unset = Namespace(**dict.fromkeys(vars(config), _UNSET))
-    given = {
-        name: value
-        for name, value in vars(parser.parse_args(arguments, unset)).items()
-        if value is not _UNSET
-    }
+    config, given = parse_given(parser, arguments)
     notes = []
     if config.resume:
-        if "out_dir" not in given:
-            parser.error("argument --resume: --out_dir of the run that is to go on is needed as well")
-        stored = Path(config.out_dir, "config.json")
-        if stored.is_file():
-            _take_stored(parser, config, given, stored)
-            given = vars(config)
-        elif os.path.isdir(os.path.join(config.out_dir, "checkpoints")):
-            parser.error(f"argument --resume: {stored}, the options of the run, is missing")
-        else:
-            notes.append(f"There is no run in {config.out_dir} yet: it starts from the beginning.")
+        notes += take_stored_options(parser, config, given, _MAY_CHANGE, may_be_none=("data_dir",))
     if "cl_exp" not in given and config.data_dir is None and not _has_mnist(data_folder(config)):
         config.cl_exp = "splitdigits"
         notes.insert(
@@ -84,10 +48,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[Namespace, 
     _check(parser, config)
     if config.momentum != 0:
         notes.append("--momentum has no effect: Adam, the optimiser, has --adam_beta1 in its place.")
-    start = Start(config.resume, config.force, config.checkpoint_every, tuple(notes))
-    for name in ("resume", "force", "checkpoint_every"):
-        delattr(config, name)
-    return config, start
+    return config, Start.take_from(config, notes)
 
 
 def data_folder(config: Namespace) -> str:
@@ -163,55 +124,8 @@ def _parser() -> argparse.ArgumentParser:
         "--data_dir",
         help=f'Folder of the data. Default: "{DATA_FOLDER}", in the working folder or beside the script.',
     )
-    group.add_argument(
-        "--resume",
-        action="store_true",
-        help="Go on with the run in --out_dir, which was stopped or killed, with its options.",
-    )
-    group.add_argument(
-        "--force", action="store_true", help="Delete an existing --out_dir without a question."
-    )
-    group.add_argument(
-        "--checkpoint_every",
-        type=float,
-        default=10,
-        metavar="SECONDS",
-        help="Time between checkpoints in the middle of a task, from which --resume goes on; there is one "
-        "after each task as well. Default: %(default)s.",
-    )
+    add_run_options(group)
     return parser
-
-
-def _take_stored(
-    parser: argparse.ArgumentParser, config: Namespace, given: dict[str, Any], path: Path
-) -> None:
-    """Replace the options by those of the run that goes on."""
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(stored, dict):
-            raise ValueError("an object is expected")
-    except ValueError as error:
-        parser.error(f"argument --resume: {path} does not hold the options of a run ({error})")
-    kinds: dict[str, Any] = {
-        action.dest: action.type or (str if action.nargs != 0 else bool) for action in parser._actions
-    }
-    for name, value in stored.items():
-        kind = kinds.get(name)
-        fits = isinstance(value, (int, float) if kind is float else kind or ()) or (
-            name == "data_dir" and value is None
-        )
-        if not fits or (isinstance(value, bool) and kind is not bool):
-            parser.error(
-                f"argument --resume: {path} holds {name}: {value!r}, which is no option of this script"
-            )
-        if name in given and given[name] != value:
-            if name not in _MAY_CHANGE:
-                parser.error(
-                    f"argument --{name}: the run in {config.out_dir} was started with {value!r}, got "
-                    f"{given[name]!r}"
-                )
-            continue
-        setattr(config, name, value)
 
 
 def _check(parser: argparse.ArgumentParser, config: Namespace) -> None:

@@ -1,0 +1,195 @@
+"""Which options of the posterior-replay commands go together."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import warnings
+from argparse import Namespace
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from hnetfast.examples.posterior_replay._options import Experiment
+from hnetfast.utils import cli_args
+from hnetfast.utils._cli_options import HNET_OPTIONS, MAIN_NET_OPTIONS
+
+# Smallest numbers, for those options that a command has.
+_AT_LEAST = {
+    "num_tasks": 1,
+    "num_classes_per_task": 1,
+    "skip_tasks": 0,
+    "batch_size": 1,
+    "n_iter": 1,
+    "val_iter": 1,
+    "val_batch_size": 1,
+    "val_set_size": 0,
+    "beta": 0,
+    "weight_decay": 0,
+    "checkpoint_every": 0,
+    "train_sample_size": 1,
+    "val_sample_size": 1,
+    "kl_scale": 0,
+    "num_kl_samples": 1,
+    "std_normal_temb": 0,
+    "std_normal_emb": 0,
+    "latent_dim": 1,
+    "ssge_sample_size": 2,
+    "dis_batch_size": 1,
+    "num_dis_steps": 1,
+    "num_ac_samples": 1,
+}
+_POSITIVE = ("lr", "prior_variance", "latent_std", "rbf_kernel_width")
+# -1 switches these off.
+_OFF_OR_AT_LEAST_ONE = ("epochs", "hnet_reg_batch_size", "num_ssge_eigenvals")
+_OFF_OR_POSITIVE = ("clip_grad_value", "clip_grad_norm", "full_support_perturbation", "dis_lr")
+
+_PREFIXES = ("", "imp_", "hh_")
+_WITH_CHUNKING = ("resnet", "wrn")  # main networks that a structured hypernetwork can follow
+
+
+def check_options(
+    parser: argparse.ArgumentParser,
+    config: Namespace,
+    given: Collection[str],
+    experiment: Experiment,
+    *,
+    strict: bool = True,
+) -> list[str]:
+    """Check options, as parsed.
+
+    Args:
+        parser: The parser, which reports what is wrong.
+        config: The options.
+        given: Names of those that stand in the command line.
+        experiment: What is learned.
+        strict: Whether options that the chosen types of networks have no use for are errors, not notes.
+
+    Returns:
+        What the user should know.
+
+    Raises:
+        SystemExit: If a number is out of range, or options contradict each other; the message names them.
+    """
+    for message in (*_out_of_range(config), *_contradictions(config)):
+        parser.error(f"argument {message}")
+    if experiment.images:
+        for message in _impossible_tasks(config):
+            parser.error(f"argument {message}")
+    notes = []
+    for message in _misfits(config, given, experiment):
+        if strict:
+            parser.error(f"argument {message}")
+        notes.append(f"{message}: it has no effect")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            cli_args.check_invalid_argument_usage(config)
+        except ValueError as error:
+            parser.error(str(error))
+    return [*notes, *(f"--{warning.message}" for warning in caught)]
+
+
+def _out_of_range(config: Namespace) -> Iterator[str]:
+    options = vars(config)
+
+    def wrong(name: str, accepted: bool, expected: str) -> Iterator[str]:
+        if not accepted:
+            yield f"--{name}: expected {expected}, got {options[name]}"
+
+    for name, least in _AT_LEAST.items():
+        if name in options:
+            yield from wrong(name, least <= options[name] < math.inf, f"a number of at least {least}")
+    for name in _POSITIVE:
+        if name in options:
+            yield from wrong(name, 0 < options[name] < math.inf, "a positive number")
+    for name in _OFF_OR_AT_LEAST_ONE:
+        if name in options:
+            value = options[name]
+            yield from wrong(name, value == -1 or value >= 1, "a number of at least 1, or -1")
+    for name in _OFF_OR_POSITIVE:
+        if name in options:
+            value = options[name]
+            yield from wrong(name, value == -1 or 0 < value < math.inf, "a positive number, or -1")
+    yield from wrong("adam_beta1", 0 <= config.adam_beta1 < 1, "a number from 0 to 1 without it")
+    if "thr_ssge_eigenvals" in options:
+        yield from wrong(
+            "thr_ssge_eigenvals", 0 < config.thr_ssge_eigenvals <= 1, "a share above 0, and at most 1"
+        )
+
+
+def _contradictions(config: Namespace) -> Iterator[str]:
+    def on(name: str) -> Any:
+        return getattr(config, name, False)
+
+    if on("test_with_val_set") and config.val_set_size == 0:
+        yield "--test_with_val_set: needs a validation set, got --val_set_size=0"
+    if on("mean_only"):
+        for name in ("radial_bnn", "local_reparam_trick"):
+            if on(name):
+                yield f"--mean_only: excludes --{name}, for there are no scales to sample with"
+        if config.regularizer != "mse":
+            yield f"--regularizer: expected mse with --mean_only, got {config.regularizer}"
+        if config.kl_scale != 0:
+            yield f"--kl_scale: expected 0 with --mean_only, which has no divergence, got {config.kl_scale}"
+    if on("radial_bnn"):
+        if on("local_reparam_trick"):
+            yield "--radial_bnn: excludes --local_reparam_trick, which samples from a Gaussian"
+        if config.regularizer != "mse":
+            yield f"--regularizer: expected mse with --radial_bnn, got {config.regularizer}"
+    if on("hyper_fan_init") and on("hyper_gauss_init"):
+        yield "--hyper_fan_init: excludes --hyper_gauss_init"
+    yield from _contradictions_of_ssge(config)
+
+
+def _contradictions_of_ssge(config: Namespace) -> Iterator[str]:
+    if not hasattr(config, "num_ssge_eigenvals"):
+        return
+    number, samples = config.num_ssge_eigenvals, config.ssge_sample_size
+    if number > samples:
+        yield (
+            f"--num_ssge_eigenvals: expected at most as many as samples, --ssge_sample_size={samples}, "
+            f"got {number}"
+        )
+    if number != -1 and config.thr_ssge_eigenvals != 1:
+        yield (
+            f"--num_ssge_eigenvals, --thr_ssge_eigenvals: exclude each other, got {number} and "
+            f"{config.thr_ssge_eigenvals}"
+        )
+
+
+def _impossible_tasks(config: Namespace) -> Iterator[str]:
+    per_task = config.num_classes_per_task
+    if not config.synthetic_data and per_task not in (1, 2, 5, 10):
+        yield f"--num_classes_per_task: expected 1, 2, 5 or 10 of CIFAR-10's classes, got {per_task}"
+    possible = 110 // per_task
+    number = config.skip_tasks + config.num_tasks
+    if number > possible:
+        yield (
+            f"--num_tasks: expected at most {possible} with --skip_tasks, for CIFAR-10 and -100 have 110 "
+            f"classes together, {per_task} a task, got {config.num_tasks} and {config.skip_tasks}"
+        )
+
+
+def _misfits(config: Namespace, given: Collection[str], experiment: Experiment) -> Iterator[str]:
+    """Options that stand in the command line, but are those of networks of another type."""
+    net = getattr(config, "net_type", experiment.main_nets[0])
+    for option in MAIN_NET_OPTIONS:
+        if option.name in given and net not in option.nets:
+            yield f"--{option.name}: is one of --net_type {' or '.join(option.nets)}, got {net}"
+    for prefix in _PREFIXES:
+        hnet = getattr(config, f"{prefix}hnet_type", None)
+        if hnet is None:
+            continue
+        for option in HNET_OPTIONS:
+            if option.nets and f"{prefix}{option.name}" in given and hnet not in option.nets:
+                yield (
+                    f"--{prefix}{option.name}: is one of --{prefix}hnet_type {' or '.join(option.nets)}, "
+                    f"got {hnet}"
+                )
+        if f"{prefix}shmlp_gcd_chunking" in given and hnet != "structured_hmlp":
+            yield f"--{prefix}shmlp_gcd_chunking: is one of --{prefix}hnet_type structured_hmlp, got {hnet}"
+        if hnet == "structured_hmlp" and net not in _WITH_CHUNKING:
+            yield (
+                f"--{prefix}hnet_type: structured_hmlp follows the layers of --net_type "
+                f"{' or '.join(_WITH_CHUNKING)}, got {net}"
+            )
