@@ -158,7 +158,7 @@ def make_parser(method: str, experiment: Experiment) -> argparse.ArgumentParser:
 
     Returns:
         The parser. What it parses is to be checked by
-        :func:`hnetfast.examples.posterior_replay._option_checks.check_options`.
+        :func:`hnetfast.examples.posterior_replay._command_line.check_options`.
     """
     makers = {"bbb": _bbb_parser, "ssge": _ssge_parser, "avb": _avb_parser}
     return makers[method](experiment)

@@ -1,4 +1,4 @@
-"""Which options of the posterior-replay commands go together."""
+"""Parsing command lines of posterior replay, and which options go together."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import argparse
 import math
 import warnings
 from argparse import Namespace
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from hnetfast.examples.posterior_replay._options import Experiment
+from hnetfast.examples._run_options import Start, parse_given, take_stored_options
+from hnetfast.examples.posterior_replay._options import Experiment, make_parser
 from hnetfast.utils import cli_args
 from hnetfast.utils._cli_options import HNET_OPTIONS, MAIN_NET_OPTIONS
 
@@ -45,6 +46,36 @@ _OFF_OR_POSITIVE = ("clip_grad_value", "clip_grad_norm", "full_support_perturbat
 
 _PREFIXES = ("", "imp_", "hh_")
 _WITH_CHUNKING = ("resnet", "wrn")  # main networks that a structured hypernetwork can follow
+
+
+# Options that may change when a run goes on: they don't change its numbers.
+_MAY_CHANGE = ("out_dir", "data_dir", "no_cuda", "loglevel_info")
+
+
+def parse_arguments(
+    method: str, experiment: Experiment, arguments: Sequence[str] | None = None, *, strict: bool = True
+) -> tuple[Namespace, Start]:
+    """Parse the command line of a command.
+
+    Args:
+        method: One of :data:`hnetfast.examples.posterior_replay._options.METHODS`.
+        experiment: What is learned.
+        arguments: The arguments; those of the process by default.
+        strict: See :func:`check_options`.
+
+    Returns:
+        The options of the experiment, those of the run that goes on if there is one, and how to begin.
+
+    Raises:
+        SystemExit: For arguments that are not accepted, and for ``--help``.
+    """
+    parser = make_parser(method, experiment)
+    config, given = parse_given(parser, arguments)
+    names, notes = list(given), []
+    if config.resume:
+        notes += take_stored_options(parser, config, given, _MAY_CHANGE)
+    notes += check_options(parser, config, names, experiment, strict=strict)
+    return config, Start.take_from(config, notes)
 
 
 def check_options(
