@@ -28,11 +28,12 @@ _OWN_FILES = (
     "summary",
     CHECKPOINTS,
     "performance_overview.txt",
+    "results.json",
 )
 
 
 def set_up(
-    config: Namespace, resume: bool = False, force: bool = False
+    config: Namespace, resume: bool = False, force: bool = False, name: str = "hypercl"
 ) -> tuple[torch.device, SummaryWriter, logging.Logger]:
     """Set up folder, logger, seeds, device and TensorBoard writer.
 
@@ -42,6 +43,7 @@ def set_up(
         config: The options.
         resume: Whether a run goes on, if there is one.
         force: Whether to delete an existing folder without a question.
+        name: What the logger's name begins with.
 
     Returns:
         See :func:`hnetfast.utils.sim_utils.setup_environment`.
@@ -51,12 +53,12 @@ def set_up(
         if resume and os.path.isdir(out_dir):
             names = [name for name in os.listdir(out_dir) if not name.endswith(".part")]
             force = force or set(names) <= set(_OWN_FILES)
-        return sim_utils.setup_environment(config, "hypercl", force=force)
+        return sim_utils.setup_environment(config, name, force=force)
 
     writer_class = sim_utils._writer_class()
     log_files = (os.path.join(out_dir, f"logfile_{i}.txt") for i in count(2))
     logger = logger_config.config_logger(
-        f"hypercl_{os.path.abspath(out_dir)}",
+        f"{name}_{os.path.abspath(out_dir)}",
         next(path for path in log_files if not os.path.exists(path)),
         logging.DEBUG,
         logging.INFO if config.loglevel_info else logging.DEBUG,

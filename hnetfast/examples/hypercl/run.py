@@ -11,16 +11,15 @@ import logging
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from hnetfast._errors import InputError
-from hnetfast._progress import progress_bar
 from hnetfast.data.dataset import Dataset
+from hnetfast.examples._logged_progress import logged_progress
 from hnetfast.examples.hypercl import _results
 from hnetfast.examples.hypercl._command_line import data_folder, parse_arguments
 from hnetfast.examples.hypercl._environment import CHECKPOINTS, set_up
@@ -238,7 +237,7 @@ def train(
     first = state.continue_task(optimizer, data) if state else 0
     logger.info(f"Task {task_id}: {n_iter} iterations" + (f", from {first} on" if first else ""))
 
-    with _progress(n_iter - first, f"Task {task_id + 1} of {config.num_tasks}", logger) as advance:
+    with logged_progress(n_iter - first, f"Task {task_id + 1} of {config.num_tasks}", logger) as advance:
         for i in range(first, n_iter):
             if state is not None:
                 state.save_if_due(i, optimizer, weights_of_task, data)
@@ -317,32 +316,6 @@ def _optimizer(hnet: HyperNetInterface, config: Namespace) -> torch.optim.Adam:
         weight_decay=config.weight_decay,
         fused=True,
     )
-
-
-@contextmanager
-def _progress(total: int, label: str, logger: logging.Logger) -> Iterator[Callable[[], object]]:
-    """Show a progress bar at a terminal; the log goes on above it."""
-    show = sys.stderr.isatty()
-    with progress_bar(total, label, show) as advance, ExitStack() as stack:
-        for handler in logger.handlers if show else ():
-            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
-                stack.callback(handler.setStream, handler.setStream(_AboveBar()))
-        yield advance
-
-
-class _AboveBar:
-    """Writes to the standard output where there may be a progress bar."""
-
-    def write(self, text: str) -> None:
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            sys.stdout.write(text)
-        else:
-            tqdm.write(text, end="")
-
-    def flush(self) -> None:
-        sys.stdout.flush()
 
 
 def run(arguments: Sequence[str] | None = None) -> list[list[float]]:
