@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ import torch
 from hnetfast._errors import InputError, InputIndexError
 from hnetfast.data.dataset import Dataset
 from hnetfast.examples.hypercl._recorder import Recorder
-from hnetfast.examples.hypercl._task_weights import TaskWeights
 from hnetfast.utils import torch_ckpts
 
 # Saving takes at most this share of a run's time.
@@ -31,6 +30,14 @@ _ENTRIES = {
     "training": (Mapping, type(None)),
     "random": Mapping,
 }
+
+
+class EarlierTasks(Protocol):
+    """What remembers the hypernetwork as it was when a task began."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """What is remembered."""
+        ...
 
 
 class RunState:
@@ -96,7 +103,7 @@ class RunState:
 
     @property
     def previous(self) -> Mapping[str, Any] | None:
-        """What :class:`TaskWeights` kept of earlier tasks, if the loaded task is in the middle."""
+        """What was remembered of earlier tasks, if the loaded task is in the middle."""
         return self._training["previous"] if self._training else None
 
     def continue_task(self, optimizer: torch.optim.Optimizer, data: Dataset) -> int:
@@ -120,14 +127,14 @@ class RunState:
         return training["iteration"]
 
     def save_if_due(
-        self, iteration: int, optimizer: torch.optim.Optimizer, weights: TaskWeights, data: Dataset
+        self, iteration: int, optimizer: torch.optim.Optimizer, weights: EarlierTasks, data: Dataset
     ) -> None:
         """Save a checkpoint in the middle of a task, if the last one is old enough.
 
         Args:
             iteration: The iteration that comes next.
             optimizer: The task's optimiser.
-            weights: What generates its weights.
+            weights: What keeps earlier tasks as they were.
             data: Its data.
         """
         if time.monotonic() - self._saved_at < self._pause:

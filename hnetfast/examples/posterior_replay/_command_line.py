@@ -39,10 +39,16 @@ _AT_LEAST = {
     "num_dis_steps": 1,
     "num_ac_samples": 1,
 }
-_POSITIVE = ("lr", "prior_variance", "latent_std", "rbf_kernel_width")
+_POSITIVE = ("lr", "prior_variance", "latent_std")
 # -1 switches these off.
 _OFF_OR_AT_LEAST_ONE = ("epochs", "hnet_reg_batch_size", "num_ssge_eigenvals")
-_OFF_OR_POSITIVE = ("clip_grad_value", "clip_grad_norm", "full_support_perturbation", "dis_lr")
+_OFF_OR_POSITIVE = (
+    "clip_grad_value",
+    "clip_grad_norm",
+    "full_support_perturbation",
+    "rbf_kernel_width",
+    "dis_lr",
+)
 
 _PREFIXES = ("", "imp_", "hh_")
 _WITH_CHUNKING = ("resnet", "wrn")  # main networks that a structured hypernetwork can follow

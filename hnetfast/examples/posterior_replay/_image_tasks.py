@@ -117,4 +117,7 @@ def load_tasks(config: Namespace) -> list[Dataset]:
             )
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}\nTo do without: --synthetic_data") from error
-    return list(handlers[config.skip_tasks :])
+    tasks = list(handlers[config.skip_tasks :])
+    for task in tasks:  # what several posteriors predict is compared sample by sample
+        task.shuffle_test_samples = task.shuffle_val_samples = False
+    return tasks

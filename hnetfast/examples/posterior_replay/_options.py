@@ -126,7 +126,7 @@ _IMPLICIT = [
     ),
 ]
 _SSGE = [
-    Option("rbf_kernel_width", float, "Width of the kernel of the spectral Stein gradient estimator.", 1.0),
+    Option("rbf_kernel_width", float, "Width of its kernel; -1 is the median distance between samples.", -1),
     Option("num_ssge_eigenvals", int, "Number of eigenvalues it uses; -1 leaves it to the threshold.", -1),
     Option(
         "thr_ssge_eigenvals",

@@ -5,7 +5,7 @@ prior.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,12 @@ class Posterior(Protocol):
         """Forget what was generated for the step."""
         ...
 
-    def logits(self, task: int, x: Tensor, num_samples: int) -> Tensor:
+    def logits(self, task: int, x: Tensor, num_samples: int, **forward_kwargs: Any) -> Tensor:
         """Outputs of the main network ``[S, N, C]`` for weights drawn from the task's posterior."""
+        ...
+
+    def draw(self, task: int, num_samples: int) -> Tensor:
+        """Weights ``[S, n]`` for predictions; there is only one sample of a single solution."""
         ...
 
     def divergence(self, task: int) -> Tensor | None:
@@ -67,9 +71,14 @@ class PointPosterior:
     def end_step(self) -> None:
         pass
 
-    def logits(self, task: int, x: Tensor, num_samples: int) -> Tensor:
+    def logits(self, task: int, x: Tensor, num_samples: int, **forward_kwargs: Any) -> Tensor:
         weights = None if self.hnet is None else self.hnet(cond_id=task)
-        return self.mnet(x, weights=weights).unsqueeze(0)
+        return self.mnet(x, weights=weights, **forward_kwargs).unsqueeze(0)
+
+    def draw(self, task: int, num_samples: int) -> Tensor:
+        if self.hnet is None:
+            return torch.cat([weight.flatten() for weight in self.mnet.internal_params or ()]).unsqueeze(0)
+        return self.hnet(cond_id=task, ret_format="flattened")
 
     def divergence(self, task: int) -> Tensor | None:
         return None
@@ -121,12 +130,18 @@ class GaussianPosterior:
     def end_step(self) -> None:
         self._in_step = None
 
-    def logits(self, task: int, x: Tensor, num_samples: int) -> Tensor:
+    def logits(self, task: int, x: Tensor, num_samples: int, **forward_kwargs: Any) -> Tensor:
         distribution, sampling = self._in_step, self.sampling
         if distribution is None:
             distribution = self.distribution(task)
             sampling = "radial" if sampling == "radial" else "weights"
-        return distribution.evaluate(self.mnet, x, num_samples, sampling=sampling)
+        return distribution.evaluate(self.mnet, x, num_samples, sampling=sampling, **forward_kwargs)
+
+    def draw(self, task: int, num_samples: int) -> Tensor:
+        distribution = self.distribution(task)
+        if self.sampling == "radial":
+            return distribution.sample_radial(num_samples)
+        return distribution.sample(num_samples)
 
     def divergence(self, task: int) -> Tensor | None:
         distribution = self.distribution(task) if self._in_step is None else self._in_step
@@ -177,8 +192,9 @@ class ImplicitPosterior:
             return self.weights.sample(num_samples, weights=self._in_step)
         return self.weights.sample(num_samples, task)
 
-    def logits(self, task: int, x: Tensor, num_samples: int) -> Tensor:
-        return self.mnet.forward_batched(x, self.draw(task, num_samples), x_per_set=False)
+    def logits(self, task: int, x: Tensor, num_samples: int, **forward_kwargs: Any) -> Tensor:
+        weights = self.draw(task, num_samples)
+        return self.mnet.forward_batched(x, weights, x_per_set=False, **forward_kwargs)
 
     def divergence(self, task: int) -> Tensor | None:
         return self.estimator.estimate(self.draw(task, self.num_kl_samples))
