@@ -56,7 +56,12 @@ from tests.examples.posterior_replay_commands import build, parse
             "--regularizer: expected mse with --mean_only, got w2",
         ),
         ("bbb --radial_bnn --regularizer=fkl", "--regularizer: expected mse with --radial_bnn, got fkl"),
-        ("bbb --hyper_fan_init --hyper_gauss_init", "--hyper_fan_init: excludes --hyper_gauss_init"),
+        ("bbb --hyper_gauss_init --mean_only --kl_scale=0", "--hyper_gauss_init: excludes --mean_only"),
+        (
+            "bbb --net_type=resnet --hyper_gauss_init --hnet_type=structured_hmlp",
+            "--hyper_gauss_init: structured_hmlp has no such initialisation",
+        ),
+        ("bbb --regularizer=fkl --hnet_reg_batch_size=2", "--hnet_reg_batch_size: expected -1 unless"),
         ("bbb --clip_grad_norm=1 --clip_grad_value=1", "expected -1 for one of them"),
         ("bbb --num_tasks=12", "--num_tasks: expected at most 11 with --skip_tasks"),
         ("bbb --num_tasks=10 --skip_tasks=2", "--num_tasks: expected at most 11 with --skip_tasks"),
@@ -145,7 +150,7 @@ def test_published_settings_of_mixtures_are_understood(setting):
 
 
 def test_made_tasks_can_be_learned_and_told_apart():
-    options = "--synthetic_data --num_tasks=2 --num_classes_per_task=3 --skip_tasks=1 --val_set_size=30"
+    options = "--synthetic_data=100 --num_tasks=2 --num_classes_per_task=3 --skip_tasks=1 --val_set_size=30"
     config, _ = parse(f"train_resnet_bbb.py {options} --disable_data_augmentation")
     tasks = _image_tasks.load_tasks(config)
     again = _image_tasks.load_tasks(config)

@@ -24,6 +24,7 @@ _AT_LEAST = {
     "val_iter": 1,
     "val_batch_size": 1,
     "val_set_size": 0,
+    "synthetic_data": 0,
     "beta": 0,
     "weight_decay": 0,
     "checkpoint_every": 0,
@@ -31,15 +32,13 @@ _AT_LEAST = {
     "val_sample_size": 1,
     "kl_scale": 0,
     "num_kl_samples": 1,
-    "std_normal_temb": 0,
-    "std_normal_emb": 0,
     "latent_dim": 1,
     "ssge_sample_size": 2,
     "dis_batch_size": 1,
     "num_dis_steps": 1,
     "num_ac_samples": 1,
 }
-_POSITIVE = ("lr", "prior_variance", "latent_std")
+_POSITIVE = ("lr", "prior_variance", "latent_std", "std_normal_temb", "std_normal_emb")
 # -1 switches these off.
 _OFF_OR_AT_LEAST_ONE = ("epochs", "hnet_reg_batch_size", "num_ssge_eigenvals")
 _OFF_OR_POSITIVE = (
@@ -175,6 +174,13 @@ def _contradictions(config: Namespace) -> Iterator[str]:
             yield f"--regularizer: expected mse with --radial_bnn, got {config.regularizer}"
     if on("hyper_fan_init") and on("hyper_gauss_init"):
         yield "--hyper_fan_init: excludes --hyper_gauss_init"
+    if on("hyper_gauss_init"):
+        if on("mean_only"):
+            yield "--hyper_gauss_init: excludes --mean_only"
+        if config.hnet_type == "structured_hmlp":
+            yield "--hyper_gauss_init: structured_hmlp has no such initialisation"
+    if getattr(config, "regularizer", "mse") != "mse" and config.hnet_reg_batch_size != -1:
+        yield f"--hnet_reg_batch_size: expected -1 unless --regularizer is mse, got {config.regularizer}"
     yield from _contradictions_of_ssge(config)
 
 

@@ -25,7 +25,7 @@ class MadeImages(CIFARData):
     Args:
         num_classes: Number of classes.
         num_train: Number of training samples of a class.
-        num_test: Likewise for testing.
+        num_test: Number of those for testing.
         use_one_hot: Whether outputs are one-hot encoded.
         use_data_augmentation: Whether images become tensors as those of CIFAR do.
         seed: Decides which images there are; colours and waves only depend on the class.
@@ -36,8 +36,8 @@ class MadeImages(CIFARData):
     def __init__(
         self,
         num_classes: int,
-        num_train: int = 100,
-        num_test: int = 20,
+        num_train: int,
+        num_test: int,
         *,
         use_one_hot: bool = True,
         use_data_augmentation: bool = False,
@@ -99,7 +99,10 @@ def load_tasks(config: Namespace) -> list[Dataset]:
     augmented = not config.disable_data_augmentation
     handlers: Any
     if config.synthetic_data:
-        made = MadeImages(number * per_task, use_data_augmentation=augmented)
+        num_train = config.synthetic_data
+        made = MadeImages(
+            number * per_task, num_train, max(1, num_train // 10), use_data_augmentation=augmented
+        )
         handlers = split_by_class(
             made, num_classes_per_task=per_task, num_tasks=number, validation_size=config.val_set_size
         )

@@ -119,10 +119,9 @@ class Learner:
         logits = self._posterior.logits(task, x, config.train_sample_size, condition=self._condition(task))
         logits = self._of_head(logits, task)  # [S, N, C]
         terms = {"negative log-likelihood": F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))}
-        if config.kl_scale > 0:
-            divergence = self._posterior.divergence(task)
-            if divergence is not None:
-                terms["divergence"] = config.kl_scale / data.num_train_samples * divergence
+        divergence = self._divergence(task, terms, i) if config.kl_scale > 0 else None
+        if divergence is not None:
+            terms["divergence"] = config.kl_scale / data.num_train_samples * divergence
         if task > 0 and config.beta > 0:
             terms["regulariser"] = config.beta * self._regularizer.loss(task)
         loss = torch.stack(list(terms.values())).sum()
@@ -130,6 +129,15 @@ class Learner:
         self._check({**terms, "gradient": self._clip_gradients()}, task, i)
         optimizer.step()
         return {"loss": loss, **terms}
+
+    def _divergence(self, task: int, terms: Mapping[str, Tensor], i: int) -> Tensor | None:
+        try:
+            return self._posterior.divergence(task)
+        except torch.linalg.LinAlgError as error:  # of samples that are not finite
+            self._check(terms, task, i)
+            raise DivergedError(
+                f"task {task}, iteration {i}: the divergence can't be estimated: {error}"
+            ) from error
 
     def _check(self, terms: Mapping[str, Tensor], task: int, i: int) -> None:
         values = torch.stack([value.detach() for value in terms.values()])

@@ -62,9 +62,10 @@ def make_networks(
     build = build_gaussian if method == "bbb" else build_implicit
     outputs = config.num_tasks * config.num_classes_per_task
     networks = build(config, in_shape, outputs, config.num_tasks, device)
-    if getattr(config, "hyper_gauss_init", False):
-        hyper_gauss_init(networks.hnet, GaussianTarget(networks.mnet))
     scale_embeddings(networks.hnet, config.std_normal_temb, config.std_normal_emb)
+    if getattr(config, "hyper_gauss_init", False):
+        target = GaussianTarget(networks.mnet)
+        hyper_gauss_init(networks.hnet, target, cond_var=config.std_normal_temb**2)
     return networks
 
 

@@ -219,7 +219,6 @@ def _common_parser(experiment: Experiment, method: str) -> argparse.ArgumentPars
         show_from_scratch=not experiment.images,
         show_num_tasks=True,
         show_num_classes_per_task=experiment.images,
-        show_calc_hnet_reg_targets_online=True,
         show_hnet_reg_batch_size=True,
         **defaults.get("cl_args", {}),
     )
@@ -247,7 +246,9 @@ def _common_parser(experiment: Experiment, method: str) -> argparse.ArgumentPars
         show_bn_no_stats_checkpointing=experiment.images,
         **defaults.get("main_net_args", {}),
     )
-    cli_args.init_args(parser, custom_option=False, show_normal_init=False, show_hyper_fan_init=True)
+    cli_args.init_args(
+        parser, custom_option=False, show_normal_init=False, show_hyper_fan_init=not experiment.images
+    )
     cli_args.eval_args(
         parser,
         show_val_batch_size=True,
@@ -271,8 +272,13 @@ def _add_data_options(parser: argparse.ArgumentParser, experiment: Experiment) -
     )
     group.add_argument(
         "--synthetic_data",
-        action="store_true",
-        help="Learn made images of the same shape, which need no download.",
+        type=int,
+        nargs="?",
+        const=50,
+        default=0,
+        metavar="N",
+        help="Learn made images of the same shape, which need no download, instead: N of each class (50 if "
+        "none is given), and a tenth as many for testing. 0 is CIFAR. Default: %(default)s.",
     )
 
 
@@ -292,6 +298,7 @@ def _add_hnet(
     group = cli_args.hnet_args(
         parser,
         hnets,
+        dchunk_emb_size="8",
         show_cond_emb_size=not implicit,
         show_use_cond_chunk_embs=not implicit,
         prefix=prefix,
