@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 
 import pytest
@@ -103,6 +104,26 @@ def test_two_steps_of_each_command(number, tmp_path):
     assert changed == [True] + [False] * (len(tasks) - 1)
     tags = {tag.rpartition("/")[2] for tag in recorder.scalars}
     assert tags == {"loss", "negative log-likelihood", "divergence"}
+
+
+@pytest.mark.parametrize("hh_hnet", ["chunked_hmlp --hh_chmlp_chunk_size=500", "hmlp --hh_hmlp_arch=3"])
+@pytest.mark.parametrize("structured", [False, True])
+def test_weights_from_noise_are_as_large_as_usual_at_first(hh_hnet, structured):
+    tasks = "train_resnet_ssge.py --num_tasks=2 --num_classes_per_task=2 --net_type=resnet"
+    kind = (
+        "structured_hmlp --imp_chunk_emb_size=3"
+        if structured
+        else "chunked_hmlp --imp_chmlp_chunk_size=5000 --imp_hmlp_arch=30,20,10"
+    )
+    config, method = parse(f"{tasks} --imp_hnet_type={kind} --hh_hnet_type={hh_hnet} --latent_std=3")
+    networks = _methods.make_networks(method, config, _image_tasks.IN_SHAPE, CPU)
+    posterior = _methods.make_posterior(method, config, networks)
+    weights = posterior.weights.sample(20, cond_id=0)
+    shapes = networks.mnet.param_shapes
+    tensors = weights.detach().split([math.prod(shape) for shape in shapes], 1)
+    squares = sum(t.square().sum(1).mean().item() for t, s in zip(tensors, shapes, strict=True) if len(s) > 1)
+    wanted = sum(2 * s[0] for s in shapes if len(s) > 1)  # 2 / fan-in each
+    assert 0.5 < squares / wanted < 2  # found with another sample of the noise
 
 
 def test_one_command_of_each_network_and_method_is_as_written():

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from hnetfast.examples.posterior_replay._initialization import scale_embeddings, scale_generated_weights
 from hnetfast.examples.posterior_replay._networks import Networks, build_gaussian, build_implicit
 from hnetfast.examples.posterior_replay._posteriors import (
     GaussianPosterior,
@@ -66,23 +67,9 @@ def make_networks(
     if getattr(config, "hyper_gauss_init", False):
         target = GaussianTarget(networks.mnet)
         hyper_gauss_init(networks.hnet, target, cond_var=config.std_normal_temb**2)
+    if networks.implicit is not None:
+        scale_generated_weights(networks, config.latent_std)
     return networks
-
-
-@torch.no_grad()
-def scale_embeddings(hnet: HyperNetInterface, of_tasks: float, of_chunks: float) -> None:
-    """Give embeddings, standard normal at first, other standard deviations.
-
-    Args:
-        hnet: The hypernetwork.
-        of_tasks: Factor of its embeddings of conditions.
-        of_chunks: Factor of embeddings of chunks that all conditions share.
-    """
-    conditional = {id(parameter) for parameter in hnet.conditional_params or ()}
-    for shape_meta in hnet.param_shapes_meta:
-        if shape_meta["name"] == "embedding" and shape_meta["index"] != -1:
-            parameter = cast("nn.ParameterList", hnet.internal_params)[shape_meta["index"]]
-            parameter *= of_tasks if id(parameter) in conditional else of_chunks
 
 
 def make_posterior(method: str, config: Namespace, networks: Networks) -> Posterior:
