@@ -5,21 +5,21 @@ import shlex
 
 import torch
 
-from hnetfast.examples.posterior_replay import _command_line, _networks
-from hnetfast.examples.posterior_replay._options import IMAGES
+from hnetfast.examples.posterior_replay._images import command_line
+from hnetfast.examples.posterior_replay._images import networks as image_networks
 
 
 def parse(command):
     """Options of a command line that begins with the name of a script, and its method."""
     script, *arguments = shlex.split(command)
     method = re.fullmatch(r"train_resnet_(bbb|ssge)\.py", script)[1]
-    return _command_line.parse_arguments(method, IMAGES, arguments)[0], method
+    return command_line.parse_arguments(method, arguments)[0], method
 
 
 def build(command):
     """Networks without memory for their weights."""
     config, method = parse(command)
-    make = _networks.build_gaussian if method == "bbb" else _networks.build_implicit
+    make = image_networks.build_gaussian if method == "bbb" else image_networks.build_implicit
     outputs = config.num_tasks * config.num_classes_per_task
     with torch.device("meta"):
         return make(config, (32, 32, 3), outputs, config.num_tasks, "meta")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hnetfast.examples.posterior_replay import _networks
+from hnetfast.examples.posterior_replay._images import networks as image_networks
 from hnetfast.hnets import StructuredHMLP
 from tests.examples.documented_architectures import (
     ABOVE_ONE,
@@ -232,7 +232,7 @@ def test_gaussians_have_their_means_first():
 
 def test_means_and_scales_of_structured_networks_come_from_networks_of_their_own():
     config, _ = parse(COMMANDS[7])
-    hnet = _networks.build_gaussian(config, (32, 32, 3), 10, 5, "cpu").hnet
+    hnet = image_networks.build_gaussian(config, (32, 32, 3), 10, 5, "cpu").hnet
     before = hnet.forward(cond_id=2)
     half = len(before) // 2
     with torch.no_grad():

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from hnetfast.data import _cifar
-from hnetfast.examples.posterior_replay import _command_line, _image_tasks
-from hnetfast.examples.posterior_replay._options import IMAGES, MIXTURES
+from hnetfast.examples.posterior_replay._images.tasks import load_tasks
 from tests.data.made_data import write_cifar
 from tests.examples.posterior_replay_commands import build, parse
 
@@ -61,6 +60,7 @@ from tests.examples.posterior_replay_commands import build, parse
             "bbb --net_type=resnet --hyper_gauss_init --hnet_type=structured_hmlp",
             "--hyper_gauss_init: structured_hmlp has no such initialisation",
         ),
+        ("bbb --radial_bnn --local_reparam_trick", "--radial_bnn: excludes --local_reparam_trick"),
         ("bbb --regularizer=fkl --hnet_reg_batch_size=2", "--hnet_reg_batch_size: expected -1 unless"),
         ("bbb --clip_grad_norm=1 --clip_grad_value=1", "expected -1 for one of them"),
         ("bbb --num_tasks=12", "--num_tasks: expected at most 11 with --skip_tasks"),
@@ -96,64 +96,11 @@ def test_lists_for_internal_hypernetworks_have_an_entry_for_each(options, messag
         build(f"train_resnet_bbb.py --net_type=resnet --hnet_type=structured_hmlp {options}")
 
 
-def test_other_experiments_may_have_options_without_effect_noted():
-    arguments = ["--hnet_type=hmlp", "--chmlp_chunk_size=10"]
-    _, start = _command_line.parse_arguments("bbb", IMAGES, arguments, strict=False)
-    assert start.notes == (
-        "--chmlp_chunk_size: is one of --hnet_type chunked_hmlp, got hmlp: it has no effect",
-    )
-
-
-# The paper's published settings for mixtures of Gaussians, as far as these methods have them.
-MIXTURE_SETTINGS = (
-    "bbb kl_scale=0 regularizer=mse train_sample_size=1 val_sample_size=1 beta=0.01 batch_size=32 "
-    "n_iter=5001 lr=0.0001 clip_grad_norm=-1 mlp_arch=10,10 net_act=relu hnet_type=hmlp "
-    "hmlp_arch=10,10 cond_emb_size=2 hnet_net_act=relu std_normal_temb=1.0 mean_only",
-    "bbb beta=0.1 regularizer=w2 batch_size=32 n_iter=5001 lr=0.0005 clip_grad_norm=1.0 "
-    "train_sample_size=10 prior_variance=1.0 local_reparam_trick kl_scale=1.0 mlp_arch=10,10 "
-    "net_act=relu hnet_type=hmlp hmlp_arch=50,50 cond_emb_size=32 hnet_net_act=sigmoid "
-    "std_normal_temb=1.0 hyper_gauss_init",
-    "bbb regularizer=mse beta=1.0 lr=0.001 clip_grad_norm=1.0 train_sample_size=10 kl_scale=1.0 "
-    "radial_bnn num_kl_samples=1 hnet_type=hmlp hmlp_arch=50,50 cond_emb_size=8 keep_orig_init "
-    "hyper_gauss_init",
-    "bbb batch_size=32 n_iter=10001 lr=0.0005 clip_grad_norm=-1 train_sample_size=100 "
-    "prior_variance=1.0 kl_scale=1.0 use_prev_post_as_prior mlp_arch=10,10 net_act=relu mnet_only",
-    "bbb train_from_scratch n_iter=10001 train_sample_size=1 local_reparam_trick mnet_only",
-    "avb beta=0.1 batch_size=32 n_iter=5001 lr=0.001 clip_grad_norm=-1 train_sample_size=100 "
-    "num_kl_samples=10 dis_net_type=mlp dis_mlp_arch=10,10 dis_net_act=sigmoid imp_hnet_type=hmlp "
-    "imp_hmlp_arch=100,100 imp_hnet_net_act=relu hh_hnet_type=hmlp hh_hmlp_arch=100,100 "
-    "hh_cond_emb_size=2 hh_hnet_net_act=relu std_normal_temb=1.0 std_normal_emb=1.0 latent_dim=8 "
-    "full_support_perturbation=0.02 dis_lr=-1.0 dis_batch_size=10 num_dis_steps=1 num_ac_samples=100",
-    "avb lr=0.0005 clip_grad_norm=1.0 kl_scale=0.01 imp_hnet_type=hmlp hyper_fan_init latent_dim=32 "
-    "num_dis_steps=5 use_batchstats num_ac_samples=100 prior_focused",
-    "ssge beta=1.0 batch_size=32 n_iter=20001 lr=0.001 clip_grad_value=-1 clip_grad_norm=-1.0 "
-    "mlp_arch=10,10 net_act=relu imp_hnet_type=hmlp imp_hmlp_arch=10,10 imp_chmlp_chunk_size=1500 "
-    "imp_chunk_emb_size=2 imp_hnet_net_act=relu hh_hnet_type=hmlp hh_hmlp_arch=100,100 "
-    "hh_cond_emb_size=8 hh_chmlp_chunk_size=1500 hh_chunk_emb_size=2 hh_hnet_net_act=relu "
-    "std_normal_temb=1.0 std_normal_emb=1.0 hyper_fan_init train_sample_size=100 val_sample_size=100 "
-    "prior_variance=1.0 kl_scale=1.0 num_kl_samples=10 latent_dim=32 latent_std=1.0 "
-    "full_support_perturbation=0.02 rbf_kernel_width=1.0 num_ssge_eigenvals=-1 thr_ssge_eigenvals=1.0 "
-    "ssge_sample_size=100",
-)
-
-
-@pytest.mark.parametrize("setting", MIXTURE_SETTINGS, ids=range(1, len(MIXTURE_SETTINGS) + 1))
-def test_published_settings_of_mixtures_are_understood(setting):
-    method, *options = setting.split()
-    arguments = [f"--{option}" for option in options]
-    config, start = _command_line.parse_arguments(method, MIXTURES, arguments, strict=False)
-    for option in options:
-        name, _, value = option.partition("=")
-        found = getattr(config, name)
-        assert found is True if not value else found == type(found)(value)
-    assert len(start.notes) == sum("chmlp_chunk_size" in o or "chunk_emb_size" in o for o in options)
-
-
 def test_made_tasks_can_be_learned_and_told_apart():
     options = "--synthetic_data=100 --num_tasks=2 --num_classes_per_task=3 --skip_tasks=1 --val_set_size=30"
     config, _ = parse(f"train_resnet_bbb.py {options} --disable_data_augmentation")
-    tasks = _image_tasks.load_tasks(config)
-    again = _image_tasks.load_tasks(config)
+    tasks = load_tasks(config)
+    again = load_tasks(config)
     means = []
     for task, same in zip(tasks, again, strict=True):
         assert (task.in_shape, task.num_classes, task.num_val_samples) == ([32, 32, 3], 3, 30)
@@ -173,15 +120,15 @@ def test_tasks_of_cifar_are_those_of_the_split(tmp_path):
     write_cifar(tmp_path, 100, sizes=(1000, 200))
     options = "--num_tasks=2 --num_classes_per_task=10 --val_set_size=5"
     config, _ = parse(f"train_resnet_bbb.py {options} --data_dir={tmp_path}")
-    names = [task.get_identifier() for task in _image_tasks.load_tasks(config)]
+    names = [task.get_identifier() for task in load_tasks(config)]
     assert names == ["CIFAR-10", "SplitCIFAR100"]
     config, _ = parse(f"train_resnet_bbb.py {options} --data_dir={tmp_path} --skip_tasks=1")
-    tasks = _image_tasks.load_tasks(config)
+    tasks = load_tasks(config)
     assert [task.get_identifier() for task in tasks] == ["SplitCIFAR100"] * 2
     assert [task._labels for task in tasks] == [list(range(10)), list(range(10, 20))]
     assert all(task.num_val_samples == 5 for task in tasks)
     config, _ = parse(f"train_resnet_bbb.py --num_tasks=5 --num_classes_per_task=2 --data_dir={tmp_path}")
-    assert [task._labels for task in _image_tasks.load_tasks(config)] == [[i, i + 1] for i in range(0, 10, 2)]
+    assert [task._labels for task in load_tasks(config)] == [[i, i + 1] for i in range(0, 10, 2)]
 
 
 def test_missing_data_name_the_way_without(tmp_path, monkeypatch):
@@ -191,4 +138,4 @@ def test_missing_data_name_the_way_without(tmp_path, monkeypatch):
     monkeypatch.setattr(_cifar, "fetch", fetch)
     config, _ = parse(f"train_resnet_bbb.py --data_dir={tmp_path}")
     with pytest.raises(FileNotFoundError, match="--synthetic_data"):
-        _image_tasks.load_tasks(config)
+        load_tasks(config)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hnetfast.examples.posterior_replay import _image_run
+from hnetfast.examples.posterior_replay._images import run as image_run
 
 
 def run(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Learn all tasks; see :func:`hnetfast.examples.posterior_replay._image_run.run`.
+    """Learn all tasks; see :func:`hnetfast.examples.posterior_replay._images.run.run`.
 
     Args:
         arguments: The arguments of the command line; those of the process by default.
@@ -21,7 +21,7 @@ def run(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     Returns:
         The results.
     """
-    return _image_run.run("ssge", arguments)
+    return image_run.run("ssge", arguments)
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def main() -> int:
     Returns:
         Its exit status.
     """
-    return _image_run.main("ssge")
+    return image_run.main("ssge")
 
 
 if __name__ == "__main__":

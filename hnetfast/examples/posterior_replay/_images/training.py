@@ -16,17 +16,14 @@ from hnetfast.data.dataset import Dataset
 from hnetfast.examples._logged_progress import logged_progress
 from hnetfast.examples.hypercl._recorder import Recorder
 from hnetfast.examples.hypercl._run_state import RunState
-from hnetfast.examples.posterior_replay._methods import make_posterior, make_regularizer
-from hnetfast.examples.posterior_replay._networks import Networks
+from hnetfast.examples.posterior_replay._images.methods import make_posterior, make_regularizer
+from hnetfast.examples.posterior_replay._images.networks import Networks
+from hnetfast.examples.posterior_replay._training import NotFiniteError
 from hnetfast.probabilistic import CRITERIA, infer_tasks, predictive_probabilities
 from hnetfast.utils import sim_utils
 
 # Iterations between two lines of the log, and points of TensorBoard's curves.
 _LOG_ITER = 50
-
-
-class DivergedError(ArithmeticError):
-    """A term of the loss is no finite number any more."""
 
 
 class Learner:
@@ -74,7 +71,7 @@ class Learner:
             The number of iterations.
 
         Raises:
-            DivergedError: If a term of the loss is not finite. Parameters are as before that iteration.
+            NotFiniteError: If a term of the loss is not finite. Parameters are as before that iteration.
         """
         config = self._config
         self._add_statistics(task)
@@ -115,13 +112,14 @@ class Learner:
         x = data.input_to_torch_tensor(inputs, self._device, mode="train")
         labels = data.output_to_torch_tensor(outputs, self._device, mode="train").argmax(1)
         optimizer.zero_grad()
-        self._posterior.prepare_step(task)
+        self._posterior.begin_step(task)
         logits = self._posterior.logits(task, x, config.train_sample_size, condition=self._condition(task))
         logits = self._of_head(logits, task)  # [S, N, C]
         terms = {"negative log-likelihood": F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))}
         divergence = self._divergence(task, terms, i) if config.kl_scale > 0 else None
         if divergence is not None:
             terms["divergence"] = config.kl_scale / data.num_train_samples * divergence
+        self._posterior.end_step()
         if task > 0 and config.beta > 0:
             terms["regulariser"] = config.beta * self._regularizer.loss(task)
         loss = torch.stack(list(terms.values())).sum()
@@ -135,16 +133,14 @@ class Learner:
             return self._posterior.divergence(task)
         except torch.linalg.LinAlgError as error:  # of samples that are not finite
             self._check(terms, task, i)
-            raise DivergedError(
-                f"task {task}, iteration {i}: the divergence can't be estimated: {error}"
-            ) from error
+            raise NotFiniteError("divergence", math.nan, task, i, i) from error
 
     def _check(self, terms: Mapping[str, Tensor], task: int, i: int) -> None:
         values = torch.stack([value.detach() for value in terms.values()])
         if not bool(values.isfinite().all()):
-            named = zip(terms, values.tolist(), strict=True)
-            wrong = ", ".join(f"{name} {value}" for name, value in named if not math.isfinite(value))
-            raise DivergedError(f"task {task}, iteration {i}: the loss is not finite any more: {wrong}")
+            for name, value in zip(terms, values.tolist(), strict=True):
+                if not math.isfinite(value):
+                    raise NotFiniteError(name, value, task, i, i)
 
     def _clip_gradients(self) -> Tensor:
         """Clip them if that is asked for; returns the norm that they had."""

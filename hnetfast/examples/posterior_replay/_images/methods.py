@@ -9,8 +9,11 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from hnetfast.examples.posterior_replay._initialization import scale_embeddings, scale_generated_weights
-from hnetfast.examples.posterior_replay._networks import Networks, build_gaussian, build_implicit
+from hnetfast.examples.posterior_replay._images.initialization import (
+    scale_embeddings,
+    scale_generated_weights,
+)
+from hnetfast.examples.posterior_replay._images.networks import Networks, build_gaussian, build_implicit
 from hnetfast.examples.posterior_replay._posteriors import (
     GaussianPosterior,
     ImplicitPosterior,
@@ -87,11 +90,13 @@ def make_posterior(method: str, config: Namespace, networks: Networks) -> Poster
     if method == "bbb":
         if config.mean_only:
             return PointPosterior(mnet, hnet)
+        sampling = "local" if config.local_reparam_trick else "weights"
+        sampling = "radial" if config.radial_bnn else sampling
         return GaussianPosterior(
             mnet,
             (hnet, GaussianTarget(mnet)),
             prior=config.prior_variance,
-            sampling="radial" if config.radial_bnn else "weights",
+            sampling=sampling,
             num_kl_samples=config.num_kl_samples,
         )
     weights = ImplicitWeights(

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from hnetfast.examples.posterior_replay._networks import Networks
+from hnetfast.examples.posterior_replay._images.networks import Networks
 from hnetfast.hnets.chunked_mlp_hnet import ChunkedHMLP
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.ops.split_targets import split_targets

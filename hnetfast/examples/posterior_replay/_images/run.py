@@ -16,12 +16,12 @@ from hnetfast._files import write_atomically
 from hnetfast.examples.hypercl._environment import CHECKPOINTS, set_up
 from hnetfast.examples.hypercl._recorder import Recorder
 from hnetfast.examples.hypercl._run_state import RunState
-from hnetfast.examples.posterior_replay._command_line import parse_arguments
-from hnetfast.examples.posterior_replay._image_tasks import IN_SHAPE, load_tasks
-from hnetfast.examples.posterior_replay._image_training import DivergedError, Learner, describe_results
-from hnetfast.examples.posterior_replay._methods import make_networks
-from hnetfast.examples.posterior_replay._networks import Networks
-from hnetfast.examples.posterior_replay._options import IMAGES
+from hnetfast.examples.posterior_replay._images.command_line import parse_arguments
+from hnetfast.examples.posterior_replay._images.methods import make_networks
+from hnetfast.examples.posterior_replay._images.networks import Networks
+from hnetfast.examples.posterior_replay._images.tasks import IN_SHAPE, load_tasks
+from hnetfast.examples.posterior_replay._images.training import Learner, describe_results
+from hnetfast.examples.posterior_replay._training import NotFiniteError
 
 RESULTS_FILENAME = "results.json"
 
@@ -37,15 +37,15 @@ def run(method: str, arguments: Sequence[str] | None = None) -> dict[str, Any]:
         What "results.json" in the output folder holds: the "method", whether it is "finished", numbers of
         "weights", the test accuracy in percent on each task right after it was learned, "accuracy_during",
         and in the end, "accuracy": with the task given and inferred, see
-        :meth:`hnetfast.examples.posterior_replay._image_training.Learner.test`.
+        :meth:`hnetfast.examples.posterior_replay._images.training.Learner.test`.
 
     Raises:
         SystemExit: For arguments that are not accepted.
         OSError: If the output folder exists, or data are not there.
         ImportError: If a package is missing.
-        DivergedError: If a term of the loss is not finite any more.
+        NotFiniteError: If a term of the loss is not finite.
     """
-    config, start = parse_arguments(method, IMAGES, arguments)
+    config, start = parse_arguments(method, arguments)
     for note in start.notes:
         print(note, flush=True)
     device, writer, logger = set_up(config, start.resume, start.force, f"posterior_replay_{method}")
@@ -70,9 +70,7 @@ def run(method: str, arguments: Sequence[str] | None = None) -> dict[str, Any]:
         for line in describe_results(results):
             logger.info(line)
         return _write_results(method, config, networks, state, results)
-    except DivergedError as error:
-        raise DivergedError(f"{error}. {_way_on(config)}") from error
-    except KeyboardInterrupt:
+    except (NotFiniteError, KeyboardInterrupt):
         logger.info(f"Stopped. {_way_on(config)}")
         raise
     finally:
@@ -124,7 +122,7 @@ def main(method: str) -> int:
     """
     try:
         run(method)
-    except (InputError, OSError, ImportError, DivergedError) as error:
+    except (InputError, OSError, ImportError, NotFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The networks of posterior replay, from options, and how large they are.
+"""The networks of posterior replay on images, from options, and how large they are.
 
 The main network keeps no weights. What the commands train is one hypernetwork with a condition for each task:
 in Bayes by backprop it generates means and scales of the main network's weights; for implicit posteriors it
@@ -164,7 +164,7 @@ def build_implicit(
     """Create a main network, an implicit hypernetwork, and a hyper-hypernetwork that generates its weights.
 
     Args:
-        config: Options of the method "ssge" or "avb".
+        config: Options of the method "ssge".
         in_shape: Shape of an input of the main network.
         num_outputs: Number of its outputs, those of all tasks.
         num_tasks: Number of conditions of the hyper-hypernetwork.
@@ -198,7 +198,7 @@ def build_main_network(
     """Create a main network without weights.
 
     Args:
-        config: The options; ``net_type`` may be missing, for an MLP.
+        config: The options.
         in_shape: Shape of an input.
         num_outputs: Number of outputs.
         device: Where it is to be.
@@ -206,11 +206,10 @@ def build_main_network(
     Returns:
         The network.
     """
-    net_type = getattr(config, "net_type", "mlp")
     # The first convolution of ResNet-18 is that for small images.
-    more: dict[str, Any] = {"cutout_mod": True} if net_type == "iresnet" else {}
+    more: dict[str, Any] = {"cutout_mod": True} if config.net_type == "iresnet" else {}
     return sim_utils.get_mnet_model(
-        config, net_type, in_shape, [num_outputs], device, no_weights=True, verbose=False, **more
+        config, config.net_type, in_shape, [num_outputs], device, no_weights=True, verbose=False, **more
     )
 
 

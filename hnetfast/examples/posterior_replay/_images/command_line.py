@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from hnetfast.examples._run_options import Start, parse_given, take_stored_options
-from hnetfast.examples.posterior_replay._options import Experiment, make_parser
+from hnetfast.examples.posterior_replay._images.options import make_parser
 from hnetfast.utils import cli_args
 from hnetfast.utils._cli_options import HNET_OPTIONS, MAIN_NET_OPTIONS
 
@@ -34,9 +34,6 @@ _AT_LEAST = {
     "num_kl_samples": 1,
     "latent_dim": 1,
     "ssge_sample_size": 2,
-    "dis_batch_size": 1,
-    "num_dis_steps": 1,
-    "num_ac_samples": 1,
 }
 _POSITIVE = ("lr", "prior_variance", "latent_std", "std_normal_temb", "std_normal_emb")
 # -1 switches these off.
@@ -46,7 +43,6 @@ _OFF_OR_POSITIVE = (
     "clip_grad_norm",
     "full_support_perturbation",
     "rbf_kernel_width",
-    "dis_lr",
 )
 
 _PREFIXES = ("", "imp_", "hh_")
@@ -57,16 +53,12 @@ _WITH_CHUNKING = ("resnet", "wrn")  # main networks that a structured hypernetwo
 _MAY_CHANGE = ("out_dir", "data_dir", "no_cuda", "loglevel_info")
 
 
-def parse_arguments(
-    method: str, experiment: Experiment, arguments: Sequence[str] | None = None, *, strict: bool = True
-) -> tuple[Namespace, Start]:
+def parse_arguments(method: str, arguments: Sequence[str] | None = None) -> tuple[Namespace, Start]:
     """Parse the command line of a command.
 
     Args:
-        method: One of :data:`hnetfast.examples.posterior_replay._options.METHODS`.
-        experiment: What is learned.
+        method: One of :data:`hnetfast.examples.posterior_replay._images.options.METHODS`.
         arguments: The arguments; those of the process by default.
-        strict: See :func:`check_options`.
 
     Returns:
         The options of the experiment, those of the run that goes on if there is one, and how to begin.
@@ -74,31 +66,22 @@ def parse_arguments(
     Raises:
         SystemExit: For arguments that are not accepted, and for ``--help``.
     """
-    parser = make_parser(method, experiment)
+    parser = make_parser(method)
     config, given = parse_given(parser, arguments)
     names, notes = list(given), []
     if config.resume:
         notes += take_stored_options(parser, config, given, _MAY_CHANGE)
-    notes += check_options(parser, config, names, experiment, strict=strict)
+    notes += check_options(parser, config, names)
     return config, Start.take_from(config, notes)
 
 
-def check_options(
-    parser: argparse.ArgumentParser,
-    config: Namespace,
-    given: Collection[str],
-    experiment: Experiment,
-    *,
-    strict: bool = True,
-) -> list[str]:
+def check_options(parser: argparse.ArgumentParser, config: Namespace, given: Collection[str]) -> list[str]:
     """Check options, as parsed.
 
     Args:
         parser: The parser, which reports what is wrong.
         config: The options.
         given: Names of those that stand in the command line.
-        experiment: What is learned.
-        strict: Whether options that the chosen types of networks have no use for are errors, not notes.
 
     Returns:
         What the user should know.
@@ -106,23 +89,18 @@ def check_options(
     Raises:
         SystemExit: If a number is out of range, or options contradict each other; the message names them.
     """
-    for message in (*_out_of_range(config), *_contradictions(config)):
+    for check in (_out_of_range, _contradictions, _impossible_tasks):
+        for message in check(config):
+            parser.error(f"argument {message}")
+    for message in _misfits(config, given):
         parser.error(f"argument {message}")
-    if experiment.images:
-        for message in _impossible_tasks(config):
-            parser.error(f"argument {message}")
-    notes = []
-    for message in _misfits(config, given, experiment):
-        if strict:
-            parser.error(f"argument {message}")
-        notes.append(f"{message}: it has no effect")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             cli_args.check_invalid_argument_usage(config)
         except ValueError as error:
             parser.error(str(error))
-    return [*notes, *(f"--{warning.message}" for warning in caught)]
+    return [f"--{warning.message}" for warning in caught]
 
 
 def _out_of_range(config: Namespace) -> Iterator[str]:
@@ -172,8 +150,6 @@ def _contradictions(config: Namespace) -> Iterator[str]:
             yield "--radial_bnn: excludes --local_reparam_trick, which samples from a Gaussian"
         if config.regularizer != "mse":
             yield f"--regularizer: expected mse with --radial_bnn, got {config.regularizer}"
-    if on("hyper_fan_init") and on("hyper_gauss_init"):
-        yield "--hyper_fan_init: excludes --hyper_gauss_init"
     if on("hyper_gauss_init"):
         if on("mean_only"):
             yield "--hyper_gauss_init: excludes --mean_only"
@@ -213,9 +189,9 @@ def _impossible_tasks(config: Namespace) -> Iterator[str]:
         )
 
 
-def _misfits(config: Namespace, given: Collection[str], experiment: Experiment) -> Iterator[str]:
+def _misfits(config: Namespace, given: Collection[str]) -> Iterator[str]:
     """Options that stand in the command line, but are those of networks of another type."""
-    net = getattr(config, "net_type", experiment.main_nets[0])
+    net = config.net_type
     for option in MAIN_NET_OPTIONS:
         if option.name in given and net not in option.nets:
             yield f"--{option.name}: is one of --net_type {' or '.join(option.nets)}, got {net}"

@@ -1,0 +1,1 @@
+"""What the commands that learn tasks of images are made of."""
