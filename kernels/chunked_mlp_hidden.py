@@ -62,8 +62,13 @@ def blocks(size: int, block: int) -> int:
     return -(-size // block)
 
 
-def options(tile: tiles.Tile) -> dict[str, int]:
-    return {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+def widest(widths: Iterable[Iterable[int]]) -> int:
+    """The width of the widest of the layers of several networks."""
+    return max(map(max, widths))
+
+
+def options(tile: tiles.Tile) -> dict[str, int | None]:
+    return {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "maxnreg": tile.max_registers}
 
 
 def left_overs(widths: Sequence[tuple[int, ...]], tile: tiles.Tile, precision: str) -> tuple[int, ...]:
@@ -110,7 +115,8 @@ def hidden_layers(networks: Sequence[HiddenLayers], activation: str, num_conditi
     rows = [num_conditions * network.num_chunks for network in networks]
     sizes = [count * sum(of_network) for count, of_network in zip(rows, widths, strict=True)]
     hidden = networks[0].weights[0].new_empty(sum(sizes))
-    tile, precision = tiles.hidden_tile(), tiles.input_precision(hidden.dtype)
+    precision = tiles.input_precision(hidden.dtype)
+    tile = tiles.hidden_forward_tile(precision, widest(widths))
     first = [network.weights[0] for network in networks]
     part_widths = by_row([part.shape[2] for part in network.inputs] for network in networks)
     layers = layers_of(widths)
@@ -227,7 +233,7 @@ def _layer_gradients(
 ) -> None:
     """Fill in the gradients of the hidden layers' matrices and biases from those of their rows."""
     dtype, device = hidden[0].dtype, hidden[0].device
-    tile = tiles.hidden_sums_tile(max(width for network in networks for width in network.widths))
+    tile = tiles.hidden_sums_tile(widest(network.widths for network in networks))
     matrices: list[OuterProducts] = []
     wanted: list[tuple[Tensor, int]] = []
     num_sums = 0

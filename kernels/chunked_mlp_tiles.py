@@ -19,13 +19,18 @@ _PROGRAMS = {80: 216, 90: 264, 100: 296}
 
 
 class Tile(NamedTuple):
-    """Block sizes and compiler options of one kernel launch."""
+    """Block sizes and compiler options of one kernel launch.
+
+    ``max_registers`` is for kernels that take a few registers more than let another program run on a
+    multiprocessor. Told nothing, the compiler may spill these few; told how many a thread has, it uses them.
+    """
 
     block_rows: int
     block_size: int
     block_k: int
     num_warps: int
     num_stages: int = 1
+    max_registers: int | None = None
 
 
 class Variant(NamedTuple):
@@ -100,14 +105,35 @@ def left_over(width: int, block_k: int, precision: str) -> int:
 
 
 def hidden_tile() -> Tile:
-    """The tile of the kernel of the hidden layers."""
+    """The tile of the kernels that do one hidden layer after the other."""
     return Tile(16, 0, 16, 8)
+
+
+def hidden_forward_tile(precision: str, width: int) -> Tile:
+    """The tile of the hidden layers themselves, the widest of ``width``."""
+    # Four programs at once leave each thread 64 registers, two 128. There are few rows, and so few programs.
+    is_heavy = precision == "ieee" and padded_width(width) > 64
+    return hidden_tile()._replace(max_registers=128 if is_heavy else None)
+
+
+def hidden_change_tile(num_networks: int, width: int) -> Tile:
+    """The tile of the change of the hidden layers of several networks, the widest of ``width``."""
+    # Which network a program serves takes registers too: more than the 128 of two programs at once.
+    is_heavy = num_networks > 1 and padded_width(width) > 64
+    return hidden_tile()._replace(max_registers=255 if is_heavy else None)
 
 
 def hidden_sums_tile(width: int) -> Tile:
     """The tile of the sums over rows for the gradients of hidden layers, the widest of ``width``."""
     block = min(padded_width(width), 64)
     return Tile(16, block, 0, 8) if block == 64 else Tile(32, block, 0, 2)
+
+
+def squares_tile(width: int) -> Tile:
+    """The tile of products of matrices with themselves, summed over their rows, the widest of ``width``."""
+    tile = hidden_sums_tile(width)
+    # Which of many matrices it is takes more than the 64 registers of four programs; three have 80.
+    return tile._replace(max_registers=80) if tile.num_warps == 8 else tile
 
 
 def forward_tile(arch: int, precision: str, rows: int, width: int, alignment: int) -> Tile:

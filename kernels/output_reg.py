@@ -23,6 +23,7 @@ from .chunked_mlp_hidden import (
     rows_of_parts,
     tasks_of,
     tensors_by_row,
+    widest,
 )
 from .chunked_mlp_hidden_kernels import _activate, _expm1, _find_task, _input_rows, _pick, _pick_of
 from .chunked_mlp_products import is_fused
@@ -262,7 +263,7 @@ def hidden_change(
     first, old_first = ([network.weights[0] for network in group] for group in (networks, old))
     rows, hidden = first[0].new_empty(sum(row_sizes)), first[0].new_empty(sum(sizes))
     scaled = rows if scaling is None else torch.empty_like(rows)
-    tile = tiles.hidden_tile()
+    tile = tiles.hidden_change_tile(len(networks), widest(widths))
     tasks, programs = tasks_of(blocks(count, tile.block_rows) for count in counts)
     if programs == 0:
         return rows, scaled, hidden

@@ -178,7 +178,7 @@ def changes(
         c = x.shape[1]
         products.append(OuterProducts(x, y, 1, (1, 0), c, c, start, c, -1))
         start += c * c
-    tile = tiles.hidden_sums_tile(max(columns))
+    tile = tiles.squares_tile(max(columns))
     # Networks differ much in size: with many programs for each, most of those of the small ones have no rows.
     partial = sums_over_rows(products, start, tile, tiles.input_precision(torch.float32), crowd=4)
     squares = rows.new_empty(2, start // 2)

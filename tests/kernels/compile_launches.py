@@ -83,6 +83,35 @@ GROUPS = {
 # One with several blocks of features in each pass.
 VARIED = [Network("50,50,50,50", (50, 50, 50, 50), 53, 700_000, 36_511_244), CORNERS[4]]
 
+# The cases of each kernel that take the most registers on a GPU, or were the closest to spilling.
+# test_chunked_mlp_compile.py says with --every-launch what is missing here.
+HEAVY = {
+    "_chunked_mlp_hidden_kernel": ["widest B=10 float32", "ResNet-32 100,100 B=10 float32"],
+    "_chunked_mlp_hidden_bwd_kernel": ["widest B=10 float32"],
+    "_chunked_mlp_hidden_sums_kernel": ["alike B=10 tf32", "widest B=10 tf32"],
+    "_chunked_mlp_inputs_bwd_kernel": ["widest B=10 float32"],
+    "_chunked_mlp_reduce_kernel": [
+        "ResNet-32 10,10,10,10 B=10 float32",
+        "ResNet-32 10,10,10,10 B=10 bfloat16",
+    ],
+    "_chunked_mlp_fwd_kernel": [
+        "ResNet-32 100,100 B=1 bfloat16",
+        "wide single B=1 bfloat16",
+        "WRN-28-10 50,50,50,50 B=1 float32",
+    ],
+    "_chunked_mlp_bwd_kernel": [
+        "WRN-28-10 50,50,50,50 B=1 bfloat16",
+        "odd B=1 bfloat16",
+        "ResNet-32 '' B=10 float32",
+    ],
+    "_grouped_mlp_fwd_kernel": ["widest B=10 bfloat16"],
+    "_grouped_mlp_weights_bwd_kernel": ["widest B=10 float32"],
+    "_grouped_mlp_features_bwd_kernel": ["widest B=10 float32", "widest B=10 tf32"],
+    "_hidden_change_kernel": ["widest B=10 float32", "widest B=10 tf32"],
+    "_layer_change_kernel": ["widest B=10 float32", "alike B=10 float32"],
+    "_layer_gradients_kernel": ["widest B=10 tf32"],
+}
+
 
 @dataclasses.dataclass
 class Launch:
@@ -276,20 +305,25 @@ def describe(launch: Launch) -> str:
     return " ".join([sizes, f"w{launch.options['num_warps']}", *flags])
 
 
-def spread(launches: list[tuple[str, int, Launch]], most: int) -> list[tuple[str, int, Launch]]:
-    """At most as many launches of each kernel on each GPU, those in between left out.
+def is_heavy(case: str, launch: Launch) -> bool:
+    return case in HEAVY[launch.kernel.__name__]
 
-    Of kernels that only serve several networks, the first.
+
+def spread(launches: list[tuple[str, int, Launch]], most: int) -> list[tuple[str, int, Launch]]:
+    """Of each kernel on each GPU the heavy launches, and others, evenly spread, to make ``most``; 0: all.
+
+    Of kernels that only serve several networks there are no others.
     """
-    groups: dict[tuple[int, str], list[tuple[str, int, Launch]]] = {}
-    for each in launches:
-        groups.setdefault((each[1], each[2].kernel.__name__), []).append(each)
+    groups: dict[tuple[int, str], tuple[list, list]] = {}
+    for case, arch, launch in launches:
+        of_kernel = groups.setdefault((arch, launch.kernel.__name__), ([], []))
+        of_kernel[is_heavy(case, launch)].append((case, arch, launch))
     chosen = []
-    for (_, kernel), group in groups.items():
-        count = min(most or len(group), len(group))
+    for (_, kernel), (others, heavy) in groups.items():
+        count = min(max(most - len(heavy), 0), len(others)) if most else len(others)
         if most and kernel.startswith(("_grouped", "_layer")):
-            count = 1
-        chosen += [group[i * (len(group) - 1) // max(count - 1, 1)] for i in range(count)]
+            count = 0
+        chosen += heavy + [others[i * (len(others) - 1) // max(count - 1, 1)] for i in range(count)]
     return chosen
 
 
@@ -301,6 +335,7 @@ def main(share: int, shares: int, most: int) -> None:
             "arch": arch,
             "kernel": launch.kernel.__name__,
             "tile": describe(launch),
+            "heavy": is_heavy(name, launch),
             **usage,
         }
         print(json.dumps(row), flush=True)
