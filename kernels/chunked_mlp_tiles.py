@@ -21,8 +21,8 @@ _PROGRAMS = {80: 216, 90: 264, 100: 296}
 class Tile(NamedTuple):
     """Block sizes and compiler options of one kernel launch.
 
-    ``max_registers`` is for kernels that take a few registers more than let another program run on a
-    multiprocessor. Told nothing, the compiler may spill these few; told how many a thread has, it uses them.
+    ``max_registers`` is for kernels that take a few registers of a thread more than let another program run
+    on a multiprocessor. The compiler may spill these few if it isn't told how many there are.
     """
 
     block_rows: int
@@ -118,7 +118,7 @@ def hidden_forward_tile(precision: str, width: int) -> Tile:
 
 def hidden_change_tile(num_networks: int, width: int) -> Tile:
     """The tile of the change of the hidden layers of several networks, the widest of ``width``."""
-    # Which network a program serves takes registers too: more than the 128 of two programs at once.
+    # Which network a program serves takes registers too: in float32 more than the 128 of two at once.
     is_heavy = num_networks > 1 and padded_width(width) > 64
     return hidden_tile()._replace(max_registers=255 if is_heavy else None)
 
