@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from hnetfast import _env
-from hnetfast.ops._activations import ACTIVATIONS
 from hnetfast.ops._library import LIBRARY, check_tensor, without_autocast
-from hnetfast.ops._mlp_layers import check_needs, check_network
+from hnetfast.ops._mlp_layers import check_needs, check_network, hidden_backward
 from hnetfast.ops._output_reg_products import hidden_and_change
 from hnetfast.ops.grouped_mlp import Group
 
@@ -123,35 +122,15 @@ def _change_backward_reference(
     grad, hidden, inputs, weights, biases, activation, conditions, chunks, needs
 ) -> list[Tensor]:
     """From the gradient of what the last layer reads those of all tensors, empty for the last layer."""
-    first_bias = len(inputs) + len(weights)
-    grads: list[Tensor | None] = [None] * len(needs)
-    widths = [weight.shape[0] for weight in weights[:-1]]
-    layers = hidden.split(widths, dim=1) if widths else ()
-    for i in reversed(range(len(widths))):
-        grad = ACTIVATIONS[activation].gradient(grad, layers[i])
-        if biases:
-            grads[first_bias + i] = grad.sum(0)
-        if i > 0:
-            grads[len(inputs) + i] = grad.t() @ layers[i - 1]
-            grad = grad @ weights[i]
-    grad = grad.view(conditions, chunks, -1)
-    of_parts = [part.shape[2] for part in inputs]
-    columns = weights[0].split(of_parts, dim=1) if widths else grad.split(of_parts, dim=2)
-    of_first = []
-    for i, (part, of_part) in enumerate(zip(inputs, columns, strict=True)):
-        axes = [axis for axis in (0, 1) if part.shape[axis] == 1]
-        total = grad if widths else of_part
-        total = total.sum(axes, keepdim=True) if axes else total
-        if widths:
-            of_first.append(total.flatten(0, 1).t() @ part.flatten(0, 1))
-            total = total @ of_part
-        grads[i] = total
-    if widths:
-        grads[len(inputs)] = torch.cat(of_first, dim=1)
-    return [
-        grad.new_empty(0) if g is None or not need else g.clone(memory_format=torch.contiguous_format)
-        for g, need in zip(grads, needs, strict=True)
-    ]
+    sizes = conditions, chunks
+    if len(weights) > 1:
+        found = hidden_backward(grad, hidden, inputs, weights, biases, activation, needs, sizes)
+    else:
+        parts = grad.view(*sizes, weights[0].shape[1]).split([part.shape[2] for part in inputs], dim=2)
+        pairs = zip(parts, inputs, strict=True)
+        found = [g.sum_to_size(part.shape).clone(memory_format=torch.contiguous_format) for g, part in pairs]
+        found += [None] * (len(needs) - len(inputs))
+    return [grad.new_empty(0) if g is None or not need else g for g, need in zip(found, needs, strict=True)]
 
 
 def _change_op(*arguments):
@@ -192,8 +171,8 @@ def _hidden_layers(network, chunks: int):
 def _change_backward_triton(
     grad, hidden, inputs, weights, biases, activation, conditions, chunks, needs
 ) -> list[Tensor]:
+    from hnetfast.kernels import chunked_mlp_hidden  # pyright: ignore[reportMissingImports]
     from hnetfast.kernels import output_reg as kernels  # pyright: ignore[reportMissingImports]
-    from hnetfast.kernels.chunked_mlp import hidden_layers_backward  # pyright: ignore[reportMissingImports]
 
     arguments = inputs, weights, biases, activation, conditions, chunks, needs
     _check_change_backward(grad, hidden, *arguments)
@@ -201,7 +180,8 @@ def _change_backward_triton(
         return _change_backward_reference(grad, hidden, *arguments)
     layers = _hidden_layers((inputs, weights, biases), chunks)
     with torch.cuda.device_of(grad):
-        found = hidden_layers_backward(grad, hidden.contiguous(), layers, activation, conditions, needs)
+        arguments = [grad], [hidden.contiguous()], [layers], activation, conditions, [needs]
+        (found,) = chunked_mlp_hidden.hidden_layers_backward(*arguments)
     return [grad.new_empty(0) if g is None else g for g in found]
 
 
