@@ -140,7 +140,7 @@ def mlp_backward(grad_out, hidden, inputs, weights, biases, activation, needs, s
         grads = _first_layer_backward(grad, inputs, weight, needs, sizes)
     if biases:
         grads[-1] = grad.sum(0)
-    return [g if need else grad.new_empty(0) for g, need in zip(grads, needs, strict=True)]
+    return [grad.new_empty(0) if g is None or not need else g for g, need in zip(grads, needs, strict=True)]
 
 
 def hidden_backward(grad, hidden, inputs, weights, biases, activation, needs, sizes) -> list[Tensor | None]:
