@@ -23,6 +23,7 @@ from bench.gpu_tables import TILES
 from bench.results import Results
 from hnetfast.kernels import chunked_mlp, chunked_mlp_tiles
 from hnetfast.kernels.chunked_mlp_tiles import VARIANTS, Variant
+from hnetfast.ops._mlp_layers import hidden_backward
 from hnetfast.ops.chunked_mlp import chunked_mlp_reference
 
 ROUNDS = 30
@@ -133,7 +134,7 @@ class Problem:
         tensors = (self.inputs, self.weights, self.biases)
         needs = [True] * sum(map(len, tensors))
         return chunked_mlp.chunked_mlp_backward(
-            self.grad, self.hidden, *tensors, "elu", self.num_outputs, needs
+            self.grad, self.hidden, *tensors, "elu", needs, hidden_backward
         )
 
     def exact(self) -> list[Tensor]:

@@ -8,7 +8,7 @@ Triton's interpreter.
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,9 @@ from . import chunked_mlp_hidden
 from . import chunked_mlp_library as library
 from . import chunked_mlp_products as products
 from .chunked_mlp_hidden import HiddenLayers
+
+# ``hidden_backward`` of ops, which no kernel imports.
+Below = Callable[..., list[Tensor | None]]
 
 
 class _Run(NamedTuple):
@@ -85,8 +88,8 @@ def chunked_mlp_backward(
     weights: list[Tensor],
     biases: list[Tensor],
     activation: str,
-    num_outputs: int,
     needs: list[bool],
+    below: Below,
 ) -> list[Tensor]:
     """Gradients of the inputs, weights and biases.
 
@@ -97,8 +100,8 @@ def chunked_mlp_backward(
         weights: As given to ``chunked_mlp_forward``.
         biases: As given to ``chunked_mlp_forward``.
         activation: As given to ``chunked_mlp_forward``.
-        num_outputs: n, the width of ``grad_out``.
         needs: Whether each tensor of inputs + weights + biases needs its gradient.
+        below: Computes the gradients below the last layer where they are not for a Triton kernel.
 
     Returns:
         The gradients in the order of ``needs``; an empty tensor where none is needed.
@@ -138,9 +141,12 @@ def chunked_mlp_backward(
             grads = [None] * len(tensors)
             if needs_below:
                 layers = HiddenLayers(inputs, weights[:-1], biases[:-1], num_chunks)
-                grads = hidden_layers_backward(
-                    grad_features, hidden, layers, activation, num_conditions, needs
-                )
+                if products.is_fused(hidden.dtype, *layers.widths):
+                    args = [grad_features], [hidden], [layers], activation, num_conditions, [needs]
+                    grads = chunked_mlp_hidden.hidden_layers_backward(*args)[0]
+                else:
+                    network, sizes = (inputs, weights, biases), (num_conditions, num_chunks)
+                    grads = below(grad_features, hidden, *network, activation, needs, sizes)
             grads[len(inputs) + len(weights) - 1] = grad_weight
             if biases:
                 grads[-1] = None if grad_offset is None else grad_offset[0]
@@ -148,32 +154,6 @@ def chunked_mlp_backward(
         _as_result(grad, tensor) if need else tensor.new_empty(0)
         for tensor, grad, need in zip(tensors, grads, needs, strict=True)
     ]
-
-
-def hidden_layers_backward(
-    grad_features: Tensor,
-    hidden: Tensor,
-    layers: HiddenLayers,
-    activation: str,
-    num_conditions: int,
-    needs: Sequence[bool],
-) -> list[Tensor | None]:
-    """Gradients of everything below the last layer, see ``chunked_mlp_library.hidden_layers_backward``."""
-    if products.is_fused(hidden.dtype, *layers.widths):
-        args = [grad_features], [hidden], [layers], activation, num_conditions, [needs]
-        return chunked_mlp_hidden.hidden_layers_backward(*args)[0]
-    inputs, weights, biases, num_chunks = layers
-    return library.hidden_layers_backward(
-        grad_features,
-        hidden,
-        inputs,
-        weights,
-        len(biases) > 0,
-        activation,
-        num_conditions,
-        num_chunks,
-        needs,
-    )
 
 
 def _as_result(grad: Tensor, tensor: Tensor) -> Tensor:

@@ -165,7 +165,7 @@ def hidden_layers_backward(
     num_conditions: int,
     needs: Sequence[Sequence[bool]],
 ) -> list[list[Tensor | None]]:
-    """Gradients of everything below the last layer, see ``chunked_mlp_library.hidden_layers_backward``.
+    """Gradients of everything below the last layer.
 
     Four launches, however many layers and networks there are.
 

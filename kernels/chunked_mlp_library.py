@@ -66,102 +66,6 @@ def _sum_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def hidden_layers_backward(
-    grad_features: Tensor,
-    hidden: Tensor,
-    inputs: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    has_bias: bool,
-    activation: str,
-    num_conditions: int,
-    num_chunks: int,
-    needs: Sequence[bool],
-) -> list[Tensor | None]:
-    """Gradients of everything below the last layer.
-
-    Args:
-        grad_features: Gradient of the last hidden layer [R, K], in the dtype it was accumulated in.
-        hidden: All hidden layers after the activation [R, Σ widths].
-        inputs: Parts of the input, each [B or 1, N or 1, width].
-        weights: Matrices of the hidden layers.
-        has_bias: Whether every layer has a bias.
-        activation: Activation of the hidden layers.
-        num_conditions: B.
-        num_chunks: N.
-        needs: For inputs, all weights (the output layer's too) and all biases.
-
-    Returns:
-        A gradient or None for each entry of ``needs``; None for those of the output layer.
-    """
-    grads: list[Tensor | None] = [None] * len(needs)
-    first_weight, first_bias = len(inputs), len(inputs) + len(weights) + 1
-    column = hidden.shape[1]
-    grad = grad_features
-    for layer in range(len(weights) - 1, -1, -1):
-        weight = weights[layer].to(grad.dtype)
-        width = weight.shape[0]
-        column -= width
-        grad = _activation_backward(grad, hidden[:, column : column + width], activation)
-        if has_bias and needs[first_bias + layer]:
-            grads[first_bias + layer] = grad.sum(0)
-        if layer == 0:
-            _first_layer_backward(grad, inputs, weight, num_conditions, num_chunks, needs, grads)
-            break
-        if needs[first_weight + layer]:
-            below = hidden[:, column - weights[layer - 1].shape[0] : column].to(grad.dtype)
-            grads[first_weight + layer] = grad.t() @ below
-        if not (
-            any(needs[: first_weight + layer]) or (has_bias and any(needs[first_bias : first_bias + layer]))
-        ):
-            break
-        grad = grad @ weight
-    return grads
-
-
-def _activation_backward(grad: Tensor, hidden: Tensor, activation: str) -> Tensor:
-    """Return grad · act'(z), the derivative taken from h = act(z)."""
-    if activation == "identity":
-        return grad
-    hidden = hidden.to(grad.dtype)
-    if activation == "relu":
-        return torch.where(hidden > 0, grad, 0)
-    if activation == "sigmoid":
-        return torch.ops.aten.sigmoid_backward(grad, hidden)
-    if activation == "tanh":
-        return torch.ops.aten.tanh_backward(grad, hidden)
-    if activation == "elu":
-        return torch.where(hidden > 0, grad, grad * (hidden + 1))
-    return torch.where(hidden > 0, grad, grad * 0.01)
-
-
-def _first_layer_backward(
-    grad: Tensor,
-    inputs: Sequence[Tensor],
-    weight: Tensor,
-    num_conditions: int,
-    num_chunks: int,
-    needs: Sequence[bool],
-    grads: list[Tensor | None],
-) -> None:
-    """Fill in the gradients of the inputs and the first matrix from grad [R, width], summed to each part."""
-    grad = grad.view(num_conditions, num_chunks, -1)
-    weight_parts = weight.split([part.shape[2] for part in inputs], dim=1)
-    columns = []
-    sums: dict[tuple[bool, bool], Tensor] = {}
-    for i, part in enumerate(inputs):
-        key = (part.shape[0] == num_conditions, part.shape[1] == num_chunks)
-        if key not in sums:
-            axes = [axis for axis in (0, 1) if not key[axis]]
-            total = grad.sum(axes, keepdim=True) if axes else grad
-            sums[key] = total.reshape(-1, grad.shape[2])
-        if needs[len(inputs)]:
-            columns.append(sums[key].t() @ part.reshape(-1, part.shape[2]).to(grad.dtype))
-        if needs[i]:
-            grads[i] = sums[key] @ weight_parts[i]
-    if needs[len(inputs)]:
-        grads[len(inputs)] = torch.cat(columns, dim=1)
-
-
 def split_input_gradient(
     grad_rows: Tensor,
     inputs: Sequence[Tensor],
@@ -174,10 +78,7 @@ def split_input_gradient(
     parts = grad_rows.reshape(num_conditions, num_chunks, -1).split([part.shape[2] for part in inputs], dim=2)
     for i, part in enumerate(inputs):
         if needs[i]:
-            axes = [
-                axis for axis, size in ((0, num_conditions), (1, num_chunks)) if part.shape[axis] == 1 < size
-            ]
-            grads[i] = parts[i].sum(axes, keepdim=True) if axes else parts[i]
+            grads[i] = parts[i].sum_to_size(part.shape)
 
 
 def _whole_chunks(flat: Tensor, chunk_size: int) -> Tensor:

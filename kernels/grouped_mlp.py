@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import chunked_mlp_tiles as tiles
-from .chunked_mlp import _device_of, chunked_mlp_backward, chunked_mlp_forward
+from .chunked_mlp import Below, _device_of, chunked_mlp_backward, chunked_mlp_forward
 from .chunked_mlp_hidden import (
     HiddenLayers,
     alike,
@@ -115,6 +115,7 @@ def grouped_mlp_backward(
     sizes: Sequence[tuple[int, int]],
     places: Sequence[Places],
     needs: Sequence[Sequence[bool]],
+    below: Below,
 ) -> list[list[Tensor]]:
     """Gradients of the inputs, weights and biases of each network.
 
@@ -125,6 +126,7 @@ def grouped_mlp_backward(
         sizes: See there.
         places: See there.
         needs: For each network whether its inputs, weights and biases need gradients.
+        below: As for ``chunked_mlp_backward``.
 
     Returns:
         For each network the gradients in the order of ``needs``; an empty tensor where none is needed.
@@ -159,7 +161,7 @@ def grouped_mlp_backward(
             grad_rows = grad_out.new_zeros((conditions, num_outputs)).index_copy_(1, kept, grad_rows)
         expanded = _for_all_conditions(inputs, conditions)
         grads = chunked_mlp_backward(
-            grad_rows, layers[i], expanded, weights, biases, activation, num_outputs, list(needs[i])
+            grad_rows, layers[i], expanded, weights, biases, activation, list(needs[i]), below
         )
         if needs[i][0] and expanded[0] is not inputs[0]:
             grads[0] = grads[0].sum(0, keepdim=True)

@@ -69,6 +69,56 @@ def _accumulate_change(
 
 
 @triton.jit
+def _accumulate_parts(
+    b_now,
+    b_change,
+    i_net,
+    o_row,
+    m_row,
+    num_chunks,
+    o_unit,
+    m_unit,
+    p_inputs,
+    p_old_inputs,
+    p_columns,
+    p_old_columns,
+    PART_WIDTHS: tl.constexpr,
+    IN_WIDTHS: tl.constexpr,
+    CONDITION_STRIDES: tl.constexpr,
+    CHUNK_STRIDES: tl.constexpr,
+    OLD_CONDITION_STRIDES: tl.constexpr,
+    OLD_CHUNK_STRIDES: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Do ``_accumulate_change`` for all parts of the input; tuples as in ``_hidden_change_kernel``."""
+    for i_part in tl.static_range(len(PART_WIDTHS)):
+        part_width = _pick_of(i_net, PART_WIDTHS, i_part)
+        condition_stride = _pick_of(i_net, CONDITION_STRIDES, i_part)
+        o_part = _input_rows(o_row, num_chunks, condition_stride, _pick_of(i_net, CHUNK_STRIDES, i_part))
+        old_stride = _pick_of(i_net, OLD_CONDITION_STRIDES, i_part)
+        o_old = _input_rows(o_row, num_chunks, old_stride, _pick_of(i_net, OLD_CHUNK_STRIDES, i_part))
+        b_now, b_change = _accumulate_change(
+            b_now,
+            b_change,
+            _pick(i_net, p_inputs[i_part]),
+            o_part * part_width,
+            _pick(i_net, p_old_inputs[i_part]),
+            o_old * part_width,
+            m_row,
+            _pick(i_net, p_columns[i_part]),
+            _pick(i_net, p_old_columns[i_part]),
+            o_unit * _pick(i_net, IN_WIDTHS),
+            m_unit,
+            part_width,
+            True,
+            BLOCK_K,
+            PRECISION,
+        )
+    return b_now, b_change
+
+
+@triton.jit
 def _activate_change(b_now, b_change, ACTIVATION: tl.constexpr):
     """Return act(z) and act(z) − act(z − δ), the latter without cancellation."""
     b_before = b_now - b_change
@@ -160,37 +210,16 @@ def _hidden_change_kernel(
         b_now = tl.zeros([BLOCK_ROWS, 1], dtype=tl.float32) + b_bias[None, :]
         b_change = tl.zeros([BLOCK_ROWS, 1], dtype=tl.float32) + b_bias_change[None, :]
         if i_layer == 0:
-            for i_part in tl.static_range(len(PART_WIDTHS)):
-                part_width = _pick_of(i_net, PART_WIDTHS, i_part)
-                o_part = _input_rows(
-                    o_row,
-                    num_chunks,
-                    _pick_of(i_net, CONDITION_STRIDES, i_part),
-                    _pick_of(i_net, CHUNK_STRIDES, i_part),
-                )
-                o_old = _input_rows(
-                    o_row,
-                    num_chunks,
-                    _pick_of(i_net, OLD_CONDITION_STRIDES, i_part),
-                    _pick_of(i_net, OLD_CHUNK_STRIDES, i_part),
-                )
-                b_now, b_change = _accumulate_change(
-                    b_now,
-                    b_change,
-                    _pick(i_net, p_inputs[i_part]),
-                    o_part * part_width,
-                    _pick(i_net, p_old_inputs[i_part]),
-                    o_old * part_width,
-                    m_row,
-                    _pick(i_net, p_columns[i_part]),
-                    _pick(i_net, p_old_columns[i_part]),
-                    o_unit * _pick(i_net, IN_WIDTHS),
-                    m_unit,
-                    part_width,
-                    True,
-                    BLOCK_K,
-                    PRECISION,
-                )
+            b_now, b_change = _accumulate_parts(
+                b_now,
+                b_change,
+                *(i_net, o_row, m_row, num_chunks, o_unit, m_unit),
+                *(p_inputs, p_old_inputs, p_columns, p_old_columns),
+                *(PART_WIDTHS, IN_WIDTHS),
+                *(CONDITION_STRIDES, CHUNK_STRIDES, OLD_CONDITION_STRIDES, OLD_CHUNK_STRIDES),
+                BLOCK_K,
+                PRECISION,
+            )
         else:
             in_width = _pick_of(i_net, WIDTHS, i_layer - 1)
             column = _pick_of(i_net, COLUMNS, i_layer - 1)

@@ -145,6 +145,16 @@ RECURRENT = {"n_in": 3, "rnn_layers": [4], "verbose": False}
 SMALL_IMAGES = {"in_shape": (8, 8, 3), "num_classes": 3, "verbose": False}
 
 
+def assert_same(value, expected):
+    """Compare generated weights, tensors or nested lists of them, bit for bit."""
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(value, expected)
+        return
+    assert type(value) is list and len(value) == len(expected)
+    for v, e in zip(value, expected, strict=True):
+        assert_same(v, e)
+
+
 def fixed(cls, *sizes, **own):
     return lambda **options: cls(*sizes, **{"verbose": False} | own | options)
 

@@ -79,7 +79,6 @@ class TorchDataset(torch.utils.data.Dataset):
             )
         self._seed = check_count("seed", seed)
         self._handler = shared_copy(handler)
-        self._part = part
         self._ids = np.array(ids, dtype=None if len(ids) else np.int64)
         self._use_one_hot = bool(use_one_hot)
         self._channels_first = channels_first

@@ -93,7 +93,6 @@ class _Slices:
     def __init__(
         self, num_sets: int, distilled_shapes: Sequence[Sequence[int]] | None, kwargs: Mapping[str, Any]
     ) -> None:
-        self._num_sets = num_sets
         self._kwargs = dict(kwargs)
         self._stats = self._kwargs.get("distilled_params")
         self._stats_are_per_set = False

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_aten = torch.ops.aten
+
 
 class Activation(NamedTuple):
     """An activation function that ops know by name.
@@ -49,7 +51,7 @@ ACTIVATIONS = {
     ),
     "relu": Activation(
         function=torch.relu,
-        gradient=lambda grad, h: grad * (h > 0),
+        gradient=lambda grad, h: _aten.threshold_backward(grad, h, 0),
         change=lambda change, before, after, now, then: torch.where(after > 0, change, 0.0 * change),
         small=False,
         kink=True,
@@ -58,7 +60,7 @@ ACTIVATIONS = {
     ),
     "sigmoid": Activation(
         function=torch.sigmoid,
-        gradient=lambda grad, h: grad * (h * (1 - h)),
+        gradient=_aten.sigmoid_backward.default,
         change=lambda change, before, after, now, then: -torch.expm1(-change) * now * (1 - then),
         small=True,
         kink=False,
@@ -67,7 +69,7 @@ ACTIVATIONS = {
     ),
     "tanh": Activation(
         function=torch.tanh,
-        gradient=lambda grad, h: grad * (1 - h * h),
+        gradient=_aten.tanh_backward.default,
         change=lambda change, before, after, now, then: torch.tanh(change) * (1 - now * then),
         small=True,
         kink=False,

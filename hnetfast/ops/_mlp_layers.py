@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -128,38 +128,78 @@ def mlp_backward(grad_out, hidden, inputs, weights, biases, activation, needs, s
     Returns:
         A tensor for each, empty if it was not wanted.
     """
-    num_conditions, num_chunks = sizes
-    chunk_size = weights[-1].shape[0]
-    tail = num_chunks * chunk_size - grad_out.shape[1]
-    grad = F.pad(grad_out, (0, tail)).view(num_conditions, num_chunks, chunk_size)
-    widths = [w.shape[0] for w in weights[:-1]]
-    layers = hidden.view(num_conditions, num_chunks, sum(widths)).split(widths, dim=2) if widths else ()
-    grad_inputs: list[Any] = []
-    grad_weights: list[Any] = [None] * len(weights)
-    grad_biases: list[Any] = [None] * len(biases)
+    weight, widths = weights[-1], [len(weight) for weight in weights[:-1]]
+    tail = sizes[1] * len(weight) - grad_out.shape[1]
+    grad = F.pad(grad_out, (0, tail)).reshape(sizes[0] * sizes[1], len(weight))
+    if widths:
+        arguments = inputs, weights, biases, activation, needs, sizes
+        grads = hidden_backward(times(grad, weight.t(), sizes[1]), hidden, *arguments)
+        rows = hidden.reshape(len(grad), sum(widths))[:, sum(widths[:-1]) :]
+        grads[len(inputs) + len(widths)] = _outer(grad, rows)
+    else:
+        grads = _first_layer_backward(grad, inputs, weight, needs, sizes)
+    if biases:
+        grads[-1] = grad.sum(0)
+    return [grad.new_empty(0) if g is None or not need else g for g, need in zip(grads, needs, strict=True)]
 
-    def outer(grad: Tensor, x: Tensor) -> Tensor:  # [out, in], summed over all rows
-        return times(grad.flatten(0, 1).t(), x.flatten(0, 1).t(), grad.shape[2])
 
-    def through(grad: Tensor, weight: Tensor) -> Tensor:
-        return times(grad.flatten(0, 1), weight.t(), num_chunks).view(*grad.shape[:2], weight.shape[1])
+def hidden_backward(grad, hidden, inputs, weights, biases, activation, needs, sizes) -> list[Tensor | None]:
+    """Gradients below the last layer from that of what it reads, in plain PyTorch.
 
-    for i in reversed(range(len(weights))):
-        if biases:
-            grad_biases[i] = grad.sum((0, 1))
+    Args:
+        grad: Gradient of the last hidden layer, ``[B·N, K]``; all others are computed in its dtype.
+        hidden: As for :func:`mlp_backward`, like all that follows; there is a hidden layer.
+        inputs: See there.
+        weights: See there.
+        biases: See there.
+        activation: See there.
+        needs: See there.
+        sizes: See there.
+
+    Returns:
+        A tensor for each that is wanted, else None, as for the last layer.
+    """
+    grads: list[Tensor | None] = [None] * len(needs)
+    first_bias = len(inputs) + len(weights)
+    widths = [len(weight) for weight in weights[:-1]]
+    layers = hidden.reshape(len(grad), sum(widths)).to(grad.dtype).split(widths, dim=1)
+    for i in reversed(range(len(widths))):
+        grad = ACTIVATIONS[activation].gradient(grad, layers[i])
+        if biases and needs[first_bias + i]:
+            grads[first_bias + i] = grad.sum(0)
         if i > 0:
-            grad_weights[i] = outer(grad, layers[i - 1])
-            grad = ACTIVATIONS[activation].gradient(through(grad, weights[i]), layers[i - 1])
-    columns = []
-    for part, weight in zip(inputs, weights[0].split([p.shape[2] for p in inputs], dim=1), strict=True):
+            if needs[len(inputs) + i]:
+                grads[len(inputs) + i] = _outer(grad, layers[i - 1])
+            if not any((*needs[: len(inputs) + i], *needs[first_bias : first_bias + i])):
+                return grads
+            grad = times(grad, weights[i].to(grad.dtype).t(), sizes[1])
+    of_first = _first_layer_backward(grad, inputs, weights[0], needs, sizes)
+    return [*of_first[: len(inputs) + 1], *grads[len(inputs) + 1 :]]
+
+
+def _outer(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient of a weight ``[out, in]``: the sum over all rows."""
+    return times(grad.t(), x.t(), grad.shape[1])
+
+
+def _first_layer_backward(grad: Tensor, inputs, weight: Tensor, needs, sizes) -> list[Tensor | None]:
+    """Gradients of the inputs and of the first weight, from that of what it gives ``[B·N, width]``."""
+    grads: list[Tensor | None] = [None] * len(needs)
+    grad = grad.view(*sizes, len(weight))
+    sums, of_columns = {}, []
+    columns = weight.to(grad.dtype).split([part.shape[2] for part in inputs], dim=1)
+    for i, (part, of_part) in enumerate(zip(inputs, columns, strict=True)):
         # A part that does not vary with the conditions (chunks) meets the sum of the gradient over them.
-        axes = [axis for axis in (0, 1) if part.shape[axis] == 1]
-        grad_part = grad.sum(axes, keepdim=True) if axes else grad
-        columns.append(outer(grad_part, part))
-        grad_inputs.append(through(grad_part, weight))
-    grad_weights[0] = torch.cat(columns, dim=1)
-    grads = [*grad_inputs, *grad_weights, *grad_biases]
-    return [g if need else g.new_empty(0) for g, need in zip(grads, needs, strict=True)]
+        key = part.shape[0] == sizes[0], part.shape[1] == sizes[1]
+        if key not in sums:
+            sums[key] = grad.sum_to_size(*part.shape[:2], len(weight)).flatten(0, 1)
+        if needs[len(inputs)]:
+            of_columns.append(_outer(sums[key], part.flatten(0, 1).to(grad.dtype)))
+        if needs[i]:
+            grads[i] = times(sums[key], of_part.t(), sizes[1]).view(part.shape)
+    if of_columns:
+        grads[len(inputs)] = torch.cat(of_columns, dim=1)
+    return grads
 
 
 def backward_of_active(grad_out, hidden, inputs, weights, biases, activation, needs, sizes):

@@ -13,6 +13,7 @@ The ops here are called below autograd, by the function that has the gradients, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -20,9 +21,9 @@ import torch
 from torch import Tensor
 
 from hnetfast import _env
-from hnetfast.ops._activations import ACTIVATIONS
-from hnetfast.ops._library import LIBRARY, check_tensor, without_autocast
-from hnetfast.ops._mlp_layers import check_needs, check_network
+from hnetfast.ops._library import LIBRARY, check_tensor
+from hnetfast.ops._mlp_layers import check_needs, check_network, hidden_backward
+from hnetfast.ops._output_reg_form import Form, lists_of
 from hnetfast.ops._output_reg_products import hidden_and_change
 from hnetfast.ops.grouped_mlp import Group
 
@@ -123,35 +124,15 @@ def _change_backward_reference(
     grad, hidden, inputs, weights, biases, activation, conditions, chunks, needs
 ) -> list[Tensor]:
     """From the gradient of what the last layer reads those of all tensors, empty for the last layer."""
-    first_bias = len(inputs) + len(weights)
-    grads: list[Tensor | None] = [None] * len(needs)
-    widths = [weight.shape[0] for weight in weights[:-1]]
-    layers = hidden.split(widths, dim=1) if widths else ()
-    for i in reversed(range(len(widths))):
-        grad = ACTIVATIONS[activation].gradient(grad, layers[i])
-        if biases:
-            grads[first_bias + i] = grad.sum(0)
-        if i > 0:
-            grads[len(inputs) + i] = grad.t() @ layers[i - 1]
-            grad = grad @ weights[i]
-    grad = grad.view(conditions, chunks, -1)
-    of_parts = [part.shape[2] for part in inputs]
-    columns = weights[0].split(of_parts, dim=1) if widths else grad.split(of_parts, dim=2)
-    of_first = []
-    for i, (part, of_part) in enumerate(zip(inputs, columns, strict=True)):
-        axes = [axis for axis in (0, 1) if part.shape[axis] == 1]
-        total = grad if widths else of_part
-        total = total.sum(axes, keepdim=True) if axes else total
-        if widths:
-            of_first.append(total.flatten(0, 1).t() @ part.flatten(0, 1))
-            total = total @ of_part
-        grads[i] = total
-    if widths:
-        grads[len(inputs)] = torch.cat(of_first, dim=1)
-    return [
-        grad.new_empty(0) if g is None or not need else g.clone(memory_format=torch.contiguous_format)
-        for g, need in zip(grads, needs, strict=True)
-    ]
+    sizes = conditions, chunks
+    if len(weights) > 1:
+        found = hidden_backward(grad, hidden, inputs, weights, biases, activation, needs, sizes)
+    else:
+        parts = grad.view(*sizes, weights[0].shape[1]).split([part.shape[2] for part in inputs], dim=2)
+        pairs = zip(parts, inputs, strict=True)
+        found = [g.sum_to_size(part.shape).clone(memory_format=torch.contiguous_format) for g, part in pairs]
+        found += [None] * (len(needs) - len(inputs))
+    return [grad.new_empty(0) if g is None or not need else g for g, need in zip(found, needs, strict=True)]
 
 
 def _change_op(*arguments):
@@ -192,8 +173,8 @@ def _hidden_layers(network, chunks: int):
 def _change_backward_triton(
     grad, hidden, inputs, weights, biases, activation, conditions, chunks, needs
 ) -> list[Tensor]:
+    from hnetfast.kernels import chunked_mlp_hidden  # pyright: ignore[reportMissingImports]
     from hnetfast.kernels import output_reg as kernels  # pyright: ignore[reportMissingImports]
-    from hnetfast.kernels.chunked_mlp import hidden_layers_backward  # pyright: ignore[reportMissingImports]
 
     arguments = inputs, weights, biases, activation, conditions, chunks, needs
     _check_change_backward(grad, hidden, *arguments)
@@ -201,7 +182,8 @@ def _change_backward_triton(
         return _change_backward_reference(grad, hidden, *arguments)
     layers = _hidden_layers((inputs, weights, biases), chunks)
     with torch.cuda.device_of(grad):
-        found = hidden_layers_backward(grad, hidden.contiguous(), layers, activation, conditions, needs)
+        arguments = [grad], [hidden.contiguous()], [layers], activation, conditions, [needs]
+        (found,) = chunked_mlp_hidden.hidden_layers_backward(*arguments)
     return [grad.new_empty(0) if g is None else g for g in found]
 
 
@@ -283,7 +265,7 @@ class Problem(NamedTuple):
         scaling: A factor for each condition, ``[B]``, or None.
         never: Rows of the last layer that do not count, or None.
         corrections: Squares to subtract.
-        differentiable: Computes the same such that gradients can be differentiated again.
+        differentiable: Computes the same from all tensors such that gradients can be differentiated again.
     """
 
     previous: tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]
@@ -293,52 +275,44 @@ class Problem(NamedTuple):
     scaling: Tensor | None
     never: Tensor | None
     corrections: Sequence[OfChunks]
-    differentiable: Callable[..., Tensor]
+    differentiable: Callable[[Sequence[Tensor]], Tensor]
+
+    def constants(self) -> list[Tensor]:
+        """Return what the loss depends on besides its arguments."""
+        tensors = [t for part in self.previous for t in part]
+        return tensors if self.scaling is None else [*tensors, self.scaling]
 
 
-class ClosedForm(torch.autograd.Function):
-    """Called with the counts of inputs and of inputs and weights, a :class:`Problem`, and all tensors."""
+def closed_form(problem: Problem, counts: Sequence[int]) -> Form:
+    """The form of one network, with so many inputs, weights and biases."""
+    backward = partial(_gradients, problem, counts)
+    return Form(problem.constants(), partial(_loss, problem, counts), backward, problem.differentiable)
 
-    @staticmethod
-    def forward(ctx, counts, problem, *tensors):
-        lists = tensors[: counts[0]], tensors[counts[0] : counts[1]], tensors[counts[1] :]
-        conditions, chunks = problem.sizes
-        rows, hidden = _CHANGE(*lists, *problem.previous, problem.activation, conditions, chunks)
-        matrix = _matrix(lists, problem)
-        cut = _cut(problem, len(matrix))
-        columns, kinds = matrix.shape[1], len(cut)
-        rows = rows.view(conditions, chunks, columns)
-        scaled = _scaled(rows, problem.scaling, kinds)
-        # One inner product is the whole loss: of these and those, square matrices and then corrections.
-        lengths = _lengths(problem, kinds, columns)
-        pairs = matrix.new_empty(2, sum(lengths))
-        (products, *changes), (sums, *weighted) = (half.split(lengths) for half in pairs)
-        torch.mm(scaled.flatten(2).flatten(0, 1).t(), rows.flatten(0, 1), out=sums.view(-1, columns))
-        for of_kind, product in zip(cut, products.view(kinds, columns, columns), strict=True):
-            torch.mm(matrix[of_kind].t(), matrix[of_kind], out=product)
-        inputs, outputs = [], []  # of the corrections
-        for part, change, weights in zip(problem.corrections, changes, weighted, strict=True):
-            x, m = subtract(rows, matrix, part, change, weights)
-            inputs.append(x)
-            outputs.append(m)
-        loss = torch.dot(*pairs)
-        # What is constant is saved too: autograd then notices if it is changed in place.
-        constants = [t for part in problem.previous for t in part]
-        constants += [] if problem.scaling is None else [problem.scaling]
-        constants = [t for t in constants if not t.is_inference()]  # which nobody can save or change
-        ctx.counts, ctx.problem, ctx.num_constants = counts, problem, len(constants)
-        ctx.save_for_backward(*constants, *tensors, hidden, scaled, matrix, pairs, *inputs, *outputs)
-        return loss
 
-    @staticmethod
-    def backward(ctx, grad):
-        needs = ctx.needs_input_grad[2:]
-        saved = ctx.saved_tensors[ctx.num_constants :]
-        tensors, saved = saved[: len(needs)], saved[len(needs) :]
-        with without_autocast(grad.device.type):
-            if torch.is_grad_enabled():
-                return None, None, *_differentiable_gradients(ctx.problem, ctx.counts, tensors, needs, grad)
-            return None, None, *_gradients(ctx.problem, ctx.counts, tensors, needs, saved, grad)
+def _loss(
+    problem: Problem, counts: Sequence[int], tensors: Sequence[Tensor], gradients: bool
+) -> tuple[Tensor, list[Tensor]]:
+    lists = lists_of(counts, tensors)
+    conditions, chunks = problem.sizes
+    rows, hidden = _CHANGE(*lists, *problem.previous, problem.activation, conditions, chunks)
+    matrix = _matrix(lists, problem)
+    cut = _cut(problem, len(matrix))
+    columns, kinds = matrix.shape[1], len(cut)
+    rows = rows.view(conditions, chunks, columns)
+    scaled = _scaled(rows, problem.scaling, kinds)
+    # One inner product is the whole loss: of these and those, square matrices and then corrections.
+    lengths = _lengths(problem, kinds, columns)
+    pairs = matrix.new_empty(2, sum(lengths))
+    (products, *changes), (sums, *weighted) = (half.split(lengths) for half in pairs)
+    torch.mm(scaled.flatten(2).flatten(0, 1).t(), rows.flatten(0, 1), out=sums.view(-1, columns))
+    for of_kind, product in zip(cut, products.view(kinds, columns, columns), strict=True):
+        torch.mm(matrix[of_kind].t(), matrix[of_kind], out=product)
+    inputs, outputs = [], []  # of the corrections
+    for part, change, weights in zip(problem.corrections, changes, weighted, strict=True):
+        x, m = subtract(rows, matrix, part, change, weights)
+        inputs.append(x)
+        outputs.append(m)
+    return torch.dot(*pairs), [hidden, scaled, matrix, pairs, *inputs, *outputs]
 
 
 def _cut(problem: Problem, size: int) -> list[slice]:
@@ -364,10 +338,9 @@ def _scaled(rows: Tensor, scaling: Tensor | None, kinds: int) -> Tensor:
     return scaled
 
 
-def _gradients(problem, counts, tensors, needs, saved, grad) -> list[Tensor | None]:
-    num_inputs, first_bias = counts
-    lists = tensors[:num_inputs], tensors[num_inputs:first_bias], tensors[first_bias:]
-    hidden, scaled, matrix, pairs, *chosen = saved
+def _gradients(problem, counts, grad, tensors, kept, needs) -> list[Tensor | None]:
+    lists, first_bias = lists_of(counts, tensors), counts[0] + counts[1]
+    hidden, scaled, matrix, pairs, *chosen = kept
     (conditions, chunks), corrections = problem.sizes, problem.corrections
     inputs, outputs = chosen[: len(corrections)], chosen[len(corrections) :]
     has_bias = len(tensors) > first_bias
@@ -419,15 +392,3 @@ def _matrix(lists: Sequence[Sequence[Tensor]], problem: Problem) -> Tensor:
     if problem.never is not None:
         matrix.index_fill_(0, problem.never, 0)
     return matrix
-
-
-def _differentiable_gradients(
-    problem: Problem, counts: tuple[int, int], tensors: Sequence[Tensor], needs: Sequence[bool], grad: Tensor
-) -> list[Tensor | None]:
-    # Views, as the same tensor may be given twice, or one be computed from another.
-    tensors = [t.view_as(t) for t in tensors]
-    lists = tensors[: counts[0]], tensors[counts[0] : counts[1]], tensors[counts[1] :]
-    loss = problem.differentiable(*lists)
-    wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
-    found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True, allow_unused=True))
-    return [next(found) if need else None for need in needs]

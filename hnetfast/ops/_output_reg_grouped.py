@@ -6,6 +6,7 @@ Mathematics and names as in :mod:`hnetfast.ops._output_reg_closed`. Every chunk 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import cast
 
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 from hnetfast import _env
-from hnetfast.ops._library import LIBRARY, check_dense, check_tensor, without_autocast
+from hnetfast.ops._library import LIBRARY, check_dense, check_tensor
 from hnetfast.ops._mlp_layers import check_needs, check_network
 from hnetfast.ops._output_reg_closed import (
+    Problem,
     _change_backward_reference,
     _change_reference,
     _check_change,
@@ -24,6 +26,7 @@ from hnetfast.ops._output_reg_closed import (
     subtract_from_features,
     subtract_from_layer,
 )
+from hnetfast.ops._output_reg_form import Form, lists_of
 from hnetfast.ops.grouped_mlp import Group, _split
 
 LIBRARY.define(
@@ -272,50 +275,34 @@ if _env.backend() == "auto" and find_spec("triton"):
 # --- the loss and its gradients -------------------------------------------------------------------
 
 
-class ClosedForms(torch.autograd.Function):
-    """The sum of several problems, called with counts, these, and all inputs, all weights and all biases.
+def closed_forms(problems: Sequence[Problem], counts: Sequence[int]) -> Form:
+    """The form of the sum of several problems, with so many inputs, weights and biases of each network.
 
     They have the same activation, number of conditions and scaling.
     """
+    activation, (conditions, _), scaling = problems[0].activation, problems[0].sizes, problems[0].scaling
+    rest = counts, activation, conditions, [problem.sizes[1] for problem in problems]
+    corrections = [(i, part) for i, problem in enumerate(problems) for part in problem.corrections]
 
-    @staticmethod
-    def forward(ctx, counts, problems, *tensors):
+    def forward(tensors: Sequence[Tensor], gradients: bool) -> tuple[Tensor, list[Tensor]]:
         previous = [[t for problem in problems for t in problem.previous[kind]] for kind in range(3)]
-        scaling = problems[0].scaling
-        chunks = [problem.sizes[1] for problem in problems]
-        ctx.problems, ctx.rest = problems, (counts, problems[0].activation, problems[0].sizes[0], chunks)
         nothing = torch.empty(0, dtype=torch.int64, device=tensors[0].device)
         never = [nothing if problem.never is None else problem.never for problem in problems]
-        rows, *saved = _CHANGE(*_lists(counts, tensors), *previous, *ctx.rest, scaling, never)
-        loss = torch.dot(*saved[-1])
-        corrections = [(i, part) for i, problem in enumerate(problems) for part in problem.corrections]
+        rows, *kept = _CHANGE(*lists_of(counts, tensors), *previous, *rest, scaling, never)
+        loss = torch.dot(*kept[-1])
         if corrections:
-            loss = loss + _subtract(ctx.rest, tensors, rows if len(rows) else saved[0], saved, corrections)
-        # What is constant is saved too: autograd then notices if it is changed in place.
-        constants = [t for of_kind in previous for t in of_kind] + ([] if scaling is None else [scaling])
-        constants = [t for t in constants if not t.is_inference()]  # which nobody can save or change
-        ctx.num_constants, ctx.corrections = len(constants), corrections
-        ctx.save_for_backward(*constants, *tensors, *saved)
-        return loss
+            loss = loss + _subtract(rest, tensors, rows if len(rows) else kept[0], kept, corrections)
+        return loss, kept
 
-    @staticmethod
-    def backward(ctx, grad):
-        needs = list(ctx.needs_input_grad[2:])
-        saved = ctx.saved_tensors[ctx.num_constants :]
-        tensors, saved = saved[: len(needs)], saved[len(needs) :]
-        counts, activation, *_ = ctx.rest
-        with without_autocast(grad.device.type):
-            if not torch.is_grad_enabled():
-                found = _gradients(ctx.rest, ctx.corrections, tensors, saved, needs, grad)
-                return None, None, *(g if need else None for g, need in zip(found, needs, strict=True))
-            # Views, as the same tensor may be given twice, or one be computed from another.
-            tensors = [t.view_as(t) for t in tensors]
-            groups = _split(*_lists(counts, tensors), counts, [activation] * len(ctx.problems))
-            pairs = zip(ctx.problems, groups, strict=True)
-            loss = cast(Tensor, sum(problem.differentiable(*group[:3]) for problem, group in pairs))
-            wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
-            found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True, allow_unused=True))
-            return None, None, *(next(found) if need else None for need in needs)
+    def differentiable(tensors: Sequence[Tensor]) -> Tensor:
+        groups = _split(*lists_of(counts, tensors), counts, [activation] * len(problems))
+        losses = [
+            p.differentiable([t for ts in g[:3] for t in ts]) for p, g in zip(problems, groups, strict=True)
+        ]
+        return cast(Tensor, sum(losses))
+
+    constants = [t for problem in problems for t in problem.constants()]
+    return Form(constants, forward, partial(_gradients, rest, corrections), differentiable)
 
 
 def _last_layers(counts: Sequence[int], tensors: Sequence[Tensor]) -> tuple[list[int], list[int | None]]:
@@ -348,16 +335,16 @@ def _subtract(rest, tensors, rows: Tensor, saved: list[Tensor], corrections) -> 
     return torch.dot(*pair)
 
 
-def _gradients(rest, corrections, tensors, saved, needs: list[bool], grad: Tensor) -> list[Tensor]:
+def _gradients(rest, corrections, grad: Tensor, tensors, kept, needs: Sequence[bool]) -> list[Tensor]:
     counts, _, conditions, chunks = rest
-    main, others = saved[:4], None
+    main, others = kept[:4], None
     if corrections:
         weights, biases = _last_layers(counts, tensors)
         widths = [tensors[place].shape[1] for place in weights]
         weighted, inputs, outputs = (
-            saved[4] * grad,
-            saved[5 : 5 + len(corrections)],
-            saved[5 + len(corrections) :],
+            kept[4] * grad,
+            kept[5 : 5 + len(corrections)],
+            kept[5 + len(corrections) :],
         )
         weighted = weighted.split([part.count(conditions) for _, part in corrections])
         rows = [conditions * number for number in chunks]
@@ -365,19 +352,9 @@ def _gradients(rest, corrections, tensors, saved, needs: list[bool], grad: Tenso
         features = _each(others, rows, widths)
         for (i, part), of_part, m in zip(corrections, weighted, outputs, strict=True):
             subtract_from_features(features[i].view(conditions, chunks[i], -1), part, of_part, m)
-    found = _CHANGE_BACKWARD(grad, others, *main, *_lists(counts, tensors), *rest, needs)
+    found = _CHANGE_BACKWARD(grad, others, *main, *lists_of(counts, tensors), *rest, needs)
     for k, (i, part) in enumerate(corrections):
         weight, bias = (found[p] if p is not None and needs[p] else None for p in (weights[i], biases[i]))
         if weight is not None or bias is not None:
             subtract_from_layer(weight, bias, widths[i], part, weighted[k], inputs[k])
     return found
-
-
-def _lists(
-    counts: Sequence[int], tensors: Sequence[Tensor]
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Inputs, weights and biases of all networks."""
-    first_weight = sum(counts[::3])
-    first_bias = first_weight + sum(counts[1::3])
-    weights = tensors[first_weight:first_bias]
-    return list(tensors[:first_weight]), list(weights), list(tensors[first_bias:])

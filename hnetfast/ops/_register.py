@@ -70,7 +70,7 @@ def register_op(
             torch.ops.hnetfast._attach_gradients(name, has_backward)
         else:
             attach = _gradients if has_backward else _gradients_of_gradients
-            LIBRARY.impl(name, attach(op), "Autograd", with_keyset=True)
+            LIBRARY.impl(name, attach(op), "Autograd")
     if autocast is not None:
         for device in ("cpu", "cuda"):
             LIBRARY.impl(name, partial(autocast, op, device), f"Autocast{device.upper()}")
@@ -171,7 +171,7 @@ def _gradients(op) -> Callable:
             found = backward(*args)
             return None, *(g if need else None for g, need in zip(found, needs, strict=True))
 
-    def autograd(keyset, *args):
+    def autograd(*args):
         args = _whole(schema, args)
         tensors = _leading_tensors(schema, args)
         if is_forward_mode():
@@ -198,7 +198,7 @@ def _gradients_of_gradients(op) -> Callable:
     schema = op._schema
     differentiable = getattr(torch.ops.hnetfast, schema.name.split("::")[1]).differentiable
 
-    def autograd(keyset, *args):
+    def autograd(*args):
         tensors = _leading_tensors(schema, _whole(schema, args))
         needs = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
         if needs or is_forward_mode():

@@ -27,6 +27,7 @@ from hnetfast.ops._mlp_layers import (
     check_network,
     differentiable_hidden,
     fold_batch,
+    hidden_backward,
     mlp_backward,
     mlp_layers,
     sizes_of,
@@ -157,8 +158,9 @@ def _backward_triton(grad_out, hidden, inputs, weights, biases, activation, need
     from hnetfast.kernels.chunked_mlp import chunked_mlp_backward  # pyright: ignore[reportMissingImports]
 
     _check_backward(grad_out, hidden, inputs, weights, biases, activation, needs)
-    num_outputs, hidden = grad_out.shape[1], hidden.contiguous()  # hooks on saved tensors may change layouts
-    return chunked_mlp_backward(grad_out, hidden, inputs, weights, biases, activation, num_outputs, needs)
+    hidden = hidden.contiguous()  # hooks on saved tensors may change layouts
+    network = inputs, weights, biases, activation
+    return chunked_mlp_backward(grad_out, hidden, *network, needs, hidden_backward)
 
 
 # --- tracing --------------------------------------------------------------------------------------

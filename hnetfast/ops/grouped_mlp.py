@@ -23,6 +23,7 @@ from hnetfast.ops._mlp_layers import (
     check_network,
     differentiable_hidden,
     fold_batch,
+    hidden_backward,
     mlp_backward,
     mlp_layers,
     sizes_of,
@@ -380,7 +381,9 @@ def _backward_triton(grad_out, hidden, inputs, weights, biases, counts, activati
         activations,
     )
     wanted = [[*kinds[0], *kinds[1], *kinds[2]] for kinds in of_kinds]
-    found = grouped_mlp_backward(grad_out, hidden.contiguous(), groups, sizes, places, wanted)
+    found = grouped_mlp_backward(
+        grad_out, hidden.contiguous(), groups, sizes, places, wanted, hidden_backward
+    )
     grads = ([], [], [])
     for group, of_group in zip(groups, found, strict=True):
         for all_grads, tensors in zip(grads, group[:3], strict=True):

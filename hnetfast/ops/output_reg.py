@@ -9,9 +9,9 @@ where ``D = A - A*``, ``h̃ = [h 1]`` and ``Δ = h - h*``. With a factor s for e
 of which the first factors depend on the layer alone and the second ones on the rows alone: see
 docs/regulariser.md for its gradients and its rounding.
 
-Unlike other ops, this one has no kernel for every case: which form is computed depends on the sizes, on what
-outputs do not count and on the device, and the reference below is no form of it but what it stands for. So
-the gradients belong to the forms, each a function of autograd that knows what it kept.
+Other ops have one schema; this is a function that picks a form by sizes, by what does not count and by device
+(``_output_reg_form.py``). What the forms keep differs, and of the compiled one even by values: in double
+precision where single would lose digits. A trace could not know, and no reference would keep the same.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from torch import Tensor
 from hnetfast.ops._corrections import Corrections
 from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors, without_autocast
 from hnetfast.ops._mlp_layers import check_network, sizes_of
-from hnetfast.ops._output_reg_closed import ClosedForm, OfChunks, Problem
-from hnetfast.ops._output_reg_grouped import ClosedForms
+from hnetfast.ops._output_reg_closed import OfChunks, Problem, closed_form
+from hnetfast.ops._output_reg_form import Form, lists_of
+from hnetfast.ops._output_reg_grouped import closed_forms
 from hnetfast.ops._output_reg_products import by_products, corrected
 from hnetfast.ops.chunked_mlp import chunked_mlp_reference
 from hnetfast.ops.grouped_mlp import Group
@@ -97,9 +98,7 @@ def output_reg(
         raise ValueError(f"output_reg: scaling has shape {tuple(scaling.shape)}, expected [{count}]")
     with without_autocast(device):
         if _has_kernel(current, previous) and not scaling.requires_grad:
-            old = (*previous[:3], current.activation, num_outputs, scaling)
-            counts = (len(current.inputs), len(current.inputs) + len(current.weights))
-            total = _OutputReg.apply(counts, split, old, *current.inputs, *current.weights, *current.biases)
+            total = _compiled(current, previous, split, num_outputs, scaling)(_tensors(current))
         else:
             total = by_products(current, previous, split, scaling)
         if corrections is not None and len(corrections):
@@ -243,6 +242,10 @@ def _check(current: Group, previous: Group, num_outputs: int) -> tuple[int, int]
     return split, count
 
 
+def _tensors(group: Group) -> list[Tensor]:
+    return [*group.inputs, *group.weights, *group.biases]
+
+
 def _convert(group: Group, function: Callable[[Tensor], Tensor]) -> Group:
     inputs, weights, biases = ([function(t) for t in tensors] for tensors in group[:3])
     return Group(inputs, weights, biases, group.activation)
@@ -288,10 +291,7 @@ def _by_closed_form(
 ) -> Tensor:
     dtype = current.weights[-1].dtype
     current, problem = _problem(current, previous, split, count, scaling, corrections)
-    counts = (len(current.inputs), len(current.inputs) + len(current.weights))
-    tensors = (*current.inputs, *current.weights, *current.biases)
-    with without_autocast(tensors[0].device.type):
-        return ClosedForm.apply(counts, problem, *tensors).to(dtype)
+    return closed_form(problem, list(map(len, current[:3])))(_tensors(current)).to(dtype)
 
 
 def _problem(
@@ -315,8 +315,8 @@ def _problem(
     never, parts = None, []
     if corrections is not None and len(corrections):
         plan = corrections.remembered(
-            ("closed form", size, num_chunks, count, weight.device, weight.dtype),
-            lambda: _closed_form_plan(corrections, size, num_chunks, count, weight),
+            ("closed form", size, num_chunks, weight.device, weight.dtype),
+            lambda: _closed_form_plan(corrections, size, num_chunks, weight),
         )
         never = plan.never
         for part in plan.parts:
@@ -329,21 +329,18 @@ def _problem(
                 factors = factors * scaling.view(-1, 1, 1)
             parts.append(OfChunks(part.chunks, part.rows, factors))
 
-    def differentiable(
-        inputs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor]
-    ) -> Tensor:
-        group = Group(inputs, weights, biases, current.activation)
-        factors = weight.new_ones(count) if scaling is None else scaling
-        with without_autocast(weight.device.type):
-            total = by_products(group, previous, split, factors)
-            if corrections is not None and len(corrections):
-                total = total - corrected(group, previous, factors, corrections)
+    counts, activation = list(map(len, current[:3])), current.activation
+
+    def differentiable(tensors: Sequence[Tensor]) -> Tensor:
+        group = Group(*lists_of(counts, tensors), activation)
+        factors = tensors[0].new_ones(count) if scaling is None else scaling
+        total = by_products(group, previous, split, factors)
+        if corrections is not None and len(corrections):
+            total = total - corrected(group, previous, factors, corrections)
         return total
 
     sizes = count, num_chunks
-    return current, Problem(
-        previous[:3], current.activation, sizes, split, scaling, never, parts, differentiable
-    )
+    return current, Problem(previous[:3], activation, sizes, split, scaling, never, parts, differentiable)
 
 
 class _PlanOfChunks(NamedTuple):
@@ -365,9 +362,7 @@ class _Plan(NamedTuple):
     parts: list[_PlanOfChunks]
 
 
-def _closed_form_plan(
-    corrections: Corrections, size: int, num_chunks: int, count: int, like: Tensor
-) -> _Plan:
+def _closed_form_plan(corrections: Corrections, size: int, num_chunks: int, like: Tensor) -> _Plan:
     never, left = None, torch.arange(len(corrections), device="cpu")
     if num_chunks == 1:
         out = (corrections.factors == 1).all(0)
@@ -441,8 +436,7 @@ def output_regs(terms: Sequence[Term]) -> list[Tensor | None]:
                 continue
             counts = [len(tensors) for group in groups for tensors in group[:3]]
             tensors = [t for kind in range(3) for group in groups for t in group[kind]]
-            with without_autocast(tensors[0].device.type):
-                results[numbers[0]] = ClosedForms.apply(counts, problems, *tensors)
+            results[numbers[0]] = closed_forms(problems, counts)(tensors)
     return results
 
 
@@ -467,49 +461,29 @@ def _network_of_batch(term: Term) -> tuple[Group, Problem] | None:
 # --- compiled, on a CPU ---------------------------------------------------------------------------
 
 
-class _OutputReg(torch.autograd.Function):
-    """The gradients of all but the last layer are computed with the loss, in one pass over the rows."""
+def _compiled(current: Group, previous: Group, split: int, num_outputs: int, scaling: Tensor) -> Form:
+    """The form that computes the gradients below the last layer with the loss, in one pass over the rows."""
+    counts, has_bias = list(map(len, current[:3])), len(current.biases) > 0
+    last = [counts[0] + counts[1] - 1, *([sum(counts) - 1] if has_bias else [])]
 
-    @staticmethod
-    def forward(ctx, counts, split, old, *tensors):
-        lists = tensors[: counts[0]], tensors[counts[0] : counts[1]], tensors[counts[1] :]
-        needed = any(ctx.needs_input_grad)
-        loss, *grads = _OP(*lists, *old, needed)
-        if needed:
-            *former, activation, num_outputs, scaling = old
-            ctx.counts, ctx.split, ctx.old = counts, split, (activation, num_outputs)
-            ctx.save_for_backward(*tensors, *(t for ts in former for t in ts), scaling, *grads)
-        return loss
+    def forward(tensors: Sequence[Tensor], gradients: bool) -> tuple[Tensor, list[Tensor]]:
+        loss, *kept = _OP(*lists_of(counts, tensors), *previous, num_outputs, scaling, gradients)
+        return loss, kept
 
-    @staticmethod
-    def backward(ctx, grad):
-        saved = list(ctx.saved_tensors)
-        num_inputs, first_bias = ctx.counts
-        needs = ctx.needs_input_grad[3:]
-        tensors, saved = saved[: len(needs)], saved[len(needs) :]
-        previous, (scaling, first, second, *others) = saved[: len(needs)], saved[len(needs) :]
-        if torch.is_grad_enabled():
-            # Views, as the same tensor may be given twice, or one be computed from another.
-            tensors = [t.view_as(t) for t in tensors]
-            current, former = (
-                Group(ts[:num_inputs], ts[num_inputs:first_bias], ts[first_bias:], ctx.old[0])
-                for ts in (tensors, previous)
-            )
-            loss = by_products(current, former, ctx.split, scaling)
-            wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
-            found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True, allow_unused=True))
-            return None, None, None, *(next(found) if need else None for need in needs)
-        has_bias = len(tensors) > first_bias
-        last = (first_bias - 1, len(tensors) - 1) if has_bias else (first_bias - 1,)
+    def backward(grad, tensors, kept, needs) -> list[Tensor | None]:
+        first, second, *others = kept
         others = iter(others)
         results = [None if i in last else next(others) for i in range(len(tensors))]
-        pairs = zip(results, needs, strict=True)
-        results = [grad * r if need and r is not None else None for r, need in pairs]
+        results = [r if r is None or not need else grad * r for r, need in zip(results, needs, strict=True)]
         if any(needs[i] for i in last):
-            bias, old_bias = (ts[-1] if has_bias else None for ts in (tensors, previous))
-            layer = (tensors[first_bias - 1], bias, previous[first_bias - 1], old_bias)
-            num_chunks = sizes_of(tensors[:num_inputs])[1]
-            of_layer = _BACKWARD_OP(grad, first, second, *layer, num_chunks, ctx.old[1])
-            for i, of_tensor in zip(last, of_layer, strict=False):
-                results[i] = of_tensor if needs[i] else None
-        return None, None, None, *results
+            lists = tensors, _tensors(previous)
+            layers = [t for ts in lists for t in (ts[last[0]], ts[-1] if has_bias else None)]
+            sizes = sizes_of(tensors[: counts[0]])[1], num_outputs
+            for i, found in zip(last, _BACKWARD_OP(grad, first, second, *layers, *sizes), strict=False):
+                results[i] = found
+        return results
+
+    def differentiable(tensors: Sequence[Tensor]) -> Tensor:
+        return by_products(Group(*lists_of(counts, tensors), previous.activation), previous, split, scaling)
+
+    return Form([*_tensors(previous), scaling], forward, backward, differentiable)

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from hnetfast.mnets import MLP
-from hnetfast.ops._activations import is_watched
+from hnetfast.ops._activations import ACTIVATIONS, activation_name
 from hnetfast.ops.batched_linear import batched_linear
 
-_aten = torch.ops.aten
-# Gradient of the input from that of the result and the result itself, as autograd computes it.
-_BACKWARD: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
-    nn.ReLU: lambda gradient, result: _aten.threshold_backward.default(gradient, result, 0),
-    nn.Tanh: _aten.tanh_backward.default,
-    nn.Sigmoid: _aten.sigmoid_backward.default,
-}
+_EXACT = ("identity", "relu", "sigmoid", "tanh")  # whose derivatives have autograd's bits
 
 
 def is_plain(net: Any, inputs: Tensor) -> bool:
     """Whether :func:`layer_outputs` and :func:`weight_gradients` do all that a main network does."""
     if type(net) is not MLP or "forward" in vars(net) or inputs.dim() != 2 or len(inputs) < 2:
         return False  # products of a single row are computed in several ways, by its memory layout
-    activation = net._a_fun
     return not (
         inputs.shape[1] != net._n_in
         or net._use_batch_norm
@@ -34,7 +27,7 @@ def is_plain(net: Any, inputs: Tensor) -> bool:
         or net._use_context_mod
         or net._dropout_rate != -1
         or net._out_fn is not None
-        or (activation is not None and (type(activation) not in _BACKWARD or is_watched(activation)))
+        or activation_name(net._a_fun) not in _EXACT
     )
 
 
@@ -74,7 +67,7 @@ def weight_gradients(
     Returns:
         Flattened and joined, ``[n]`` or ``[K, n]``.
     """
-    backward = _BACKWARD.get(type(net._a_fun))
+    of_activation = ACTIVATIONS[cast(str, activation_name(net._a_fun))].gradient
     step = 2 if net._has_bias else 1
     gradients = []
     for i in range(len(outputs) - 2, -1, -1):
@@ -82,7 +75,6 @@ def weight_gradients(
             gradients.append(gradient.sum(-2))
         gradients.append((gradient.mT @ outputs[i]).flatten(-2))
         if i:
-            gradient = gradient @ weights[step * i]
-            gradient = gradient if backward is None else backward(gradient, outputs[i])
+            gradient = of_activation(gradient @ weights[step * i], outputs[i])
     # Not written in place: the bits of products may depend on where in memory the result begins.
     return torch.cat(gradients[::-1], dim=-1)

@@ -104,6 +104,14 @@ def assert_same_run(theirs, ours, kwargs):
         torch.testing.assert_close(o, t, rtol=1e-5, atol=1e-5)
 
 
+def forms_of_weights(hnet):
+    """Random weights in the forms in which a hypernetwork takes them, None above all."""
+    full = [torch.randn(*shape) * 0.5 for shape in hnet.param_shapes]
+    uncond = [full[i] for i in hnet.unconditional_param_shapes_ref]
+    cond = [full[i] for i in hnet.conditional_param_shapes_ref]
+    return [None, None, full, {"uncond_weights": uncond}, {"uncond_weights": uncond, "cond_weights": cond}]
+
+
 def assert_same_network(theirs, ours):
     for name in ATTRIBUTES:
         their_value, our_value = getattr(theirs, name), getattr(ours, name)

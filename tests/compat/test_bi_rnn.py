@@ -10,27 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hnetfast.mnets import BiRNN, SimpleRNN
+from tests.compat.mnet_comparison import ATTRIBUTES, assert_same_lists, assert_same_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 oracle = pytest.importorskip("hypnettorch.mnets.bi_rnn")
 
 STEPS, BATCH, N_IN = 4, 3, 2
-ATTRIBUTES = (
-    "param_shapes",
-    "param_shapes_meta",
-    "hyper_shapes_learned",
-    "hyper_shapes_learned_ref",
-    "hyper_shapes_distilled",
-    "internal_params_ref",
-    "num_params",
-    "num_internal_params",
-    "has_bias",
-    "has_fc_out",
-    "mask_fc_out",
-    "has_linear_out",
-    "num_rec_layers",
-    "use_lstm",
-)
+NAMES = (*ATTRIBUTES, "has_bias", "num_rec_layers", "use_lstm")
 PARAMETER_LISTS = ("internal_params", "weights", "layer_weight_tensors", "layer_bias_vectors")
 
 
@@ -81,15 +67,9 @@ def assert_built_alike(ours, theirs, attributes):
     for name in attributes:
         if hasattr(theirs, name):
             assert getattr(ours, name) == getattr(theirs, name), name
-    for name in PARAMETER_LISTS:
-        our, their = getattr(ours, name), getattr(theirs, name)
-        assert type(our) is type(their), name
-        assert (our is None) or len(our) == len(their), name
+    assert_same_lists(ours, theirs, PARAMETER_LISTS)
     assert list(ours._modules) == list(theirs._modules)
-    assert list(ours.state_dict()) == list(theirs.state_dict())
-    assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
-    for our, their in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
-        assert our.dtype == their.dtype and torch.equal(our, their)
+    assert_same_state(ours, theirs)
     ours.load_state_dict(theirs.state_dict())
     theirs.load_state_dict(ours.state_dict())
 
@@ -130,7 +110,7 @@ def birnn_arguments(draw):
 @settings(max_examples=30)
 def test_birnn_is_built_bit_for_bit_like_hypnettorch(arguments):
     theirs, ours = build_both(arguments)
-    attributes = set(ATTRIBUTES)
+    attributes = set(NAMES)
     if len({rnn.use_lstm for rnn in ours._forward_rnns}) == 2:
         attributes.discard("use_lstm")
         for network in (theirs, ours):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hnetfast.mnets import BioConvNet, ChunkSqueezer, LeNet, ZenkeNet
+from tests.compat.mnet_comparison import ATTRIBUTES, assert_same_lists, assert_same_state, modulation
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 pytest.importorskip("hypnettorch")
@@ -20,38 +21,8 @@ MODULES = {
     ChunkSqueezer: "chunk_squeezer",
 }
 BATCH = 3
-ATTRIBUTES = (
-    "param_shapes",
-    "param_shapes_meta",
-    "hyper_shapes_learned",
-    "hyper_shapes_learned_ref",
-    "hyper_shapes_distilled",
-    "internal_params_ref",
-    "num_params",
-    "num_internal_params",
-    "has_bias",
-    "has_fc_out",
-    "mask_fc_out",
-    "has_linear_out",
-    "_no_weights",
-    "_hyper_shapes",
-)
+NAMES = (*ATTRIBUTES, "has_bias", "_no_weights", "_hyper_shapes")
 MODULATED = ("_use_context_mod", "_context_mod_no_weights", "_context_mod_inputs", "_in_shape", "num_classes")
-
-
-@st.composite
-def modulation(draw):
-    flag = st.booleans()
-    gain = draw(st.sampled_from(["plain", "offset", "softplus"]))
-    return {
-        "use_context_mod": draw(flag),
-        "context_mod_inputs": draw(flag),
-        "no_last_layer_context_mod": draw(flag),
-        "context_mod_no_weights": draw(flag),
-        "context_mod_post_activation": draw(flag),
-        "context_mod_gain_offset": gain == "offset",
-        "context_mod_gain_softplus": gain == "softplus",
-    }
 
 
 @st.composite
@@ -170,27 +141,16 @@ def attribute(network, name):
 
 
 def assert_same_metadata(ours, theirs):
-    names = ATTRIBUTES if isinstance(ours, ChunkSqueezer | ZenkeNet) else ATTRIBUTES + MODULATED
+    names = NAMES if isinstance(ours, ChunkSqueezer | ZenkeNet) else NAMES + MODULATED
     for name in names:
         our, their = attribute(ours, name), attribute(theirs, name)
         if their is None and name in ("param_shapes_meta", "internal_params_ref", "hyper_shapes_learned_ref"):
             continue
         assert our == their and type(our) is type(their), name
     lists = ["internal_params", "layer_weight_tensors", "layer_bias_vectors", "context_mod_layers"]
-    for name in lists + ["_context_mod_weights"] * isinstance(ours, BioConvNet):
-        our, their = getattr(ours, name), getattr(theirs, name)
-        assert type(our) is type(their) and (our is None or len(our) == len(their)), name
-    assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
+    assert_same_lists(ours, theirs, lists + ["_context_mod_weights"] * isinstance(ours, BioConvNet))
     assert list(ours._modules) == list(theirs._modules)
     assert_same_state(ours, theirs)
-
-
-def assert_same_state(ours, theirs):
-    our, their = ours.state_dict(), theirs.state_dict()
-    assert list(our) == list(their)
-    assert all(
-        a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(our.values(), their.values(), strict=True)
-    )
 
 
 def check_construction(cls, arguments):

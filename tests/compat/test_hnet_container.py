@@ -12,6 +12,7 @@ from tests.compat.hnet_comparison import (
     assert_same_network,
     assert_same_run,
     assert_same_structure,
+    forms_of_weights,
 )
 
 oracle = pytest.importorskip("hypnettorch.hnets")
@@ -76,11 +77,7 @@ def calls(draw, hnet):
     count = hnet.num_known_conds
     ids = draw(st.permutations(range(count)))[: draw(st.integers(1, count))]
     kwargs = {"cond_id": ids[0] if len(ids) == 1 and draw(st.booleans()) else ids}
-    full = [torch.randn(*shape) * 0.5 for shape in hnet.param_shapes]
-    uncond = [full[i] for i in hnet.unconditional_param_shapes_ref]
-    cond = [full[i] for i in hnet.conditional_param_shapes_ref]
-    forms = [None, None, full, {"uncond_weights": uncond}, {"uncond_weights": uncond, "cond_weights": cond}]
-    kwargs["weights"] = draw(st.sampled_from(forms))
+    kwargs["weights"] = draw(st.sampled_from(forms_of_weights(hnet)))
     return kwargs
 
 

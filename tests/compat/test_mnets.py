@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hnetfast.mnets import MLP, Classifier, MainNetInterface
+from tests.compat.mnet_comparison import ATTRIBUTES, assert_same_lists, assert_same_state, modulation
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 oracle_mlp = pytest.importorskip("hypnettorch.mnets.mlp")
@@ -16,17 +17,9 @@ oracle_classifier = pytest.importorskip("hypnettorch.mnets.classifier_interface"
 
 N_IN, N_OUT, BATCH = 3, 2, 5
 
-LISTS = ("param_shapes", "param_shapes_meta", "hyper_shapes_learned", "hyper_shapes_learned_ref")
-ATTRIBUTES = (
-    *LISTS,
-    "hyper_shapes_distilled",
-    "internal_params_ref",
-    "num_params",
-    "num_internal_params",
+NAMES = (
+    *ATTRIBUTES,
     "has_bias",
-    "has_fc_out",
-    "mask_fc_out",
-    "has_linear_out",
     "_hyper_shapes",
     "_no_weights",
     "_use_context_mod",
@@ -50,7 +43,6 @@ PARAMETER_LISTS = (
 def mlp_arguments(draw):
     flag = st.booleans()
     use_batch_norm = draw(flag)
-    gain = draw(st.sampled_from(["plain", "offset", "softplus"]))
     track = draw(flag)
     return {
         "n_in": N_IN,
@@ -65,13 +57,7 @@ def mlp_arguments(draw):
         "use_batch_norm": use_batch_norm,
         "bn_track_stats": track,
         "distill_bn_stats": draw(flag) and track,
-        "use_context_mod": draw(flag),
-        "context_mod_inputs": draw(flag),
-        "no_last_layer_context_mod": draw(flag),
-        "context_mod_no_weights": draw(flag),
-        "context_mod_post_activation": draw(flag),
-        "context_mod_gain_offset": gain == "offset",
-        "context_mod_gain_softplus": gain == "softplus",
+        **draw(modulation()),
         "out_fn": draw(st.sampled_from([None, torch.tanh])),
         "verbose": False,
     }
@@ -127,18 +113,12 @@ def assert_same(ours, theirs):
 
 
 def assert_same_metadata(ours, theirs):
-    for name in ATTRIBUTES:
+    for name in NAMES:
         assert getattr(ours, name) == getattr(theirs, name), name
         assert type(getattr(ours, name)) is type(getattr(theirs, name)), name
-    for name in PARAMETER_LISTS:
-        our, their = getattr(ours, name), getattr(theirs, name)
-        assert type(our) is type(their), name
-        assert (our is None) or len(our) == len(their), name
-    assert list(ours.state_dict()) == list(theirs.state_dict())
-    assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
+    assert_same_lists(ours, theirs, PARAMETER_LISTS)
     assert list(ours._modules) == list(theirs._modules)
-    for our, their in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
-        assert our.dtype == their.dtype and torch.equal(our, their)
+    assert_same_state(ours, theirs)
 
 
 @given(mlp_arguments())
@@ -218,10 +198,6 @@ def test_mlp_statistics_like_hypnettorch(arguments, training, num_extra_stats):
     for their, our in zip(*results, strict=True):
         for their_part, our_part in zip(their, our, strict=True):
             assert_same(our_part, their_part)
-    assert_same_state(ours, theirs)
-
-
-def assert_same_state(ours, theirs):
     assert list(ours.state_dict()) == list(theirs.state_dict())
     assert_same(list(ours.state_dict().values()), list(theirs.state_dict().values()))
 

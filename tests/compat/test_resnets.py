@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hnetfast.mnets import WRN, ResNet, ResNetIN
 from tests.compat.hnet_comparison import norm
+from tests.compat.mnet_comparison import ATTRIBUTES, assert_same_state, modulation
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 oracle = pytest.importorskip("hypnettorch.mnets")
@@ -21,19 +22,9 @@ PAIRS = {
     "WRN": (oracle_wrn.WRN, WRN),
     "ResNetIN": (oracle_imgnet.ResNetIN, ResNetIN),
 }
-ATTRIBUTES = (
-    "param_shapes",
-    "param_shapes_meta",
-    "hyper_shapes_learned",
-    "hyper_shapes_learned_ref",
-    "hyper_shapes_distilled",
-    "internal_params_ref",
-    "num_params",
-    "num_internal_params",
+NAMES = (
+    *ATTRIBUTES,
     "num_classes",
-    "has_fc_out",
-    "mask_fc_out",
-    "has_linear_out",
     "_no_weights",
     "_use_context_mod",
     "_context_mod_no_weights",
@@ -60,7 +51,6 @@ def networks(draw):
     name = draw(st.sampled_from(sorted(PAIRS)))
     flag = st.booleans()
     track = draw(flag)
-    gain = draw(st.sampled_from(["plain", "offset", "softplus"]))
     arguments = {
         "in_shape": draw(st.sampled_from([(8, 8, 3), [9, 13, 2], (7, 8, 1)])),
         "num_classes": draw(st.integers(1, 4)),
@@ -69,13 +59,7 @@ def networks(draw):
         "use_batch_norm": draw(flag),
         "bn_track_stats": track,
         "distill_bn_stats": draw(flag) and track,
-        "use_context_mod": draw(flag),
-        "context_mod_inputs": draw(flag),
-        "no_last_layer_context_mod": draw(flag),
-        "context_mod_no_weights": draw(flag),
-        "context_mod_post_activation": draw(flag),
-        "context_mod_gain_offset": gain == "offset",
-        "context_mod_gain_softplus": gain == "softplus",
+        **draw(modulation()),
         "context_mod_apply_pixel_wise": draw(flag),
         "verbose": False,
     }
@@ -170,11 +154,9 @@ def assert_same(ours, theirs):
 def test_construction(case):
     name, arguments = case
     theirs, ours = build_both(name, arguments)
-    for attribute in ATTRIBUTES:
+    for attribute in NAMES:
         assert getattr(ours, attribute) == getattr(theirs, attribute), attribute
-    assert [k for k, _ in ours.named_parameters()] == [k for k, _ in theirs.named_parameters()]
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(a, b)
+    assert_same_state(ours, theirs)
     for attribute in ("internal_params", "layer_weight_tensors", "layer_bias_vectors"):
         a, b = getattr(ours, attribute), getattr(theirs, attribute)
         assert type(a) is type(b)

@@ -7,26 +7,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hnetfast.mnets import SimpleRNN
+from tests.compat.mnet_comparison import ATTRIBUTES, assert_same_lists, assert_same_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 oracle = pytest.importorskip("hypnettorch.mnets.simple_rnn")
 
 STEPS, BATCH, N_IN = 5, 3, 2
-ATTRIBUTES = (
-    "param_shapes",
-    "param_shapes_meta",
-    "hyper_shapes_learned",
-    "hyper_shapes_learned_ref",
-    "internal_params_ref",
-    "num_params",
-    "num_internal_params",
+NAMES = (
+    *ATTRIBUTES,
     "num_rec_layers",
     "use_lstm",
     "bptt_depth",
     "has_bias",
-    "has_fc_out",
-    "mask_fc_out",
-    "has_linear_out",
     "_rnn_layers",
     "_fc_layers",
     "_fc_layers_pre",
@@ -113,15 +105,10 @@ def assert_close(ours, theirs):
 @settings(max_examples=60)
 def test_construction(kwargs):
     theirs, ours = build_both(kwargs)
-    for attribute in ATTRIBUTES:
+    for attribute in NAMES:
         assert getattr(ours, attribute) == getattr(theirs, attribute), attribute
-    assert [name for name, _ in ours.named_parameters()] == [n for n, _ in theirs.named_parameters()]
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(a, b)
-    for attribute in ("internal_params", "layer_weight_tensors", "layer_bias_vectors"):
-        a, b = getattr(ours, attribute), getattr(theirs, attribute)
-        assert type(a) is type(b)
-        assert a is None or len(a) == len(b)
+    assert_same_state(ours, theirs)
+    assert_same_lists(ours, theirs, ("internal_params", "layer_weight_tensors", "layer_bias_vectors"))
     ours.load_state_dict(theirs.state_dict())
     theirs.load_state_dict(ours.state_dict())
     assert ours.get_cm_inds() == theirs.get_cm_inds()

@@ -13,6 +13,7 @@ from tests.compat.hnet_comparison import (
     assert_same_network,
     assert_same_run,
     assert_same_structure,
+    forms_of_weights,
 )
 
 oracle = pytest.importorskip("hypnettorch.hnets")
@@ -101,11 +102,7 @@ def calls(draw, hnet):
         kwargs["cond_input"] = torch.randn(batch, hnet._cond_in_size)
     if hnet._uncond_in_size > 0:
         kwargs["uncond_input"] = torch.randn(batch, hnet._uncond_in_size)
-    full = [torch.randn(*shape) * 0.5 for shape in hnet.param_shapes]
-    uncond = [full[i] for i in hnet.unconditional_param_shapes_ref]
-    cond = [full[i] for i in hnet.conditional_param_shapes_ref]
-    forms = [None, None, full, {"uncond_weights": uncond}, {"uncond_weights": uncond, "cond_weights": cond}]
-    kwargs["weights"] = draw(st.sampled_from(forms))
+    kwargs["weights"] = draw(st.sampled_from(forms_of_weights(hnet)))
     return kwargs
 
 

@@ -18,6 +18,7 @@ from tests.small_networks import (
     NORMALISED,
     NUM_CONDITIONS,
     SHAPES,
+    assert_same,
     generate,
     main_network,
 )
@@ -68,15 +69,6 @@ def test_formats(make_hnet, cond_id):
     for source, value in outs.items():
         for target, expected in outs.items():
             assert_same(hnet.convert_out_format(value, source, target), expected)
-
-
-def assert_same(value, expected):
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(value, expected)
-        return
-    assert type(value) is list and len(value) == len(expected)
-    for v, e in zip(value, expected, strict=True):
-        assert_same(v, e)
 
 
 def test_a_kept_result_survives_the_next_call(make_hnet):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from hnetfast.hnets import HMLP, ChunkedHMLP, HyperNetInterface
+from tests.small_networks import assert_same
 
 TARGETS = [[3, 2], [3]]
 
@@ -244,15 +245,6 @@ def test_convert_out_format(cls):
         hnet.convert_out_format(flat, "sequential", "flattened")
     with pytest.raises(ValueError, match=r"hnet_out\[0\]: expected 2 tensors"):
         hnet.convert_out_format([outs["squeezed"][:1]], "sequential", "flattened")
-
-
-def assert_same(value, expected):
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(value, expected)
-        return
-    assert type(value) is list and len(value) == len(expected)
-    for v, e in zip(value, expected, strict=True):
-        assert_same(v, e)
 
 
 def test_add_to_uncond_params(cls):

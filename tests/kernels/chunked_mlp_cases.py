@@ -9,6 +9,8 @@ import itertools
 import torch
 from torch import Tensor
 
+from hnetfast.ops._mlp_layers import hidden_backward
+
 ACTIVATIONS = {
     "identity": lambda x: x,
     "relu": torch.relu,
@@ -96,7 +98,7 @@ def with_kernels(case: Case, tensors, grad_out: Tensor, needs: list[bool] | None
     out, hidden = chunked_mlp.chunked_mlp_forward(*tensors, case.activation, case.num_outputs, True)
     needs = needs or [True] * sum(len(group) for group in tensors)
     grads = chunked_mlp.chunked_mlp_backward(
-        grad_out, hidden, *tensors, case.activation, case.num_outputs, needs
+        grad_out, hidden, *tensors, case.activation, needs, hidden_backward
     )
     return [out, *grads]
 

@@ -34,6 +34,7 @@ from hnetfast.kernels import (
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", ".."))
 from bench import tiles
+from hnetfast.ops._mlp_layers import hidden_backward
 
 # Which launch kernels.
 MODULES = chunked_mlp_hidden, chunked_mlp_products, grouped_mlp, output_reg, output_reg_layers
@@ -199,10 +200,10 @@ def launches_of(network: Network, conditions: int, dtype: torch.dtype, arch: int
     """The launches of a forward and a backward call and of the regulariser, in order."""
     tensors = tensors_of(network, conditions, dtype)
     with recording(arch) as launches:
-        args = (*tensors, "elu", network.num_outputs)
-        out, hidden = chunked_mlp.chunked_mlp_forward(*args, True)
+        args = (*tensors, "elu")
+        out, hidden = chunked_mlp.chunked_mlp_forward(*args, network.num_outputs, True)
         needs = [True] * sum(map(len, tensors))
-        chunked_mlp.chunked_mlp_backward(torch.empty_like(out), hidden, *args, needs)
+        chunked_mlp.chunked_mlp_backward(torch.empty_like(out), hidden, *args, needs, hidden_backward)
         if output_reg.takes(dtype, tensors[1]):
             layers = hidden_layers_of(network, tensors)
             output_reg.hidden_change([layers], [layers], "elu", conditions)
@@ -226,7 +227,8 @@ def launches_of_group(
         places = [(torch.empty(count, dtype=torch.int32, device="meta"), None) for count in counts]
         out, hidden = grouped_mlp.grouped_mlp_forward(groups, sizes, places, sum(counts), True)
         needs = [[True] * sum(map(len, each)) for each in tensors]
-        grouped_mlp.grouped_mlp_backward(torch.empty_like(out), hidden, groups, sizes, places, needs)
+        grads = torch.empty_like(out), hidden
+        grouped_mlp.grouped_mlp_backward(*grads, groups, sizes, places, needs, hidden_backward)
         if dtype == torch.float32:
             hidden = [
                 hidden_layers_of(network, each) for network, each in zip(networks, tensors, strict=True)

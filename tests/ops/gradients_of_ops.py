@@ -3,6 +3,7 @@
 Run as a program with HNETFAST_BACKEND=reference, they are those of hnetfast without its extension.
 """
 
+import pytest
 import torch
 from torch.func import grad, jacrev, jvp, vmap
 
@@ -85,7 +86,35 @@ def check(name: str) -> None:
     torch.testing.assert_close(torch.autograd.grad(compiled(*leaves), leaves), expected)
 
 
+def check_changed_in_place(name: str) -> None:
+    """Check what a change of the result between forward and backward pass does to the gradients."""
+    function, tensors = calls()[name]
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    out = function(*leaves)
+    assert not out._is_view()
+    if name == "elman_states":  # whose gradient needs it
+        out.add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            out.sum().backward()
+    else:
+        expected = torch.autograd.grad(function(*leaves).square().sum(), leaves)
+        torch.testing.assert_close(torch.autograd.grad(out.mul_(2).square().sum() / 4, leaves), expected)
+
+
+def check_states_of_width_zero() -> None:
+    """Check that an Elman layer without units has states and gradients, of no elements."""
+    for sets in ((), (2,)):
+        shapes = (3, *sets, 2, 0), (*sets, 0, 0), (*sets, 2, 0)
+        leaves = [torch.empty(shape, requires_grad=True) for shape in shapes]
+        out = ops.elman_states(*leaves, "relu")
+        assert out.shape == shapes[0]
+        grads = torch.autograd.grad(out.sum(), leaves)
+        assert tuple(g.shape for g in grads) == shapes
+
+
 if __name__ == "__main__":
+    check_states_of_width_zero()
     for op in calls():
         check(op)
+        check_changed_in_place(op)
         print(op)

@@ -13,7 +13,7 @@ from hnetfast.ops import _output_reg_products, output_reg
 from hnetfast.ops._activations import ACTIVATIONS
 from hnetfast.ops._corrections import Corrections
 from hnetfast.ops._library import EXTENSION_LOADED
-from hnetfast.ops._output_reg_grouped import ClosedForms
+from hnetfast.ops._output_reg_grouped import closed_forms
 from hnetfast.ops._output_reg_products import by_products
 from hnetfast.ops.grouped_mlp import Group
 from hnetfast.ops.output_reg import Term, output_reg_reference, output_regs
@@ -136,7 +136,7 @@ def test_closed_form_of_several_networks(scaling):
             MODULE._problem(*term[:2], split, 3, *term[3:])[1]
             for term, split in zip(terms, splits, strict=True)
         ]
-        return ClosedForms.apply(counts, problems, *tensors)
+        return closed_forms(problems, counts)(tensors)
 
     def gradients(loss):
         grads = torch.autograd.grad(loss, tensors, create_graph=True)
