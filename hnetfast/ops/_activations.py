@@ -51,7 +51,7 @@ ACTIVATIONS = {
     ),
     "relu": Activation(
         function=torch.relu,
-        gradient=lambda grad, h: _aten.threshold_backward(grad, h, 0),
+        gradient=lambda grad, h: _aten.threshold_backward.default(grad, h, 0),
         change=lambda change, before, after, now, then: torch.where(after > 0, change, 0.0 * change),
         small=False,
         kink=True,
