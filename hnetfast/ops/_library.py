@@ -49,7 +49,9 @@ def is_forward_mode() -> bool:
 
 def without_autocast(device_type: str) -> AbstractContextManager:
     """Turn automatic mixed precision off, on a kind of device that may not have it."""
-    return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
+    if device_type == "meta" or not torch.is_autocast_enabled(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def may_remember() -> bool:
