@@ -95,7 +95,6 @@ _SURENESS = {"entropy": _certainty, "confidence": confidence, "agreement": agree
 
 #: By what tasks can be inferred.
 CRITERIA = tuple(_SURENESS)
-"""What :func:`infer_tasks` can go by."""
 
 
 def infer_tasks(logits: Sequence[Tensor], criterion: str = "entropy") -> Tensor:
