@@ -24,7 +24,7 @@ VENV = ROOT / ".venv"
 MARKER = ".made-by-hnetfast"
 BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)  # not .venv's own, which may be replaced here
 PROJECT, CONSTRAINTS = ROOT / "pyproject.toml", ROOT / "constraints.txt"
-EXTRAS = ("data", "examples", "hpsearch", "test", "dev")
+EXTRAS = ("data", "examples", "adapters", "text", "hpsearch", "test", "dev")
 
 
 def main() -> None:
