@@ -54,6 +54,10 @@ struct TileKernels {
                             int64_t count);
   // c[m, n] += Σ_p a[m, p] b[n, p], all of contiguous rows, those of a and b of whole vectors.
   void (*add_dots)(const MatrixView<const T>& a, const MatrixView<const T>& b, const MatrixView<T>& c);
+  // c[n] = Σ_p (B[n, p] − before[n, p]) a[p] + before[n, p] change[p] for n < N and p < P, rows of both ldb apart.
+  void (*changed_dots)(int64_t N, int64_t P, const T* a, const T* change, const T* B, const T* before, int64_t ldb, T* c);
+  // c[p] += Σ_n a[n] B[n·ldb + p] for n < N and p < P.
+  void (*add_rows)(int64_t N, int64_t P, const T* a, const T* B, int64_t ldb, T* c);
   // c[m, n] (+)= Σ_k a[m, k] b[k, n] for m < M, k < K and n < N, a multiple of `lanes`: a product of matrices whose rows are
   // anywhere, those of b and c contiguous.
   void (*multiply_rows)(int64_t M, int64_t N, int64_t K, const RowsAt<const T>& a, const RowsAt<const T>& b, const RowsAt<T>& c,

@@ -1,4 +1,4 @@
-// Products of matrices: gemm, gemm_scatter, dot_rows and add_dots.
+// Products of matrices: gemm, gemm_scatter, dot_rows, add_dots, changed_dots and add_rows.
 
 // Sums start with the bias; what is in C, where they `accumulate`, and `last` are added in the end.
 template <typename T, int MR, int NV>
@@ -164,5 +164,51 @@ HN_TARGET void add_dots(const MatrixView<const T>& A, const MatrixView<const T>&
         C.row(m)[n + w] += total;
       }
     }
+  }
+}
+
+template <typename T>
+HN_TARGET void changed_dots(int64_t N, int64_t P, const T* a, const T* change, const T* B, const T* before, int64_t ldb, T* c) {
+  using V = Vector<T>;
+  constexpr int L = kLanes<T>;
+  for (int64_t n = 0; n < N; ++n) {
+    const T *b = B + n * ldb, *old = before + n * ldb;
+    alignas(HN_BYTES) V sums[2] = {};  // of both products: twice as many do not wait for each other
+    int64_t p = 0;
+    for (; p + L <= P; p += L) {
+      const V was = *reinterpret_cast<const V*>(old + p);
+      sums[0] += (*reinterpret_cast<const V*>(b + p) - was) * *reinterpret_cast<const V*>(a + p);
+      sums[1] += was * *reinterpret_cast<const V*>(change + p);
+    }
+    T sum = 0;
+    for (; p < P; ++p) sum += (b[p] - old[p]) * a[p] + old[p] * change[p];
+    const V both = sums[0] + sums[1];
+    for (int i = 0; i < L; ++i) sum += both[i];
+    c[n] = sum;
+  }
+}
+
+template <typename T>
+HN_TARGET void add_rows(int64_t N, int64_t P, const T* a, const T* B, int64_t ldb, T* c) {
+  using V = Vector<T>;
+  constexpr int L = kLanes<T>, W = 4;
+  int64_t p = 0;
+  for (; p + W * L <= P; p += W * L) {
+    alignas(HN_BYTES) V sums[W] = {};
+    for (int64_t n = 0; n < N; ++n) {
+#pragma GCC unroll 4
+      for (int w = 0; w < W; ++w) sums[w] += *reinterpret_cast<const V*>(B + n * ldb + p + w * L) * a[n];
+    }
+    for (int w = 0; w < W; ++w) *reinterpret_cast<V*>(c + p + w * L) += sums[w];
+  }
+  for (; p + L <= P; p += L) {
+    V sum{};
+    for (int64_t n = 0; n < N; ++n) sum += *reinterpret_cast<const V*>(B + n * ldb + p) * a[n];
+    *reinterpret_cast<V*>(c + p) += sum;
+  }
+  for (; p < P; ++p) {
+    T sum = 0;
+    for (int64_t n = 0; n < N; ++n) sum += B[n * ldb + p] * a[n];
+    c[p] += sum;
   }
 }
