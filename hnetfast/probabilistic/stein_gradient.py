@@ -74,8 +74,9 @@ def ssge(
     with torch.no_grad():
         samples = samples.detach()
         squares = _squared_distances(samples, samples)
-        h2 = (_median(squares) if width is None else torch.as_tensor(width).to(squares)).square()
-        h2 = torch.where(h2 > 0, h2, torch.ones_like(h2))  # of samples that coincide
+        h2 = _median(squares).square() if width is None else width**2
+        if width is None:
+            h2 = torch.where(h2 > 0, h2, 1.0)  # of samples that coincide
         kernel = torch.exp(squares / (-2 * h2))  # [M, M]
         at_kernel = kernel
         if points is not None:
@@ -160,11 +161,11 @@ def _eigenvectors(kernel: Tensor, number: int | None, threshold: float | None) -
     decomposition = torch.linalg.eigh(kernel)
     eigenvalues, vectors = decomposition[0], decomposition[1]  # ascending
     num_samples = len(kernel)
-    used = torch.arange(num_samples, device=kernel.device) >= num_samples - (number or num_samples)
     if threshold is not None:
-        parts = eigenvalues.clamp_min(0).flip(0).cumsum(0)  # of the j + 1 largest
-        sum_of_larger = torch.cat([parts.new_zeros(1), parts[:-1]])
-        used = (sum_of_larger < threshold * parts[-1]).flip(0)
+        sums = eigenvalues.clamp_min(0).cumsum(0)  # the larger ones do not have that part yet
+        used = sums > (1 - threshold) * sums[-1]
+    else:
+        used = torch.arange(num_samples, device=kernel.device) >= num_samples - (number or num_samples)
     smallest = torch.where(used, eigenvalues, eigenvalues[-1]).amin()
     # What is divided by λ² and has a norm of √λ is lost in rounding errors of ε when λ^1.5 is as small.
     is_singular = smallest < torch.finfo(kernel.dtype).eps ** (2 / 3) * eigenvalues[-1]
