@@ -36,6 +36,7 @@ from hnetfast.probabilistic import (
     PosteriorRegularizer,
     hyper_gauss_init,
 )
+from hnetfast.probabilistic.gaussian_weights import ENCODINGS
 from hnetfast.probabilistic.posterior_regularizer import KINDS
 from hnetfast.regularizers import OutputRegularizer
 from hnetfast.utils.misc import _ACTIVATIONS, str_to_act
@@ -63,7 +64,8 @@ class Settings:
         kl_scale: Factor of the divergence.
         prior_variance: Variance of the prior.
         local_reparam_trick: Draw the results of layers instead of weights.
-        initial_std: Standard deviation that Gaussian posteriors begin with.
+        std_encoding, initial_std: How Gaussian posteriors encode standard deviations, see ``GaussianTarget``, and
+            the one that they begin with.
         mlp_arch, net_act: The main network.
         hmlp_arch, cond_emb_size, hnet_net_act: The hypernetwork that has conditions; ``hh_`` in the published
             options of implicit families.
@@ -93,7 +95,8 @@ class Settings:
     kl_scale: float = 1.0
     prior_variance: float = 1.0
     local_reparam_trick: bool = False
-    initial_std: float = 0.05
+    std_encoding: str = "softplus"
+    initial_std: float = 0.1
     mlp_arch: tuple[int, ...] = (10, 10)
     net_act: str = "relu"
     hmlp_arch: tuple[int, ...] = (10, 10)
@@ -125,6 +128,7 @@ class Settings:
             "approach": APPROACHES,
             "family": FAMILIES,
             "regularizer": KINDS,
+            "std_encoding": ENCODINGS,
             **dict.fromkeys(("net_act", "hnet_net_act", "imp_hnet_net_act", "dis_net_act"), _ACTIVATIONS),
         }
         for name, values in accepted.items():
@@ -205,7 +209,9 @@ def make_learner(
     def make_own() -> Posterior:
         if settings.family == "point":
             return PointPosterior(make_mnet(False))
-        source = GaussianParameters(make_mnet(False), initial_std=settings.initial_std)
+        source = GaussianParameters(
+            make_mnet(False), encoding=settings.std_encoding, initial_std=settings.initial_std
+        )
         return _gaussian(settings, make_mnet(True), source)
 
     if settings.approach == "separate":
@@ -243,7 +249,7 @@ def _make_replay(
         hnet = _conditional_hnet(settings, mnet.param_shapes, num_tasks)
         return Replay(objective, heads, PointPosterior(mnet, hnet), *_outputs_kept(settings, hnet))
     if settings.family in ("gaussian", "radial"):
-        target = GaussianTarget(mnet, initial_std=settings.initial_std)
+        target = GaussianTarget(mnet, encoding=settings.std_encoding, initial_std=settings.initial_std)
         hnet = _conditional_hnet(settings, target.target_shapes, num_tasks)
         if settings.hyper_gauss_init:
             hyper_gauss_init(hnet, target)
