@@ -192,9 +192,8 @@ def _target_modules(target: ModuleTarget, places: Sequence[str]) -> list[str]:
 
 
 def _check_keys(target: ModuleTarget, tensors: Mapping[str, Tensor], keys: Sequence[str]) -> None:
-    given = set(tensors) - {key for key in tensors if _is_of_base(target, key, tensors[key])}
-    missing = [key for key in keys if key not in given]
-    further = sorted(given - set(keys))
+    missing = [key for key in keys if key not in tensors]
+    further = sorted(key for key in set(tensors) - set(keys) if not _is_of_base(target, key, tensors[key]))
     if further:
         raise InputError(
             f"folder: expected an adapter of the target's modules alone, got {shortened(further, 4)}, too"

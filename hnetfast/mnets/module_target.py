@@ -203,7 +203,9 @@ class ModuleTarget(nn.Module, MainNetInterface):
         self._param_shapes = []
         self._param_shapes_meta = []
         for parameter, role, layer in found:
-            mean, variance = _moments(parameter.value)
+            # Those that stay frozen are not worth the time that reading a large network takes.
+            is_frozen = self.adapters is not None and not parameter.generated
+            mean, variance = (None, None) if is_frozen else _moments(parameter.value)
             self._param_shapes.append(list(parameter.value.shape))
             self._param_shapes_meta.append(
                 {

@@ -199,3 +199,20 @@ def test_samples_that_are_not_first_are_not_mistaken():
     target = from_module(TokensFirst().requires_grad_(False), adapters=Modulation("linear"))
     with pytest.raises(ValueError, match=r"'linear' computes with the shape \[5, 4, 2\], whose first dim"):
         target.forward_batched(torch.randn(4, 5, 3), random_sets(target, 2), rows=[3, 1])
+
+
+def test_compiles_as_a_whole():
+    base = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).requires_grad_(False).double()
+    target = from_module(base, adapters=[LoRA(1, 2, ["0", "2"]), Modulation("0")])
+    x, sets = torch.randn(5, 3, dtype=torch.float64), random_sets(target, 2)
+    rows = AdapterRows(index=[1, 0, 0, 1, 1], num_adapters=2)
+
+    def compute(x, sets):
+        single = target(x, weights=unflattened(target, sets[0]))
+        return single, target.forward_batched(x, sets, rows=rows)
+
+    expected = compute(x, sets)
+    found = torch.compile(compute, backend="aot_eager", fullgraph=True)(x, sets)
+    torch.testing.assert_close(found, expected)
+    loss, own_loss = (sum(t.square().sum() for t in outputs) for outputs in (found, expected))
+    torch.testing.assert_close(torch.autograd.grad(loss, sets), torch.autograd.grad(own_loss, sets))
