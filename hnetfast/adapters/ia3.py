@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
@@ -55,25 +56,25 @@ class IA3(Adapter):
         is_known = features is not None and features.kind in ("linear", "conv2d")
         return features if is_known and getattr(module, "groups", 1) == 1 else None
 
-    def apply(self, module: nn.Module) -> list[Any]:
-        """Adapt a network, in place. ``hnetfast.mnets.from_module`` does so with its copy.
+    def find(self, module: nn.Module) -> list[tuple[str, nn.Module]]:
+        """Find the modules that are adapted.
 
         Args:
             module: The network.
 
         Returns:
-            The adapters, modules whose parameters are at their initial values.
+            Their names and they.
 
         Raises:
-            ValueError: If a pattern names no module.
+            ValueError: If a pattern names none.
             TypeError: If a module can't be adapted.
         """
-        names = [name for name, _ in module.named_modules()]
-        self._of_inputs = set(match("feedforward", self.feedforward, names, "module"))
-        return super().apply(module)
+        match("feedforward", self.feedforward, [name for name, _ in module.named_modules()], "module")
+        return super().find(module)
 
     def _layer(self, name: str, module: nn.Module, features: Features) -> OutputLayer:
-        return IA3Layer(name, module, features, name in self._of_inputs)
+        is_feedforward = any(fnmatchcase(name, pattern) for pattern in self.feedforward)
+        return IA3Layer(name, module, features, is_feedforward)
 
 
 class IA3Layer(OutputLayer):

@@ -45,7 +45,7 @@ def from_module(
     *,
     params: Sequence[str] | str | None = None,
     distill_bn_stats: bool = False,
-    adapters: Any = None,
+    adapters: Adapter | Sequence[Adapter] | None = None,
 ) -> "ModuleTarget":
     """Make a main network of any module, whose parameters, or some of them, are then given to it.
 
@@ -132,7 +132,7 @@ class ModuleTarget(nn.Module, MainNetInterface):
         *,
         params: Sequence[str] | str | None = None,
         distill_bn_stats: bool = False,
-        adapters: Any = None,
+        adapters: Adapter | Sequence[Adapter] | None = None,
     ) -> None:
         nn.Module.__init__(self)
         MainNetInterface.__init__(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -44,15 +44,26 @@ class AdapterLayer(Protocol):
 
 
 class Adapter(Protocol):
-    """What adapts a module: :class:`hnetfast.adapters.LoRA` and its like.
+    """What adapts a module: :class:`hnetfast.adapters.LoRA` and its like."""
 
-    Attributes:
-        find: Gets a module, says which places in it are adapted, and complains where that can't be.
-        apply: Gets a module, changes it, and returns its layers, which are modules too.
-    """
+    def find(self, module: nn.Module) -> Sequence[Any]:
+        """Find the places that are adapted, and complain where that can't be.
 
-    find: Callable[[nn.Module], Sequence[Any]]
-    apply: Callable[[nn.Module], Sequence[Any]]
+        Args:
+            module: The module.
+        """
+        ...
+
+    def apply(self, module: nn.Module) -> Sequence[Any]:
+        """Adapt a module in place.
+
+        Args:
+            module: The module.
+
+        Returns:
+            An :class:`AdapterLayer` for each place.
+        """
+        ...
 
 
 class _Position(NamedTuple):
