@@ -12,6 +12,7 @@ from tests.adapters.networks import convolutions, make, random_sets, transformer
 from tests.documentation import run_page
 
 pytest.importorskip("safetensors")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_peft_computes_the_same(pretrained, peft, tmp_path):
         torch.testing.assert_close(loaded, saved)
 
 
-@pytest.mark.filterwarnings("ignore:.*fan_in_fan_out", "ignore:.*tie_word_embeddings")
+@pytest.mark.filterwarnings("ignore:.*fan_in_fan_out", "ignore:.*save_embedding_layers")
 def test_an_adapter_trained_by_peft_is_read(pretrained, peft, tmp_path):
     base, target = pretrained
     save_peft(target, unflattened(target, random_sets(target, 1)[0]), tmp_path / "pattern")
@@ -160,7 +161,6 @@ def test_gradient_checkpointing_is_refused(transformers):
         target(TOKENS, target.initial_weights)
 
 
-@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings")
 def test_code_of_the_guide(transformers):
     names = run_page("docs/adapters.md")
     target, tokens, one = names["target"], names["tokens"], names["one"]

@@ -148,6 +148,37 @@ def test_dropout_is_for_training():
         torch.testing.assert_close(call(target), call(plain))
 
 
+@pytest.mark.parametrize("name", ["lora", "lora of embeddings", "several", "residual"])
+def test_on_every_device(name, device):
+    _, target, x, _ = make(name)
+    target, x = target.to(device), x.to(device)
+    sets = random_sets(target, 3).detach().to(device).requires_grad_()
+    for rows in ([1, 2, 3], torch.tensor([1, 2, 3], device=device), AdapterRows(counts=[1, 2, 3])):
+        parts = zip(x.split([1, 2, 3]), sets, strict=True)
+        expected = torch.cat([target(x_b, unflattened(target, w)) for x_b, w in parts])
+        found = target.forward_batched(x, sets, rows=rows)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(gradients(found, sets), gradients(expected, sets))
+
+
+@pytest.mark.parametrize("name", ["lora", "lora of convolutions", "bottleneck", "several"])
+def test_under_autocast(name):
+    base, target, x, _ = make(name)
+    base, target = base.float(), target.float()
+    x = x.float() if x.is_floating_point() else x
+    sets = random_sets(target, 2)
+    expected = target.forward_batched(x, sets, rows=[2, 4])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(target(x), base(x))
+        single = torch.cat(
+            [target(x_b, unflattened(target, w)) for x_b, w in zip(x.split([2, 4]), sets, strict=True)]
+        )
+        found = target.forward_batched(x, sets, rows=[2, 4])
+    assert found.dtype == single.dtype == torch.bfloat16
+    error = (single.float() - expected).abs().max().item()
+    assert 0 < (found.float() - expected).abs().max().item() <= 2 * error
+
+
 def test_running_statistics_are_updated_as_by_calls_a_set():
     base = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).requires_grad_(False).double()
     target = from_module(base.train(), adapters=LoRA(1, 1, ["0", "2"]))
