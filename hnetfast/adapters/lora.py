@@ -14,6 +14,7 @@ from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.adapters._kinds import Features, find_features, float_weight
 from hnetfast.adapters._layers import Adapter, OutputLayer
+from hnetfast.mnets._module.rows import SampleRows
 from hnetfast.ops.batched_lora import batched_lora
 
 __all__ = ["LoRA"]
@@ -202,15 +203,19 @@ class _Conv2d(LoRALayer):
         x = x.to(a.dtype)
         if self.dropout and self.training:
             x = F.dropout(x, self.dropout)
-        if self.rows is None:
-            return self._sum(output, F.conv2d(F.conv2d(x, a, None, *self._options), b))
-        x = self.rows.spread(x, self.place)
-        kernels = self.rows.select(a, x)  # [rows, rank, in, height, width]
+        if self.rows is not None and len(x) == 0:  # there are no convolutions of no groups
+            a, b = a.sum(0), b.sum(0)
+        elif self.rows is not None:
+            return self._sum(output, self._of_rows(self.rows, x, a, b).reshape(output.shape))
+        return self._sum(output, F.conv2d(F.conv2d(x, a, None, *self._options), b))
+
+    def _of_rows(self, rows: SampleRows, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        x = rows.spread(x, self.place)
+        kernels = rows.select(a, x)  # [rows, rank, in, height, width]
         images = x.reshape(1, -1, *x.shape[2:])  # one group of channels for each row
         hidden = F.conv2d(images, kernels.flatten(0, 1), None, *self._options, groups=x.shape[0])
         hidden = hidden.reshape(x.shape[0], self.rank, -1)
-        product = self.rows.select(b.flatten(2), x).flatten(2) @ hidden  # [rows, out, pixels]
-        return self._sum(output, product.reshape(output.shape))
+        return rows.select(b.flatten(2), x) @ hidden  # [rows, out, pixels]
 
     def _change(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.einsum("or,rihw->oihw", b.flatten(1), a)

@@ -48,7 +48,7 @@ def forward_rows(network: Any, x: Any, weights: Any, rows: Any, kwargs: dict[str
             outputs.append(network.forward(x_of_set, weights=weights_of_set, **kwargs_of_set))
             order.append(samples)
     if not outputs:
-        raise InputError("rows: expected at least one sample, got none")
+        return network.forward(x, weights=sets.singly()[0], **kwargs)
     return _in_order(outputs, torch.cat(order), rows)
 
 

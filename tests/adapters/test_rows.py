@@ -55,6 +55,17 @@ def test_samples_in_any_order(case):
     torch.testing.assert_close(gradients(found, sets), gradients(expected, sets))
 
 
+def test_a_single_sample_and_none(case):
+    _, target, x, _ = case
+    sets = random_sets(target, 1)
+    expected = target(x, unflattened(target, sets[0]))
+    torch.testing.assert_close(target.forward_batched(x[:1], sets, rows=[1]), expected[:1])
+    torch.testing.assert_close(target.forward_batched(x, sets), expected[None])
+    none = target.forward_batched(x[:0], sets.expand(2, -1), rows=[0, 0])
+    assert none.shape == (0, *expected.shape[1:])
+    assert not torch.autograd.grad(none.sum(), sets, allow_unused=True)[0].any()
+
+
 @pytest.mark.parametrize("chunk_size", [None, 2])
 @pytest.mark.parametrize("x_per_set", [False, True])
 def test_batches_a_set_are_calls_stacked(case, x_per_set, chunk_size):

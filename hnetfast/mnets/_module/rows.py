@@ -106,12 +106,13 @@ class SampleRows:
         Returns:
             ``[rows, ..., out]``.
         """
+        num_vectors = x.shape[1:-1].numel()
         if self._per_set is None:
             matrices = self.select(weights, x)  # [rows, out, in]
-            products = torch.bmm(x.reshape(x.shape[0], -1, x.shape[-1]), matrices.mT)
+            products = torch.bmm(x.reshape(x.shape[0], num_vectors, x.shape[-1]), matrices.mT)
         else:
-            num_rows = self._per_set * self._times(x) * x.shape[1:-1].numel()
-            products = torch.bmm(x.reshape(weights.shape[0], num_rows, x.shape[-1]), weights.mT)
+            num_vectors *= self._per_set * self._times(x)
+            products = torch.bmm(x.reshape(weights.shape[0], num_vectors, x.shape[-1]), weights.mT)
         return products.reshape(*x.shape[:-1], weights.shape[1])
 
     def _times(self, tensor: Tensor) -> int:
