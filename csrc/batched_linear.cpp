@@ -7,10 +7,9 @@
 
 #include "common/buffer_pool.h"
 #include "common/checks.h"
-#include "common/parallel.h"
 #include "common/rounding.h"
 #include "common/scratch.h"
-#include "tiles/tile_kernels.h"
+#include "tiles/parts.h"
 
 namespace hnetfast {
 namespace {
@@ -21,40 +20,6 @@ constexpr const char *kOp = "batched_linear", *kBackwardOp = "batched_linear_bac
 
 // Fewer rows are dot products with the rows of the matrices, for which the library needs no more than their bytes.
 constexpr int64_t kFewRows = 4;
-
-// c = a·b, rows of b and c contiguous.
-template <typename T>
-void multiply(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c) {
-  const TileKernels<T>& kernels = tile_kernels<T>();
-  const int64_t M = a.rows, N = b.cols, P = a.cols, whole = N / kernels.lanes * kernels.lanes, rest = N - whole;
-  if (whole) kernels.gemm(a, {b.data, P, whole, b.stride}, {c.data, M, whole, c.stride}, nullptr, false);
-  if (!rest) return;
-  T* panel = scratch<T>((P + M) * kernels.lanes);
-  T* edge = panel + P * kernels.lanes;
-  for (int64_t p = 0; p < P; ++p) {
-    T* row = panel + p * kernels.lanes;
-    std::fill(std::copy(b.row(p) + whole, b.row(p) + N, row), row + kernels.lanes, T(0));
-  }
-  kernels.gemm(a, {panel, P, kernels.lanes, kernels.lanes}, {edge, M, kernels.lanes, kernels.lanes}, nullptr, false);
-  for (int64_t m = 0; m < M; ++m) {
-    std::copy(edge + m * kernels.lanes, edge + m * kernels.lanes + rest, c.row(m) + whole);
-  }
-}
-
-// Runs run(set, first, last) on parts [first, last) of `size` for every set.
-template <typename F>
-void for_each_part(int64_t sets, int64_t size, int64_t work, const F& run) {
-  constexpr int64_t kTasks = 16, kUnit = 16;  // fixed: parts do not depend on the number of threads
-  const int64_t most = std::max<int64_t>(size / kUnit, 1);
-  const int64_t parts = std::clamp<int64_t>(kTasks / std::max<int64_t>(sets, 1), 1, most);
-  const int64_t width = round_up(ceil_div(size, parts), kUnit);
-  parallel(sets * parts, work, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t first = task % parts * width, last = std::min(size, first + width);
-      if (first < last) run(task / parts, first, last);
-    }
-  });
-}
 
 struct Layers {
   int64_t sets, rows, in, out;
@@ -115,7 +80,7 @@ void grad_input_kernel(const Tensor& grad, const Tensor& weight, const Tensor& o
   for_each_part(s.sets, s.in, s.work(), [&](int64_t b, int64_t first, int64_t last) {
     multiply<T>({g + b * s.rows * s.out, s.rows, s.out, s.out},
                 {w + b * weight.stride(0) + first, s.out, last - first, weight.stride(1)},
-                {to + b * s.rows * s.in + first, s.rows, last - first, s.in});
+                {to + b * s.rows * s.in + first, s.rows, last - first, s.in}, false, scratch<T>(spare_of<T>(s.rows, s.out)));
   });
 }
 
@@ -127,14 +92,8 @@ void grad_weight_kernel(const Tensor& grad, const Tensor& x, const Tensor& out) 
   for_each_part(s.sets, s.out, s.work(), [&](int64_t b, int64_t first, int64_t last) {
     const MatrixView<const T> some{g + b * s.rows * s.out + first, s.rows, last - first, s.out};
     multiply<T>(some.t(), {xs + b * x.stride(0), s.rows, s.in, x.stride(1)},
-                {to + (b * s.out + first) * s.in, last - first, s.in, s.in});
+                {to + (b * s.out + first) * s.in, last - first, s.in, s.in}, false, scratch<T>(spare_of<T>(s.out, s.rows)));
   });
-}
-
-// Contiguous in the last dimension, and with rows that do not overlap.
-Tensor by_rows(const Tensor& tensor) {
-  const Tensor t = tensor.resolve_neg();
-  return t.stride(2) == 1 && t.stride(1) >= t.size(2) ? t : t.contiguous();
 }
 
 void check(const char* op, const Tensor& x, const Tensor& weight) {

@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "backends", "compat", "data", "empty_cache", "hnets", "mnets", "ops", "utils"]
 
 _SUBMODULES = (
+    "adapters",
     "compat",
     "data",
     "examples",
@@ -31,4 +32,6 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "examples", "nn", "probabilistic", "regularizers", "viz"})
+    return sorted(
+        {*globals(), *__all__, "adapters", "examples", "nn", "probabilistic", "regularizers", "viz"}
+    )

@@ -21,6 +21,7 @@ from tests.documentation import DOCS, ROOT, python_blocks, run_page
 PAGES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "README.md", *DOCS.glob("*.md")))
 # These tests look at what the code of a page has led to, too.
 RUN_BY = {
+    "docs/adapters.md": "tests/adapters/test_peft_files.py",
     "docs/any_module.md": "tests/mnets/test_module_target.py",
     "docs/many_weight_sets.md": "tests/mnets/test_batched.py",
     "docs/posteriors.md": "tests/probabilistic/test_implicit_weights.py",

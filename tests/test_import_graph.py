@@ -25,6 +25,7 @@ LAYERS = {
         "hnetfast.utils.torch_utils",
     ],
     "mnets": ["hnetfast.mnets"],
+    "adapters": ["hnetfast.adapters"],  # which main networks call, but do not import
     "data": ["hnetfast.data"],  # one of its tasks is taught by a recurrent network
     "hnets": ["hnetfast.hnets"],
     "regularizers": ["hnetfast.regularizers"],

@@ -3,7 +3,8 @@
 // The schema of `<name>_backward` says, by the names of its arguments, what a node keeps: after `grad_<result>`, the
 // gradient of the first result, arguments and results of the op as they are called there, and `needs`, which gradients
 // are wanted, one of every tensor that the op takes before its first argument of another kind: what comes later is constant.
-// It returns those, in this order. Where that is not enough (gradients of gradients, forward mode),
+// It returns those, in this order, but may leave out the last ones, of what is added to the result: they are its gradient.
+// Where that is not enough (gradients of gradients, forward mode),
 // `<op>.differentiable` computes the same in operations that PyTorch differentiates. hnetfast/ops/_register.py does the
 // same where this is not built.
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -173,7 +174,7 @@ struct OpNode : torch::autograd::Node {
     const auto found = stack[0].toTensorList();
     variable_list results(needs.size());
     for (size_t i = 0; i < results.size(); ++i) {
-      if (needs[i]) results[i] = found[i];
+      if (needs[i]) results[i] = i < found.size() ? found.get(i) : grad;
     }
     return results;
   }

@@ -3,30 +3,31 @@
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from hnetfast._checks import check_tensor
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast._failures import is_about_vmap, is_out_of_memory
+from hnetfast.mnets._batched_rows import forward_repeated, forward_rows
 from hnetfast.mnets._layer_functions import SINGLE_SET, LayerFunctions
-from hnetfast.mnets._module.calling import BufferState, SubstitutingCaller
+from hnetfast.mnets._module.adapting import Adapter, adapt, as_adapters, freeze, position_keys
+from hnetfast.mnets._module.calling import BufferState, Place, SubstitutingCaller
+from hnetfast.mnets._module.mapping import CannotVmap, compute_mapped
 from hnetfast.mnets._module.parameters import (
     ModuleParameter,
     Role,
     check_module,
+    check_weight,
     find_parameters,
     make_buffer,
 )
-from hnetfast.mnets._module.structures import Rebuild, flatten, join_outputs
+from hnetfast.mnets._module.rows import SampleRows
+from hnetfast.mnets._module.structures import flatten, join_outputs
 from hnetfast.mnets._statistics import check_distilled
 from hnetfast.mnets.mnet_interface import MainNetInterface
 
@@ -40,9 +41,15 @@ _MAX_CONV_BATCH_ON_GPU = 32
 
 
 def from_module(
-    module: nn.Module, *, params: Sequence[str] | str | None = None, distill_bn_stats: bool = False
+    module: nn.Module,
+    *,
+    params: Sequence[str] | str | None = None,
+    distill_bn_stats: bool = False,
+    adapters: Adapter | Sequence[Adapter] | None = None,
 ) -> "ModuleTarget":
     """Make a main network of any module, whose parameters, or some of them, are then given to it.
+
+    With ``adapters`` those that are given are theirs, and all of the module are frozen.
 
     Args:
         module: The module. It is copied and left as it is.
@@ -51,14 +58,17 @@ def from_module(
             the network.
         distill_bn_stats: Whether running statistics of batch normalisation are targets of distillation
             (:meth:`ModuleTarget.distillation_targets`) and may be given too.
+        adapters: An adapter of :mod:`hnetfast.adapters`, or a sequence of them. Excludes ``params``.
 
     Returns:
         The main network.
 
     Raises:
         ValueError: If the module has no parameters, uninitialised ones, or none of the given names; or if it
-            cannot be copied, or has no running statistics where they are asked for.
-        TypeError: If it is no module, or one that cannot be called with other parameters.
+            cannot be copied, or has no running statistics where they are asked for; or if an adapter has no
+            place in it.
+        TypeError: If it is no module, or one that cannot be called with other parameters; or if an adapter
+            cannot adapt what it names.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
@@ -68,7 +78,7 @@ def from_module(
         >>> mnet(torch.randn(7, 3), weights=[torch.zeros(2, 5), torch.ones(2)]).sum().item()
         14.0
     """
-    return ModuleTarget(module, params=params, distill_bn_stats=distill_bn_stats)
+    return ModuleTarget(module, params=params, distill_bn_stats=distill_bn_stats, adapters=adapters)
 
 
 def _derived(compute: Callable[[Any], Any]) -> Any:
@@ -93,30 +103,52 @@ class ModuleTarget(nn.Module, MainNetInterface):
     What cannot be read off a module is guessed from the order of its layers: :attr:`has_fc_out` is True if
     the last one with parameters is linear.
 
+    With adapters the parameters of the module are kept, frozen, and those of the adapters, the attribute
+    ``adapters``, are given. Their names are those of the adapted modules, or of the adapted parameters, with
+    "lora_A" and the like behind, and their metadata has five keys more: "module_name" (of the adapted
+    module), "adapter_kind" ("lora_A"), "depth" (the first integer in the name: its layer in the stack, None
+    without), "stack" (what is in front of that) and "module_kind" (what is behind it, "self_attn.q_proj" of
+    "model.layers.3.self_attn.q_proj"; the whole name without an integer, and the stack in front of it if the
+    adapters are in several stacks). "name" is None, so that hyperfan initialisation starts them around their
+    initial values.
+
     Args:
         module: The module. It is copied and left as it is.
         params: Which parameters are to be given: names or patterns. All by default.
         distill_bn_stats: Whether running statistics of batch normalisation are targets of distillation.
+        adapters: An adapter of :mod:`hnetfast.adapters`, or a sequence of them. Excludes ``params``.
 
     Raises:
         ValueError: If the module has no parameters, uninitialised ones, or none of the given names; or if it
-            cannot be copied, or has no running statistics where they are asked for.
-        TypeError: If it is no module, or one that cannot be called with other parameters.
+            cannot be copied, or has no running statistics where they are asked for; or if an adapter has no
+            place in it.
+        TypeError: If it is no module, or one that cannot be called with other parameters; or if an adapter
+            cannot adapt what it names.
     """
 
     def __init__(
-        self, module: nn.Module, *, params: Sequence[str] | str | None = None, distill_bn_stats: bool = False
+        self,
+        module: nn.Module,
+        *,
+        params: Sequence[str] | str | None = None,
+        distill_bn_stats: bool = False,
+        adapters: Adapter | Sequence[Adapter] | None = None,
     ) -> None:
         nn.Module.__init__(self)
         MainNetInterface.__init__(self)
         check_module(module)
+        adapting = () if adapters is None else as_adapters(adapters)
+        if adapting and params is not None:
+            raise InputError("params: excludes adapters, whose parameters are those that are given")
         find_parameters(module, params)  # complains before anything is copied
+        for adapter in adapting:
+            adapter.find(module)
         try:
             self.module = copy.deepcopy(module)
         except RuntimeError as error:
             raise InputError(f"module: this {type(module).__name__} cannot be copied: {error}") from error
         self.training = module.training
-        found = find_parameters(self.module, params)
+        found = self._find_parameters(params, adapting)
         self._all_parameters = [parameter for parameter, _, _ in found]
         self._given_parameters = [parameter for parameter in self._all_parameters if parameter.generated]
         self._describe_parameters(found)
@@ -142,16 +174,38 @@ class ModuleTarget(nn.Module, MainNetInterface):
         self._vmap_works: dict[bool, bool] = {}  # in training mode, and in evaluation mode
         self._is_properly_setup()
 
+    def _find_parameters(
+        self, params: Sequence[str] | str | None, adapters: Sequence[Adapter]
+    ) -> list[tuple[ModuleParameter, Role, Any]]:
+        """Find the parameters of the module, and those of adapters, which are put in their places."""
+        found = find_parameters(self.module, params)
+        self.adapters: nn.ModuleList | None = None
+        self._adapter_call: dict[str, Any] = {"rows": None}
+        self._adapter_keys: list[dict[str, Any]] = []
+        self._replacing: list[tuple[int, Any]] = []
+        self._unbatchable: set[frozenset[str]] = set()
+        if not adapters:
+            return found
+        freeze(self.module)
+        own = adapt(self.module, adapters, self._adapter_call)
+        self.adapters = nn.ModuleList(dict.fromkeys(layer for _, _, layer in own))
+        self._adapter_keys = position_keys(own)
+        self._replacing = [(i, layer) for i, (_, _, layer) in enumerate(own) if layer.replaced_places]
+        kept = [(parameter._replace(generated=False), role, layer) for parameter, role, layer in found]
+        return kept + own
+
     def _layers_of_type(self, cls: type | tuple[type, ...]) -> list[Any]:
         return [layer for layer in self.module.modules() if isinstance(layer, cls)]
 
-    def _describe_parameters(self, found: list[tuple[ModuleParameter, Role, nn.Module]]) -> None:
+    def _describe_parameters(self, found: list[tuple[ModuleParameter, Role, Any]]) -> None:
         layers: dict[tuple[int, str], int] = {}
         num_internal = 0
         self._param_shapes = []
         self._param_shapes_meta = []
         for parameter, role, layer in found:
-            mean, variance = _moments(parameter.value)
+            # Those that stay frozen are not worth the time that reading a large network takes.
+            is_frozen = self.adapters is not None and not parameter.generated
+            mean, variance = (None, None) if is_frozen else _moments(parameter.value)
             self._param_shapes.append(list(parameter.value.shape))
             self._param_shapes_meta.append(
                 {
@@ -167,6 +221,10 @@ class ModuleTarget(nn.Module, MainNetInterface):
                 }
             )
             num_internal += not parameter.generated
+        for meta, keys in zip(
+            self._param_shapes_meta[len(found) - len(self._adapter_keys) :], self._adapter_keys, strict=True
+        ):
+            meta.update(keys)
         self._hyper_shapes_learned_ref = [i for i, (p, _, _) in enumerate(found) if p.generated]
         self._hyper_shapes_learned = [self._param_shapes[i] for i in self._hyper_shapes_learned_ref]
         self._has_bias = any(role.name == "bias" for _, role, _ in found)
@@ -268,6 +326,73 @@ class ModuleTarget(nn.Module, MainNetInterface):
         """
         return self._evaluate(SINGLE_SET, x, weights, distilled_params, condition, **kwargs)
 
+    def forward_batched(
+        self,
+        x: Any,
+        weights: Any,
+        *,
+        x_per_set: bool | None = None,
+        chunk_size: int | None = None,
+        rows: Any = None,
+        **forward_kwargs: Any,
+    ) -> Any:
+        """Compute the outputs for B sets of weights at once.
+
+        Without ``rows`` the result, its gradients and the changes of running statistics are those of B calls
+        of :meth:`forward` one after the other, stacked. Only dropout draws other masks.
+
+        With ``rows`` each sample of one batch has a set of weights: the result is that of one call with the
+        whole batch, whose samples stay in their order. Where all that is given are adapters, the module is
+        called once for all sets, in both cases, and must have samples in the first dimension of all tensors
+        that its adapted layers compute with; batch normalisation in training mode takes statistics of them
+        all. Otherwise, and with :class:`~hnetfast.adapters.Residual` and :class:`~hnetfast.adapters.Scale` of
+        matrices, it is called for one set after the other, each with its samples.
+
+        Args:
+            x: One input for all sets, or ``[B, ...]``, an input for each; with ``rows`` one batch. A tuple
+                holds several positional arguments and a dictionary keyword arguments of the module. Of
+                several tensors the first one tells the size of the batch, and others of that size in the
+                first dimension belong to it.
+            weights: What a hypernetwork returns for B conditions: a tensor ``[B, n]`` (the fastest), a list
+                of B lists of tensors, or a list of tensors ``[B, *shape]``; of all :attr:`param_shapes` or of
+                :attr:`hyper_shapes_learned`.
+            x_per_set: Whether ``x`` is ``[B, ...]``. By default all sets share it.
+            chunk_size: How many sets to evaluate at a time. By default as many as suits.
+            rows: How many samples belong to each set, B integers (a list or tensor) that add up to the size
+                of the batch, those of set 0 first; or :class:`~hnetfast.ops.AdapterRows`, whose ``index``
+                gives sets to samples in any order. Excludes ``x_per_set`` and ``chunk_size``.
+            **forward_kwargs: Further arguments of :meth:`forward`. Without ``rows`` tensors are shared by
+                the sets, but ``distilled_params`` may have a first dimension of size B, and ``condition`` may
+                be a list of B entries. With ``rows`` tensors that have the size of the batch in the first
+                dimension belong to it, such as ``attention_mask``.
+
+        Returns:
+            What :meth:`forward` returns; without ``rows`` every tensor has an additional first dimension of
+            size B.
+
+        Raises:
+            ValueError: If a number of weights, sets or samples or a shape does not fit.
+            TypeError: If ``weights`` or ``rows`` is of none of the formats.
+
+        Example:
+            >>> from hnetfast.adapters import LoRA
+            >>> base = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)).requires_grad_(False)
+            >>> mnet = from_module(base, adapters=LoRA(rank=1, alpha=1, modules=["0", "2"]))
+            >>> weights = torch.randn(4, 15)  # of four adapters
+            >>> mnet.forward_batched(torch.randn(7, 3), weights).shape
+            torch.Size([4, 7, 2])
+            >>> mnet.forward_batched(torch.randn(7, 3), weights, rows=[1, 0, 4, 2]).shape
+            torch.Size([7, 2])
+        """
+        if rows is None:
+            return super().forward_batched(
+                x, weights, x_per_set=x_per_set, chunk_size=chunk_size, **forward_kwargs
+            )
+        for name, value in (("x_per_set", x_per_set), ("chunk_size", chunk_size)):
+            if value is not None:
+                raise InputError(f"{name}: excludes rows, got {value!r}")
+        return forward_rows(self, x, weights, rows, forward_kwargs)
+
     def _evaluate(
         self,
         layers: LayerFunctions,
@@ -277,18 +402,22 @@ class ModuleTarget(nn.Module, MainNetInterface):
         condition: Any = None,
         **kwargs: Any,
     ) -> Any:
-        if condition is not None:
-            if not self._takes_condition:
-                raise InputTypeError(
-                    f"condition: {type(self.module).__name__} has no such argument, got {condition!r}"
-                )
-            kwargs = kwargs | {"condition": condition}
+        kwargs = self._with_condition(condition, kwargs)
         parameters, weights = self._check_weights(weights, layers.num_sets)
         if distilled_params is not None:
             check_distilled(self, distilled_params, layers.num_sets)
         if layers.num_sets is None:
             return self._compute(x, kwargs, parameters, weights, distilled_params)
         return self._compute_many(x, kwargs, parameters, weights, distilled_params, layers.num_sets)
+
+    def _with_condition(self, condition: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if condition is None:
+            return kwargs
+        if not self._takes_condition:
+            raise InputTypeError(
+                f"condition: {type(self.module).__name__} has no such argument, got {condition!r}"
+            )
+        return kwargs | {"condition": condition}
 
     def _check_weights(
         self, weights: Any, num_sets: int | None
@@ -312,7 +441,7 @@ class ModuleTarget(nn.Module, MainNetInterface):
             )
         parameters = self._given_parameters if len(weights) == num_given else self._all_parameters
         for i, (parameter, weight) in enumerate(zip(parameters, weights, strict=True)):
-            _check_weight(i, parameter, weight, num_sets)
+            check_weight(i, parameter, weight, num_sets)
         return parameters, weights
 
     def _compute(
@@ -323,11 +452,29 @@ class ModuleTarget(nn.Module, MainNetInterface):
         weights: Sequence[Tensor],
         statistics: Sequence[Tensor] | None,
     ) -> Any:
-        places = [parameter.places for parameter in parameters]
+        substitutes = [(p.places, weight) for p, weight in zip(parameters, weights, strict=True)]
+        if self._replacing:
+            substitutes += self._replacements(parameters, weights)
         by_layer = ()
         if statistics is not None:
             by_layer = zip(self._distilled, statistics[::2], statistics[1::2], strict=True)
-        return self._call_module(x, kwargs, zip(places, weights, strict=True), by_layer)
+        return self._call_module(x, kwargs, substitutes, by_layer)
+
+    def _replacements(
+        self, parameters: Sequence[ModuleParameter], weights: Sequence[Tensor]
+    ) -> list[tuple[Sequence[Place], Tensor]]:
+        """What adapters put in the places of parameters of the module, which may be given too."""
+        base_values = dict(zip((id(parameter) for parameter in parameters), weights, strict=True))
+        num_before = len(weights) - len(self._given_parameters)
+        found = []
+        for i, layer in self._replacing:
+            owner, name = layer.replaced_places[0]
+            base = getattr(owner, name)
+            for parameter in parameters[:num_before]:
+                if parameter.places == layer.replaced_places:
+                    base = base_values[id(parameter)]
+            found.append((layer.replaced_places, layer.replacement(base, weights[num_before + i])))
+        return found
 
     def _compute_many(
         self,
@@ -340,12 +487,20 @@ class ModuleTarget(nn.Module, MainNetInterface):
     ) -> Any:
         """Compute with weights ``[B, *shape]`` and inputs ``[B, ...]``, of stride 0 if all sets share one."""
         inputs, rebuild = flatten(x)
+        if self._may_repeat(kwargs) and statistics is None and len(parameters) == len(self._given_parameters):
+            output = forward_repeated(self, inputs, rebuild, kwargs, weights, num_sets)
+            if output is not None:
+                return output
+            self._unbatchable.add(frozenset(kwargs))
         compute = partial(self._compute, kwargs=kwargs, parameters=parameters)
         cannot_vmap = None
         if self._may_vmap() and self._vmap_works.get(self.training, True):
             try:
-                return self._vmap(compute, inputs, rebuild, weights, statistics)
-            except _CannotVmap as error:
+                state = None if self.training in self._vmap_works else BufferState(self.module)
+                output = compute_mapped(compute, inputs, rebuild, weights, statistics, state)
+                self._vmap_works[self.training] = True
+                return output
+            except CannotVmap as error:
                 cannot_vmap = error.is_permanent
                 lacks_memory = error.lacks_memory
             if lacks_memory and num_sets > 1:
@@ -372,54 +527,31 @@ class ModuleTarget(nn.Module, MainNetInterface):
             self._vmap_works[self.training] = False
         return join_outputs(outputs, torch.stack)
 
+    def _takes_rows(self) -> bool:
+        """Whether all that is given are adapters that compute with the weights of many sets at once."""
+        layers: Any = self.adapters
+        return layers is not None and all(layer.takes_rows for layer in layers)
+
+    def _may_repeat(self, kwargs: Mapping[str, Any]) -> bool:
+        """Whether one call with a batch for each set gives what a call for each set does."""
+        is_batchable = self._takes_rows() and frozenset(kwargs) not in self._unbatchable
+        return is_batchable and not any(layer.training for layer in self._norms)
+
+    def _compute_rows(
+        self, x: Any, kwargs: Mapping[str, Any], weights: Sequence[Tensor], rows: SampleRows
+    ) -> Any:
+        """Compute with the set of weights that each sample belongs to; weights are ``[B, *shape]``."""
+        substitutes = [(p.places, weight) for p, weight in zip(self._given_parameters, weights, strict=True)]
+        return self._call_module(x, kwargs, substitutes, settings=[(self._adapter_call, "rows", rows)])
+
     def _may_vmap(self) -> bool:
         """Whether neither running statistics are updated nor layers without a batching rule called."""
         return not self._has_recurrence and not any(layer.training for layer in self._norms)
 
-    def _vmap(
-        self,
-        compute: Callable[..., Any],
-        inputs: Sequence[Tensor],
-        rebuild: Rebuild,
-        weights: Sequence[Tensor],
-        statistics: Sequence[Tensor] | None,
-    ) -> Any:
-        rebuild_output: list[Rebuild] = []
-
-        def compute_one(
-            inputs: list[Tensor], weights: list[Tensor], statistics: list[Tensor] | None
-        ) -> list[Tensor]:
-            output = compute(rebuild(inputs), weights=weights, statistics=statistics)
-            tensors, rebuild_one = flatten(output, is_output=True)
-            rebuild_output[:] = [rebuild_one]
-            return tensors
-
-        shared = [tensor.stride(0) == 0 for tensor in inputs]
-        in_dims = (
-            [None if is_shared else 0 for is_shared in shared],
-            [0] * len(weights),
-            None if statistics is None else [0 if stat.ndim == 2 else None for stat in statistics],
-        )
-        one_input = [t[0] if is_shared else t for t, is_shared in zip(inputs, shared, strict=True)]
-        state = None if self.training in self._vmap_works else BufferState(self.module)
-        try:
-            with _mappable_attention(weights[0].device.type):
-                tensors = torch.vmap(compute_one, in_dims, randomness="different")(
-                    one_input, list(weights), None if statistics is None else list(statistics)
-                )
-        except Exception as error:
-            # Whatever it is that vmap cannot do; if the input is wrong, the loop will tell.
-            if state is not None:
-                state.restore()
-            raise _CannotVmap(is_about_vmap(error), is_out_of_memory(error)) from None
-        if state is not None and state.has_changed():
-            state.restore()
-            raise _CannotVmap(is_permanent=True)
-        self._vmap_works[self.training] = True
-        return rebuild_output[0](tensors)
-
     def _sets_at_once(self, x: Any, num_sets: int) -> int:
         inputs, _ = flatten(x)
+        if inputs and self._may_repeat({}):
+            return num_sets
         if not inputs or not self._may_vmap() or not self._vmap_works.get(self.training, True):
             return 1
         if inputs[0].device.type != "cpu":
@@ -430,54 +562,6 @@ class ModuleTarget(nn.Module, MainNetInterface):
         work = num_weights * max(tensor.numel() for tensor in inputs)
         limit = _MAX_WEIGHTS_WITH_GRADIENTS if torch.is_grad_enabled() else _MAX_WEIGHTS
         return num_sets if num_sets >= _MIN_SETS and num_weights <= limit and work <= _MAX_WORK else 1
-
-
-@contextmanager
-def _mappable_attention(device_type: str) -> Iterator[None]:
-    """Keep attention from fused functions without a batching rule.
-
-    One of them has no derivative either, but is chosen because inside of vmap no tensor seems to need one.
-    """
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH) if device_type == "cpu" else nullcontext():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-
-
-class _CannotVmap(Exception):
-    """The module can't be evaluated for so many sets at once.
-
-    Args:
-        is_permanent: Whether it does something that must be done for one set of weights after the other.
-        lacks_memory: Whether there was not enough memory.
-    """
-
-    def __init__(self, is_permanent: bool, lacks_memory: bool = False) -> None:
-        super().__init__()
-        self.is_permanent, self.lacks_memory = is_permanent, lacks_memory
-
-
-def _check_weight(index: int, parameter: ModuleParameter, weight: Any, num_sets: int | None) -> None:
-    own, name = parameter.value, f"weights[{index}] ({parameter.name})"
-    shape = own.shape if num_sets is None else (num_sets, *own.shape)
-    check_tensor(name, weight)
-    if weight.shape != shape:
-        raise InputError(f"{name}: expected the shape {list(shape)}, got {list(weight.shape)}")
-    if weight.device != own.device and not own.is_meta:
-        raise InputError(
-            f"{name}: expected to be on the device of the network, {own.device}, got {weight.device}; move "
-            "the network by to()"
-        )
-    if weight.dtype != own.dtype and not (
-        weight.is_floating_point() and torch.is_autocast_enabled(weight.device.type)
-    ):
-        raise InputTypeError(
-            f"{name}: expected the dtype of the network, {own.dtype}, got {weight.dtype}; convert the "
-            "network by to()"
-        )
 
 
 def _moments(value: Tensor) -> tuple[float | None, float | None]:

@@ -7,6 +7,7 @@ and the two that cut generated weights into views are made in another way, which
 """
 
 from hnetfast.ops.batched_linear import batched_linear
+from hnetfast.ops.batched_lora import AdapterRows, batched_lora
 from hnetfast.ops.chunked_mlp import chunked_mlp
 from hnetfast.ops.elman_states import elman_states
 from hnetfast.ops.grouped_mlp import grouped_mlp
@@ -16,7 +17,9 @@ from hnetfast.ops.pixel_rows import pixel_rows
 from hnetfast.ops.split_targets import split_stacked, split_targets
 
 __all__ = [
+    "AdapterRows",
     "batched_linear",
+    "batched_lora",
     "chunked_mlp",
     "elman_states",
     "grouped_mlp",

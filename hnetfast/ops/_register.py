@@ -3,8 +3,9 @@
 An op ``f`` that has gradients comes with an op ``f_backward``. What its argument names say is handed to it:
 first ``grad_<result>``, the gradient of the first result, then arguments and results of ``f`` as they are
 called there, last ``needs``, which gradients are wanted, one for each tensor that ``f`` takes before its
-first argument of another kind (what comes later is constant). It returns those gradients. The graph keeps
-what ``f_backward`` asks for and nothing else. Compiled (``csrc/common/autograd.cpp``), that costs a few
+first argument of another kind (what comes later is constant). It returns those gradients, but may leave out
+the last ones, of what is added to the result: they are ``grad_<result>`` itself. The graph keeps what
+``f_backward`` asks for and nothing else. Compiled (``csrc/common/autograd.cpp``), that costs a few
 microseconds a call; below is the same in Python, for where the extension is missing.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from typing import Any
 
 import torch
@@ -169,7 +170,7 @@ def _gradients(op) -> Callable:
                 else:
                     args.append(value if count < 0 else list(saved[value : value + count]))
             found = backward(*args)
-            return None, *(g if need else None for g, need in zip(found, needs, strict=True))
+            return None, *(g if need else None for g, need in zip_longest(found, needs, fillvalue=grad))
 
     def autograd(*args):
         args = _whole(schema, args)

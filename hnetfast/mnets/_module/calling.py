@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hnetfast._errors import InputError
 from hnetfast._locks import ProcessLock
 
 Place = tuple[nn.Module, str]
@@ -28,6 +29,9 @@ class SubstitutingCaller:
 
     def __init__(self, module: nn.Module, recurrent: Sequence[nn.RNNBase], norms: Sequence[Any]) -> None:
         self._module, self._recurrent, self._norms = module, recurrent, norms
+        self._may_recompute = [
+            layer for layer in module.modules() if hasattr(layer, "gradient_checkpointing")
+        ]
         self._lock = ProcessLock()
 
     def __call__(
@@ -36,6 +40,7 @@ class SubstitutingCaller:
         kwargs: Mapping[str, Any],
         parameters: Iterable[tuple[Sequence[Place], Tensor]],
         statistics: Iterable[tuple[Any, Tensor, Tensor]] = (),
+        settings: Iterable[tuple[dict[str, Any], str, Any]] = (),
     ) -> Any:
         """Call the module.
 
@@ -45,12 +50,23 @@ class SubstitutingCaller:
             kwargs: Further keyword arguments.
             parameters: Tensors and where to put each.
             statistics: Normalisation layers with the mean and variance to use and to update.
+            settings: Dictionaries with a key and the value that it has during the call.
 
         Returns:
             What the module returns.
+
+        Raises:
+            ValueError: A layer is to recompute its activations in the backward pass.
         """
+        for layer in self._may_recompute:
+            # A transformer's flag. In the backward pass it would compute with the initial values, unnoticed.
+            if layer.training and layer.gradient_checkpointing and torch.is_grad_enabled():
+                raise InputError(
+                    f"module: gradient checkpointing of {type(layer).__name__} would recompute with the "
+                    "weights that the module came with; call module.gradient_checkpointing_disable()"
+                )
         with nullcontext() if torch.compiler.is_compiling() else self._lock:
-            return self._call_with(x, kwargs, parameters, statistics)
+            return self._call_with(x, kwargs, parameters, statistics, settings)
 
     def _call_with(
         self,
@@ -58,6 +74,7 @@ class SubstitutingCaller:
         kwargs: Mapping[str, Any],
         parameters: Iterable[tuple[Sequence[Place], Tensor]],
         statistics: Iterable[tuple[Any, Tensor, Tensor]],
+        settings: Iterable[tuple[dict[str, Any], str, Any]],
     ) -> Any:
         substitutes: list[tuple[dict[str, Any], str, Any]] = [
             (owner._parameters, name, tensor) for places, tensor in parameters for owner, name in places
@@ -69,6 +86,7 @@ class SubstitutingCaller:
             substitutes.append((buffers, "running_mean", mean))
             substitutes.append((buffers, "running_var", var))
             substitutes.append((buffers, "num_batches_tracked", None if count is None else count.clone()))
+        substitutes += settings
         previous = [(where, name, name in where, where.get(name)) for where, name, _ in substitutes]
         flat_weights = [(layer, layer._flat_weights, layer._flat_weight_refs) for layer in self._recurrent]
         try:

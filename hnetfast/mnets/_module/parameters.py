@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
+from hnetfast._checks import check_tensor
 from hnetfast._errors import InputError, InputTypeError
 
 _PARAMETRIZATION = ".parametrizations."
@@ -129,6 +130,38 @@ def make_buffer(parameter: ModuleParameter) -> None:
     for owner, local_name in parameter.places:
         del owner._parameters[local_name]
         owner.register_buffer(local_name, value)
+
+
+def check_weight(index: int, parameter: ModuleParameter, weight: Any, num_sets: int | None) -> None:
+    """Refuse a weight that can't be in the place of a parameter.
+
+    Args:
+        index: Its index in the argument ``weights``.
+        parameter: The parameter.
+        weight: What was passed.
+        num_sets: Size of an additional first dimension, None without one.
+
+    Raises:
+        ValueError: The shape or the device differs.
+        TypeError: It is no tensor, or the dtype differs, and autocast is off.
+    """
+    own, name = parameter.value, f"weights[{index}] ({parameter.name})"
+    shape = own.shape if num_sets is None else (num_sets, *own.shape)
+    check_tensor(name, weight)
+    if weight.shape != shape:
+        raise InputError(f"{name}: expected the shape {list(shape)}, got {list(weight.shape)}")
+    if weight.device != own.device and not own.is_meta:
+        raise InputError(
+            f"{name}: expected to be on the device of the network, {own.device}, got {weight.device}; move "
+            "the network by to()"
+        )
+    if weight.dtype != own.dtype and not (
+        weight.is_floating_point() and torch.is_autocast_enabled(weight.device.type)
+    ):
+        raise InputTypeError(
+            f"{name}: expected the dtype of the network, {own.dtype}, got {weight.dtype}; convert the "
+            "network by to()"
+        )
 
 
 def shortened(names: Sequence[str], limit: int = 8) -> str:

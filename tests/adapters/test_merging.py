@@ -1,0 +1,81 @@
+"""Adapters folded into weights, and taken off."""
+
+import pytest
+import torch
+from torch import nn
+
+from hnetfast.adapters import LoRA, Modulation, merge, unmerge
+from hnetfast.mnets import from_module
+from tests.adapters.networks import CASES, make, random_sets, tokens, transformer, unflattened
+from tests.adapters.test_layers import Quantised
+
+
+@pytest.mark.filterwarnings("ignore:merge")
+@pytest.mark.parametrize("name", [name for name in CASES if "bottleneck" not in name])
+def test_merged_weights_compute_the_same(name):
+    base, target, x, _ = make(name)
+    flat = random_sets(target, 1)
+    weights = unflattened(target, flat[0])
+    expected = target(x, weights=weights)
+    for format_ in (weights, flat, flat[0], [weights]):
+        merged = merge(target, format_)
+        torch.testing.assert_close(merged(x), expected)
+        assert type(merged) is type(base) and not any(p.requires_grad for p in merged.parameters())
+        assert [type(part) for part in merged.modules()] == [type(part) for part in base.modules()]
+        assert not any(part._forward_hooks or part._forward_pre_hooks for part in merged.modules())
+        assert set(base.state_dict()) <= set(merged.state_dict())  # there may be biases that were not
+    torch.testing.assert_close(target(x, weights=weights), expected)
+    torch.testing.assert_close(target.module.state_dict(), base.state_dict())
+
+
+def test_unmerge_returns_the_base():
+    for name in CASES:
+        base, target, x, _ = make(name)
+        plain = unmerge(target)
+        assert torch.equal(plain(x), base(x))
+        assert str(plain) == str(base)
+        assert not any(part._forward_hooks or part._forward_pre_hooks for part in plain.modules())
+
+
+def test_a_tied_matrix_is_untied_with_a_warning():
+    target = from_module(transformer(), adapters=LoRA(2, 4, "head"))
+    x, weights = tokens(), unflattened(target, random_sets(target, 1)[0])
+    with pytest.warns(UserWarning, match="the weight of 'head' is tied to another one in the network"):
+        merged = merge(target, weights)
+    assert merged.head.weight is not merged.embedding.weight
+    torch.testing.assert_close(merged(x), target(x, weights))
+
+
+def test_sums_are_rounded_to_the_dtype_of_the_base():
+    base = transformer(torch.bfloat16)
+    target = from_module(base, adapters=LoRA(2, 4, "*.out"))
+    a, b, *_ = weights = unflattened(target, random_sets(target, 1)[0])
+    expected = (base.layers[0].out.weight + 2 * b @ a).bfloat16()
+    torch.testing.assert_close(merge(target, weights).layers[0].out.weight.detach(), expected.detach())
+
+
+def test_what_cannot_be_merged():
+    _, target, _, _ = make("bottleneck")
+    with pytest.raises(NotImplementedError, match=r"no weights do what the Bottleneck at 'embedding' does"):
+        merge(target, random_sets(target, 1))
+    base = transformer()
+    base.head = Quantised(base.head)
+    target = from_module(base, adapters=LoRA(2, 4, "head"))
+    with pytest.raises(NotImplementedError, match=r"'head', a Quantised, has a weight of torch\.int8"):
+        merge(target, random_sets(target, 1))
+    base = nn.Sequential(nn.Linear(3, 3), nn.RMSNorm(3)).requires_grad_(False)
+    target = from_module(base, adapters=Modulation("1"))
+    with pytest.raises(NotImplementedError, match="'1', a RMSNorm, has no bias"):
+        merge(target, random_sets(target, 1))
+
+
+def test_bad_arguments():
+    target = from_module(transformer(), adapters=LoRA(2, 4, "*.out"))
+    with pytest.raises(ValueError, match="weights: expected one set, of one condition, got 2"):
+        merge(target, random_sets(target, 2))
+    with pytest.raises(ValueError, match="weights: expected"):
+        merge(target, random_sets(target, 1)[:, 1:])
+    with pytest.raises(TypeError, match=r"target: expected a network of from_module, got SmallTransformer"):
+        merge(transformer(), [])
+    with pytest.raises(ValueError, match="expected a network made by from_module"):
+        unmerge(from_module(transformer()))
