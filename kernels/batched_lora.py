@@ -14,8 +14,10 @@ from .batched_lora_kernels import (
 from .chunked_mlp import _device_of
 
 _BLOCK_ROWS = 16  # the fewest that a product takes; often an adapter has no more
+# Terms of a product at a time: in float32, all of a block are held in registers.
+_DOWN_TERMS, _UP_TERMS = 32, 16
+_MOST_RANK = 32  # of a block
 _BLOCK_WIDTH = 64
-_MOST_RANK = 64  # of a block
 
 
 def batched_lora_forward(
@@ -90,16 +92,15 @@ def batched_lora_backward(
     return found
 
 
-def _blocks(rank: int, *tensors: Tensor) -> dict:
-    """Block sizes and precision: tf32 where it was asked for, or where all that is read is exact in it."""
+def _options(*tensors: Tensor) -> dict:
+    """How products are computed: in tf32 where it was asked for, or where all that is read is exact in it."""
     exact = all(t.dtype in (torch.bfloat16, torch.float16) for t in tensors)
-    return {
-        "BLOCK_ROWS": _BLOCK_ROWS,
-        "BLOCK_RANK": min(tiles.padded_width(rank), _MOST_RANK),
-        "BLOCK_WIDTH": _BLOCK_WIDTH,
-        "PRECISION": tiles.input_precision(tensors[0].dtype if exact else torch.float32),
-        "num_warps": 4,
-    }
+    precision = tiles.input_precision(tensors[0].dtype if exact else torch.float32)
+    return {"BLOCK_ROWS": _BLOCK_ROWS, "PRECISION": precision, "num_warps": 4}
+
+
+def _rank_block(rank: int) -> int:
+    return min(tiles.padded_width(rank), _MOST_RANK)
 
 
 def _count(size: int, block: int) -> int:
@@ -114,13 +115,14 @@ def _down(
     if out.numel() == 0:
         return
     rows = rows if rows.stride(1) == 1 else rows.contiguous()
-    blocks = _blocks(rank, rows, matrices)
-    grid = _count(len(rows), _BLOCK_ROWS), _count(rank, blocks["BLOCK_RANK"])
+    grid = _count(len(rows), _BLOCK_ROWS), _count(rank, _rank_block(rank))
     _batched_lora_down_kernel[grid](
         *(rows, matrices, offsets, offsets if order is None else order, out),
         *(len(rows), num_adapters, rank, width, rows.stride(0), *matrices.stride(), scale),
         HAS_ORDER=order is not None,
-        **blocks,
+        BLOCK_RANK=_rank_block(rank),
+        BLOCK_WIDTH=_DOWN_TERMS,
+        **_options(rows, matrices),
     )
 
 
@@ -147,7 +149,9 @@ def _up(
         scale,
         HAS_BASE=base is not None,
         HAS_ORDER=order is not None,
-        **_blocks(rank, matrices, out),
+        BLOCK_RANK=_UP_TERMS,
+        BLOCK_WIDTH=_BLOCK_WIDTH,
+        **_options(matrices, out),
     )
 
 
@@ -159,11 +163,12 @@ def _sums(
     if out.numel() == 0:
         return
     rows = rows if rows.stride(1) == 1 else rows.contiguous()
-    blocks = _blocks(rank, rows, out)
-    grid = num_adapters, _count(width, _BLOCK_WIDTH), _count(rank, blocks["BLOCK_RANK"])
+    grid = num_adapters, _count(width, _BLOCK_WIDTH), _count(rank, _rank_block(rank))
     _batched_lora_sums_kernel[grid](
         *(hidden, rows, offsets, offsets if order is None else order, out),
         *(len(rows), num_adapters, rank, width, rows.stride(0), *out.stride()[1:], scale),
         HAS_ORDER=order is not None,
-        **blocks,
+        BLOCK_RANK=_rank_block(rank),
+        BLOCK_WIDTH=_BLOCK_WIDTH,
+        **_options(rows, out),
     )

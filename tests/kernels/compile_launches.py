@@ -100,6 +100,7 @@ ADAPTERS = {
     "lora rank 8": (512, 64, 8, 1024, 1024, False),
     "lora rank 64": (4096, 5, 64, 768, 3072, True),
     "lora odd": (33, 4, 3, 77, 99, True),
+    "lora odd rank": (33, 4, 27, 77, 99, True),
 }
 # One with several blocks of features in each pass.
 VARIED = [Network("50,50,50,50", (50, 50, 50, 50), 53, 700_000, 36_511_244), CORNERS[4]]
@@ -107,9 +108,9 @@ VARIED = [Network("50,50,50,50", (50, 50, 50, 50), 53, 700_000, 36_511_244), COR
 # The cases of each kernel that take the most registers on a GPU, or were the closest to spilling.
 # test_chunked_mlp_compile.py says with --every-launch what is missing here.
 HEAVY = {
-    "_batched_lora_down_kernel": ["lora rank 64 float32"],
-    "_batched_lora_up_kernel": ["lora rank 64 float32"],
-    "_batched_lora_sums_kernel": ["lora rank 64 float32"],
+    "_batched_lora_down_kernel": ["lora odd rank float32", "lora odd rank bfloat16"],
+    "_batched_lora_up_kernel": ["lora odd float32", "lora odd bfloat16"],
+    "_batched_lora_sums_kernel": ["lora odd rank bfloat16", "lora odd bfloat16"],
     "_chunked_mlp_hidden_kernel": ["widest B=10 float32", "ResNet-32 100,100 B=10 float32"],
     "_chunked_mlp_hidden_bwd_kernel": ["widest B=10 float32"],
     "_chunked_mlp_hidden_sums_kernel": ["alike B=10 tf32", "widest B=10 tf32"],
@@ -360,7 +361,7 @@ def is_heavy(case: str, launch: Launch) -> bool:
 def spread(launches: list[tuple[str, int, Launch]], most: int) -> list[tuple[str, int, Launch]]:
     """Of each kernel on each GPU the heavy launches, and others, evenly spread, to make ``most``; 0: all.
 
-    Of kernels that only serve several networks there are no others.
+    Of kernels that only serve several networks, and of those for adapters, there are no others.
     """
     groups: dict[tuple[int, str], tuple[list, list]] = {}
     for case, arch, launch in launches:
@@ -369,7 +370,7 @@ def spread(launches: list[tuple[str, int, Launch]], most: int) -> list[tuple[str
     chosen = []
     for (_, kernel), (others, heavy) in groups.items():
         count = min(max(most - len(heavy), 0), len(others)) if most else len(others)
-        if most and kernel.startswith(("_grouped", "_layer")):
+        if most and kernel.startswith(("_batched", "_grouped", "_layer")):
             count = 0
         chosen += heavy + [others[i * (len(others) - 1) // max(count - 1, 1)] for i in range(count)]
     return chosen
