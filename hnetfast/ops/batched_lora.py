@@ -179,7 +179,7 @@ def _dtype_of(*tensors: Tensor | None) -> torch.dtype:
 def _products(rows: Tensor, matrices: Tensor, segments: Sequence[tuple[int, int]]) -> Tensor:
     """Each row times the matrix of its adapter: ``[R, k]`` and ``[N, j, k]`` make ``[R, j]``."""
     found = [rows[first:last] @ m.mT for (first, last), m in zip(segments, matrices, strict=True)]
-    return torch.cat(found) if found else rows.new_zeros(0, matrices.shape[1])
+    return torch.cat(found) if found else rows @ matrices.sum(0).mT
 
 
 def _sums(left: Tensor, right: Tensor, segments: Sequence[tuple[int, int]]) -> Tensor:
@@ -235,6 +235,29 @@ def _gradients(grad_out, hidden, x, a, b, scale: float, segments, order, needs) 
     return [grad_x, grad_a, grad_b]
 
 
+# --- Triton, on a GPU -----------------------------------------------------------------------------
+
+
+def _forward_triton(x, a, b, base, scale: float, offsets, order):
+    from hnetfast.kernels.batched_lora import batched_lora_forward  # pyright: ignore[reportMissingImports]
+
+    if _dtype_of(x, a, base) != torch.float32:
+        return _forward_reference(x, a, b, base, scale, offsets, order)
+    _check("batched_lora", x, a, b, base, offsets, order)
+    order = None if order is None else order.contiguous()
+    return batched_lora_forward(x, a, b, base, scale, offsets.contiguous(), order)
+
+
+def _backward_triton(grad_out, hidden, x, a, b, scale: float, offsets, order, needs) -> list[Tensor]:
+    from hnetfast.kernels.batched_lora import batched_lora_backward  # pyright: ignore[reportMissingImports]
+
+    if hidden.dtype != torch.float32:
+        return _backward_reference(grad_out, hidden, x, a, b, scale, offsets, order, needs)
+    _check_backward(grad_out, hidden, x, a, b, offsets, order, needs)
+    order = None if order is None else order.contiguous()
+    return batched_lora_backward(grad_out, hidden, x, a, b, scale, offsets.contiguous(), order, needs)
+
+
 # --- tracing --------------------------------------------------------------------------------------
 
 
@@ -277,6 +300,7 @@ _BACKWARD_OP = register_op(
     _backward_fake,
     differentiable=_differentiable_backward,
     vmap=_vmap_backward,
+    cuda=_backward_triton,
 )
 _OP = register_op(
     "batched_lora(Tensor x, Tensor a, Tensor b, Tensor? base, float scale, Tensor offsets, Tensor? order) "
@@ -284,5 +308,6 @@ _OP = register_op(
     _forward_reference,
     _forward_fake,
     vmap=_vmap,
+    cuda=_forward_triton,
     autocast=_autocast,
 )

@@ -23,6 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from hnetfast.kernels import (
+    batched_lora,
     chunked_mlp,
     chunked_mlp_hidden,
     chunked_mlp_products,
@@ -37,9 +38,22 @@ from bench import tiles
 from hnetfast.ops._mlp_layers import hidden_backward
 
 # Which launch kernels.
-MODULES = chunked_mlp_hidden, chunked_mlp_products, grouped_mlp, output_reg, output_reg_layers
+MODULES = (
+    batched_lora,
+    chunked_mlp_hidden,
+    chunked_mlp_products,
+    grouped_mlp,
+    output_reg,
+    output_reg_layers,
+)
 MODES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
-TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int32: "*i32"}
+TYPES = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +95,22 @@ GROUPS = {
     ],
     "alike": [Network("", (10, 10), 1, size, size, 8, 0) for size in (448, 2320, 2320, 650)],
 }
+# Adapters: how many rows and adapters, rank, width in and out, and whether rows are in any order.
+ADAPTERS = {
+    "lora rank 8": (512, 64, 8, 1024, 1024, False),
+    "lora rank 64": (4096, 5, 64, 768, 3072, True),
+    "lora odd": (33, 4, 3, 77, 99, True),
+    "lora odd rank": (33, 4, 27, 77, 99, True),
+}
 # One with several blocks of features in each pass.
 VARIED = [Network("50,50,50,50", (50, 50, 50, 50), 53, 700_000, 36_511_244), CORNERS[4]]
 
 # The cases of each kernel that take the most registers on a GPU, or were the closest to spilling.
 # test_chunked_mlp_compile.py says with --every-launch what is missing here.
 HEAVY = {
+    "_batched_lora_down_kernel": ["lora odd rank float32", "lora odd rank bfloat16"],
+    "_batched_lora_up_kernel": ["lora odd float32", "lora odd bfloat16"],
+    "_batched_lora_sums_kernel": ["lora odd rank bfloat16", "lora odd bfloat16"],
     "_chunked_mlp_hidden_kernel": ["widest B=10 float32", "ResNet-32 100,100 B=10 float32"],
     "_chunked_mlp_hidden_bwd_kernel": ["widest B=10 float32"],
     "_chunked_mlp_hidden_sums_kernel": ["alike B=10 tf32", "widest B=10 tf32"],
@@ -140,6 +164,8 @@ def _specialize(kernel, args: tuple, kwargs: dict) -> Launch:
             if value.storage_offset() * value.dtype.itemsize % 16 == 0:
                 attributes[path] = [["tt.divisibility", 16]]
             return TYPES[value.dtype]
+        if isinstance(value, float):
+            return "fp32"
         if len(path) > 1 and value == 1:  # what is not to be specialised is, in tuples
             constants[path] = 1
             return "constexpr"
@@ -243,6 +269,24 @@ def launches_of_group(
     return launches
 
 
+def launches_of_adapters(sizes: tuple, mode: str, arch: int) -> list[Launch]:
+    """The launches of a forward and a backward call of ``batched_lora``; matrices in float32 in any mode."""
+    rows, count, rank, width, outputs, in_any_order = sizes
+    dtype = MODES[mode]
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    a, b = empty(count, rank, width), empty(count, outputs, rank)
+    x, base = empty(rows, width, dtype=dtype), empty(rows, outputs, dtype=dtype)
+    order = empty(rows, dtype=torch.int64) if in_any_order else None
+    rest = 0.5, empty(count + 1, dtype=torch.int64), order
+    with recording(arch) as launches, allow_tf32(mode == "tf32"):
+        out, hidden = batched_lora.batched_lora_forward(x, a, b, base, *rest)
+        batched_lora.batched_lora_backward(torch.empty_like(out), hidden, x, a, b, *rest, [True] * 4)
+    return launches
+
+
 def compile_launch(launch: Launch, arch: int) -> dict[str, int]:
     """Registers, stack bytes (spills are there) and shared memory of a compiled launch."""
     signature = {name: launch.signature[name] for name in launch.kernel.arg_names}
@@ -277,6 +321,9 @@ def all_launches() -> list[tuple[str, int, Launch]]:
                     launches = launches_of_group(group, 10, dtype, arch)
                 for launch in launches:
                     found.setdefault((arch, launch.key()), (f"{name} B=10 {mode}", arch, launch))
+            for name, sizes in ADAPTERS.items():
+                for launch in launches_of_adapters(sizes, mode, arch):
+                    found.setdefault((arch, launch.key()), (f"{name} {mode}", arch, launch))
     # The ends of what a sweep may choose, on Hopper.
     for part, precision in itertools.product(tiles.SWEEPS, ("ieee", "tf32")):
         variant = chunked_mlp_tiles.VARIANTS[90, precision]._replace(**{part.field: max(part.alternatives)})
@@ -314,7 +361,7 @@ def is_heavy(case: str, launch: Launch) -> bool:
 def spread(launches: list[tuple[str, int, Launch]], most: int) -> list[tuple[str, int, Launch]]:
     """Of each kernel on each GPU the heavy launches, and others, evenly spread, to make ``most``; 0: all.
 
-    Of kernels that only serve several networks there are no others.
+    Of kernels that only serve several networks, and of those for adapters, there are no others.
     """
     groups: dict[tuple[int, str], tuple[list, list]] = {}
     for case, arch, launch in launches:
@@ -323,7 +370,7 @@ def spread(launches: list[tuple[str, int, Launch]], most: int) -> list[tuple[str
     chosen = []
     for (_, kernel), (others, heavy) in groups.items():
         count = min(max(most - len(heavy), 0), len(others)) if most else len(others)
-        if most and kernel.startswith(("_grouped", "_layer")):
+        if most and kernel.startswith(("_batched", "_grouped", "_layer")):
             count = 0
         chosen += heavy + [others[i * (len(others) - 1) // max(count - 1, 1)] for i in range(count)]
     return chosen

@@ -16,6 +16,7 @@ KERNELS = {
     *(f"chunked_mlp_{name}" for name in ("hidden", "hidden_bwd", "hidden_sums", "inputs_bwd")),
     *("chunked_mlp_fwd", "chunked_mlp_bwd", "chunked_mlp_reduce"),
     *("grouped_mlp_fwd", "grouped_mlp_weights_bwd", "grouped_mlp_features_bwd"),
+    *("batched_lora_down", "batched_lora_up", "batched_lora_sums"),
     *("hidden_change", "layer_change", "layer_gradients"),
 }
 # What one thread block may have, in bytes.

@@ -30,6 +30,7 @@ def calls() -> dict:
         return ops.grouped_mlp(groups, placement, 8)
 
     parts = [torch.randn(s, **F64) for s in ((1, 3, 2), (2, 1, 3), (4, 5), (4,), (2, 4))]
+    rows = ops.AdapterRows(index=[2, 0, 2, 1], num_adapters=4)
     geometry = Geometry((2, 2), (1, 1), (1, 0), (1, 1), (4, 2), 1)
     return {
         "chunked_mlp": (chunked, parts),
@@ -37,6 +38,10 @@ def calls() -> dict:
         "batched_linear": (
             ops.batched_linear,
             [torch.randn(s, **F64) for s in ((2, 5, 3), (2, 4, 3), (2, 4))],
+        ),
+        "batched_lora": (
+            lambda x, a, b, base: ops.batched_lora(x, a, b, rows, base, 0.5),
+            [torch.randn(s, **F64) for s in ((4, 3), (4, 2, 3), (4, 5, 2), (4, 5))],
         ),
         "elman_states": (
             lambda z, w, h: ops.elman_states(z, w, h, "tanh"),

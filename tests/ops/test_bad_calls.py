@@ -241,6 +241,24 @@ def of_batched_linear_backward(rng: random.Random) -> tuple:
     return normal(*x.shape[:2], weight.shape[1], dtype=x.dtype), x, weight, some(rng, 3)
 
 
+def of_batched_lora(rng: random.Random) -> tuple:
+    counts = [rng.choice([0, 1, 3, 70]) for _ in range(rng.choice([1, 2, 4]))]
+    rank, width, out = (rng.choice(sizes) for sizes in ([1, 4, 9], [1, 5, 33], [1, 4, 17]))
+    of_x, of_adapters, of_base = (any_dtype(rng) for _ in range(3))
+    rows = sum(counts)
+    base = normal(rows, out, dtype=of_base) if rng.random() < 0.6 else None
+    order = torch.randperm(rows) if rng.random() < 0.5 else None
+    a = normal(len(counts), rank, width, dtype=of_adapters)
+    b = normal(len(counts), out, rank, dtype=of_adapters)
+    return normal(rows, width, dtype=of_x), a, b, base, 0.5, torch.tensor([0, *accumulate(counts)]), order
+
+
+def of_batched_lora_backward(rng: random.Random) -> tuple:
+    x, a, b, base, *rest = of_batched_lora(rng)
+    out, hidden = OPS.batched_lora(x, a, b, base, *rest)
+    return torch.randn_like(out), hidden, x, a, b, *rest, some(rng, 4)
+
+
 def of_elman_states(rng: random.Random) -> tuple:
     dtype, width = rng.choice([torch.float32, torch.float64]), rng.choice([1, 4, 9])
     sets = rng.choice([(), (1,), (3,)])
@@ -339,6 +357,10 @@ class Call(NamedTuple):
 CALLS = {
     "batched_linear": Call(of_batched_linear, batched_linear_reference, True),
     "batched_linear_backward": Call(of_batched_linear_backward, module_of("batched_linear")._backward),
+    "batched_lora": Call(
+        of_batched_lora, first(module_of("batched_lora")._forward_reference), True, first(OPS.batched_lora)
+    ),
+    "batched_lora_backward": Call(of_batched_lora_backward, module_of("batched_lora")._backward_reference),
     "chunked_mlp": Call(
         of_chunked_mlp, first(module_of("chunked_mlp")._forward_reference), True, first(OPS.chunked_mlp)
     ),

@@ -50,7 +50,7 @@ def test_what_every_op_has(name):
 
 
 def test_public_functions_are_ops():
-    assert set(ops.__all__) <= NAMES
+    assert {name for name in ops.__all__ if not isinstance(getattr(ops, name), type)} <= NAMES
 
 
 @pytest.mark.parametrize("name", sorted(gradients_of_ops.calls()))
