@@ -118,12 +118,35 @@ def _width(value: Any) -> float | Tensor:
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Between all rows, in float64, without a copy of all of them in that."""
+    if not torch.compiler.is_compiling():
+        squares, is_exact = _distances_from_products(a, b)
+        if is_exact:
+            return squares
     squares = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
     for columns in zip(a.split(_COLUMNS, 1), b.split(_COLUMNS, 1), strict=True):
         p, q = (piece.double() for piece in columns)
-        # Not from products: coinciding samples shall be at distance 0.
         squares += torch.cdist(p, q, compute_mode="donot_use_mm_for_euclid_dist").square()
     return squares
+
+
+def _distances_from_products(a: Tensor, b: Tensor) -> tuple[Tensor, bool]:
+    """The same by products of matrices, and whether that has six digits: not for rows that nearly agree."""
+    products = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
+    norms = [products.new_zeros(len(a), 1), products.new_zeros(len(b), 1)]
+    for columns in zip(a.split(_COLUMNS, 1), b.split(_COLUMNS, 1), strict=True):
+        p, q = (piece.double() for piece in columns)
+        center = q.mean(0)
+        p, q = p - center, q - center
+        products.addmm_(p, q.T)
+        for norm, piece in zip(norms, (p, q), strict=True):
+            norm += piece.square().sum(1, keepdim=True)
+    scale = norms[0] + norms[1].T
+    squares = scale - 2 * products
+    is_close = squares < 1e-9 * scale
+    if a is b:
+        squares.fill_diagonal_(0)
+        is_close.fill_diagonal_(False)
+    return squares, not bool(is_close.any())
 
 
 def _median(squares: Tensor) -> Tensor:

@@ -64,8 +64,8 @@ class Settings:
         kl_scale: Factor of the divergence.
         prior_variance: Variance of the prior.
         local_reparam_trick: Draw the results of layers instead of weights.
-        std_encoding, initial_std: How Gaussian posteriors encode standard deviations, see ``GaussianTarget``, and
-            the one that they begin with.
+        std_encoding, initial_std: How Gaussian posteriors encode standard deviations, see ``GaussianTarget``,
+            and the one that they begin with.
         mlp_arch, net_act: The main network.
         hmlp_arch, cond_emb_size, hnet_net_act: The hypernetwork that has conditions; ``hh_`` in the published
             options of implicit families.
