@@ -91,7 +91,7 @@ def test_layer(case, bench):
     expected = calls["loop"]()
     for contender in calls.keys() - {"loop"}:
         check(calls[contender](), expected, 1e-4, contender)
-    durations = bench.time(calls, minimum=5, turn=3e-3)
+    durations = bench.time(calls, minimum=5, turn=2e-2)
     _, rank, width, outputs, num_rows = LAYERS[name]
     (rate,) = bench.rates(matrix_rate(bench.device))
     operations = 2 * num_rows * rank * (width + outputs) * (1 if mode == MODES[0] else 3)

@@ -134,9 +134,10 @@ def _check(op: str, x, a, b, base, offsets, order) -> None:
         raise ValueError(
             f"{op}: base has shape {list(base.shape)}, expected [rows, out], {[x.shape[0], b.shape[1]]}"
         )
-    for name, tensor, count in (("offsets", offsets, a.shape[0] + 1), ("order", order, x.shape[0])):
-        if tensor is None and name == "order":
-            continue
+    places = [("offsets", offsets, a.shape[0] + 1)]
+    if order is not None:
+        places.append(("order", order, x.shape[0]))
+    for name, tensor, count in places:
         check_dense(op, name, tensor)
         if tensor.dtype != torch.int64 or tensor.shape != (count,) or tensor.device != x.device:
             raise ValueError(

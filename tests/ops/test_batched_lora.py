@@ -110,6 +110,7 @@ def test_rows_of_several_dimensions(device):
     assert rows.repeated(4) is rows.repeated(4)
 
 
+@needs_extension
 @pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
 def test_a_row_knows_nothing_of_others(counts, device):
     (x, a, b, base), rows = example(counts, 5, 40, 50, device=device)
