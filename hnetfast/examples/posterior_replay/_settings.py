@@ -90,7 +90,7 @@ class Settings:
     beta: float = 0.01
     regularizer: str = "mse"
     train_sample_size: int = 1
-    val_sample_size: int = 100
+    val_sample_size: int = 1000
     num_kl_samples: int = 1
     kl_scale: float = 1.0
     prior_variance: float = 1.0
