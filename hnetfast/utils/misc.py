@@ -25,7 +25,7 @@ __all__ = [
     "str_to_ints",
 ]
 
-_ACTIVATIONS: dict[str, Callable[[], nn.Module | None]] = {
+ACTIVATIONS: dict[str, Callable[[], nn.Module | None]] = {
     "linear": lambda: None,
     "sigmoid": nn.Sigmoid,
     "relu": nn.ReLU,
@@ -122,9 +122,9 @@ def str_to_act(act_str: str) -> nn.Module | None:
     Raises:
         ValueError: If the name is unknown.
     """
-    if act_str not in _ACTIVATIONS:
-        raise ValueError(f"act_str: expected one of {sorted(_ACTIVATIONS)}, got {act_str!r}")
-    return _ACTIVATIONS[act_str]()
+    if act_str not in ACTIVATIONS:
+        raise ValueError(f"act_str: expected one of {sorted(ACTIVATIONS)}, got {act_str!r}")
+    return ACTIVATIONS[act_str]()
 
 
 def configure_matplotlib_params(

@@ -361,6 +361,31 @@ def test_training_stops_at_a_loss_that_is_not_finite(term, step, restored):
         assert not torch.equal(before[restored][0], before[step][0])
 
 
+def test_what_adversarial_training_changes_is_restored_too(monkeypatch):
+    settings = replace(gmm.METHODS["avb"].settings, hmlp_arch=(4,), imp_hmlp_arch=(4,), train_sample_size=2)
+    tasks = gmm.make_tasks(0)
+    learner = make_learner(settings, n_in=2, n_out=2, num_tasks=3)
+    posterior = learner.posterior(0)
+    before, divergence = [], posterior.divergence
+
+    def begin_step(task, begin=posterior.begin_step):
+        before.append([tensor.detach().clone() for tensor in posterior.state()])
+        begin(task)
+
+    monkeypatch.setattr(posterior, "begin_step", begin_step)
+    monkeypatch.setattr(
+        posterior, "divergence", lambda task: divergence(task) * (math.nan if len(before) > 3 else 1)
+    )
+    with pytest.raises(NotFiniteError, match="before step 2") as raised:
+        train_task(learner, 0, tasks[0], Optimization(n_iter=9, lr=0.1, keep_every=2))
+    assert raised.value.step == 3
+    state = posterior.state()
+    for tensor, expected in zip(state, before[2], strict=True):
+        assert torch.equal(tensor, expected)
+    of_discriminator = slice(len(posterior.parameters()), None)
+    assert not torch.equal(state[of_discriminator][0], before[3][of_discriminator][0])
+
+
 def test_a_command_says_which_term_is_not_finite(tmp_path, capsys):
     def make(settings, tasks):
         return Replay(Objective(), Heads(), BrokenPosterior("kl", 3), None, 0.0)

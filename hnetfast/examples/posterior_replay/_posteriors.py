@@ -29,6 +29,10 @@ class Posterior(Protocol):
         """What is learned."""
         ...
 
+    def state(self) -> Sequence[Tensor]:
+        """All that a training step changes."""
+        ...
+
     def begin_step(self, task: int) -> None:
         """Do what comes before a training step, whose terms are about one and the same distribution."""
         ...
@@ -64,6 +68,9 @@ class PointPosterior:
 
     def parameters(self) -> list[nn.Parameter]:
         return list((self.mnet if self.hnet is None else self.hnet).parameters())
+
+    def state(self) -> list[nn.Parameter]:
+        return self.parameters()
 
     def begin_step(self, task: int) -> None:
         pass
@@ -116,6 +123,9 @@ class GaussianPosterior:
     def parameters(self) -> list[nn.Parameter]:
         module = self.source if isinstance(self.source, GaussianParameters) else self.source[0]
         return list(module.parameters())
+
+    def state(self) -> list[nn.Parameter]:
+        return self.parameters()
 
     def distribution(self, task: int) -> GaussianWeights:
         """The posterior of a task."""
@@ -178,6 +188,9 @@ class ImplicitPosterior:
         generator = self.weights.generator
         return list((self.weights.hnet if generator is None else generator).parameters())
 
+    def state(self) -> list[nn.Parameter]:
+        return [*self.parameters(), *self.estimator.parameters()]
+
     def begin_step(self, task: int) -> None:
         if self.weights.generator is not None:
             self._in_step = self.weights.parameters_of(task)
@@ -232,6 +245,10 @@ class SteinDivergence:
         }
         self._samples: Tensor | None = None
 
+    def parameters(self) -> list[nn.Parameter]:
+        """What is learned beside the posterior: nothing."""
+        return []
+
     def begin_step(self, draw: Callable[[int], Tensor]) -> None:
         """Draw samples and get ready."""
         with torch.no_grad():
@@ -264,6 +281,10 @@ class AdversarialDivergence:
         self.batch_size = batch_size
         self.adapt_size = adapt_size
         self._optimizer = torch.optim.Adam(kl.parameters(), lr=lr, fused=True)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is learned beside the posterior: the discriminator."""
+        return list(self.kl.parameters())
 
     def begin_step(self, draw: Callable[[int], Tensor]) -> None:
         """Draw samples and get ready."""

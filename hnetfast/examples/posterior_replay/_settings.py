@@ -39,7 +39,7 @@ from hnetfast.probabilistic import (
 from hnetfast.probabilistic.gaussian_weights import ENCODINGS
 from hnetfast.probabilistic.posterior_regularizer import KINDS
 from hnetfast.regularizers import OutputRegularizer
-from hnetfast.utils.misc import _ACTIVATIONS, str_to_act
+from hnetfast.utils.misc import ACTIVATIONS, str_to_act
 
 APPROACHES = ("replay", "separate", "single", "prior_focused", "ewc")
 FAMILIES = ("point", "gaussian", "radial", "avb", "ssge")
@@ -129,7 +129,7 @@ class Settings:
             "family": FAMILIES,
             "regularizer": KINDS,
             "std_encoding": ENCODINGS,
-            **dict.fromkeys(("net_act", "hnet_net_act", "imp_hnet_net_act", "dis_net_act"), _ACTIVATIONS),
+            **dict.fromkeys(("net_act", "hnet_net_act", "imp_hnet_net_act", "dis_net_act"), ACTIVATIONS),
         }
         for name, values in accepted.items():
             if getattr(self, name) not in values:

@@ -81,18 +81,21 @@ def train_task(
     """
     learner.begin(task)
     params = list(learner.parameters(task))
+    state = learner.posterior(task).state()
     optimizer = torch.optim.Adam(params, lr=optimization.lr, fused=True)
     kept: tuple[int, list[Tensor]] = (0, [])
     num_train = len(data.x)
     for step in range(optimization.n_iter):
+        now = None
+        if step % optimization.keep_every == 0:
+            now = (step, [tensor.detach().clone() for tensor in state])
         indices = torch.randint(num_train, (optimization.batch_size,))
         terms = learner.losses(task, data.x[indices], data.y[indices], num_train)
         loss = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
         if not torch.isfinite(loss):
-            _restore(params, kept[1])
+            _restore(state, kept[1])
             _raise_not_finite(terms, task, step, kept[0])
-        if step % optimization.keep_every == 0:
-            kept = (step, [param.detach().clone() for param in params])
+        kept = now or kept
         optimizer.zero_grad()
         loss.backward()
         if optimization.clip_grad_value != -1:
@@ -106,9 +109,9 @@ def train_task(
 
 
 @torch.no_grad()
-def _restore(params: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
-    for param, value in zip(params, kept, strict=False):
-        param.copy_(value)
+def _restore(state: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
+    for tensor, value in zip(state, kept, strict=False):
+        tensor.copy_(value)
 
 
 def _raise_not_finite(terms: dict[str, Tensor], task: int, step: int, restored: int) -> None:
