@@ -90,15 +90,7 @@ METHODS = {
     ),
     "vcl": Method(
         "Prior-focused VCL",
-        Settings(
-            approach="prior_focused",
-            family="gaussian",
-            n_iter=10001,
-            lr=5e-4,
-            train_sample_size=100,
-            std_encoding="log_variance",
-            initial_std=0.05,
-        ),
+        Settings(approach="prior_focused", family="gaussian", n_iter=10001, lr=5e-4, train_sample_size=100),
         {"given": 100, "inferred": 45.17},
         "entropy",
     ),
