@@ -142,11 +142,11 @@ TABLE = Table(
     key="layer_hmlp",
     title="Layer-wise generation of adapters",
     intro=(
-        f"Low-rank adapters (rank {RANK}, width {WIDTH}) of {MATRICES} matrices in each of {LAYERS} layers, for B "
-        "conditions, in milliseconds: one `LayerHMLP`, and one `HMLP` with as wide a hidden layer for each "
-        f"matrix, whose {LAYERS} times as many parameters of last layers have to be read, and have gradients. "
-        "*training step* is fwd+bwd and a step of Adam. The floor is the operations of the last layer, which "
-        "both need, at the measured float32 matrix rate."
+        f"Low-rank adapters (rank {RANK}, width {WIDTH}) of {MATRICES} matrices in each of {LAYERS} layers, "
+        "for B conditions, in milliseconds: one `LayerHMLP`, and one `HMLP` with as wide a hidden layer for "
+        f"each matrix. The latter's last layers have {LAYERS} times as many parameters, which have to be "
+        "read, and to get gradients. *training step* is fwd+bwd and a step of Adam. The floor is the "
+        "operations of the last layer, which both need, at the measured float32 matrix rate."
     ),
     columns={
         "hidden layer": field("hidden"),
