@@ -129,9 +129,10 @@ def _values_of(
             "hyper_shapes_learned nor param_shapes of this main network"
         )
     meta = target.param_shapes_meta
-    internal, given = list(target.internal_params or ()), {}
+    internal: list[Tensor] = list(target.internal_params or ())
+    given: dict[int, Tensor] = {}
     if isinstance(target, ModuleTarget):
-        given = dict(zip(target.hyper_shapes_learned_ref, target.initial_weights, strict=True))
+        given = dict(zip(target.hyper_shapes_learned_ref or (), target.initial_weights, strict=True))
     usual = None
     values = []
     for i, index in enumerate(chosen):

@@ -321,7 +321,8 @@ class LayerHMLP(HiddenLayersHyperNet):
             else:
                 start = joined.merged(len(chosen), f"the {len(chosen)} tensors of the kind {kind.name!r}")
             changes += self._changes_of_head(len(self._layers) + i, start, weight_scale)
-        return [*changes, keep_unknown(self.offsets, wanted)] if self._use_offsets else changes
+        offsets = self.offsets
+        return changes if offsets is None else [*changes, keep_unknown(offsets, wanted)]
 
     def _is_plain(self) -> bool:
         return self._has_forward_of(LayerHMLP) and self._has_independent_rows()
