@@ -95,6 +95,8 @@ def test_adapters(case, bench):
     adapters = _adapters(hidden, conditions, bench.device)
     _check_layers(adapters)
     calls = {name: functools.partial(adapters.call, name, mode) for name in adapters.contenders}
+    for call in calls.values():  # PyTorch imports much when an optimiser makes its first step
+        call()
     durations = bench.time(calls, minimum=5, turn=3e-3)
     fields = {"hidden": hidden, "conditions": conditions, "mode": mode}
     if mode != STEP:
