@@ -1,4 +1,6 @@
-"""Helpers for tests and benches of the ops: random networks, and when a result is accurate enough."""
+"""Helpers for tests and benches: random networks for the ops, when a result is accurate enough, and the scale
+of what a hypernetwork starts with.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+
+from hnetfast._initial_scale import InitialScale as InitialScale
+from hnetfast._initial_scale import initial_scale as initial_scale
 
 _PART_SHAPES = {
     "chunk": lambda conditions, chunks, width: (1, chunks, width),

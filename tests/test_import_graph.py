@@ -33,9 +33,11 @@ LAYERS = {
     "faces": ["hnetfast.utils"],
     "top": [
         "hnetfast._backends",
+        "hnetfast._initial_scale",
         "hnetfast.compat",
         "hnetfast.examples",
         "hnetfast.hpsearch",
+        "hnetfast.testing",
         "hnetfast.viz",
     ],
 }
