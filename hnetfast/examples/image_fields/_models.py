@@ -29,7 +29,7 @@ class Settings:
         steps: Steps of the optimiser.
         batch_size: Images a step.
         learning_rate: Of Adam, at first; it falls to 0 along a cosine.
-        pixels: How many pixels of each image a step sees, drawn anew if there are more.
+        pixels: How many pixels of each image a step sees at most.
     """
 
     code_size: int
@@ -125,12 +125,14 @@ class ConcatenatedFields(nn.Module):
         self.field = MLP(
             2 + settings.code_size, channels, widths, activation_fn=Sine(settings.omega), verbose=False
         )
+        weights = [*self.field.internal_params or ()]
+        first = weights[0]
         with torch.no_grad():
-            for weight, variance in zip(self.field.weights, siren_variances(self.field), strict=True):
+            for weight, variance in zip(weights, siren_variances(self.field), strict=True):
                 _draw(weight, variance or 0)
             # Frequencies as without a code, which shifts phases by about 1.
-            _draw(self.field.weights[0][:, :2], 1 / 12)
-            _draw(self.field.weights[0][:, 2:], 1 / (settings.code_size * settings.omega**2))
+            _draw(first[:, :2], 1 / 12)
+            _draw(first[:, 2:], 1 / (settings.code_size * settings.omega**2))
 
     def forward(self, images: Tensor, coordinates: Tensor) -> Tensor:
         """Encode images, and evaluate the network.

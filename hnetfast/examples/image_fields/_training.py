@@ -49,6 +49,7 @@ def train(
     images: Images,
     settings: Settings,
     seed: int,
+    pixels: int,
     report: Callable[[int, float], object] = lambda step, loss: None,
 ) -> list[tuple[int, float]]:
     """Train a model to reproduce images.
@@ -58,6 +59,7 @@ def train(
         images: Those for training are used.
         settings: How long.
         seed: Of the order of images and pixels.
+        pixels: How many pixels of each image a step sees, drawn anew if there are more.
         report: Called with the number of steps done, and the mean squared error since it was called last.
 
     Returns:
@@ -77,8 +79,8 @@ def train(
     for step in range(1, settings.steps + 1):
         batch = images.train[torch.randint(len(images.train), (settings.batch_size,), generator=generator)]
         targets, at = batch, coordinates
-        if settings.pixels < len(coordinates):
-            chosen = torch.randperm(len(coordinates), generator=generator)[: settings.pixels]
+        if pixels < len(coordinates):
+            chosen = torch.randperm(len(coordinates), generator=generator)[:pixels]
             targets, at = batch[:, chosen], coordinates[chosen]
         loss = F.mse_loss(model(batch, at), targets)
         optimizer.zero_grad()

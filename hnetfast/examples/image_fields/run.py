@@ -42,6 +42,7 @@ SETTINGS = {
     "photographs": Settings(code_size=64, encoder=(256,), hnet=(64,), field=(32, 32), omega=4.0, steps=2000),
 }
 GENERATED = "generated networks"
+_SAME_SIZE = "code as input, same size"
 _QUICK_STEPS = 300
 _DENSER = 4  # times as many rows and columns in pictures
 _SHOWN = 10  # images in a picture
@@ -60,6 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quick", action="store_true", help=f"{_QUICK_STEPS} steps: a minute instead of some"
     )
+    parser.add_argument("--steps", type=integer_from(1), help="steps instead of those of the images")
     parser.add_argument("--out_dir", type=Path, default=DEFAULT_FOLDER, help="where results and pictures go")
     parser.add_argument("--no_pictures", action="store_true", help="draw nothing")
     parser.add_argument(
@@ -83,7 +85,7 @@ def make_models(images: Images, settings: Settings) -> dict[str, nn.Module]:
     num_params = sum(param.numel() for param in generated.hnet.parameters())
     depth = len(settings.field)
     width = width_for(num_params, 2 + settings.code_size, images.channels, depth)
-    widths = {"code as input, same widths": settings.field, "code as input, same size": [width] * depth}
+    widths = {"code as input, same widths": settings.field, _SAME_SIZE: [width] * depth}
     models: dict[str, nn.Module] = {
         name: ConcatenatedFields(images.size, images.channels, sizes, settings)
         for name, sizes in widths.items()
@@ -124,7 +126,9 @@ def run(name: str, config: argparse.Namespace, settings: Settings) -> dict[str, 
     coordinates = pixel_coordinates(images.size)
     for title, model in models.items():
         start = time.perf_counter()
-        train(model, images, settings, config.seed)
+        large = title == _SAME_SIZE
+        pixels = settings.pixels // 4 if large else settings.pixels  # its steps would take much longer
+        train(model, images, settings, config.seed, pixels)
         found = (
             psnr(evaluate(model, some, coordinates), some).mean().item()
             for some in (images.train, images.held_out)
@@ -209,6 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = SETTINGS[name]
             if config.quick:
                 settings = replace(settings, steps=_QUICK_STEPS)
+            if config.steps is not None:
+                settings = replace(settings, steps=config.steps)
             results.append(run(name, config, settings))
         print(f"\nPeak signal-to-noise ratios:\n\n{format_table(results)}\n")
         print("\n".join(map(format_step, results)))
