@@ -125,7 +125,7 @@ class ConcatenatedFields(nn.Module):
         self.field = MLP(
             2 + settings.code_size, channels, widths, activation_fn=Sine(settings.omega), verbose=False
         )
-        weights = [*self.field.internal_params or ()]
+        weights = list(self.field.internal_params or ())
         first = weights[0]
         with torch.no_grad():
             for weight, variance in zip(weights, siren_variances(self.field), strict=True):
