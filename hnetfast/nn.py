@@ -1,16 +1,19 @@
-"""Layers for networks that are not main networks, with the arguments of those of :mod:`torch.nn`."""
+"""Layers with the arguments of those of :mod:`torch.nn`, and sines with the initialisation that they need."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from math import isfinite, prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hnetfast._errors import InputError, InputTypeError
+from hnetfast.ops._activations import known_elementwise
 from hnetfast.ops.local_conv2d import Pair, geometry_of, local_conv2d
 
-__all__ = ["LocalConv2d"]
+__all__ = ["LocalConv2d", "Sine", "siren_variances"]
 
 
 class LocalConv2d(nn.Module):
@@ -129,3 +132,121 @@ class LocalConv2d(nn.Module):
             f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "
             f"bias={self.bias is not None}, input_size={self.input_size}, output_size={self.output_size}"
         )
+
+
+@known_elementwise
+class Sine(nn.Module):
+    """Activation function ``sin(omega·x)``, of networks that are functions of coordinates.
+
+    Sitzmann et al., "Implicit Neural Representations with Periodic Activation Functions", 2020,
+    https://arxiv.org/abs/2006.09661. The weights in front of it need an initialisation of their own:
+    :func:`siren_variances`.
+
+    Args:
+        omega: Factor of the argument: how fast the functions of the first layer may oscillate. The paper's 30
+            is for hundreds of pixels in [-1, 1]; fewer need less.
+
+    Raises:
+        TypeError, ValueError: If ``omega`` is not a positive number.
+
+    Example:
+        >>> from hnetfast.mnets import MLP
+        >>> field = MLP(2, 3, hidden_layers=[32, 32], activation_fn=Sine(10.0), verbose=False)
+        >>> field(torch.rand(100, 2)).shape
+        torch.Size([100, 3])
+    """
+
+    def __init__(self, omega: float = 30.0) -> None:
+        super().__init__()
+        self.omega = _check_omega(omega)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Compute the function.
+
+        Args:
+            input: Tensor of any shape.
+
+        Returns:
+            Tensor of the same shape, with values in [-1, 1].
+        """
+        return torch.sin(self.omega * input)
+
+    def extra_repr(self) -> str:
+        """The factor, as printed with the module."""
+        return f"omega={self.omega}"
+
+
+def _check_omega(omega: Any) -> float:
+    if isinstance(omega, bool) or not hasattr(omega, "__float__"):
+        raise InputTypeError(f"omega: expected a positive number, got {omega!r}")
+    value = float(omega)
+    if not (isfinite(value) and value > 0):
+        raise InputError(f"omega: expected a positive number, got {omega!r}")
+    return value
+
+
+def siren_variances(mnet: Any, omega: float | None = None) -> list[float | None]:
+    """Return the variances that the weights of a main network with sines start with.
+
+    With them the results of all sines are distributed alike, however many layers there are: Sitzmann et al.,
+    "Implicit Neural Representations with Periodic Activation Functions", 2020,
+    https://arxiv.org/abs/2006.09661, sec. 3.2. With n inputs to each output, weights of the first layer have
+    the variance of U(-1/n, 1/n), those of the others that of U(-sqrt(6/n)/omega, sqrt(6/n)/omega). Biases
+    only shift phases; they have the variance of U(-1/sqrt(n), 1/sqrt(n)), as in :class:`torch.nn.Linear`.
+
+    Args:
+        mnet: The main network: any with ``param_shapes_meta``, such as an MLP or what
+            :func:`hnetfast.mnets.from_module` returns. Layers are in the order of their numbers there.
+        omega: Factor within the sines behind the first layer. By default that of the network's :class:`Sine`;
+            if there are several of them, what all but the first one have.
+
+    Returns:
+        The variance of each entry of ``mnet.param_shapes``, or None for those that are neither weights nor
+        biases: argument ``target_vars`` of the initialisations of hypernetworks.
+
+    Raises:
+        TypeError, ValueError: If an argument is not accepted, or ``omega`` is missing and the network's sines
+            don't tell it.
+
+    Example:
+        >>> from hnetfast.hnets import HMLP
+        >>> from hnetfast.mnets import MLP
+        >>> field = MLP(2, 3, [32, 32], activation_fn=Sine(10.0), no_weights=True, verbose=False)
+        >>> hnet = HMLP(field.param_shapes, num_cond_embs=100, verbose=False)
+        >>> hnet.apply_hyperfan_init(mnet=field, target_vars=siren_variances(field))
+    """
+    shapes, entries = getattr(mnet, "param_shapes", None), getattr(mnet, "param_shapes_meta", None)
+    if shapes is None or entries is None:
+        raise InputTypeError(
+            f"mnet: expected a main network with param_shapes_meta, got {type(mnet).__name__}"
+        )
+    factor = _omega_of(mnet) if omega is None else _check_omega(omega)
+    fans = {
+        i: entry.get("fan_in") or prod(shape[1:])
+        for i, (entry, shape) in enumerate(zip(entries, shapes, strict=True))
+        if entry["name"] == "weight"
+    }
+    fan_of_layer = {entries[i]["layer"]: fan_in for i, fan_in in fans.items()}
+    first = min(fan_of_layer, default=None)
+    variances: list[float | None] = []
+    for i, entry in enumerate(entries):
+        if i in fans:
+            is_first = entry["layer"] == first
+            variances.append(1 / (3 * fans[i] ** 2) if is_first else 2 / (fans[i] * factor**2))
+        elif entry["name"] == "bias" and (fan_in := entry.get("fan_in") or fan_of_layer.get(entry["layer"])):
+            variances.append(1 / (3 * fan_in))
+        else:
+            variances.append(None)
+    return variances
+
+
+def _omega_of(mnet: Any) -> float:
+    modules = mnet.modules() if isinstance(mnet, nn.Module) else ()
+    factors = [module.omega for module in modules if isinstance(module, Sine)]
+    behind_first = set(factors[1:] or factors)
+    if len(behind_first) != 1:
+        found = "none" if not factors else f"those with {', '.join(map(str, factors))}"
+        raise InputError(
+            f"omega: expected a number where the sines of the network don't tell one, which has {found}"
+        )
+    return behind_first.pop()

@@ -1,11 +1,12 @@
-"""hnetfast.nn.LocalConv2d."""
+"""hnetfast.nn: layers, sines and the variances that they need."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from hnetfast.nn import LocalConv2d
+from hnetfast.mnets import MLP, from_module
+from hnetfast.nn import LocalConv2d, Sine, siren_variances
 from hnetfast.utils.local_conv2d_layer import LocalConv2dLayer
 
 
@@ -92,3 +93,66 @@ def test_bad_arguments(change, message):
 def test_images_of_another_size():
     with pytest.raises(ValueError, match=r"input: expected the shape \[2, 5, 5\]"):
         LocalConv2d(2, 4, 3, input_size=5)(torch.randn(1, 2, 6, 6))
+
+
+def test_sine():
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(Sine(7.0)(x), torch.sin(7.0 * x))
+    assert Sine().omega == 30.0
+    assert "omega=7.0" in repr(Sine(7))
+    assert torch.autograd.gradcheck(Sine(2.0), x)
+    assert torch.autograd.gradgradcheck(Sine(2.0), x)
+
+
+def test_sets_of_weights_of_a_network_with_sines_are_evaluated_together():
+    mnet = MLP(2, 3, [5, 5], activation_fn=Sine(4.0), no_weights=True, verbose=False)
+    shapes = []
+    mnet._a_fun.forward, forward = lambda x: shapes.append(x.shape) or forward(x), mnet._a_fun.forward
+    weights = torch.randn(6, mnet.num_params)
+    x = torch.randn(6, 7, 2)
+    watched = mnet.forward_batched(x, weights, x_per_set=True)
+    assert set(shapes) == {(7, 5)}
+    del mnet._a_fun.forward
+    found = mnet.forward_batched(x, weights, x_per_set=True)
+    torch.testing.assert_close(found, watched)
+
+
+@pytest.mark.parametrize(
+    ("omega", "error"), [(0, ValueError), (-1.0, ValueError), (float("nan"), ValueError)]
+)
+def test_bad_factors_of_sines(omega, error):
+    with pytest.raises(error, match="omega: expected a positive number, got"):
+        Sine(omega)
+
+
+@pytest.mark.parametrize("omega", ["30", True, None])
+def test_factors_of_sines_that_are_no_numbers(omega):
+    with pytest.raises(TypeError, match="omega: expected a positive number, got"):
+        Sine(omega)
+
+
+def test_variances_of_sitzmann_et_al():
+    mnet = MLP(2, 3, [8, 16], activation_fn=Sine(5.0), verbose=False)
+    bounds = [(3 * variance) ** 0.5 for variance in siren_variances(mnet)]
+    first, second, third = 1 / 2, (6 / 8) ** 0.5 / 5, (6 / 16) ** 0.5 / 5
+    assert bounds == pytest.approx([first, 2**-0.5, second, 8**-0.5, third, 16**-0.5])
+    bounds = [(3 * variance) ** 0.5 for variance in siren_variances(mnet, omega=10)]
+    assert bounds[::2] == pytest.approx([first, second / 2, third / 2])
+
+
+def test_variances_of_modules():
+    net = torch.nn.Sequential(
+        torch.nn.Linear(2, 8), Sine(30.0), torch.nn.LayerNorm(8), torch.nn.Linear(8, 8), Sine(2.0)
+    )
+    found = siren_variances(from_module(net))
+    assert found == pytest.approx([1 / 12, 1 / 6, None, None, 2 / (8 * 4), 1 / 24])
+    with pytest.raises(ValueError, match=r"omega: expected a number.*those with 30.0, 2.0, 3.0"):
+        siren_variances(from_module(net.append(Sine(3.0))))
+    assert len(siren_variances(from_module(net), omega=1.0)) == 6
+
+
+def test_networks_without_these_variances():
+    with pytest.raises(TypeError, match="mnet: expected a main network with param_shapes_meta, got Linear"):
+        siren_variances(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"omega: expected a number where the sines .* which has none"):
+        siren_variances(MLP(2, 1, verbose=False))

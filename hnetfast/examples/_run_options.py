@@ -6,10 +6,12 @@ import argparse
 import json
 import os
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hnetfast._checks import check_integer
 
 _UNSET = object()
 
@@ -64,6 +66,24 @@ def add_run_options(group: argparse._ArgumentGroup) -> None:
         help="Time between checkpoints in the middle of a task, from which --resume goes on; there is one "
         "after each task as well. Default: %(default)s.",
     )
+
+
+def integer_from(minimum: int) -> Callable[[str], int]:
+    """What parses an option that is an integer.
+
+    Args:
+        minimum: The smallest that is accepted.
+    """
+
+    def parse(text: str) -> int:
+        try:
+            return check_integer("", int(text), minimum)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"expected an integer of at least {minimum}, got {text!r}"
+            ) from None
+
+    return parse
 
 
 def parse_given(

@@ -236,13 +236,14 @@ def plan_heads(
         use_xavier: See there.
         scale: Sum of the mean squares of what the last layer reads.
         has_bias: Whether the last layer has biases.
-        **user: What the user asks for: the arguments ``w_val``, ``w_var``, ``b_val`` and ``b_var``.
+        **user: What the user asks for: the arguments ``w_val``, ``w_var``, ``b_val``, ``b_var`` and
+            ``target_vars``.
 
     Raises:
         TypeError, ValueError: If what the user asks for is not accepted.
     """
     given = {name: _entries(name, values, targets) for name, values in user.items()}
-    for name in ("w_var", "b_var"):
+    for name in ("w_var", "b_var", "target_vars"):
         check_variances(**{f"{name}[{i}]": v for i, v in enumerate(given[name]) if v is not None})
     return [
         _plan_head(i, target, [values[i] for values in given.values()], method, use_xavier, scale, has_bias)
@@ -259,10 +260,13 @@ def _plan_head(
     scale: float,
     has_bias: bool,
 ) -> Head:
-    w_val, w_var, b_val, b_var = user
+    w_val, w_var, b_val, b_var, wanted = user
     in_layer = target.name in ("weight", "bias")
     draws = in_layer and w_var is None
-    if w_var is None:
+    if w_var is None and wanted is not None:
+        _check_scale(scale)
+        w_var = wanted / scale
+    elif w_var is None:
         w_var = _head_variance(target, method, use_xavier, scale) if in_layer else 0.0
     default: Any = (0, 0) if in_layer else _BIAS_DEFAULTS.get(target.name, target.initial)
     bias = (default[0] if b_val is None else b_val, default[1] if b_var is None else b_var)
@@ -275,10 +279,14 @@ def _plan_head(
     return Head(target.size, weight, None if bias == (0, 0) else bias, draws)
 
 
-def _head_variance(target: Target, method: str, use_xavier: bool, scale: float) -> float:
-    gain = 1 if use_xavier else 2
+def _check_scale(scale: float) -> None:
     if scale == 0:
         raise InputError("uncond_var, cond_var: the variance of the hypernetwork's input must not be 0")
+
+
+def _head_variance(target: Target, method: str, use_xavier: bool, scale: float) -> float:
+    gain = 1 if use_xavier else 2
+    _check_scale(scale)
     shared = 2 if target.has_bias else 1
     if target.name == "weight":
         var_in = gain / (shared * target.fan_in * scale)

@@ -155,6 +155,8 @@ class HMLP(HiddenLayersHyperNet):
         w_var: Any = None,
         b_val: Any = None,
         b_var: Any = None,
+        *,
+        target_vars: Any = None,
     ) -> None:
         """Initialise so that the generated weights have the variance a main network is usually initialised
         with.
@@ -176,6 +178,10 @@ class HMLP(HiddenLayersHyperNet):
             w_var: Variance of these weights; 0 makes them constant.
             b_val: Mean of the biases of each head.
             b_var: Variance of these biases.
+            target_vars: Wanted variance of the generated tensors, what ``b_var`` adds to it not counted: a
+                list with an entry (or None) for every target, or a dictionary with an entry for some of the
+                names in ``param_shapes_meta``; e.g. :func:`hnetfast.nn.siren_variances`. ``w_var`` comes
+                first.
 
         Raises:
             ValueError: If an argument is not accepted, or there are no internal weights. Nothing has changed
@@ -188,6 +194,7 @@ class HMLP(HiddenLayersHyperNet):
         mean_var = self._mean_variance_of_inputs(uncond_var, cond_var)
         scale = weights[-1].shape[1] * (1.0 if self._batchnorm_layers else mean_var)
         user = {"w_val": w_val, "w_var": w_var, "b_val": b_val, "b_var": b_var}
+        user["target_vars"] = target_vars
         heads = plan_heads(targets, method, use_xavier, scale, bool(biases), **user)
 
         for layer in self._batchnorm_layers or ():

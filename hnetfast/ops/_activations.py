@@ -145,6 +145,12 @@ def is_elementwise(activation: Any) -> bool:
     return activation in _FUNCTIONS
 
 
+def known_elementwise(module: type[nn.Module]) -> type[nn.Module]:
+    """Declare a class of modules, which it decorates, elementwise and deterministic."""
+    _MODULES.add(module)
+    return module
+
+
 def own_activation(activation: Any) -> Any:
     """Return what a network is to call: a module of its own in the place of a default, which all share."""
     return type(activation)() if activation is RELU or activation is TANH else activation

@@ -510,7 +510,11 @@ def hyper_gauss_init(hnet: Any, target: GaussianTarget, **hyperfan_kwargs: Any) 
     arguments = inspect.signature(initialise).parameters
     method, use_xavier = (hyperfan_kwargs.get(a, arguments[a].default) for a in ("method", "use_xavier"))
     check_method(method)
-    if "target_vars" in arguments:
+    if "w_var" in arguments:  # each tensor has rows of its own, those of scales stay at 0
+        given = hyperfan_kwargs.get("target_vars")
+        if isinstance(given, (list, tuple)):
+            hyperfan_kwargs["target_vars"] = [*given, *[None] * len(given)]
+    elif "target_vars" in arguments:
         means = describe_targets(hnet.target_shapes, cast(Any, target))[: len(hnet.target_shapes) // 2]
         variances = target_variances(means, method, use_xavier, hyperfan_kwargs.get("target_vars"))
         hyperfan_kwargs["target_vars"] = [*variances, *variances]

@@ -6,6 +6,7 @@ from torch import nn
 
 from hnetfast.hnets import HMLP, ChunkedHMLP
 from hnetfast.mnets import MLP
+from hnetfast.nn import Sine, siren_variances
 
 SHAPES = [[6, 4], [6], [3, 6], [3]]
 
@@ -56,6 +57,52 @@ def test_single_values_for_weights_and_biases_count():
     assert (bias == 2).all() and weight.abs().min() > 0
 
 
+def test_wanted_variances_are_those_of_the_generated_tensors():
+    torch.manual_seed(0)
+    hnet = HMLP(
+        [[100, 50], [40, 100], [900]], uncond_in_size=300, layers=[300], num_cond_embs=20, verbose=False
+    )
+    hnet.apply_hyperfan_init(target_vars=[0.5, 0.0, None], uncond_var=4.0)
+    with torch.no_grad():
+        weights = hnet(2 * torch.randn(20, 300), cond_id=range(20), ret_format="sequential")
+    found = [float(torch.stack(tensors).var()) for tensors in zip(*weights, strict=True)]
+    assert found == pytest.approx([0.5, 0.0, 1.0], rel=0.15)
+    hnet.apply_hyperfan_init(target_vars={"weight": 0.5}, w_var=[0.0, None, None])
+    head, other, _ = hnet.layer_weight_tensors[-1].split([5000, 4000, 900])
+    assert (head == 0).all() and other.abs().max() > 0
+
+
+def _stds_of_sines(mnet, weights, x):
+    """Standard deviation of the results of every sine."""
+    found = []
+    mnet._a_fun.register_forward_hook(lambda module, args, result: found.append(float(result.std())))
+    mnet(x, weights=weights)
+    mnet._a_fun._forward_hooks.clear()
+    return found
+
+
+def test_generated_sines_are_distributed_alike_at_any_depth():
+    torch.manual_seed(0)
+    mnet = MLP(2, 3, [256] * 6, activation_fn=Sine(30.0), no_weights=True, verbose=False)
+    variances = siren_variances(mnet)
+    hnet = HMLP(
+        mnet.param_shapes, uncond_in_size=64, cond_in_size=0, layers=[64], num_cond_embs=0, verbose=False
+    )
+    hnet.apply_hyperfan_init(mnet=mnet, target_vars=variances)
+    x = 2 * torch.rand(300, 2) - 1
+    code = torch.nn.functional.layer_norm(torch.randn(1, 64), (64,))
+    direct = [
+        (2 * torch.rand(shape) - 1) * (3 * variance) ** 0.5
+        for shape, variance in zip(mnet.param_shapes, variances, strict=True)
+    ]
+    with torch.no_grad():
+        generated = _stds_of_sines(mnet, hnet(code), x)
+        expected = _stds_of_sines(mnet, direct, x)
+    # That of the arcsine distribution is 0.707.
+    assert generated == pytest.approx([0.707] * 6, abs=0.035)
+    assert generated == pytest.approx(expected, abs=0.035)
+
+
 def test_norm_layers_of_the_main_network_start_as_identity():
     mnet = MLP(n_in=4, n_out=3, hidden_layers=[5], use_batch_norm=True, use_context_mod=True, verbose=False)
     hnet = HMLP(mnet.param_shapes, layers=[7], verbose=False)
@@ -76,6 +123,8 @@ BAD_HYPERFAN = [
     ({"b_var": [-1.0, None, None, None]}, r"b_var\[0\]: expected a variance"),
     ({"w_var": 0.5}, "w_var: expected a list or a dictionary"),
     ({"mnet": nn.Linear(2, 2)}, "mnet: expected a main network, got Linear"),
+    ({"target_vars": [1.0]}, "target_vars: expected a list of 4 numbers"),
+    ({"target_vars": {"weight": -1.0}}, r"target_vars\[0\]: expected a variance"),
 ]
 
 

@@ -419,6 +419,17 @@ def test_hyperfan_initialisation_of_shared_layers(kind, monkeypatch):
     assert given["target_vars"][::2] == [0.3] * 4
 
 
+def test_wanted_variances_of_means():
+    mnet = main_network()
+    target = GaussianTarget(mnet, initial_std=0.05)
+    hnet = hypernetwork("HMLP", target.target_shapes)
+    for wanted in ([0.0] * len(mnet.param_shapes), dict.fromkeys(("weight", "bias"), 0.0)):
+        hyper_gauss_init(hnet, target, target_vars=wanted, b_val={"bias": 2.0})
+        q = target(hnet(cond_id=0, ret_format="flattened"))
+        assert set(q.mean.unique().tolist()) == {0.0, 2.0}
+        torch.testing.assert_close(q.std, torch.full_like(q.std, 0.05))
+
+
 @pytest.mark.parametrize(("make", "shape"), MNETS.values(), ids=MNETS)
 def test_parameters_begin_with_a_network_s_own(make, shape):
     mnet, x = make(), torch.rand(shape)
