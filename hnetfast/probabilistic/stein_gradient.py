@@ -74,9 +74,11 @@ def ssge(
     with torch.no_grad():
         samples = samples.detach()
         squares = _squared_distances(samples, samples)
-        h2 = _median(squares).square() if width is None else width**2
         if width is None:
-            h2 = torch.where(h2 > 0, h2, 1.0)  # of samples that coincide
+            median = _median(squares)
+            h2 = torch.where(median > 0, median.square(), 1.0)  # of samples that coincide
+        else:
+            h2 = width**2
         kernel = torch.exp(squares / (-2 * h2))  # [M, M]
         at_kernel = kernel
         if points is not None:
