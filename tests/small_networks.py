@@ -10,6 +10,7 @@ from hnetfast.hnets import (
     HContainer,
     HDeconv,
     HPerturbWrapper,
+    LayerHMLP,
     StructuredHMLP,
 )
 from hnetfast.mnets import (
@@ -117,6 +118,9 @@ HNETS = {
     "StructuredHMLP": structured(rows),
     "StructuredHMLP, only chunks": structured(rows, cond_chunk_embs=True, cond_in_size=0),
     "StructuredHMLP that computes": structured(padded),
+    "LayerHMLP": of(LayerHMLP, layers=[6]),
+    "LayerHMLP, depths": of(LayerHMLP, layers=[6], depth_emb_size=3, kinds=[0, 0, 1, 0], depths=[1, 0, 2, 2]),
+    "LayerHMLP, offsets": of(LayerHMLP, layers=[6, 5], kind_emb_size=0, use_offsets=True),
     "HContainer": container,
     "HPerturbWrapper": wrapper,
     "HDeconv": deconv(HDeconv, (7, 4)),

@@ -6,6 +6,7 @@ from hnetfast.hnets.deconv_hnet import HDeconv
 from hnetfast.hnets.hnet_container import HContainer
 from hnetfast.hnets.hnet_interface import HyperNetInterface
 from hnetfast.hnets.hnet_perturbation_wrapper import HPerturbWrapper
+from hnetfast.hnets.layer_mlp_hnet import LayerHMLP
 from hnetfast.hnets.mlp_hnet import HMLP
 from hnetfast.hnets.structured_mlp_hnet import StructuredHMLP
 
@@ -17,5 +18,6 @@ __all__ = [
     "HDeconv",
     "HPerturbWrapper",
     "HyperNetInterface",
+    "LayerHMLP",
     "StructuredHMLP",
 ]

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hnetfast import ops
 from hnetfast.hnets._arguments import check_mlp_arguments
 from hnetfast.hnets._call import parse_call
-from hnetfast.hnets._full_hnet import FullHyperNet
+from hnetfast.hnets._hidden_layers import HiddenLayersHyperNet
 from hnetfast.hnets._hyperfan import describe_targets, init_fan_in_, plan_heads
 from hnetfast.hnets._part import Part
 from hnetfast.mnets.mnet_interface import MainNetInterface
-from hnetfast.ops._activations import RELU, activate_rows, activation_name, is_elementwise, is_watched
+from hnetfast.ops._activations import RELU
 from hnetfast.ops.grouped_mlp import Group
-from hnetfast.utils._spectral_norm import SpectralNorm
 
 __all__ = ["HMLP"]
 
 
-class HMLP(FullHyperNet):
+class HMLP(HiddenLayersHyperNet):
     """Full hypernetwork: an MLP from embeddings and other inputs to all weights of the target network.
 
     Args:
@@ -83,17 +81,10 @@ class HMLP(FullHyperNet):
             no_cond_weights=no_cond_weights,
             num_cond_embs=num_cond_embs,
         )
-        self._layers = layers
-        self._dropout_rate = dropout_rate
-        self._use_spectral_norm = bool(use_spectral_norm)
-        self._use_batch_norm = bool(use_batch_norm)
         self._has_fc_out = True
         self._mask_fc_out = True
         self._has_linear_out = True
-        self._dropout = None if dropout_rate == -1 else nn.Dropout(dropout_rate)
-
-        if use_batch_norm and layers:
-            self._add_batchnorm_layers(layers, self._no_uncond_weights, range(2, 2 * len(layers) + 2, 2))
+        self._add_options(layers, dropout_rate, use_spectral_norm, use_batch_norm)
         self._add_fc_layers(
             [uncond_in_size + cond_in_size, *layers],
             [*layers, self._num_targets],
@@ -101,14 +92,8 @@ class HMLP(FullHyperNet):
             range(1, 2 * len(layers) + 2, 2),
         )
         self._note_parameters()
-        if use_spectral_norm:
-            matrices = [None] * (len(layers) + 1) if no_uncond_weights else self._layer_weight_tensors
-            widths = [uncond_in_size + cond_in_size, *layers, self._num_targets]
-            # Other parameters of the same seed shall not depend on whether this option is set.
-            with torch.random.fork_rng(devices=[]):
-                self._spectral_norms = nn.ModuleList(
-                    SpectralNorm(matrix, widths[i + 1], widths[i]) for i, matrix in enumerate(matrices)
-                )
+        widths = [uncond_in_size + cond_in_size, *layers, self._num_targets]
+        self._add_spectral_norms([[wide, narrow] for narrow, wide in pairwise(widths)])
         self._is_properly_setup()
         if verbose:
             print("Created MLP Hypernet.")
@@ -140,80 +125,19 @@ class HMLP(FullHyperNet):
             own_weights: Whether these are the network's own, for which singular vectors are kept.
             condition: See :meth:`forward`.
         """
-        num_hidden = len(self._layers)
-        weights = uncond_weights[2 * num_hidden :] if self._use_batch_norm else uncond_weights
-        biases = []
-        if self._has_bias:
-            weights, biases = weights[::2], weights[1::2]
-        if self._use_spectral_norm:
-            weights = [
-                norm(weight, own_weights) for norm, weight in zip(self._spectral_norms, weights, strict=True)
-            ]
-        activation = activation_name(self._act_fn) if num_hidden else "identity"
-        special = num_hidden > 0 and (activation is None or self._use_batch_norm or self._is_random())
-        if activation is not None and not special:
+        norm_weights, weights, biases = self._sort_weights(uncond_weights, own_weights)
+        activation = self._activation_of_ops()
+        if activation is not None:
             return Group(inputs, weights, biases, activation)
-        bn_weights = uncond_weights[: 2 * num_hidden] if self._use_batch_norm else None
-        hidden = self._hidden(inputs, weights, biases, bn_weights, condition)
+        hidden = self._hidden(inputs, weights, biases, norm_weights, condition)
         return Group([hidden], weights[-1:], biases[-1:], "identity")
 
     def _is_plain(self) -> bool:
         return self._has_forward_of(HMLP) and self._has_independent_rows()
 
-    def _has_independent_rows(self) -> bool:
-        """Whether a condition's results surely are the same alone and among others, and in every call."""
-        known = not self._layers or is_elementwise(self._act_fn)
-        return known and self._has_independent_layers() and not self._use_spectral_norm
-
-    def _has_independent_layers(self) -> bool:
-        """Whether the layers compute row by row, with weights that may change from call to call."""
-        return not (self._is_random() or self._use_batch_norm)
-
-    def _is_random(self) -> bool:
-        return self._dropout is not None and self._dropout.training
-
     def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part]:
         arranged = self._arrange(parse_call(self, None, None, cond_ids, weights))
         return [Part(self._group(*arranged, None), self._num_targets)]
-
-    def _hidden(
-        self,
-        inputs: list[Tensor],
-        weights: list[Tensor],
-        biases: list[Tensor],
-        bn_weights: list[Tensor] | None,
-        condition: int | None,
-    ) -> Tensor:
-        """Last hidden layer ``[B, N, K]`` where rows depend on one another or the op lacks the activation."""
-        batch_size = max(tensor.shape[0] for tensor in inputs)
-        num_chunks = max(tensor.shape[1] for tensor in inputs)
-        x = torch.cat([tensor.expand(batch_size, num_chunks, -1) for tensor in inputs], dim=2)
-        x = x.flatten(0, 1)  # [B·N, in], in the order that hypnettorch draws random numbers in
-        self._check_stats(condition)
-        # Then the bits of a condition's results depend on it alone.
-        apart = not (self._is_random() or any(layer._uses_batch for layer in self._batchnorm_layers or ()))
-        elementwise = apart and is_elementwise(self._act_fn) and not is_watched(self._act_fn)
-        for i in range(len(self._layers)):
-            bias = biases[i : i + 1]
-            if apart:
-                rows, out = x.view(batch_size, num_chunks, -1), num_chunks * len(weights[i])
-                x = ops.chunked_mlp([rows], weights[i : i + 1], bias, "identity", out)
-                x = x.view(batch_size * num_chunks, -1)
-            else:
-                x = F.linear(x, weights[i], *bias)
-            if bn_weights is not None:
-                gain, offset = bn_weights[2 * i : 2 * i + 2]
-                norm = self._batchnorm_layers[i]
-                # With several chunks, sums over rows, which gradients are, would run in another order.
-                split = apart and num_chunks > 1 and not is_watched(norm)
-                groups = x.split(num_chunks) if split else [x]
-                groups = [norm(rows, weight=gain, bias=offset, stats_id=condition) for rows in groups]
-                x = torch.cat(groups) if split else groups[0]
-            if self._dropout is not None:
-                x = self._dropout(x)
-            if self._act_fn is not None:
-                x = activate_rows(x, self._act_fn) if elementwise else self._act_fn(x)
-        return x.view(batch_size, num_chunks, -1)
 
     def apply_hyperfan_init(
         self,
