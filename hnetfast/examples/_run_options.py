@@ -6,10 +6,12 @@ import argparse
 import json
 import os
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hnetfast._checks import check_integer
 
 _UNSET = object()
 
@@ -40,6 +42,38 @@ class Start:
         """
         options = {name: vars(config).pop(name) for name in ("resume", "force", "checkpoint_every")}
         return cls(**options, notes=tuple(notes))
+
+
+def integer_from(minimum: int) -> Callable[[str], int]:
+    """The type of an option that is an integer.
+
+    Args:
+        minimum: The smallest that is accepted.
+    """
+
+    def parse(text: str) -> int:
+        try:
+            return check_integer("", int(text), minimum)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"expected an integer of at least {minimum}, got {text!r}"
+            ) from None
+
+    return parse
+
+
+def check_matplotlib() -> None:
+    """Miss it before the training, not after.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"pictures need {error.name} (pip install 'hnetfast[examples]'); --no_pictures draws none"
+        ) from error
 
 
 def add_run_options(group: argparse._ArgumentGroup) -> None:

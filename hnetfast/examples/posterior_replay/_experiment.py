@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from hnetfast._checks import check_integer
 from hnetfast._errors import InputError
 from hnetfast._files import write_atomically
+from hnetfast.examples._run_options import check_matplotlib, integer_from
 from hnetfast.examples.posterior_replay._learners import Learner, Task
 from hnetfast.examples.posterior_replay._settings import Settings
 from hnetfast.examples.posterior_replay._training import (
@@ -87,28 +87,16 @@ def make_parser(module: str, title: str, methods: Iterable[str]) -> argparse.Arg
     )
     names = list(methods)
     parser.add_argument("--method", choices=[*names, "all"], default=names[0], help="which to run")
-    parser.add_argument("--seeds", type=_integer_from(1), default=5, help="number of runs")
-    parser.add_argument("--first_seed", type=_integer_from(0), default=0, help="seed of the first run")
-    parser.add_argument("--n_iter", type=_integer_from(1), help="steps a task instead of those of the method")
+    parser.add_argument("--seeds", type=integer_from(1), default=5, help="number of runs")
+    parser.add_argument("--first_seed", type=integer_from(0), default=0, help="seed of the first run")
+    parser.add_argument("--n_iter", type=integer_from(1), help="steps a task instead of those of the method")
     parser.add_argument("--quick", action="store_true", help="one seed and fewer steps: two minutes")
     parser.add_argument("--out_dir", type=Path, default=DEFAULT_FOLDER, help="where results and pictures go")
     parser.add_argument("--no_pictures", action="store_true", help="draw nothing")
     parser.add_argument(
-        "--threads", type=_integer_from(1), default=1, help="threads; such networks gain nothing from more"
+        "--threads", type=integer_from(1), default=1, help="threads; such networks gain nothing from more"
     )
     return parser
-
-
-def _integer_from(minimum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            return check_integer("", int(text), minimum)
-        except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"expected an integer of at least {minimum}, got {text!r}"
-            ) from None
-
-    return parse
 
 
 def run_command(experiment: Experiment, config: argparse.Namespace) -> int:
@@ -146,7 +134,7 @@ def run(experiment: Experiment, config: argparse.Namespace) -> list[dict[str, An
     """
     config.out_dir.mkdir(parents=True, exist_ok=True)
     if not config.no_pictures:
-        _check_matplotlib()
+        check_matplotlib()
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     # Adam's moments of weights without gradients decay through numbers that CPUs are slow with.
@@ -157,16 +145,6 @@ def run(experiment: Experiment, config: argparse.Namespace) -> list[dict[str, An
     finally:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
-
-
-def _check_matplotlib() -> None:
-    """Miss it before the training, not after."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"pictures need {error.name} (pip install 'hnetfast[examples]'); --no_pictures draws none"
-        ) from error
 
 
 def _run_method(experiment: Experiment, name: str, config: argparse.Namespace) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from typing import Any
 
 from hnetfast._errors import InputError
 from hnetfast._files import write_atomically
+from hnetfast.examples._pages import END, START, put_between
 from hnetfast.examples.posterior_replay import gmm, regression, split_mnist
 from hnetfast.examples.posterior_replay._experiment import DEFAULT_FOLDER, format_table, summarize
 
-START, END = "<!-- table:start -->", "<!-- table:end -->"
 _KEYS = {"experiment", "method", "title", "published", "criterion", "note", "settings", "runs"}
 _ORDER = [*gmm.METHODS, *regression.METHODS, *split_mnist.SETTINGS]  # of methods, by their first place
 
@@ -67,23 +67,6 @@ def _load(path: Path) -> dict[str, Any]:
     if not finite:
         raise InputError(f"{path}: expected finite figures, got others")
     return result
-
-
-def put_between(page: str, table: str) -> str:
-    """Replace what stands between the lines ``<!-- table:start -->`` and ``<!-- table:end -->``.
-
-    Args:
-        page: The text.
-        table: What is to stand there.
-
-    Raises:
-        ValueError: If these lines are missing, come twice or in another order.
-    """
-    before, start, rest = page.partition(f"{START}\n")
-    _, end, after = rest.partition(END)
-    if not start or not end or page.count(START) > 1 or page.count(END) > 1:
-        raise InputError(f"page: expected one line {START} and after it one line {END}")
-    return f"{before}{START}\n{table}\n{END}{after}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -127,7 +127,7 @@ def pretrain(
     heads: int,
     steps: int,
     seed: int,
-    advance: Callable[[int, float], None] = lambda step, loss: None,
+    advance: Callable[[float], None] = lambda loss: None,
     batch_size: int = 64,
     learning_rate: float = 3e-3,
 ) -> Decoder:
@@ -139,21 +139,74 @@ def pretrain(
         heads: Of each block's attention.
         steps: Of Adam.
         seed: Decides weights and samples.
-        advance: Called with each step and its loss.
+        advance: Called after each step with its loss.
         batch_size: Lines a step.
-        learning_rate: At the beginning; it falls to zero.
+        learning_rate: The largest; it rises at first, and falls to zero.
     """
     torch.manual_seed(seed)
     random = Random(seed)
     model = Decoder(width, depth, heads)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1, (step + 1) / 50) * (1 - step / steps)
+        set_learning_rate(optimizer, learning_rate, step, steps)
         inputs, targets = draw_pretraining_batch(random, batch_size)
         loss = answer_loss(model(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        advance(step, loss.item())
+        advance(loss.item())
     return model
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, largest: float, step: int, steps: int) -> None:
+    """Let the learning rate rise for fifty steps, and then fall to zero.
+
+    Args:
+        optimizer: Whose it is.
+        largest: The largest, which fewer than fifty steps do not reach.
+        step: The step that follows, counted from 0.
+        steps: How many there are.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = largest * min(1.0, (step + 1) / 50) * (1 - step / steps)
+
+
+def load_or_pretrain(
+    folder: Path,
+    width: int,
+    depth: int,
+    heads: int,
+    steps: int,
+    seed: int,
+    advance: Callable[[float], None] = lambda loss: None,
+) -> tuple[Decoder, Path, bool]:
+    """Read the network from a file, or train it and write that file.
+
+    Args:
+        folder: Where the file is. Its name tells the options and the text apart.
+        width: Features.
+        depth: Blocks.
+        heads: Of each block's attention.
+        steps: Of Adam.
+        seed: Decides weights and samples.
+        advance: Called after each step with its loss.
+
+    Returns:
+        The network, frozen; the file; and whether it was there.
+
+    Raises:
+        OSError: If the folder can't be written.
+    """
+    options = (width, depth, heads, steps, seed)
+    key = hashlib.sha256(repr((options, ALPHABET, FIELD, LONGEST, shipped_text())).encode()).hexdigest()
+    path = folder / f"base_model_{key[:16]}.pt"
+    model = Decoder(width, depth, heads)
+    was_there = True
+    try:
+        model.load_state_dict(torch.load(path, weights_only=True))
+    except (FileNotFoundError, EOFError, RuntimeError, TypeError, pickle.UnpicklingError):  # or broken
+        was_there = False
+        model = pretrain(*options, advance)
+        with replacing(path) as file:
+            torch.save(model.state_dict(), file)
+    return model.requires_grad_(False).eval(), path, was_there

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from random import Random
@@ -445,18 +445,3 @@ def seen_tasks() -> list[Task]:
 def held_out_tasks() -> list[Task]:
     """What training never sees."""
     return [Task(*pair) for pair in HELD_OUT]
-
-
-def draw_lines(
-    task: Task, count: int, random: Random, draw: Callable[[Random], str]
-) -> Sequence[tuple[str, str]]:
-    """Draw texts and answers.
-
-    Args:
-        task: The task.
-        count: How many.
-        random: Draws.
-        draw: Draws a text.
-    """
-    texts = [draw(random) for _ in range(count)]
-    return [(text, task.answer(text)) for text in texts]
