@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast._failures import is_out_of_memory
+from hnetfast.hnets._bias_hyperinit import Wanted
 from hnetfast.ops._library import remembered
 from hnetfast.ops.grouped_mlp import pack_placement
 from hnetfast.ops.split_targets import split_stacked, split_targets
@@ -255,6 +256,19 @@ class Assembly:
                 f"hnet: assembly_fct computes the targets (assembly={self.kind!r}), which therefore have no "
                 "single source"
             )
+
+    @_on_cpu
+    def wanted_of_pieces(self, wanted: Wanted) -> Wanted:
+        """What the elements of all pieces are to be at first, where that is known of the targets.
+
+        Args:
+            wanted: The same of the targets.
+
+        Raises:
+            ValueError: If the function computes, or values cannot be reached.
+        """
+        self.require_moves()
+        return wanted.moved(self.sources_of(torch.arange(len(wanted.values))), self.num_elements)
 
     def blocks_of_targets(self, sizes: Tensor) -> Tensor:
         """For every result element the number of the block that it is from, where all elements are cut in

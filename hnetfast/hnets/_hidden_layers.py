@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hnetfast import ops
+from hnetfast._errors import InputError
+from hnetfast.hnets._bias_hyperinit import Changes, Wanted, keep_unknown
 from hnetfast.hnets._full_hnet import FullHyperNet
 from hnetfast.ops._activations import activate_rows, activation_name, is_elementwise, is_watched
 from hnetfast.utils._spectral_norm import SpectralNorm
@@ -92,6 +94,25 @@ class HiddenLayersHyperNet(FullHyperNet):
 
     def _is_random(self) -> bool:
         return self._dropout is not None and self._dropout.training
+
+    def _check_heads(self) -> None:
+        """Refuse to initialise last layers that lack a bias, or whose weights cannot be small."""
+        if self._no_uncond_weights:
+            raise InputError("apply_bias_hyperinit: unconditional parameters are not kept internally")
+        if not self._has_bias:
+            raise InputError("apply_bias_hyperinit: needs the biases of the last layer, use_bias is False")
+        if self._use_spectral_norm:
+            raise InputError(
+                "apply_bias_hyperinit: spectral normalisation (use_spectral_norm) undoes what makes the "
+                "weights of the last layer small"
+            )
+
+    def _changes_of_head(self, layer: int, wanted: Wanted, weight_scale: float) -> Changes:
+        """New values of the weights and biases of a last layer."""
+        weight, bias = self._layer_weight_tensors[layer], self._layer_bias_vectors[layer]
+        # Not a product, which keeps what is infinite or NaN.
+        small = weight.detach() * weight_scale if weight_scale else torch.zeros_like(weight)
+        return [(weight, small), keep_unknown(bias, wanted)]
 
     def _hidden(
         self,

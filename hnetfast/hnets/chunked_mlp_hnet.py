@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from warnings import warn
 
+import torch.nn.functional as F
 from torch import nn
 
 from hnetfast._checks import check_integer
 from hnetfast._errors import InputError
 from hnetfast.hnets._arguments import check_mlp_arguments
+from hnetfast.hnets._bias_hyperinit import Changes, Wanted
 from hnetfast.hnets._call import parse_call
 from hnetfast.hnets._chunked_hnet import ChunkedHyperNet
 from hnetfast.hnets._hyperfan import (
@@ -130,6 +132,13 @@ class ChunkedHMLP(ChunkedHyperNet):
     def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part]:
         arranged = self._arrange(parse_call(self, None, None, cond_ids, weights))
         return [Part(self._hnet._group(*arranged, None), self._num_targets)]
+
+    def _changes_to_start_at(self, wanted: Wanted, weight_scale: float) -> Changes:
+        self._hnet._check_heads()
+        padding = self.num_chunks * self._chunk_size - self._num_targets
+        padded = Wanted(*(F.pad(tensor, (0, padding)) for tensor in wanted))  # which are not known
+        of_chunk = padded.merged(self.num_chunks, f"its {self.num_chunks} chunks")
+        return self._hnet._changes_to_start_at(of_chunk, weight_scale)
 
     def apply_chunked_hyperfan_init(
         self,

@@ -20,6 +20,7 @@ from hnetfast.hnets._arguments import (
 )
 from hnetfast.hnets._assembled import Assembled
 from hnetfast.hnets._assembly import Assembly
+from hnetfast.hnets._bias_hyperinit import Changes, Wanted, keep_unknown
 from hnetfast.hnets._call import Call, no_such_condition, parse_call, refuse_distilled_params
 from hnetfast.hnets._conditions import check_checkpoint, own_params, select_parameters, touch_parameters
 from hnetfast.hnets._part import Part
@@ -329,6 +330,29 @@ class HContainer(Assembled, nn.Module, HyperNetInterface):
             return samples[0] if ret_format == "squeezed" and batch_size == 1 else samples
         slots = [slot.expand(batch_size, -1) for slot in [*outputs, *_flat_rows(uncond, cond)]]
         return self._flat_to_ret_format(self._finish(slots), ret_format)
+
+    def _changes_to_start_at(self, wanted: Wanted, weight_scale: float) -> Changes:
+        changes, start = [], 0
+        of_pieces = self._assembly.wanted_of_pieces(wanted)
+        for hnet in self._hnets:
+            end = start + hnet.num_outputs
+            changes += hnet._changes_to_start_at(of_pieces[start:end], weight_scale)
+            start = end
+        own = [[int(key)] for key in self._uncond_keys]
+        own += [
+            [int(key) for key in self._own_cond_keys[i :: len(self._cond_param_shapes)]]
+            for i in range(len(self._cond_param_shapes))
+        ]
+        shapes = [*self._uncond_param_shapes, *self._cond_param_shapes]
+        for shape, indices in zip(shapes, own, strict=True):
+            end = start + _size(shape)
+            if -1 in indices:
+                raise InputError(
+                    "apply_bias_hyperinit: the container's own parameters are not kept internally"
+                )
+            changes += [keep_unknown(self._internal_params[index], of_pieces[start:end]) for index in indices]
+            start = end
+        return changes
 
     def _is_plain(self) -> bool:
         return self._has_forward_of(HContainer) and all(hnet._is_plain() for hnet in self._hnets)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hnetfast import ops
 from hnetfast._errors import InputError, InputTypeError, UnsupportedError
+from hnetfast.hnets._bias_hyperinit import Changes, Wanted, apply, wanted_of
 from hnetfast.hnets._call import check_ret_format, check_weights, parse_call, require_any_input
 from hnetfast.hnets._conditions import select_embeddings
 from hnetfast.hnets._part import Part
@@ -280,6 +281,62 @@ class HyperNetInterface(MainNetInterface):
         if all are.
         """
         return None
+
+    # --- initialisation -------------------------------------------------------------------------------
+
+    def apply_bias_hyperinit(self, target: Any, weight_scale: float = 0.0) -> None:
+        """Initialise so that what is generated for every condition are the initial values of the target.
+
+        The biases of the last layer become these values, and its weights zero or small. Beck et al.,
+        "Hypernetworks in Meta-Reinforcement Learning", 2022, https://arxiv.org/abs/2210.11348
+        (Bias-HyperInit). Nothing else changes, in particular no embedding. With ``weight_scale`` 0 conditions
+        and hidden layers get no gradient in the first step, but the last layer does.
+
+        What one bias generates in several places, such as the chunks of a
+        :class:`~hnetfast.hnets.chunked_mlp_hnet.ChunkedHMLP` or the layers of a
+        :class:`~hnetfast.hnets.layer_mlp_hnet.LayerHMLP`, has to have the same initial values there, and is
+        refused otherwise. One exception: of adapters the random values (``lora_A``, of which ``lora_B``, all
+        zeros, makes nothing) may be those of one layer in all of them, because the target still starts
+        exactly at its base network.
+
+        Args:
+            target: The main network: initial values are those it keeps, :attr:`initial_weights` of
+                :func:`~hnetfast.mnets.from_module`, or else new ones, uniform with the variance that
+                PyTorch's layers have. Or a list of tensors of :attr:`target_shapes`.
+            weight_scale: Factor for the weights of the last layer, 0 or small.
+
+        Raises:
+            TypeError, ValueError: If an argument is not accepted, values cannot be reached, or the parameters
+                are not kept internally. Nothing has changed by then.
+            NotImplementedError: If the last layer has no such biases, as that of deconvolutional
+                hypernetworks.
+
+        Example:
+            >>> from hnetfast.hnets import HMLP
+            >>> hnet = HMLP([[2, 2]], verbose=False)
+            >>> hnet.apply_bias_hyperinit([torch.eye(2)])
+            >>> hnet(cond_id=0)[0].tolist()
+            [[1.0, 0.0], [0.0, 1.0]]
+        """
+        if isinstance(weight_scale, (str, Tensor)) or not 0 <= weight_scale < math.inf:
+            raise InputError(f"weight_scale: expected a number of at least 0, got {weight_scale!r}")
+        apply(self._changes_to_start_at(wanted_of(self.target_shapes, target), float(weight_scale)))
+
+    def _changes_to_start_at(self, wanted: Wanted, weight_scale: float) -> Changes:
+        """New values of parameters with which wanted outputs are generated.
+
+        Args:
+            wanted: The outputs.
+            weight_scale: Factor for the weights of the last layer.
+
+        Raises:
+            ValueError: If there are none.
+            NotImplementedError: If the last layer has no biases for them.
+        """
+        raise UnsupportedError(
+            f"apply_bias_hyperinit: the last layer of a {type(self).__name__} has no bias for each of its "
+            "outputs"
+        )
 
     def add_to_uncond_params(
         self, dparams: Sequence[Tensor], params: Sequence[Tensor] | None = None

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hnetfast._checks import check_integer
-from hnetfast._errors import InputError, InputTypeError
+from hnetfast._errors import InputError, InputTypeError, UnsupportedError
 from hnetfast.hnets._arguments import check_hnet
+from hnetfast.hnets._bias_hyperinit import Changes, Wanted
 from hnetfast.hnets._call import check_ret_format
 from hnetfast.hnets._shared_batchnorm import share_batchnorm_layers
 from hnetfast.hnets.hnet_interface import HyperNetInterface, Targets
@@ -211,6 +212,13 @@ class HPerturbWrapper(nn.Module, HyperNetInterface):
         new_params = self._hnet.add_conditions(num_conditions)
         self._take_over()
         return new_params
+
+    def _changes_to_start_at(self, wanted: Wanted, weight_scale: float) -> Changes:
+        if self._output_handler is not None:
+            raise UnsupportedError(
+                "apply_bias_hyperinit: it is not known what output_handler makes of the initial values"
+            )
+        return self._hnet._changes_to_start_at(wanted, weight_scale)
 
     def _kept_cond_embs(self) -> list[tuple[nn.Parameter, int]]:
         return self._hnet._kept_cond_embs()

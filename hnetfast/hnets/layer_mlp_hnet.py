@@ -14,6 +14,7 @@ from hnetfast import ops
 from hnetfast._checks import check_integer
 from hnetfast._errors import InputError
 from hnetfast.hnets._arguments import check_mlp_arguments
+from hnetfast.hnets._bias_hyperinit import Changes, Wanted, keep_unknown
 from hnetfast.hnets._call import parse_call
 from hnetfast.hnets._conditions import new_embedding
 from hnetfast.hnets._hidden_layers import HiddenLayersHyperNet
@@ -72,7 +73,7 @@ class LayerHMLP(HiddenLayersHyperNet):
         >>> from hnetfast.adapters import LoRA
         >>> from hnetfast.mnets import from_module
         >>> base = nn.Sequential(*(nn.Linear(5, 5) for _ in range(3))).requires_grad_(False)
-        >>> target = from_module(base, adapters=LoRA(rank=2, alpha=2, modules="*"))
+        >>> target = from_module(base, adapters=LoRA(rank=2, alpha=2, modules="?"))
         >>> hnet = LayerHMLP(target, cond_in_size=4, layers=(10,), num_cond_embs=0, verbose=False)
         >>> hnet.kinds
         ['Linear.lora_A', 'Linear.lora_B']
@@ -232,7 +233,7 @@ class LayerHMLP(HiddenLayersHyperNet):
     ) -> Tensor:
         groups = self._groups(inputs, uncond_weights, own_weights, condition)
         out = ops.grouped_mlp(groups, self._placement, num_outputs)
-        return out + uncond_weights[-1] if self._use_offsets else out
+        return out + uncond_weights[-1].to(out.dtype) if self._use_offsets else out
 
     def _groups(
         self,
@@ -303,6 +304,24 @@ class LayerHMLP(HiddenLayersHyperNet):
             if width > 0
         ]
         return [e.index_select(0, rows).unsqueeze(0) for e, rows in zip(embeddings, chosen, strict=True)]
+
+    def _changes_to_start_at(self, wanted: Wanted, weight_scale: float) -> Changes:
+        self._check_heads()
+        changes = []
+        pieces = [
+            wanted[start : start + prod(s)]
+            for start, s in zip(self._starts, self._target_shapes, strict=True)
+        ]
+        for i, kind in enumerate(self._kinds):
+            chosen = [pieces[target] for target in kind.targets]
+            joined = Wanted(*(torch.cat(tensors) for tensors in zip(*chosen, strict=True)))
+            if self._use_offsets:
+                start = Wanted(*(torch.zeros_like(tensor) for tensor in chosen[0]))
+                start = start._replace(known=~start.known)
+            else:
+                start = joined.merged(len(chosen), f"the {len(chosen)} tensors of the kind {kind.name!r}")
+            changes += self._changes_of_head(len(self._layers) + i, start, weight_scale)
+        return [*changes, keep_unknown(self.offsets, wanted)] if self._use_offsets else changes
 
     def _is_plain(self) -> bool:
         return self._has_forward_of(LayerHMLP) and self._has_independent_rows()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hnetfast import ops
 from hnetfast.hnets._arguments import check_mlp_arguments
+from hnetfast.hnets._bias_hyperinit import Changes, Wanted
 from hnetfast.hnets._call import parse_call
 from hnetfast.hnets._hidden_layers import HiddenLayersHyperNet
 from hnetfast.hnets._hyperfan import describe_targets, init_fan_in_, plan_heads
@@ -138,6 +139,10 @@ class HMLP(HiddenLayersHyperNet):
     def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part]:
         arranged = self._arrange(parse_call(self, None, None, cond_ids, weights))
         return [Part(self._group(*arranged, None), self._num_targets)]
+
+    def _changes_to_start_at(self, wanted: Wanted, weight_scale: float) -> Changes:
+        self._check_heads()
+        return self._changes_of_head(len(self._layers), wanted, weight_scale)
 
     def apply_hyperfan_init(
         self,

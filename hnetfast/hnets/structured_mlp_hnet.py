@@ -22,6 +22,7 @@ from hnetfast.hnets._arguments import (
 )
 from hnetfast.hnets._assembled import Assembled
 from hnetfast.hnets._assembly import Assembly
+from hnetfast.hnets._bias_hyperinit import Changes, Wanted
 from hnetfast.hnets._call import Call, check_weights, parse_call, refuse_distilled_params
 from hnetfast.hnets._chunk_embeddings import ChunkEmbeddingHyperNet
 from hnetfast.hnets._part import Part
@@ -332,6 +333,16 @@ class StructuredHMLP(Assembled, ChunkEmbeddingHyperNet):
                 inputs = hnet._checked_inputs(all_names, inputs, uncond_weights[own])
             arguments.append((inputs, uncond_weights[own], call.uncond_weights is None, call.condition))
         return [hnet._group(*given) for hnet, given in zip(self._hnets, arguments, strict=True)]
+
+    def _changes_to_start_at(self, wanted: Wanted, weight_scale: float) -> Changes:
+        changes, start = [], 0
+        of_pieces = self._assembly.wanted_of_pieces(wanted)
+        for i, (hnet, count) in enumerate(zip(self._hnets, self._num_per_chunk, strict=True)):
+            end = start + count * hnet.num_outputs
+            of_chunk = of_pieces[start:end].merged(count, f"the {count} chunks of hypernetwork {i}")
+            changes += hnet._changes_to_start_at(of_chunk, weight_scale)
+            start = end
+        return changes
 
     def _is_plain(self) -> bool:
         return self._has_forward_of(StructuredHMLP) and all(
