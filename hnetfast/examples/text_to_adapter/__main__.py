@@ -17,7 +17,7 @@ from torch import Tensor
 from hnetfast._files import write_atomically
 from hnetfast.examples._run_options import check_matplotlib, integer_from
 from hnetfast.examples.text_to_adapter._descriptions import embed, find_model
-from hnetfast.examples.text_to_adapter._experiment import QUICK, Experiment, Settings, run
+from hnetfast.examples.text_to_adapter._experiment import DEFAULT, QUICK, Experiment, run
 from hnetfast.examples.text_to_adapter._learning import generate
 from hnetfast.examples.text_to_adapter._table import format_new_tasks, format_table
 from hnetfast.examples.text_to_adapter._text import draw_input
@@ -31,11 +31,13 @@ def _parser() -> argparse.ArgumentParser:
         "done with a word and generates the adapter that does it; compare it on tasks and descriptions that "
         "it has never seen. Takes a few minutes on one core, and downloads nothing.",
     )
-    parser.add_argument("--seed", type=integer_from(0), default=0, help="decides all that is random but the pretrained model")
+    parser.add_argument(
+        "--seed", type=integer_from(0), default=0, help="decides all that is random but the pretrained model"
+    )
     parser.add_argument(
         "--steps",
         type=integer_from(1),
-        help=f"training steps of the hypernetwork instead of {Settings.steps}",
+        help=f"training steps of the hypernetwork instead of {DEFAULT.steps}",
     )
     parser.add_argument("--quick", action="store_true", help="fewer steps: about a minute, and worse results")
     parser.add_argument("--out_dir", type=Path, default=DEFAULT_FOLDER, help="where results and pictures go")
@@ -91,7 +93,7 @@ def main(
 
 
 def _run(config: argparse.Namespace, embed_texts: Callable[[Sequence[str]], Tensor]) -> None:
-    settings = QUICK if config.quick else Settings()
+    settings = QUICK if config.quick else DEFAULT
     if config.steps is not None:
         settings = replace(settings, steps=config.steps)
     experiment = Experiment(

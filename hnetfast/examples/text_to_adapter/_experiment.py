@@ -61,22 +61,21 @@ class Settings:
     pretraining_steps: int = 1000
     rank: int = 8
     hidden: tuple[int, ...] = (256,)
-    noise: float = 0.25
+    noise: float = 0.5
     steps: int = 1000
-    tasks_per_step: int = 16
-    lines_per_task: int = 8
+    tasks_per_step: int = 32
+    lines_per_task: int = 4
     learning_rate: float = 1.5e-3
     adapter_learning_rate: float = 1e-2
-    descriptions: int = 16
+    descriptions: int = 12
     measured_descriptions: int = 3
-    test_lines: int = 48
-    curve_points: int = 8
-    compared_tasks: int = 5
+    test_lines: int = 24
+    curve_points: int = 5
+    compared_tasks: int = 9
 
 
-QUICK = dataclasses.replace(
-    Settings(), pretraining_steps=250, steps=200, descriptions=8, test_lines=24, curve_points=4
-)
+DEFAULT = Settings()
+QUICK = dataclasses.replace(DEFAULT, pretraining_steps=250, steps=200, descriptions=8, curve_points=4)
 Embed = Callable[[Sequence[str]], Tensor]
 Report = Callable[[str], None]
 
@@ -281,12 +280,13 @@ class Experiment:
         settings, num_seen = self.settings, self.descriptions.num_seen
         tasks = [self.descriptions.tasks[i] for i in self.compared()]
         weights = nn.Parameter(self.initial.repeat(len(tasks), 1))
-        steps = max(1, round(settings.steps * settings.tasks_per_step / num_seen))
+        # Steps are of twice as many lines of a task, so that they are fewer.
+        steps = max(1, round(settings.steps * settings.tasks_per_step / num_seen / 2))
         with self._timed("adapters alone"):
             learner = Learner(
                 [weights], lambda chosen, _: weights[list(chosen)], settings.adapter_learning_rate
             )
-            self._train(learner, tasks, steps, 3, tasks_per_step=len(tasks))
+            self._train(learner, tasks, steps, 3, sizes=(len(tasks), 2 * settings.lines_per_task))
         split = sum(i < num_seen for i in self.compared())
         found = {}
         for group, places in (("seen", slice(split)), ("new", slice(split, None))):
@@ -303,7 +303,7 @@ class Experiment:
         ]
 
     def learn_shared(self) -> dict[str, Scores]:
-        """Train one adapter for all seen tasks, for half as many steps.
+        """Train one adapter for all seen tasks, for a sixth of the steps, after which its loss falls no more.
 
         Returns:
             What it reaches, by group.
@@ -312,7 +312,7 @@ class Experiment:
         weights = nn.Parameter(self.initial.clone().unsqueeze(0))
         with self._timed("shared adapter"):
             learner = Learner([weights], lambda *_: weights, settings.adapter_learning_rate)
-            steps = max(1, settings.steps // 4)
+            steps = max(1, settings.steps // 6)
             self._train(learner, descriptions.tasks[: descriptions.num_seen], steps, 4)
         return self.measure_shared(weights.detach())
 
@@ -343,16 +343,17 @@ class Experiment:
         steps: int,
         stream: int,
         advance: Callable[[int, float], None] = lambda step, loss: None,
-        tasks_per_step: int | None = None,
+        sizes: tuple[int, int] | None = None,
     ) -> None:
         settings = self.settings
+        tasks_per_step, lines_per_task = sizes or (settings.tasks_per_step, settings.lines_per_task)
         train(
             self.target,
             learner,
             tasks,
             steps=steps,
-            tasks_per_step=tasks_per_step or settings.tasks_per_step,
-            lines_per_task=settings.lines_per_task,
+            tasks_per_step=tasks_per_step,
+            lines_per_task=lines_per_task,
             random=Random(10 * self.seed + stream),
             advance=advance,
         )

@@ -376,17 +376,7 @@ HELD_OUT = (
     ("no last", "title"),
 )
 """Edits in styles that training never combines."""
-WITH_STYLES = (
-    "copy",
-    "reverse",
-    "no vowels",
-    "hide vowels",
-    "double",
-    "no first",
-    "no last",
-    "underscores",
-    "next letter",
-)
+WITH_STYLES = tuple(edit for edit in EDITS if edit not in ("copy", "twice", "spell", "sort"))
 """Edits that are also asked for in other styles than plain."""
 
 
@@ -435,9 +425,7 @@ def seen_tasks() -> list[Task]:
     tasks += [Task("copy", style) for style in STYLES if style != "plain"]
     combined = [(edit, style) for edit in WITH_STYLES for style in STYLES]
     tasks += [
-        Task(edit, style)
-        for edit, style in combined
-        if edit != "copy" and style != "plain" and (edit, style) not in HELD_OUT
+        Task(edit, style) for edit, style in combined if style != "plain" and (edit, style) not in HELD_OUT
     ]
     return tasks
 
