@@ -27,9 +27,9 @@ from hnetfast.mnets import ModuleTarget, from_module
 
 # Tasks of a batch, the mean of the lines of each, and the rank.
 CASES = {
+    "32 tasks of 4 lines, rank 8": (32, 4, 8),
+    "54 tasks of 2 lines, rank 8": (54, 2, 8),
     "16 tasks of 8 lines, rank 8": (16, 8, 8),
-    "42 tasks of 3 lines, rank 8": (42, 3, 8),
-    "16 tasks of 32 lines, rank 8": (16, 32, 8),
 }
 
 

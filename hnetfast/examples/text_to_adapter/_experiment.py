@@ -303,7 +303,7 @@ class Experiment:
         ]
 
     def learn_shared(self) -> dict[str, Scores]:
-        """Train one adapter for all seen tasks, for a sixth of the steps, after which its loss falls no more.
+        """Train one adapter for all seen tasks, for a sixth of the steps.
 
         Returns:
             What it reaches, by group.
