@@ -1,4 +1,4 @@
-"""Pages of the documentation with tables that commands write."""
+"""Tables of results in pages of the documentation."""
 
 from __future__ import annotations
 

@@ -44,6 +44,38 @@ class Start:
         return cls(**options, notes=tuple(notes))
 
 
+def integer_from(minimum: int) -> Callable[[str], int]:
+    """What parses an option that is an integer.
+
+    Args:
+        minimum: The smallest that is accepted.
+    """
+
+    def parse(text: str) -> int:
+        try:
+            return check_integer("", int(text), minimum)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"expected an integer of at least {minimum}, got {text!r}"
+            ) from None
+
+    return parse
+
+
+def check_matplotlib() -> None:
+    """Miss it before the training, not after.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"pictures need {error.name} (pip install 'hnetfast[examples]'); --no_pictures draws none"
+        ) from error
+
+
 def add_run_options(group: argparse._ArgumentGroup) -> None:
     """Add the options of :class:`Start`.
 
@@ -66,24 +98,6 @@ def add_run_options(group: argparse._ArgumentGroup) -> None:
         help="Time between checkpoints in the middle of a task, from which --resume goes on; there is one "
         "after each task as well. Default: %(default)s.",
     )
-
-
-def integer_from(minimum: int) -> Callable[[str], int]:
-    """What parses an option that is an integer.
-
-    Args:
-        minimum: The smallest that is accepted.
-    """
-
-    def parse(text: str) -> int:
-        try:
-            return check_integer("", int(text), minimum)
-        except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"expected an integer of at least {minimum}, got {text!r}"
-            ) from None
-
-    return parse
 
 
 def parse_given(

@@ -17,7 +17,7 @@ import torch
 
 from hnetfast._errors import InputError
 from hnetfast._files import write_atomically
-from hnetfast.examples._run_options import integer_from
+from hnetfast.examples._run_options import check_matplotlib, integer_from
 from hnetfast.examples.posterior_replay._learners import Learner, Task
 from hnetfast.examples.posterior_replay._settings import Settings
 from hnetfast.examples.posterior_replay._training import (
@@ -134,7 +134,7 @@ def run(experiment: Experiment, config: argparse.Namespace) -> list[dict[str, An
     """
     config.out_dir.mkdir(parents=True, exist_ok=True)
     if not config.no_pictures:
-        _check_matplotlib()
+        check_matplotlib()
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     # Adam's moments of weights without gradients decay through numbers that CPUs are slow with.
@@ -145,16 +145,6 @@ def run(experiment: Experiment, config: argparse.Namespace) -> list[dict[str, An
     finally:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
-
-
-def _check_matplotlib() -> None:
-    """Miss it before the training, not after."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"pictures need {error.name} (pip install 'hnetfast[examples]'); --no_pictures draws none"
-        ) from error
 
 
 def _run_method(experiment: Experiment, name: str, config: argparse.Namespace) -> dict[str, Any]:
