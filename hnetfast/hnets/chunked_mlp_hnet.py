@@ -12,7 +12,7 @@ from torch import nn
 from hnetfast._checks import check_integer
 from hnetfast._errors import InputError
 from hnetfast.hnets._arguments import check_mlp_arguments
-from hnetfast.hnets._call import parse_call
+from hnetfast.hnets._call import Call, parse_call
 from hnetfast.hnets._chunked_hnet import ChunkedHyperNet
 from hnetfast.hnets._hyperfan import (
     check_variances,
@@ -27,6 +27,7 @@ from hnetfast.hnets._part import Part
 from hnetfast.hnets.mlp_hnet import HMLP
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.ops._activations import RELU
+from hnetfast.ops.grouped_mlp import Group
 
 __all__ = ["ChunkedHMLP"]
 
@@ -130,6 +131,11 @@ class ChunkedHMLP(ChunkedHyperNet):
     def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part]:
         arranged = self._arrange(parse_call(self, None, None, cond_ids, weights))
         return [Part(self._hnet._group(*arranged, None), self._num_targets)]
+
+    def _whole_group(self, call: Call) -> Group | None:
+        if not self._has_forward_of(ChunkedHMLP):
+            return None
+        return self._hnet._group(*self._arrange(call), call.condition)
 
     def apply_chunked_hyperfan_init(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hnetfast import ops
 from hnetfast.hnets._arguments import check_mlp_arguments
-from hnetfast.hnets._call import parse_call
+from hnetfast.hnets._call import Call, parse_call
 from hnetfast.hnets._full_hnet import FullHyperNet
 from hnetfast.hnets._hyperfan import describe_targets, init_fan_in_, plan_heads
 from hnetfast.hnets._part import Part
@@ -175,6 +175,11 @@ class HMLP(FullHyperNet):
     def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part]:
         arranged = self._arrange(parse_call(self, None, None, cond_ids, weights))
         return [Part(self._group(*arranged, None), self._num_targets)]
+
+    def _whole_group(self, call: Call) -> Group | None:
+        if not self._has_forward_of(HMLP):
+            return None
+        return self._group(*self._arrange(call), call.condition)
 
     def _hidden(
         self,
