@@ -301,7 +301,7 @@ class HyperNetInterface(MainNetInterface):
                 "lazy: expected an HMLP or a ChunkedHMLP without hooks, whose forward is the original one, "
                 f"got a {type(self).__name__}"
             )
-        return OutputRanges(group)
+        return OutputRanges(group, self.num_outputs)
 
     def _whole_group(self, call: Call) -> Group | None:
         """The network whose outputs are the weights that :meth:`forward` returns; None if it is not a single

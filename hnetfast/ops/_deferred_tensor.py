@@ -19,16 +19,27 @@ class DeferredTensor(Tensor):
     To autograd it is a tensor as any other, which graphs hold in the place of its values: the backward pass
     computes them once more. Views of it are deferred too; other results are not.
 
+    Autograd calls what came last first. An operation that is to follow what has come before its use, not
+    before its creation, is therefore inserted at its use.
+
     Args:
         like: Shape, strides and dtype, on any device.
         device: Where the values are computed.
         compute: Computes them, without a graph.
+        at_use: Called with the tensor before each operation on it, gives what to operate on; None for itself.
     """
 
     _compute: Callable[[], Tensor]
+    _at_use: Callable[[DeferredTensor], Tensor] | None
 
     @staticmethod
-    def __new__(cls, like: Tensor, device: torch.device, compute: Callable[[], Tensor]) -> DeferredTensor:
+    def __new__(
+        cls,
+        like: Tensor,
+        device: torch.device,
+        compute: Callable[[], Tensor],
+        at_use: Callable[[DeferredTensor], Tensor] | None = None,
+    ) -> DeferredTensor:
         deferred = Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
             cls,
             like.shape,
@@ -37,11 +48,19 @@ class DeferredTensor(Tensor):
             dtype=like.dtype,
             device=device,
         )
-        deferred._compute = compute
+        deferred._compute, deferred._at_use = compute, at_use
         return deferred
 
     def __repr__(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         return f"DeferredTensor(shape={list(self.shape)}, dtype={self.dtype}, device={self.device})"
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.is_grad_enabled() and func.__name__ != "__get__":  # attributes are not computed with
+            args, kwargs = tree_map_only(DeferredTensor, _used, (args, kwargs))
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -58,9 +77,15 @@ class DeferredTensor(Tensor):
         return func(*args, **kwargs)
 
 
+def _used(deferred: DeferredTensor) -> Tensor:
+    return deferred if deferred._at_use is None else deferred._at_use(deferred)
+
+
 def _view(func: Any, base: DeferredTensor, args: Any, kwargs: Any) -> Any:
     """What a function gives that returns views of its first argument, or one."""
-    meta = torch.empty_strided(base.shape, base.stride(), dtype=base.dtype, device="meta")
+    size = base.storage_offset() + sum((n - 1) * s for n, s in zip(base.shape, base.stride(), strict=True)) + 1
+    memory = torch.empty(max(size, 0), dtype=base.dtype, device="meta")
+    meta = memory.as_strided(base.shape, base.stride(), base.storage_offset())
     found = func(meta, *args, **kwargs)
     if isinstance(found, Tensor):
         return DeferredTensor(found, base.device, lambda: func(base._compute(), *args, **kwargs))

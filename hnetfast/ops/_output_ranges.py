@@ -6,12 +6,13 @@ matrix at both its ends, where it begins and ends within chunks, and the whole m
 The backward pass adds what each range contributes to the gradients of that matrix and of what it is
 multiplied with, in sums that all ranges share, and goes on below the last layer once, with the sums: the
 ranges depend on one scalar, which depends on all tensors of the network and whose gradient is therefore asked
-for last.
+for last. The gradient of a range itself is asked for as soon as the operations that use it have theirs, and
+freed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -29,6 +30,7 @@ from hnetfast.ops.chunked_mlp import chunked_mlp, hidden_layers
 from hnetfast.ops.grouped_mlp import Group
 
 _LEAST_CHUNKS = 2  # at once: of a single one, the op without hidden layers adds in another order
+_ALIGNED = 16  # elements; where tensors lie between multiples of that decides on bits of libraries' results
 
 
 class OutputRanges:
@@ -39,12 +41,14 @@ class OutputRanges:
 
     Args:
         group: The network and its inputs.
+        num_outputs: Outputs of a condition.
 
     Attributes:
         num_conditions: B.
     """
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Group, num_outputs: int) -> None:
+        self._num_outputs = num_outputs
         group = _lowered(group)
         tensors = [*group.inputs, *group.weights, *group.biases]
         needs = [torch.is_grad_enabled() and tensor.requires_grad for tensor in tensors]
@@ -53,7 +57,7 @@ class OutputRanges:
         self.num_conditions = self._layer.sizes[0]
 
     def tensors(self, shapes: Sequence[Sequence[int]], first: int, last: int, stacked: bool) -> list[Tensor]:
-        """Cut the outputs of some conditions into tensors.
+        """Cut the outputs of some conditions into tensors, which lie in memory as those of all outputs would.
 
         Args:
             shapes: Their shapes, one after the other.
@@ -68,7 +72,9 @@ class OutputRanges:
         for shape in shapes:
             stop = start + prod(shape)
             full = (last - first, *shape) if stacked else tuple(shape)
-            outputs = _Range(start, stop, first, last, full)
+            gap = (self._num_outputs - (stop - start)) % _ALIGNED
+            offset = (first * self._num_outputs + start) % _ALIGNED
+            outputs = _Range(start, stop, first, last, full, offset, stop - start + gap)
             if self._joint is None:
                 found.append(_deferred(self._layer, outputs))
             else:
@@ -78,13 +84,34 @@ class OutputRanges:
 
 
 class _Range(NamedTuple):
-    """Outputs ``[start, stop)`` of conditions ``[first, last)``, and the shape of their tensor."""
+    """Outputs of several conditions.
+
+    Attributes:
+        start: The first output of each.
+        stop: The one after the last.
+        first: The first condition.
+        last: The one after the last.
+        shape: Shape of the tensor that they are.
+        offset: Where it begins in its memory.
+        pitch: Elements between two conditions in memory.
+    """
 
     start: int
     stop: int
     first: int
     last: int
     shape: tuple[int, ...]
+    offset: int
+    pitch: int
+
+    def extent(self) -> int:
+        """Elements of its memory."""
+        return self.offset + (self.last - self.first) * self.pitch
+
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the tensor."""
+        strides = torch.empty(self.shape, device="meta").stride()
+        return strides if self.last - self.first == 1 else (self.pitch, *strides[1:])
 
 
 class _Piece(NamedTuple):
@@ -135,9 +162,18 @@ class _LastLayer:
         """The values of a range."""
         self._check_unchanged()
         with torch.no_grad(), without_autocast(self._matrix.device.type):
-            found = [self._generate_piece(piece, outputs) for piece in self._pieces(outputs)]
-            joined = found[0] if len(found) == 1 else torch.cat(found, dim=1)
-        return joined.view(outputs.shape)
+            pieces = list(self._pieces(outputs))
+            count = outputs.last - outputs.first
+            if len(pieces) == 1 and outputs.offset == 0 and count == 1:
+                return self._generate_piece(pieces[0], outputs).view(outputs.shape)
+            memory = self._matrix.new_empty(outputs.extent())
+            rows = memory.as_strided((count, outputs.stop - outputs.start), (outputs.pitch, 1), outputs.offset)
+            at = 0
+            for piece in pieces:
+                values = self._generate_piece(piece, outputs)
+                rows[:, at : at + values.shape[1]] = values
+                at += values.shape[1]
+            return memory.as_strided(outputs.shape, outputs.strides(), outputs.offset)
 
     def _generate_piece(self, piece: _Piece, outputs: _Range) -> Tensor:
         chunk, count, begin, end = piece
@@ -228,6 +264,10 @@ class _LastLayer:
             for grad, need in zip(found, self._needs, strict=True)
         ]
 
+    def zero(self) -> Tensor:
+        """The gradient of the scalar that all ranges depend on."""
+        return self._matrix.new_zeros(())
+
     def _check_unchanged(self) -> None:
         if any(_version(t) != before for t, before in zip(self._tensors, self._versions, strict=True)):
             raise RuntimeError(
@@ -258,23 +298,44 @@ class _Generate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, joint: Tensor, layer: _LastLayer, outputs: _Range) -> Tensor:
         ctx.layer, ctx.outputs = layer, outputs
+        ctx.set_materialize_grads(False)
+        return _deferred(layer, outputs, lambda deferred: _Use.apply(deferred, layer, outputs))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if grad is not None:  # of operations that autograd does not see, such as functions of others
+            _add_gradient(ctx, grad)
+        return ctx.layer.zero(), None, None
+
+
+class _Use(torch.autograd.Function):
+    """A range of outputs where an operation uses it, after which autograd takes its gradient at once."""
+
+    @staticmethod
+    def forward(ctx: Any, deferred: Tensor, layer: _LastLayer, outputs: _Range) -> Tensor:
+        ctx.layer, ctx.outputs = layer, outputs
         return _deferred(layer, outputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if torch.is_grad_enabled():
-            raise UnsupportedError(
-                "lazy: expected create_graph=False, weights generated when they are needed have no gradients "
-                "of gradients; pass the weights themselves"
-            )
-        ctx.layer.add_gradient(grad, ctx.outputs)
-        return grad.new_zeros(()), None, None
+        _add_gradient(ctx, grad)
+        return None, None, None
 
 
-def _deferred(layer: _LastLayer, outputs: _Range) -> DeferredTensor:
+def _add_gradient(ctx: Any, grad: Tensor) -> None:
+    if torch.is_grad_enabled():
+        raise UnsupportedError(
+            "lazy: expected create_graph=False, weights generated when they are needed have no gradients of "
+            "gradients; pass the weights themselves"
+        )
+    ctx.layer.add_gradient(grad, ctx.outputs)
+
+
+def _deferred(layer: _LastLayer, outputs: _Range, at_use: Callable | None = None) -> DeferredTensor:
     matrix = layer._matrix
-    like = torch.empty(outputs.shape, dtype=matrix.dtype, device="meta")
-    return DeferredTensor(like, matrix.device, partial(layer.generate, outputs))
+    memory = torch.empty(outputs.extent(), dtype=matrix.dtype, device="meta")
+    like = memory.as_strided(outputs.shape, outputs.strides(), outputs.offset)
+    return DeferredTensor(like, matrix.device, partial(layer.generate, outputs), at_use)
 
 
 def _sum_dtype(tensor: Tensor) -> torch.dtype:
