@@ -43,7 +43,6 @@ class Step:
             num_cond_embs=10,
             verbose=False,
         ).to(device)
-        scale_embeddings
         self.images = torch.randn(batch, 3072, device=device)
 
     def outputs(self, contender: str) -> Tensor:
@@ -92,7 +91,11 @@ def _megabytes(contender: str):
 def _facts(rows: Rows) -> list[str]:
     shares = known(map(_share, rows))
     slower = max(row["ms"]["hnetfast"] / row["ms"]["all at once"] for row in rows)
-    memory = [f"peak memory {min(shares):.2f} to {max(shares):.2f} of that of all weights at once"] if shares else []
+    memory = (
+        [f"peak memory {min(shares):.2f} to {max(shares):.2f} of that of all weights at once"]
+        if shares
+        else []
+    )
     return [*memory, f"takes at most {slower:.2f} times as long"]
 
 

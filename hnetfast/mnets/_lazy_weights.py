@@ -41,7 +41,9 @@ class LazyWeightSets:
                 f"{type(weights).__name__}"
             )
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-            raise UnsupportedError("lazy: expected False in torch.compile and transforms of torch.func, got True")
+            raise UnsupportedError(
+                "lazy: expected False in torch.compile and transforms of torch.func, got True"
+            )
         bound = weights if isinstance(weights, partial) else partial(weights, **arguments)
         hnet: Any = bound.func
         self._shapes = self._shapes_of(network, hnet.num_outputs)
@@ -51,7 +53,9 @@ class LazyWeightSets:
     @staticmethod
     def _shapes_of(network: Any, num_outputs: int) -> list[tuple[int, ...]]:
         mod = [shape for layer in network.context_mod_layers or () for shape in layer.param_shapes]
-        candidates = [shapes for shapes in (network.param_shapes, network.hyper_shapes_learned, mod) if shapes]
+        candidates = [
+            shapes for shapes in (network.param_shapes, network.hyper_shapes_learned, mod) if shapes
+        ]
         sizes = [sum(prod(shape) for shape in shapes) for shapes in candidates]
         if num_outputs not in sizes:
             accepted = " or ".join(map(str, dict.fromkeys(sizes)))

@@ -83,7 +83,9 @@ def _used(deferred: DeferredTensor) -> Tensor:
 
 def _view(func: Any, base: DeferredTensor, args: Any, kwargs: Any) -> Any:
     """What a function gives that returns views of its first argument, or one."""
-    size = base.storage_offset() + sum((n - 1) * s for n, s in zip(base.shape, base.stride(), strict=True)) + 1
+    size = (
+        base.storage_offset() + sum((n - 1) * s for n, s in zip(base.shape, base.stride(), strict=True)) + 1
+    )
     memory = torch.empty(max(size, 0), dtype=base.dtype, device="meta")
     meta = memory.as_strided(base.shape, base.stride(), base.storage_offset())
     found = func(meta, *args, **kwargs)

@@ -30,6 +30,7 @@ from hnetfast.ops.chunked_mlp import chunked_mlp, hidden_layers
 from hnetfast.ops.grouped_mlp import Group
 
 _LEAST_CHUNKS = 2  # at once: of a single one, the op without hidden layers adds in another order
+_FEW_OUTPUTS, _FEW_CHUNKS = 1 << 18, 8  # at once at least: fewer chunks cost more in reading the matrix
 _ALIGNED = 16  # elements; where tensors lie between multiples of that decides on bits of libraries' results
 
 
@@ -162,14 +163,13 @@ class _LastLayer:
         """The values of a range."""
         self._check_unchanged()
         with torch.no_grad(), without_autocast(self._matrix.device.type):
-            pieces = list(self._pieces(outputs))
             count = outputs.last - outputs.first
-            if len(pieces) == 1 and outputs.offset == 0 and count == 1:
-                return self._generate_piece(pieces[0], outputs).view(outputs.shape)
             memory = self._matrix.new_empty(outputs.extent())
-            rows = memory.as_strided((count, outputs.stop - outputs.start), (outputs.pitch, 1), outputs.offset)
+            rows = memory.as_strided(
+                (count, outputs.stop - outputs.start), (outputs.pitch, 1), outputs.offset
+            )
             at = 0
-            for piece in pieces:
+            for piece in self._pieces(outputs):
                 values = self._generate_piece(piece, outputs)
                 rows[:, at : at + values.shape[1]] = values
                 at += values.shape[1]
@@ -192,11 +192,12 @@ class _LastLayer:
 
     def _pieces(self, outputs: _Range) -> Iterator[_Piece]:
         size, (at, stop) = len(self._matrix), outputs[:2]
+        most = max(_FEW_OUTPUTS // max(size, 1), _FEW_CHUNKS)
         if at == stop:
             yield _Piece(0, 1, 0, 0)
         while at < stop:
             chunk, begin = divmod(at, size)
-            count = 1 if begin else max((stop - at) // size, 1)
+            count = 1 if begin else min(max((stop - at) // size, 1), most)
             end = min(size, begin + stop - at)
             yield _Piece(chunk, count, begin, end)
             at += count * (end - begin)
