@@ -103,8 +103,8 @@ TABLE = Table(
     key="lazy_weights",
     title="Weights generated when layers need them",
     intro=(
-        "Forward and backward pass of a wide residual network for one condition of a `ChunkedHMLP`, up to the "
-        "gradients of the hypernetwork: `forward_batched(…, lazy=True)` (hnetfast), and with the weights "
+        "Forward and backward pass of a wide residual network for one condition of a `ChunkedHMLP`, up to "
+        "the gradients of the hypernetwork: `forward_batched(…, lazy=True)` (hnetfast), and with the weights "
         "generated *all at once*. *Compression* is the number of the hypernetwork's parameters over that of "
         "generated weights. Peak memory is what the step adds to a process that holds the hypernetwork; it "
         "includes the gradients of the hypernetwork and what layers keep for the backward pass."

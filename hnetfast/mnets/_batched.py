@@ -191,7 +191,8 @@ class WeightSets:
         """Find out what the weights are weights of."""
         if is_hypernetwork(weights):
             raise InputTypeError(
-                "weights: expected what a hypernetwork returns, got a hypernetwork; call it, or pass lazy=True"
+                "weights: expected what a hypernetwork returns, got a hypernetwork; call it, or pass "
+                "lazy=True"
             )
         learned = network.hyper_shapes_learned
         num_mod = sum(len(layer.param_shapes) for layer in network.context_mod_layers or ())

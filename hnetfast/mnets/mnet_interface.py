@@ -39,7 +39,7 @@ class MainNetInterface(LayerBuilding, ABC):
     """How many dimensions an input of :meth:`forward` may have; empty where that is not known."""
 
     _computes_by_layers = True
-    """Whether many sets of weights are evaluated one layer after the other, so that each meets its weights."""
+    """Whether many sets of weights are evaluated layer by layer, each with its weights of all sets."""
 
     if TYPE_CHECKING:  # what all networks are
         training: bool
@@ -326,7 +326,8 @@ class MainNetInterface(LayerBuilding, ABC):
                 of B lists of tensors, or a list of tensors ``[B, *shape]``; of all :attr:`param_shapes`, of
                 :attr:`hyper_shapes_learned`, or of the parameters of context modulation; or a dictionary of
                 these with the keys that :meth:`forward` takes, whose other parameters are the network's own.
-                With ``lazy`` the hypernetwork itself, or a :func:`functools.partial` of it with its arguments.
+                With ``lazy`` the hypernetwork itself, or a :func:`functools.partial` of it with its
+                arguments.
             x_per_set: Whether ``x`` is ``[B, ...]``. By default the networks of this package tell it from the
                 number of dimensions, and others share ``x``.
             chunk_size: How many sets to evaluate at a time, as in :func:`torch.vmap`. By default as many as

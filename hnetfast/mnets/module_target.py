@@ -362,8 +362,8 @@ class ModuleTarget(nn.Module, MainNetInterface):
             x_per_set: Whether ``x`` is ``[B, ...]``. By default all sets share it.
             chunk_size: How many sets to evaluate at a time. By default as many as suits.
             lazy: Whether to generate each tensor of weights when the module needs it, see
-                :meth:`~hnetfast.mnets.mnet_interface.MainNetInterface.forward_batched`. Sets are evaluated one
-                by one then.
+                :meth:`~hnetfast.mnets.mnet_interface.MainNetInterface.forward_batched`. Sets are evaluated
+                one by one then.
             rows: How many samples belong to each set, B integers (a list or tensor) that add up to the size
                 of the batch, those of set 0 first; or :class:`~hnetfast.ops.AdapterRows`, whose ``index``
                 gives sets to samples in any order. Excludes ``x_per_set``, ``chunk_size`` and ``lazy``.

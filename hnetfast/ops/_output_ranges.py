@@ -244,7 +244,7 @@ class _LastLayer:
         return sums
 
     def gradients(self) -> list[Tensor | None]:
-        """The gradients of the network's tensors, from the sums of this backward pass, which are given away."""
+        """The gradients of the network's tensors, from the sums of this backward pass, which are freed."""
         sums = self._sums.pop(torch._C._current_graph_task_id(), None)
         found: list[Tensor | None] = [None] * len(self._needs)
         if sums is None:
@@ -272,9 +272,9 @@ class _LastLayer:
     def _check_unchanged(self) -> None:
         if any(_version(t) != before for t, before in zip(self._tensors, self._versions, strict=True)):
             raise RuntimeError(
-                "lazy: a parameter or an input of the hypernetwork has been modified by an inplace operation "
-                "since the forward pass, so the weights cannot be generated once more; call backward() before "
-                "the optimiser's step()"
+                "lazy: a parameter or an input of the hypernetwork has been modified by an inplace "
+                "operation since the forward pass, so the weights cannot be generated once more; call "
+                "backward() before the optimiser's step()"
             )
 
 
@@ -354,8 +354,8 @@ def _lowered(group: Group) -> Group:
     if not torch.is_autocast_enabled(device):
         return group
     dtype = torch.get_autocast_dtype(device)
-    cast = [
-        [tensor.to(dtype) if tensor.dtype in AUTOCAST_DTYPES else tensor for tensor in tensors]
-        for tensors in group[:3]
-    ]
-    return Group(*cast, group.activation)
+
+    def cast(tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [t.to(dtype) if t.dtype in AUTOCAST_DTYPES else t for t in tensors]
+
+    return Group(cast(group.inputs), cast(group.weights), cast(group.biases), group.activation)

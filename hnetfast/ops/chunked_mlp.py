@@ -79,10 +79,10 @@ def hidden_layers(
     """Results of the hidden layers side by side, after their activation, bit by bit as outputs are made of.
 
     Args:
-        inputs: As for :func:`chunked_mlp`, like all that follows; there is a hidden layer.
-        weights: See there.
-        biases: See there.
-        activation: See there.
+        inputs: Parts of the input, each ``[B or 1, N or 1, width]``.
+        weights: Matrices of all layers ``[out, in]``, of the last too, which is the second at least.
+        biases: One vector a layer, or an empty list.
+        activation: Of the hidden layers, one of ``ACTIVATIONS``.
 
     Returns:
         Tensor ``[B·N, Σ widths]``, without a graph.

@@ -326,7 +326,7 @@ def test_gradients_of_gradients_are_refused():
 def test_weights_are_refused():
     network = main_network()
     flat = torch.randn(2, network.num_params)
-    with pytest.raises(TypeError, match="expected a hypernetwork.*got Tensor"):
+    with pytest.raises(TypeError, match=r"expected a hypernetwork.*got Tensor"):
         network.forward_batched(torch.rand(4, 5), flat, lazy=True)
 
 
