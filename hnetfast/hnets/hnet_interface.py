@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from hnetfast import ops
 from hnetfast._errors import InputError, InputTypeError, UnsupportedError
 from hnetfast.hnets._bias_hyperinit import Changes, Wanted, apply, wanted_of
-from hnetfast.hnets._call import check_ret_format, check_weights, parse_call, require_any_input
+from hnetfast.hnets._call import Call, check_ret_format, check_weights, parse_call, require_any_input
 from hnetfast.hnets._conditions import select_embeddings
 from hnetfast.hnets._part import Part
 from hnetfast.mnets._layer_building import Shape
 from hnetfast.mnets.mnet_interface import MainNetInterface
+from hnetfast.ops._activations import is_watched
 from hnetfast.ops._corrections import Corrections
+from hnetfast.ops._output_ranges import OutputRanges
+from hnetfast.ops.grouped_mlp import Group
 from hnetfast.ops.split_targets import split_targets_reference
 
 __all__ = ["HyperNetInterface"]
@@ -275,6 +278,37 @@ class HyperNetInterface(MainNetInterface):
     @property
     def _num_part_outputs(self) -> int:
         return self.num_outputs
+
+    def _output_ranges(
+        self,
+        uncond_input: Tensor | None = None,
+        cond_input: Tensor | None = None,
+        cond_id: Any = None,
+        weights: Any = None,
+        distilled_params: Any = None,
+        condition: Any = None,
+        ret_format: str = "squeezed",
+    ) -> OutputRanges:
+        """The generated weights, to be computed tensor by tensor; arguments as of :meth:`forward`.
+
+        Raises:
+            TypeError, ValueError: If an argument is not accepted; it is named.
+            NotImplementedError: If this hypernetwork generates all weights together.
+        """
+        call = parse_call(self, uncond_input, cond_input, cond_id, weights, condition, ret_format)
+        group = None if is_watched(self) else self._whole_group(call)
+        if group is None:
+            raise UnsupportedError(
+                "lazy: expected an HMLP or a ChunkedHMLP without hooks, whose forward is the original one, "
+                f"got a {type(self).__name__}"
+            )
+        return OutputRanges(group, self.num_outputs)
+
+    def _whole_group(self, call: Call) -> Group | None:
+        """The network whose outputs are the weights that :meth:`forward` returns; None if it is not a single
+        one.
+        """
+        return None
 
     def _uneven_outputs(self) -> Corrections | None:
         """Elements of the parts that are not used once, with what to subtract of their squares for that; None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hnetfast._checks import check_integer, check_tensor
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.mnets._layer_functions import ManySets
+from hnetfast.mnets._lazy_weights import LazyWeightSets, is_hypernetwork, split_arguments
 from hnetfast.mnets._module.structures import flatten, join_outputs
 from hnetfast.ops.split_targets import split_stacked, split_targets
 
@@ -24,6 +25,7 @@ def forward_batched(
     weights: Any,
     x_per_set: bool | None,
     chunk_size: int | None,
+    lazy: bool,
     kwargs: dict[str, Any],
 ) -> Any:
     """Compute the outputs of a network for B sets of weights.
@@ -31,15 +33,34 @@ def forward_batched(
     Args:
         network: The network.
         x: One input for all sets, or ``[B, ...]``.
-        weights: The sets, as :class:`WeightSets` takes them.
+        weights: The sets, as :class:`WeightSets` takes them, or with ``lazy`` as
+            :class:`~hnetfast.mnets._lazy_weights.LazyWeightSets` does.
         x_per_set: Whether ``x`` is ``[B, ...]``, None to tell it from the number of dimensions.
         chunk_size: How many sets to evaluate at a time, None for as many as suits.
-        kwargs: Further arguments of the network's ``forward``.
+        lazy: Whether weights are generated when they are needed.
+        kwargs: Further arguments of the network's ``forward``, and with ``lazy`` the hypernetwork's inputs.
 
     Returns:
         What ``forward`` returns, every tensor with an additional first dimension of size B.
     """
-    sets = WeightSets(network, weights)
+    if lazy:
+        arguments, kwargs = split_arguments(weights, kwargs)
+        sets = LazyWeightSets(network, weights, arguments)
+        chunk_size = chunk_size if network._computes_by_layers else 1
+    else:
+        sets = WeightSets(network, weights)
+    return _evaluate_sets(network, x, sets, x_per_set, chunk_size, kwargs)
+
+
+def _evaluate_sets(
+    network: Any,
+    x: Any,
+    sets: WeightSets | LazyWeightSets,
+    x_per_set: bool | None,
+    chunk_size: int | None,
+    kwargs: dict[str, Any],
+) -> Any:
+    """Compute the outputs of a network for sets of weights; see :func:`forward_batched`."""
     inputs, rebuild = flatten(x)
     if x_per_set is None:
         ndims = network._input_ndims
@@ -168,6 +189,11 @@ class WeightSets:
 
     def _sort(self, network: Any, all_shapes: Shapes, weights: Any) -> None:
         """Find out what the weights are weights of."""
+        if is_hypernetwork(weights):
+            raise InputTypeError(
+                "weights: expected what a hypernetwork returns, got a hypernetwork; call it, or pass "
+                "lazy=True"
+            )
         learned = network.hyper_shapes_learned
         num_mod = sum(len(layer.param_shapes) for layer in network.context_mod_layers or ())
         plan = getattr(network, "_plan", None)

@@ -38,6 +38,9 @@ class MainNetInterface(LayerBuilding, ABC):
     _input_ndims: tuple[int, ...] = ()
     """How many dimensions an input of :meth:`forward` may have; empty where that is not known."""
 
+    _computes_by_layers = True
+    """Whether many sets of weights are evaluated layer by layer, each with its weights of all sets."""
+
     if TYPE_CHECKING:  # what all networks are
         training: bool
 
@@ -309,6 +312,7 @@ class MainNetInterface(LayerBuilding, ABC):
         *,
         x_per_set: bool | None = None,
         chunk_size: int | None = None,
+        lazy: bool = False,
         **forward_kwargs: Any,
     ) -> Any:
         """Compute the outputs for B sets of weights at once.
@@ -322,18 +326,27 @@ class MainNetInterface(LayerBuilding, ABC):
                 of B lists of tensors, or a list of tensors ``[B, *shape]``; of all :attr:`param_shapes`, of
                 :attr:`hyper_shapes_learned`, or of the parameters of context modulation; or a dictionary of
                 these with the keys that :meth:`forward` takes, whose other parameters are the network's own.
+                With ``lazy`` the hypernetwork itself, or a :func:`functools.partial` of it with its
+                arguments.
             x_per_set: Whether ``x`` is ``[B, ...]``. By default the networks of this package tell it from the
                 number of dimensions, and others share ``x``.
             chunk_size: How many sets to evaluate at a time, as in :func:`torch.vmap`. By default as many as
                 suits the network and the size of the batch; where they cannot share work, one by one.
+            lazy: Whether to generate each tensor of weights when a layer needs it, in the backward pass once
+                more, so that the weights of all layers are never stored at once. ``weights`` is a
+                hypernetwork of class :class:`~hnetfast.hnets.mlp_hnet.HMLP` or
+                :class:`~hnetfast.hnets.chunked_mlp_hnet.ChunkedHMLP` then. Gradients of gradients, which
+                ``create_graph=True`` asks for, are not available.
             **forward_kwargs: Further arguments of :meth:`forward`. ``distilled_params`` may have a first
                 dimension of size B, statistics for each set; so may ``condition`` be a list of B entries.
+                With ``lazy``, and no partial, ``uncond_input``, ``cond_input`` and ``cond_id`` are those of
+                the hypernetwork.
 
         Returns:
             What :meth:`forward` returns; every tensor has an additional first dimension of size B.
 
         Raises:
-            ValueError: If a number of weights or sets or a shape does not fit.
+            ValueError: If a number of weights or sets or a shape does not fit, or ``lazy`` is not supported.
             TypeError: If ``weights`` is of none of the formats.
 
         Example:
@@ -345,7 +358,7 @@ class MainNetInterface(LayerBuilding, ABC):
             >>> mnet.forward_batched(torch.randn(10, 7, 3), flat).shape  # each on its own
             torch.Size([10, 7, 2])
         """
-        return forward_batched(self, x, weights, x_per_set, chunk_size, forward_kwargs)
+        return forward_batched(self, x, weights, x_per_set, chunk_size, lazy, forward_kwargs)
 
     def _sets_at_once(self, x: torch.Tensor, num_sets: int) -> int:
         """How many sets :meth:`forward_batched` evaluates at a time.

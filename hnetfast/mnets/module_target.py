@@ -126,6 +126,8 @@ class ModuleTarget(nn.Module, MainNetInterface):
             cannot adapt what it names.
     """
 
+    _computes_by_layers = False
+
     def __init__(
         self,
         module: nn.Module,
@@ -333,6 +335,7 @@ class ModuleTarget(nn.Module, MainNetInterface):
         *,
         x_per_set: bool | None = None,
         chunk_size: int | None = None,
+        lazy: bool = False,
         rows: Any = None,
         **forward_kwargs: Any,
     ) -> Any:
@@ -355,12 +358,15 @@ class ModuleTarget(nn.Module, MainNetInterface):
                 first dimension belong to it.
             weights: What a hypernetwork returns for B conditions: a tensor ``[B, n]`` (the fastest), a list
                 of B lists of tensors, or a list of tensors ``[B, *shape]``; of all :attr:`param_shapes` or of
-                :attr:`hyper_shapes_learned`.
+                :attr:`hyper_shapes_learned`. With ``lazy`` the hypernetwork itself.
             x_per_set: Whether ``x`` is ``[B, ...]``. By default all sets share it.
             chunk_size: How many sets to evaluate at a time. By default as many as suits.
+            lazy: Whether to generate each tensor of weights when the module needs it, see
+                :meth:`~hnetfast.mnets.mnet_interface.MainNetInterface.forward_batched`. Sets are evaluated
+                one by one then.
             rows: How many samples belong to each set, B integers (a list or tensor) that add up to the size
                 of the batch, those of set 0 first; or :class:`~hnetfast.ops.AdapterRows`, whose ``index``
-                gives sets to samples in any order. Excludes ``x_per_set`` and ``chunk_size``.
+                gives sets to samples in any order. Excludes ``x_per_set``, ``chunk_size`` and ``lazy``.
             **forward_kwargs: Further arguments of :meth:`forward`. Without ``rows`` tensors are shared by
                 the sets, but ``distilled_params`` may have a first dimension of size B, and ``condition`` may
                 be a list of B entries. With ``rows`` tensors that have the size of the batch in the first
@@ -386,9 +392,9 @@ class ModuleTarget(nn.Module, MainNetInterface):
         """
         if rows is None:
             return super().forward_batched(
-                x, weights, x_per_set=x_per_set, chunk_size=chunk_size, **forward_kwargs
+                x, weights, x_per_set=x_per_set, chunk_size=chunk_size, lazy=lazy, **forward_kwargs
             )
-        for name, value in (("x_per_set", x_per_set), ("chunk_size", chunk_size)):
+        for name, value in (("x_per_set", x_per_set), ("chunk_size", chunk_size), ("lazy", lazy or None)):
             if value is not None:
                 raise InputError(f"{name}: excludes rows, got {value!r}")
         return forward_rows(self, x, weights, rows, forward_kwargs)

@@ -73,6 +73,25 @@ def chunked_mlp(
     return _OP(inputs, weights, biases, activation, num_outputs)[0]
 
 
+def hidden_layers(
+    inputs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str
+) -> Tensor:
+    """Results of the hidden layers side by side, after their activation, bit by bit as outputs are made of.
+
+    Args:
+        inputs: Parts of the input, each ``[B or 1, N or 1, width]``.
+        weights: Matrices of all layers ``[out, in]``, of the last too, which is the second at least.
+        biases: One vector a layer, or an empty list.
+        activation: Of the hidden layers, one of ``ACTIVATIONS``.
+
+    Returns:
+        Tensor ``[B·N, Σ widths]``, without a graph.
+    """
+    with torch.no_grad():  # a single output, as without any there would be nothing to compute
+        weights, biases = [*weights[:-1], weights[-1][:1]], [*biases[:-1], *(b[:1] for b in biases[-1:])]
+        return _OP(inputs, weights, biases, activation, 1, True)[1]
+
+
 # --- reference ------------------------------------------------------------------------------------
 
 
