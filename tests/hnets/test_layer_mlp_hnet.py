@@ -146,7 +146,9 @@ def test_without_embeddings():
     assert make([[2, 3], [4]], depth_emb_size=0, depths=[None, None], layers=[])(cond_id=0)[1].shape == (4,)
 
 
-@pytest.mark.parametrize("option", [{"use_batch_norm": True}, {"activation_fn": torch.sin}], ids=str)
+@pytest.mark.parametrize(
+    "option", [{"use_batch_norm": True}, {"activation_fn": torch.sin}], ids=["batch norm", "sine"]
+)
 def test_hidden_layers_that_ops_do_not_know_are_shared(option):
     hnet = make(**option).eval()
     out = hnet(cond_id=[0, 2], ret_format="flattened")
