@@ -242,7 +242,7 @@ def siren_variances(mnet: Any, omega: float | None = None) -> list[float | None]
 
 def _omega_of(mnet: Any) -> float:
     modules = mnet.modules() if isinstance(mnet, nn.Module) else ()
-    factors = [module.omega for module in modules if isinstance(module, Sine)]
+    factors: list[Any] = [module.omega for module in modules if isinstance(module, Sine)]
     behind_first = set(factors[1:] or factors)
     if len(behind_first) != 1:
         found = "none" if not factors else f"those with {', '.join(map(str, factors))}"
