@@ -9,11 +9,6 @@ from typing import Any
 from hnetfast.examples.text_to_adapter._experiment import GROUPS, LEARNERS
 
 _MEASURES = {"exact": "exact answers, %", "accuracy": "characters, %", "loss": "loss"}
-_HEADINGS = {
-    "seen": "seen tasks",
-    "described anew": "seen tasks, held-out descriptions",
-    "new": "held-out tasks",
-}
 
 
 def summarize(result: Mapping[str, Any], learner: str, group: str, measure: str) -> float | None:
@@ -22,11 +17,11 @@ def summarize(result: Mapping[str, Any], learner: str, group: str, measure: str)
     Args:
         result: What was stored.
         learner: One of :data:`LEARNERS`.
-        group: One of :data:`GROUPS`. Only the hypernetwork reads descriptions, so that for all others two of
-            them are the same.
+        group: One of :data:`GROUPS`. Only the hypernetwork reads descriptions: of all others, groups with
+            phrases of the training are those of the tasks.
         measure: "exact", "accuracy" or "loss".
     """
-    if group == "described anew" and learner != "hnet":
+    if group.endswith("anew") and learner != "hnet":
         return None
     mean = statistics.fmean(result["scores"][learner][group][measure])
     return mean if measure == "loss" else 100 * mean
@@ -41,7 +36,7 @@ def format_table(results: Sequence[Mapping[str, Any]]) -> str:
     Returns:
         Markdown; a cell has the mean over seeds and, if there are several, the standard deviation.
     """
-    header = ["", "", *(_HEADINGS[group] for group in GROUPS)]
+    header = ["", "", *GROUPS.values()]
     lines = [header, ["---", "---", *["---:"] * len(GROUPS)]]
     for measure, label in _MEASURES.items():
         for learner, title in LEARNERS.items():
@@ -60,7 +55,7 @@ def _cell(values: Sequence[float], measure: str) -> str:
 
 
 def format_new_tasks(results: Sequence[Mapping[str, Any]]) -> str:
-    """The share of exact answers in each of the tasks that training never sees.
+    """The share of exact answers in each held-out task, described by phrases of the training.
 
     Args:
         results: What was stored, an entry a seed.
