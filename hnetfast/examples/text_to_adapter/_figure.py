@@ -24,7 +24,6 @@ def _draw_curve(axes: Axes, result: Mapping[str, Any]) -> None:
         axes.plot(steps, [100 * share for share in shares], color=color, label=GROUPS[group], linewidth=1.8)
     axes.set(xlabel="training step", ylabel="exact answers, %", ylim=(0, 102), xlim=(0, steps[-1]))
     axes.set_title("Adapters from descriptions, while the hypernetwork learns", fontsize=11)
-    axes.legend(frameon=False, loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -57,6 +56,7 @@ def save_figure(path: Path, result: Mapping[str, Any]) -> None:
     names = result["tasks"][result["num_seen"] :]
     shares = {learner: result["scores"][learner]["new"]["exact"] for learner in LEARNERS}
     _draw_bars(new, names, shares, "Tasks that training never sees")
-    handles, labels = new.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower right", ncols=2, frameon=False)
+    for axes, side in ((curve, "left"), (new, "right")):
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc=f"outside lower {side}", ncols=2, frameon=False)
     save_png(figure, path)

@@ -43,7 +43,17 @@ def format_table(results: Sequence[Mapping[str, Any]]) -> str:
             values = [[summarize(r, learner, group, measure) for r in results] for group in GROUPS]
             cells = [_cell([v for v in some if v is not None], measure) for some in values]
             lines.append([label, title, *cells])
+            if learner == "hnet":
+                same = _cell([_on_compared_tasks(result, measure) for result in results], measure)
+                lines.append([label, "Hypernetwork, on the tasks of the next line", same, "–", cells[2], "–"])
     return _aligned(lines)
+
+
+def _on_compared_tasks(result: Mapping[str, Any], measure: str) -> float:
+    """What the hypernetwork reaches on the seen tasks that have an adapter trained alone."""
+    values = result["scores"]["hnet"]["seen"][measure]
+    mean = statistics.fmean(values[i] for i in result["compared"] if i < result["num_seen"])
+    return mean if measure == "loss" else 100 * mean
 
 
 def _cell(values: Sequence[float], measure: str) -> str:
