@@ -44,7 +44,7 @@ class _Step:
             base, adapters=LoRA(rank=rank, alpha=2 * rank, modules=list(ADAPTED))
         )
         self.hnet = LayerHMLP(
-            self.target, cond_in_size=384, layers=(256,), num_cond_embs=0, use_offsets=True, verbose=False
+            self.target, cond_in_size=384, layers=(256, 256), num_cond_embs=0, use_offsets=True, verbose=False
         )
         self.hnet.apply_bias_hyperinit(self.target, weight_scale=0.1)
         self.optimizer = torch.optim.Adam(self.hnet.parameters(), lr=1e-3, fused=True)

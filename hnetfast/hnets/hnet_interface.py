@@ -334,7 +334,7 @@ class HyperNetInterface(MainNetInterface):
         exactly at its base network.
 
         Args:
-            target: The main network: initial values are those it keeps, :attr:`initial_weights` of
+            target: The main network: initial values are those it keeps, ``initial_weights`` of
                 :func:`~hnetfast.mnets.from_module`, or else new ones, uniform with the variance that
                 PyTorch's layers have. Or a list of tensors of :attr:`target_shapes`.
             weight_scale: Factor for the weights of the last layer, 0 or small.

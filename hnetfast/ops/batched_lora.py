@@ -19,7 +19,7 @@ from hnetfast.ops._library import check_dense, loop_over_batch
 from hnetfast.ops._mlp_layers import DTYPES, check_needs
 from hnetfast.ops._register import AUTOCAST_DTYPES, register_op
 
-__all__ = ["AdapterRows", "batched_lora", "batched_lora_reference"]
+__all__ = ["batched_lora", "batched_lora_reference"]
 
 
 def batched_lora(

@@ -203,7 +203,7 @@ def test_hypernetwork_learns(tmp_path):
     experiment.prepare()
     base = experiment.measure_shared(experiment.initial.unsqueeze(0))
     found = experiment.learn_from_descriptions()
-    for group, before in (("seen", "seen"), ("described anew", "seen"), ("new", "new")):
+    for group, before in (("seen", "seen"), ("seen, anew", "seen"), ("new", "new"), ("new, anew", "new")):
         assert sum(found[group].loss) < 0.9 * sum(base[before].loss)
     assert [step for step, _ in experiment.curve] == [20, 40] and any("step 20" in line for line in lines)
 
@@ -228,7 +228,7 @@ def test_command_stores_results_and_a_picture(stored):
     result = json.loads((stored / "seed_1.json").read_text())
     assert result["seed"] == 1 and result["settings"]["steps"] == 3
     assert len(result["tasks"]) == result["num_seen"] + len(held_out_tasks())
-    assert len(result["scores"]["hnet"]["described anew"]["exact"]) == result["num_seen"]
+    assert len(result["scores"]["hnet"]["seen, anew"]["exact"]) == result["num_seen"]
     assert len(result["scores"]["alone"]["new"]["loss"]) == len(held_out_tasks())
     assert result["curve"][-1][0] == 3
 

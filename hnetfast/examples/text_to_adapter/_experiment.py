@@ -23,8 +23,13 @@ from hnetfast.mnets import ModuleTarget, from_module
 
 BASE_SEED = 0
 """Of the base network, which is the same in all runs, like one from elsewhere."""
-GROUPS = ("seen", "described anew", "new")
-"""Seen tasks by descriptions of the training and by others, and tasks that training never sees."""
+GROUPS = {
+    "seen": "seen tasks",
+    "seen, anew": "seen tasks, held-out phrases",
+    "new": "held-out tasks",
+    "new, anew": "held-out tasks, held-out phrases",
+}
+"""Tasks of the training and others, described by phrases of the training and by others."""
 LEARNERS = {
     "base": "Base network",
     "shared": "One adapter for all tasks",
@@ -60,14 +65,14 @@ class Settings:
     heads: int = 4
     pretraining_steps: int = 1000
     rank: int = 8
-    hidden: tuple[int, ...] = (256,)
+    hidden: tuple[int, ...] = (256, 256)
     noise: float = 0.5
     steps: int = 1000
     tasks_per_step: int = 32
     lines_per_task: int = 4
     learning_rate: float = 1.5e-3
     adapter_learning_rate: float = 1e-2
-    descriptions: int = 12
+    descriptions: int = 40
     measured_descriptions: int = 3
     test_lines: int = 24
     curve_points: int = 5
@@ -147,7 +152,7 @@ class Descriptions:
         Returns:
             Tensor ``[tasks · count, numbers]``.
         """
-        embeddings = self.embeddings[group != "seen"][self.places(group)]
+        embeddings = self.embeddings[group.endswith("anew")][self.places(group)]
         return torch.cat([some[torch.arange(count) % len(some)] for some in embeddings])
 
     def places(self, group: str) -> slice:
@@ -156,7 +161,7 @@ class Descriptions:
         Args:
             group: One of :data:`GROUPS`.
         """
-        return slice(self.num_seen, None) if group == "new" else slice(self.num_seen)
+        return slice(self.num_seen, None) if group.startswith("new") else slice(self.num_seen)
 
 
 @dataclass

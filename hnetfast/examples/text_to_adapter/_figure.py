@@ -12,11 +12,6 @@ from matplotlib.axes import Axes
 from hnetfast.examples._pictures import COLORS, new_figure, save_png
 from hnetfast.examples.text_to_adapter._experiment import GROUPS, LEARNERS
 
-_LABELS = {
-    "seen": "seen tasks, seen descriptions",
-    "described anew": "seen tasks, held-out descriptions",
-    "new": "held-out tasks",
-}
 _LEARNER_COLORS = dict(zip(LEARNERS, ("0.6", COLORS[3], COLORS[0], COLORS[2]), strict=True))
 
 
@@ -24,12 +19,11 @@ def _draw_curve(axes: Axes, result: Mapping[str, Any]) -> None:
     steps = [0, *(step for step, _ in result["curve"])]
     base = result["scores"]["base"]
     for group, color in zip(GROUPS, COLORS, strict=False):
-        first = statistics.fmean(base["new" if group == "new" else "seen"]["exact"])
+        first = statistics.fmean(base[group.partition(",")[0]]["exact"])
         shares = [first, *(means[group] for _, means in result["curve"])]
-        axes.plot(steps, [100 * share for share in shares], color=color, label=_LABELS[group], linewidth=1.8)
+        axes.plot(steps, [100 * share for share in shares], color=color, label=GROUPS[group], linewidth=1.8)
     axes.set(xlabel="training step", ylabel="exact answers, %", ylim=(0, 102), xlim=(0, steps[-1]))
     axes.set_title("Adapters from descriptions, while the hypernetwork learns", fontsize=11)
-    axes.legend(frameon=False, loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -62,6 +56,7 @@ def save_figure(path: Path, result: Mapping[str, Any]) -> None:
     names = result["tasks"][result["num_seen"] :]
     shares = {learner: result["scores"][learner]["new"]["exact"] for learner in LEARNERS}
     _draw_bars(new, names, shares, "Tasks that training never sees")
-    handles, labels = new.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower right", ncols=2, frameon=False)
+    for axes, side in ((curve, "left"), (new, "right")):
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc=f"outside lower {side}", ncols=2, frameon=False)
     save_png(figure, path)

@@ -9,11 +9,6 @@ from typing import Any
 from hnetfast.examples.text_to_adapter._experiment import GROUPS, LEARNERS
 
 _MEASURES = {"exact": "exact answers, %", "accuracy": "characters, %", "loss": "loss"}
-_HEADINGS = {
-    "seen": "seen tasks",
-    "described anew": "seen tasks, held-out descriptions",
-    "new": "held-out tasks",
-}
 
 
 def summarize(result: Mapping[str, Any], learner: str, group: str, measure: str) -> float | None:
@@ -22,11 +17,11 @@ def summarize(result: Mapping[str, Any], learner: str, group: str, measure: str)
     Args:
         result: What was stored.
         learner: One of :data:`LEARNERS`.
-        group: One of :data:`GROUPS`. Only the hypernetwork reads descriptions, so that for all others two of
-            them are the same.
+        group: One of :data:`GROUPS`. Only the hypernetwork reads descriptions: of all others, groups with
+            phrases of the training are those of the tasks.
         measure: "exact", "accuracy" or "loss".
     """
-    if group == "described anew" and learner != "hnet":
+    if group.endswith("anew") and learner != "hnet":
         return None
     mean = statistics.fmean(result["scores"][learner][group][measure])
     return mean if measure == "loss" else 100 * mean
@@ -41,14 +36,24 @@ def format_table(results: Sequence[Mapping[str, Any]]) -> str:
     Returns:
         Markdown; a cell has the mean over seeds and, if there are several, the standard deviation.
     """
-    header = ["", "", *(_HEADINGS[group] for group in GROUPS)]
+    header = ["", "", *GROUPS.values()]
     lines = [header, ["---", "---", *["---:"] * len(GROUPS)]]
     for measure, label in _MEASURES.items():
         for learner, title in LEARNERS.items():
             values = [[summarize(r, learner, group, measure) for r in results] for group in GROUPS]
             cells = [_cell([v for v in some if v is not None], measure) for some in values]
             lines.append([label, title, *cells])
+            if learner == "hnet":
+                same = _cell([_on_compared_tasks(result, measure) for result in results], measure)
+                lines.append([label, "Hypernetwork, on the tasks of the next line", same, "–", cells[2], "–"])
     return _aligned(lines)
+
+
+def _on_compared_tasks(result: Mapping[str, Any], measure: str) -> float:
+    """What the hypernetwork reaches on the seen tasks that have an adapter trained alone."""
+    values = result["scores"]["hnet"]["seen"][measure]
+    mean = statistics.fmean(values[i] for i in result["compared"] if i < result["num_seen"])
+    return mean if measure == "loss" else 100 * mean
 
 
 def _cell(values: Sequence[float], measure: str) -> str:
@@ -60,7 +65,7 @@ def _cell(values: Sequence[float], measure: str) -> str:
 
 
 def format_new_tasks(results: Sequence[Mapping[str, Any]]) -> str:
-    """The share of exact answers in each of the tasks that training never sees.
+    """The share of exact answers in each held-out task, described by phrases of the training.
 
     Args:
         results: What was stored, an entry a seed.
