@@ -129,6 +129,6 @@ TABLE = Table(
         **times("hnetfast", "loop"),
         "× loop": times_as_fast("loop"),
     },
-    place=47,
+    place=48,
     facts=_facts,
 )

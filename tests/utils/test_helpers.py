@@ -66,6 +66,7 @@ def test_figures_get_a_new_canvas(monkeypatch):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    plt.close("all")  # those of other tests
     shown = []
     monkeypatch.setattr(plt, "show", lambda: shown.append(plt.get_fignums()))
     figure = plt.figure()
