@@ -58,5 +58,6 @@ def save_figure(path: Path, result: Mapping[str, Any]) -> None:
     _draw_bars(new, names, shares, "Tasks that training never sees")
     for axes, side in ((curve, "left"), (new, "right")):
         handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc=f"outside lower {side}", ncols=2, frameon=False)
+        place: Any = f"outside lower {side}"  # not in the types of matplotlib
+        figure.legend(handles, labels, loc=place, ncols=2, frameon=False)
     save_png(figure, path)
