@@ -19,6 +19,7 @@ from hnetfast.probabilistic._checks import check_matrix, check_positive
 __all__ = ["median_distance", "ssge"]
 
 _COLUMNS = 1 << 20  # of the samples that are converted to float64 at a time
+_SMALL = 1 << 18  # so many differences cost less than the small operations around products of matrices
 
 
 def ssge(
@@ -120,7 +121,7 @@ def _width(value: Any) -> float | Tensor:
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Between all rows, in float64, without a copy of all of them in that."""
-    if not torch.compiler.is_compiling():
+    if len(a) * len(b) * a.shape[1] > _SMALL and not torch.compiler.is_compiling():
         squares, is_exact = _distances_from_products(a, b)
         if is_exact:
             return squares

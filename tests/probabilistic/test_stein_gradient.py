@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from hnetfast.probabilistic import median_distance, ssge
+from hnetfast.probabilistic import median_distance, ssge, stein_gradient
 
 OPTIONS = {
     "by default": {},
@@ -152,3 +152,14 @@ BAD_CALLS = {
 def test_bad_arguments(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+@pytest.mark.parametrize("distance", [1.0, 1e-3, 1e-12, 0.0])
+def test_distances_of_many_samples(monkeypatch, distance):
+    samples = 10 + torch.randn(6, 40, dtype=torch.float64)
+    points = samples[:4] + distance * torch.randn(4, 40, dtype=torch.float64)
+    expected = [stein_gradient._squared_distances(*pair) for pair in ((samples, samples), (points, samples))]
+    monkeypatch.setattr(stein_gradient, "_SMALL", 0)
+    found = [stein_gradient._squared_distances(*pair) for pair in ((samples, samples), (points, samples))]
+    for value, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-6, atol=0)
