@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from hnetfast._errors import InputError, InputTypeError
+from hnetfast.data._imports import random_state_kept
 
 
 class OneHotEncoding:
@@ -28,7 +29,8 @@ class OneHotEncoding:
     def encoder(self) -> Any:
         """An ``OneHotEncoder`` of scikit-learn, None if neither that nor a number of classes was given."""
         if self._encoder is None and self._num_classes is not None:
-            from sklearn.preprocessing import OneHotEncoder
+            with random_state_kept():
+                from sklearn.preprocessing import OneHotEncoder
 
             encoder = OneHotEncoder(categories=cast("Any", [range(self._num_classes)]))
             encoder.fit(np.zeros((1, 1), dtype=int))

@@ -9,6 +9,7 @@ import numpy as np
 
 from hnetfast._errors import InputError
 from hnetfast.data._array_data import ArrayData
+from hnetfast.data._imports import random_state_kept
 
 __all__ = ["DigitsData"]
 
@@ -44,8 +45,9 @@ class DigitsData(ArrayData):
         test_fraction: float = 0.3,
         seed: int = 0,
     ) -> None:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
+        with random_state_kept():
+            from sklearn.datasets import load_digits
+            from sklearn.model_selection import train_test_split
 
         if not isinstance(test_fraction, Real) or not 0 < test_fraction < 1:
             raise InputError(f"test_fraction: expected a number between 0 and 1, got {test_fraction!r}")

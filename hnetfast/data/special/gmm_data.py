@@ -16,6 +16,7 @@ import numpy as np
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.data import _plotting
 from hnetfast.data._arguments import check_choice, check_count, check_finite
+from hnetfast.data._imports import random_state_kept
 from hnetfast.data.dataset import Dataset
 from hnetfast.data.special.gaussian_mixture_data import GaussianData
 
@@ -198,7 +199,8 @@ class GMMData(Dataset):
             self._check_plane()
             model_fake, model_real = (_log(values, eps) for values in _histogram_densities(fake, real))
         else:
-            from sklearn.neighbors import KernelDensity
+            with random_state_kept():
+                from sklearn.neighbors import KernelDensity
 
             model = KernelDensity(kernel="gaussian").fit(fake)
             model_fake, model_real = model.score_samples(fake), model.score_samples(real)

@@ -13,6 +13,7 @@ import numpy as np
 
 from hnetfast._errors import InputError
 from hnetfast.data._arguments import check_count, check_finite, random_source
+from hnetfast.data._imports import random_state_kept
 from hnetfast.data._samples import Repeated
 from hnetfast.data.sequential_dataset import SequentialDataset
 from hnetfast.data.timeseries._recordings import read_recordings, recordings_path, shared_array
@@ -157,7 +158,8 @@ def draw_validation(
     inds = data["train_inds"]
     if check_count("validation_size", validation_size, 0, max(len(inds) - 1, 0)) == 0:
         return
-    from sklearn.model_selection import train_test_split
+    with random_state_kept():
+        from sklearn.model_selection import train_test_split
 
     try:
         train, val = train_test_split(
