@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from hnetfast.examples import _pages
 from hnetfast.examples.image_fields import _data, _models, _speed, _training, report, run
 
 pytest.importorskip("sklearn")
@@ -154,7 +155,7 @@ def test_what_a_run_writes(stored):
 
 def test_table_of_stored_runs(stored, tmp_path, capsys):
     page = tmp_path / "page.md"
-    page.write_text(f"# Fields\n\n{report.START}\n{report.END}\n")
+    page.write_text(f"# Fields\n\n{_pages.START}\n{_pages.END}\n")
     assert report.main([str(stored), f"--page={page}"]) == 0
     rows = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("| ")][1:]
     assert [row[1] for row in rows] == [

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from hnetfast.data import _idx
+from hnetfast.examples import _pages
 from hnetfast.examples.posterior_replay import _figures, gmm, regression, report, split_mnist
 from hnetfast.examples.posterior_replay._experiment import (
     DEFAULT_FOLDER,
@@ -104,19 +105,19 @@ def test_report_collects_all_runs(stored, capsys):
 
 def test_report_puts_the_table_on_a_page(stored, tmp_path, capsys):
     page = tmp_path / "page.md"
-    page.write_text(f"# Results\n\n{report.START}\nold\n{report.END}\n\nMore.\n")
+    page.write_text(f"# Results\n\n{_pages.START}\nold\n{_pages.END}\n\nMore.\n")
     for _ in range(2):  # the second time it replaces what the first has written
         assert report.main([str(stored), f"--page={page}"]) == 0
     text = page.read_text()
-    assert text.startswith(f"# Results\n\n{report.START}\n| experiment |")
-    assert text.endswith(f"\n{report.END}\n\nMore.\n")
+    assert text.startswith(f"# Results\n\n{_pages.START}\n| experiment |")
+    assert text.endswith(f"\n{_pages.END}\n\nMore.\n")
     assert text.count("| experiment |") == 1 and "old" not in text
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", report.START, f"{report.END}\n{report.START}\n", f"{report.START}\n{report.END}\n" * 2],
+    ["", _pages.START, f"{_pages.END}\n{_pages.START}\n", f"{_pages.START}\n{_pages.END}\n" * 2],
     ids=["neither", "no end", "other order", "twice"],
 )
 def test_report_leaves_other_pages_alone(stored, tmp_path, capsys, text):

@@ -6,17 +6,14 @@ Run it with ``python -m hnetfast.examples.image_fields.report out/image_fields``
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hnetfast._errors import InputError
-from hnetfast._files import write_atomically
-from hnetfast.examples._pages import END, START, put_between
+from hnetfast.examples._pages import report_command
 
 DEFAULT_FOLDER = Path("out") / "image_fields"
 _KEYS = {"dataset", "seed", "settings", "methods", "step"}
@@ -66,9 +63,7 @@ def format_table(results: Sequence[Mapping[str, Any]]) -> str:
     for result in results:
         by_dataset.setdefault(result["dataset"], []).append(result)
     for name, runs in by_dataset.items():
-        if any(
-            (r["settings"], [*r["methods"]]) != (runs[0]["settings"], [*runs[0]["methods"]]) for r in runs
-        ):
+        if any(_key(run) != _key(runs[0]) for run in runs):
             raise InputError(f"results: expected runs on {name} with the same settings, got others")
         head = name
         for method in runs[0]["methods"]:
@@ -99,27 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Its exit status.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m hnetfast.examples.image_fields.report", description="Stored runs in one table."
+    return report_command(
+        "image_fields",
+        "Stored runs in one table.",
+        DEFAULT_FOLDER,
+        lambda folder: format_table(load_results(folder)),
+        arguments,
     )
-    parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT_FOLDER, help="where the runs are")
-    parser.add_argument(
-        "--page",
-        type=Path,
-        help=f"a page that gets the table, between its lines {START} and {END}; it is printed otherwise",
-    )
-    config = parser.parse_args(arguments)
-    try:
-        table = format_table(load_results(config.folder))
-        if config.page is None:
-            print(table)
-        else:
-            page = put_between(config.page.read_text(encoding="utf-8"), table)
-            write_atomically(config.page, page.encode())
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,17 +6,14 @@ Run it with ``python -m hnetfast.examples.posterior_replay.report out/posterior_
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hnetfast._errors import InputError
-from hnetfast._files import write_atomically
-from hnetfast.examples._pages import END, START, put_between
+from hnetfast.examples._pages import report_command
 from hnetfast.examples.posterior_replay import gmm, regression, split_mnist
 from hnetfast.examples.posterior_replay._experiment import DEFAULT_FOLDER, format_table, summarize
 
@@ -78,28 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Its exit status.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m hnetfast.examples.posterior_replay.report",
-        description="Published figures and those of stored runs in one table.",
+    return report_command(
+        "posterior_replay",
+        "Published figures and those of stored runs in one table.",
+        DEFAULT_FOLDER,
+        lambda folder: format_table(load_results(folder)),
+        arguments,
     )
-    parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT_FOLDER, help="where the runs are")
-    parser.add_argument(
-        "--page",
-        type=Path,
-        help=f"a page that gets the table, between its lines {START} and {END}; it is printed otherwise",
-    )
-    config = parser.parse_args(arguments)
-    try:
-        table = format_table(load_results(config.folder))
-        if config.page is None:
-            print(table)
-        else:
-            page = put_between(config.page.read_text(encoding="utf-8"), table)
-            write_atomically(config.page, page.encode())
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":

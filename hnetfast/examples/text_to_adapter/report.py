@@ -6,16 +6,13 @@ Run it with ``python -m hnetfast.examples.text_to_adapter.report out/text_to_ada
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hnetfast._errors import InputError
-from hnetfast._files import write_atomically
-from hnetfast.examples._pages import END, START, put_between
+from hnetfast.examples._pages import report_command
 from hnetfast.examples.text_to_adapter._table import format_new_tasks, format_table
 
 DEFAULT_FOLDER = Path("out") / "text_to_adapter"
@@ -55,6 +52,11 @@ def _load(path: Path) -> dict[str, Any]:
     return result
 
 
+def _format_folder(folder: Path) -> str:
+    results = load_results(folder)
+    return f"{format_table(results)}\n\n{format_new_tasks(results)}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -64,29 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Its exit status.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m hnetfast.examples.text_to_adapter.report",
-        description="What stored runs have reached, mean and standard deviation over seeds.",
+    return report_command(
+        "text_to_adapter",
+        "What stored runs have reached, mean and standard deviation over seeds.",
+        DEFAULT_FOLDER,
+        _format_folder,
+        arguments,
     )
-    parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT_FOLDER, help="where the runs are")
-    parser.add_argument(
-        "--page",
-        type=Path,
-        help=f"a page that gets the tables, between its lines {START} and {END}; they are printed otherwise",
-    )
-    config = parser.parse_args(arguments)
-    try:
-        results = load_results(config.folder)
-        tables = f"{format_table(results)}\n\n{format_new_tasks(results)}"
-        if config.page is None:
-            print(tables)
-        else:
-            page = put_between(config.page.read_text(encoding="utf-8"), tables)
-            write_atomically(config.page, page.encode())
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":
