@@ -27,6 +27,11 @@ class Features(NamedTuple):
     transposed: bool = False
     dim: int = -1
 
+    @property
+    def dims_behind(self) -> tuple[int, ...]:
+        """The shape, all ones, behind the features: of the pixels of images."""
+        return (1,) * (-1 - self.dim)
+
 
 def find_features(module: nn.Module) -> Features | None:
     """Tell what a module computes with.

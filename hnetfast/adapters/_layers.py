@@ -27,6 +27,7 @@ class AdapterLayer(nn.Module):
     """
 
     takes_rows = True
+    features: Features
 
     def __init__(self, place: str, module_name: str, module: nn.Module) -> None:
         super().__init__()
@@ -52,6 +53,20 @@ class AdapterLayer(nn.Module):
     def rows(self) -> SampleRows | None:
         """The sets of weights of the samples, None in a call with one set."""
         return self.call["rows"]
+
+    def along_features(self, value: Tensor, tensor: Tensor) -> Tensor:
+        """Bring one number a feature into the shape in which it is multiplied with or added to a tensor.
+
+        Args:
+            value: ``[features]``, in a batch of several sets ``[B, features]``.
+            tensor: Input or output of the module.
+        """
+        behind = self.features.dims_behind
+        if self.rows is None:
+            return value.reshape(*value.shape, *behind)
+        value = self.rows.select(value, tensor)
+        between = (1,) * (tensor.ndim - 2 - len(behind))
+        return value.reshape(value.shape[0], *between, value.shape[1], *behind)
 
     def replacement(self, base: Tensor, value: Tensor) -> Tensor:
         """What is used instead of a parameter, by adapters that replace one.
@@ -119,20 +134,6 @@ class OutputLayer(AdapterLayer):
             output: What it returned, in a batch of several sets with a row for each sample.
         """
         raise NotImplementedError
-
-    def along_features(self, value: Tensor, tensor: Tensor) -> Tensor:
-        """Bring one number a feature into the shape in which it is multiplied with or added to a tensor.
-
-        Args:
-            value: ``[features]``, in a batch of several sets ``[B, features]``.
-            tensor: Input or output of the module.
-        """
-        behind = (1,) * (-1 - self.features.dim)
-        if self.rows is None:
-            return value.reshape(*value.shape, *behind)
-        value = self.rows.select(value, tensor)
-        between = (1,) * (tensor.ndim - 2 - len(behind))
-        return value.reshape(value.shape[0], *between, value.shape[1], *behind)
 
 
 class Adapter:

@@ -108,7 +108,8 @@ class ParameterLayer(AdapterLayer):
         is_bias = local_name == "bias" and (type(owner) in _WITH_BIAS or type(owner).__name__ == "Conv1D")
         is_gain = self.changes_gains and type(owner) in (nn.LayerNorm, nn.RMSNorm) and base.ndim == 1
         self.takes_rows = len(places) == 1 and features is not None and (is_bias or is_gain)
-        self._behind = (1,) * (0 if features is None else -1 - features.dim)
+        if features is not None:
+            self.features = features
 
     def change(self, base: Tensor, value: Tensor) -> Tensor:
         """The difference to the pretrained parameter.
@@ -148,11 +149,9 @@ class ParameterLayer(AdapterLayer):
         if self.rows is None:
             return output
         output = self.rows.spread(output, self.place)
-        value = self.rows.select(getattr(self, self.kind), output)  # [rows, features]
-        between = (1,) * (output.ndim - 2 - len(self._behind))
-        value = value.reshape(value.shape[0], *between, value.shape[1], *self._behind)
+        value = self.along_features(getattr(self, self.kind), output)
         if self.local_name == "bias":
-            change = self.change(module.bias.reshape(-1, *self._behind), value)
+            change = self.change(module.bias.reshape(-1, *self.features.dims_behind), value)
         else:
             bias = getattr(module, "bias", None)
             change = self.change(output if bias is None else output - bias, value)
