@@ -8,6 +8,7 @@ its regulariser keeps what an earlier task has.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 
 import pytest
@@ -25,6 +26,10 @@ _LOG_STD = -3.0  # of the standard deviations where zeros are generated
 
 def _import(library: str, module: str):
     return importlib.import_module(f"{library}.{module}")
+
+
+def _probabilistic():
+    return _import("hnetfast", "probabilistic")
 
 
 class _Step:
@@ -52,6 +57,8 @@ class _Step:
         return torch.stack([self.mnet(self.x, weights=weights) for weights in samples])
 
     def nll(self, logits: Tensor) -> Tensor:
+        if self.library == "hnetfast":
+            return _probabilistic().expected_cross_entropy(logits, self.y)
         return F.cross_entropy(logits.flatten(0, 1), self.y.repeat(self.num_samples))
 
     def loss(self) -> Tensor:
@@ -68,12 +75,17 @@ class _Step:
 class _GaussianStep(_Step):
     """Bayes by backprop with weights drawn from a Gaussian."""
 
+    def __init__(self, library: str, mnet, *arguments) -> None:
+        super().__init__(library, mnet, *arguments)
+        if library == "hnetfast":
+            self.target = _probabilistic().GaussianTarget(mnet, initial_std=math.exp(_LOG_STD))
+
+    def posterior(self):
+        return self.target(self.hnet(cond_id=1, ret_format="flattened"))
+
     def loss(self) -> Tensor:
         if self.library == "hnetfast":
-            from hnetfast.probabilistic import GaussianTarget
-
-            target = GaussianTarget(self.mnet, initial_std=float(torch.tensor(_LOG_STD).exp()))
-            posterior = target(self.hnet(cond_id=1, ret_format="flattened"))
+            posterior = self.posterior()
             logits, kl = posterior.evaluate(self.mnet, self.x, self.num_samples), posterior.kl()
         else:
             generated = self.hnet(cond_id=1)
@@ -106,8 +118,6 @@ class _SteinStep(_Step):
         self.implicit = implicit
 
     def loss(self) -> Tensor:
-        from hnetfast.probabilistic import ssge
-
         noise = torch.randn(self.num_samples, 32)
         weights = self.hnet(cond_id=1)
         if self.library == "hnetfast":
@@ -117,7 +127,7 @@ class _SteinStep(_Step):
             samples = self.implicit.forward(uncond_input=noise, weights=weights, ret_format="sequential")
             logits = self.logits_in_turn(samples)
             drawn = torch.stack([torch.cat([t.flatten() for t in sample]) for sample in samples])
-        score = ssge(drawn.detach(), threshold=0.9)
+        score = _probabilistic().ssge(drawn.detach(), threshold=0.9)
         kl = ((score * drawn).sum(1) + drawn.square().sum(1) / 2).mean()
         return self.nll(logits) + kl / 200 + 0.1 * self.penalty()
 
@@ -192,11 +202,7 @@ def _validation(library: str) -> Callable[[], Tensor]:
     @torch.no_grad()
     def validate() -> Tensor:
         if library == "hnetfast":
-            from hnetfast.probabilistic import GaussianTarget
-
-            target = GaussianTarget(mnet, initial_std=float(torch.tensor(_LOG_STD).exp()))
-            posterior = target(hnet(cond_id=1, ret_format="flattened"))
-            return posterior.evaluate(mnet, x, 100).softmax(-1).mean(0)
+            return _probabilistic().predictive_probabilities(step.posterior().evaluate(mnet, x, 100))
         generated = hnet(cond_id=1)
         means, raws = generated[: len(generated) // 2], generated[len(generated) // 2 :]
         stds = [(_LOG_STD + raw / 2).exp() for raw in raws]

@@ -443,6 +443,8 @@ def output_regs(terms: Sequence[Term]) -> list[Tensor | None]:
 def _network_of_batch(term: Term) -> tuple[Group, Problem] | None:
     """A network that goes with others."""
     current, previous, num_outputs, scaling, corrections = term
+    if not (current.weights and _takes_closed_form(current, 1, scaling)):
+        return None  # no need to check it twice
     split, count = _check(current, previous, num_outputs)
     size, width = current.weights[-1].shape
     if not (

@@ -13,6 +13,7 @@ from hnetfast.probabilistic.gaussian_weights import (
     hyper_gauss_init,
 )
 from hnetfast.probabilistic.implicit_weights import ImplicitWeights
+from hnetfast.probabilistic.likelihood import expected_cross_entropy
 from hnetfast.probabilistic.posterior_regularizer import PosteriorRegularizer
 from hnetfast.probabilistic.stein_gradient import median_distance, ssge
 from hnetfast.probabilistic.uncertainty import (
@@ -36,6 +37,7 @@ __all__ = [
     "agreement",
     "calibration_error",
     "confidence",
+    "expected_cross_entropy",
     "hyper_gauss_init",
     "infer_tasks",
     "median_distance",

@@ -287,8 +287,10 @@ class GaussianWeights:
         mean, std = _widened(self.mean), _widened(self.std)
         if not isinstance(prior, GaussianWeights):
             variance = check_positive("prior", prior)
-            squares = (std.square() + mean.square()) / variance
-            return (0.5 * (squares - 1 + math.log(variance)) - self.log_std).sum(-1)
+            squares = torch.addcmul(std.square(), mean, mean)
+            if variance != 1:
+                squares = squares / variance
+            return 0.5 * torch.sub(squares + (math.log(variance) - 1), self.log_std, alpha=2).sum(-1)
         self._check_other("prior", prior)
         # With u = log (σ/s) the terms are (e^2u − 1 − 2u + ((μ − m)/s)²) / 2: exact for similar ones too.
         twice = 2 * (self.log_std - prior.log_std)

@@ -39,7 +39,7 @@ def predictive_probabilities(logits: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: If the shape or dtype is another one.
     """
-    return check_logits("logits", logits).softmax(-1).mean(0)
+    return _probabilities(logits).mean(1).t()
 
 
 def predictive_entropy(logits: Tensor) -> Tensor:
@@ -84,7 +84,13 @@ def agreement(logits: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: If the shape or dtype is another one.
     """
-    return -check_logits("logits", logits).softmax(-1).std(0, correction=0).mean(-1)
+    return -_probabilities(logits).std(1, correction=0).mean(0)
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    # Classes first, [C, S, N]: PyTorch's softmax over a last dimension of a few numbers takes 20 to 100 times
+    # as long on a CPU.
+    return check_logits("logits", logits).movedim(-1, 0).softmax(0)
 
 
 def _certainty(logits: Tensor) -> Tensor:

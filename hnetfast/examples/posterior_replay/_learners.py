@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hnetfast.data.dataset import Dataset
 from hnetfast.examples.posterior_replay._posteriors import GaussianPosterior, PointPosterior, Posterior
 from hnetfast.mnets import MLP
-from hnetfast.probabilistic import GaussianParameters, GaussianWeights
+from hnetfast.probabilistic import GaussianParameters, GaussianWeights, expected_cross_entropy
 from hnetfast.utils.ewc_regularizer import compute_fisher, ewc_regularizer
 
 
@@ -83,10 +83,11 @@ class Heads:
 class Objective:
     r"""The loss of a task.
 
-    .. math:: \frac1S \sum_s -\log p(y | x, w_s) + \frac{\kappa}{N} KL(q \| p)
+    .. math:: -\frac{N}{S} \sum_s \log p(y | x, w_s) + \kappa KL(q \| p)
 
-    a mean over the samples of a batch, of weights :math:`w_s` drawn from the posterior q, with N training
-    samples.
+    with the mean log-likelihood of a batch, weights :math:`w_s` drawn from the posterior q and N training
+    samples: the negative evidence lower bound of all of them, to which a regulariser is added. Without a
+    divergence it is the mean of the loss, N = 1.
 
     Attributes:
         num_samples: Number S of weight samples in a step.
@@ -98,12 +99,15 @@ class Objective:
     kl_scale: float = 1.0
     variance: float | None = None
 
+    def size(self, num_train: int) -> int:
+        """The N of a task with so many training samples."""
+        return num_train if self.kl_scale > 0 else 1
+
     def nll(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The mean negative log-likelihood of outputs ``[S, N, C]``, up to a constant."""
         if self.variance is not None:
             return (outputs - y).square().sum(-1).mean() / (2 * self.variance)
-        num_samples = len(outputs)
-        return F.cross_entropy(outputs.flatten(0, 1), y.repeat(num_samples))
+        return expected_cross_entropy(outputs, y)
 
 
 class Learner:
@@ -144,11 +148,11 @@ class Learner:
         posterior = self.posterior(task)
         posterior.begin_step(task)
         outputs = self.outputs_to_learn(task, posterior.logits(task, x, self.objective.num_samples))
-        terms = {"nll": self.objective.nll(outputs, self.targets(task, y))}
+        terms = {"nll": self.objective.size(num_train) * self.objective.nll(outputs, self.targets(task, y))}
         if self.objective.kl_scale > 0:
             divergence = posterior.divergence(task)
             if divergence is not None:
-                terms["kl"] = self.objective.kl_scale / num_train * divergence
+                terms["kl"] = self.objective.kl_scale * divergence
         posterior.end_step()
         return terms
 
