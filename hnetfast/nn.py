@@ -179,6 +179,11 @@ class Sine(nn.Module):
 def _check_omega(omega: Any) -> float:
     if isinstance(omega, bool) or not hasattr(omega, "__float__"):
         raise InputTypeError(f"omega: expected a positive number, got {omega!r}")
+    if isinstance(omega, Tensor) and omega.numel() != 1:
+        raise InputTypeError(
+            f"omega: expected a positive number, got a tensor of the shape {list(omega.shape)}; the "
+            "activation function is Sine(), not the class"
+        )
     value = float(omega)
     if not (isfinite(value) and value > 0):
         raise InputError(f"omega: expected a positive number, got {omega!r}")

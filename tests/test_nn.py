@@ -125,7 +125,7 @@ def test_bad_factors_of_sines(omega, error):
         Sine(omega)
 
 
-@pytest.mark.parametrize("omega", ["30", True, None])
+@pytest.mark.parametrize("omega", ["30", True, None, torch.ones(2)])
 def test_factors_of_sines_that_are_no_numbers(omega):
     with pytest.raises(TypeError, match="omega: expected a positive number, got"):
         Sine(omega)

@@ -72,14 +72,15 @@ def load_peft(target: ModuleTarget, folder: str | Path) -> list[Tensor]:
         Tensors of the shapes ``target.hyper_shapes_learned``, on the device and in the dtype of the target's.
 
     Raises:
-        ValueError: If the adapter is of another kind, rank or network, or adapts other modules.
+        ValueError: If the adapter is of another kind, rank or network, or adapts other modules, or a file
+            holds something else.
         NotImplementedError: If PEFT has no such adapter as the target.
         ImportError: If safetensors is not installed.
         OSError: If a file can't be read.
     """
     layers = _layers(target, "load_peft")
     folder = Path(folder)
-    config = json.loads((folder / _CONFIG).read_text())
+    config = _read_config(folder / _CONFIG)
     kind = "IA3" if isinstance(layers[0], IA3Layer) else "LORA"
     if config.get("peft_type") != kind:
         raise InputError(
@@ -88,7 +89,7 @@ def load_peft(target: ModuleTarget, folder: str | Path) -> list[Tensor]:
     for option in ("use_dora", "lora_bias"):
         if config.get(option):
             raise InputError(f"folder: expected an adapter without {option}, got {config[option]!r}")
-    tensors = _safetensors().load((folder / _WEIGHTS).read_bytes())
+    tensors = _read_weights(folder / _WEIGHTS)
     keys = _keys(layers)
     _check_keys(target, tensors, [key for key, _, _ in keys])
     if kind == "LORA":
@@ -108,6 +109,25 @@ def load_peft(target: ModuleTarget, folder: str | Path) -> list[Tensor]:
             value = value * (_scale_in_file(config, layer) / layer.scale)
         found.append(value)
     return found
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"folder: expected JSON in {path}, got something else ({error})") from error
+    if not isinstance(config, dict):
+        raise InputError(f"folder: expected the options of an adapter in {path}, got {config!r:.100}")
+    return config
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    library = _safetensors()
+    content = path.read_bytes()
+    try:
+        return library.load(content)
+    except Exception as error:  # of a class that is no ValueError
+        raise InputError(f"folder: expected safetensors in {path}, got something else ({error})") from error
 
 
 def _layers(target: Any, function: str) -> list[Any]:

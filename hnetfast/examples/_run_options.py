@@ -85,7 +85,8 @@ def add_run_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--resume",
         action="store_true",
-        help="Go on with the run in --out_dir, which was stopped or killed, with its options.",
+        help="Go on with the run in --out_dir, which was stopped or killed, with its options; begin it if "
+        "there is none.",
     )
     group.add_argument(
         "--force", action="store_true", help="Delete an existing --out_dir without a question."

@@ -25,6 +25,11 @@ def check_target_shapes(shapes: Any, name: str = "target_shapes") -> None:
         TypeError: If it is not a list of lists of integers.
         ValueError: If it is empty or a dimension is not positive.
     """
+    if isinstance(shapes, nn.Module):
+        raise InputTypeError(
+            f"{name}: expected a list of shapes, such as param_shapes or hyper_shapes_learned of a main "
+            f"network, got {type(shapes).__name__}"
+        )
     _check_sequence(name, shapes)
     if len(shapes) == 0:
         raise InputError(f"{name}: at least one shape is needed, got an empty list")

@@ -59,7 +59,8 @@ class LayerHMLP(HiddenLayersHyperNet):
         use_spectral_norm: Divide each weight matrix by its largest singular value.
         use_batch_norm: Batch normalisation of the hidden layers, over conditions and tensors.
         depth_emb_size: Width of the (standard normal) embeddings of depths, one for each depth there is, and
-            one for tensors without; 0 for none, where every kind has one tensor.
+            one for tensors without; 0 for none, where every kind has one tensor. By default 32, or 0 where no
+            tensor has a depth.
         kind_emb_size: Width of the (standard normal) embeddings of kinds; 0 for none.
         use_offsets: Whether there is one more learned parameter, of the size of all weights of a condition
             and 0 at first, that is added to what is generated.
@@ -97,7 +98,7 @@ class LayerHMLP(HiddenLayersHyperNet):
         use_spectral_norm: bool = False,
         use_batch_norm: bool = False,
         *,
-        depth_emb_size: int = 32,
+        depth_emb_size: int | None = None,
         kind_emb_size: int = 32,
         use_offsets: bool = False,
         kinds: Sequence[Any] | None = None,
@@ -107,6 +108,8 @@ class LayerHMLP(HiddenLayersHyperNet):
         uncond_in_size, cond_in_size, layers, num_cond_embs = check_mlp_arguments(
             shapes, uncond_in_size, cond_in_size, activation_fn, num_cond_embs, layers, dropout_rate
         )
+        if depth_emb_size is None:
+            depth_emb_size = 32 if _have_depths(found) else 0
         depth_emb_size = check_integer("depth_emb_size", depth_emb_size, 0)
         kind_emb_size = check_integer("kind_emb_size", kind_emb_size, 0)
         _check_depth_emb_size(depth_emb_size, found)
@@ -351,6 +354,10 @@ class LayerHMLP(HiddenLayersHyperNet):
         return sources, numbers.repeat_interleave(sizes)
 
 
+def _have_depths(kinds: Sequence[Kind]) -> bool:
+    return any(depth is not None for kind in kinds for depth in kind.depths)
+
+
 def _check_depth_emb_size(depth_emb_size: int, kinds: Sequence[Kind]) -> None:
     largest = max(kinds, key=lambda kind: len(kind.targets))
     if depth_emb_size == 0 and len(largest.targets) > 1:
@@ -358,7 +365,7 @@ def _check_depth_emb_size(depth_emb_size: int, kinds: Sequence[Kind]) -> None:
             f"depth_emb_size: 0 needs kinds of one tensor each, because others would be equal, but "
             f"{largest.name!r} has {len(largest.targets)}"
         )
-    if depth_emb_size > 0 and all(depth is None for kind in kinds for depth in kind.depths):
+    if depth_emb_size > 0 and not _have_depths(kinds):
         raise InputError(
             f"depth_emb_size: expected 0, because no tensor of the target has a depth, got {depth_emb_size}"
         )

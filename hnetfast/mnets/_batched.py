@@ -61,6 +61,11 @@ def _evaluate_sets(
     kwargs: dict[str, Any],
 ) -> Any:
     """Compute the outputs of a network for sets of weights; see :func:`forward_batched`."""
+    if "rows" in kwargs and can_evaluate(network):
+        raise InputTypeError(
+            f"rows: expected a network of from_module, got {type(network).__name__}, which "
+            "evaluates the whole batch with every set"
+        )
     inputs, rebuild = flatten(x)
     if x_per_set is None:
         ndims = network._input_ndims

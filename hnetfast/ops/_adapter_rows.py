@@ -123,11 +123,13 @@ def _integers(name: str, values: Any) -> Tensor:
     """A vector of int64."""
     if not isinstance(values, Tensor):
         try:
-            values = torch.tensor([check_integer(f"{name}[{i}]", v, -(2**63)) for i, v in enumerate(values)])
-        except TypeError as error:
-            if isinstance(error, InputTypeError):
-                raise
+            entries = list(values)
+        except TypeError:
             raise InputTypeError(f"{name}: expected a list or a vector of integers, got {values!r}") from None
+        for i, entry in enumerate(entries):
+            if not hasattr(entry, "__index__"):
+                raise InputTypeError(f"{name}[{i}]: expected an integer, got {entry!r}")
+        values = torch.tensor([check_integer(f"{name}[{i}]", v, -(2**63)) for i, v in enumerate(entries)])
         values = values.long()  # without entries it is a vector of floating point
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise InputTypeError(f"{name}: expected integers, got {values.dtype}")

@@ -138,9 +138,10 @@ class GaussianWeights:
         return self._unchecked(self.mean[index], self.std[index], log_std, self._sizes)
 
     def detach(self) -> GaussianWeights:
-        """The same distribution as a constant."""
-        log_std = None if self._log_std is None else self._log_std.detach()
-        return self._unchecked(self.mean.detach(), self.std.detach(), log_std, self._sizes)
+        """A copy as a constant, which stays what it is when the parameters change that it came from."""
+        mean, std = self.mean.detach().clone(), self.std.detach().clone()
+        log_std = None if self._log_std is None else self._log_std.detach().clone()
+        return self._unchecked(mean, std, log_std, self._sizes)
 
     def sample(self, num_samples: int) -> Tensor:
         r"""Draw :math:`\mu + \sigma \epsilon`; gradients reach means and standard deviations.
@@ -539,6 +540,14 @@ class GaussianParameters(nn.Module):
 
     Raises:
         TypeError, ValueError: If an argument is not accepted; it is named.
+
+    Example:
+        >>> from hnetfast.mnets import MLP
+        >>> mnet = MLP(n_in=2, n_out=3, hidden_layers=(10,), no_weights=True, verbose=False)
+        >>> posterior = GaussianParameters(mnet)
+        >>> prior = posterior().detach()  # which later steps on posterior.parameters() leave as it is
+        >>> posterior().evaluate(mnet, torch.randn(7, 2), num_samples=5).shape, posterior().kl(prior).shape
+        (torch.Size([5, 7, 3]), torch.Size([]))
     """
 
     def __init__(

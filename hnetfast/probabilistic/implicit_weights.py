@@ -61,6 +61,10 @@ class ImplicitWeights:
                 raise InputTypeError(f"{name}: expected a hypernetwork, got {type(network).__name__}")
         if noise_size is None:
             noise_size = getattr(hnet, "_uncond_in_size", None)
+            if noise_size == 0:
+                raise InputError(
+                    "hnet: expected one with an unconditional input for the noise (uncond_in_size), got none"
+                )
         self.noise_size = check_integer("noise_size", noise_size, 1)
         self.noise_std = check_positive("noise_std", noise_std)
         self.support_std = check_positive("support_std", support_std, zero=True)
@@ -141,7 +145,8 @@ class ImplicitWeights:
             like = next(iter(self.hnet.parameters() if weights is None else weights), None)
             if like is None:
                 raise InputError(
-                    "weights: expected parameters of the hypernetwork, which keeps none, got None"
+                    "weights: expected parameters of the hypernetwork, which keeps none and has no "
+                    "generator, got None"
                 )
             check_tensor("weights[0]", like)
             noise = torch.randn(num_samples, self.noise_size, dtype=like.dtype, device=like.device)

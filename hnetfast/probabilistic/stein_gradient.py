@@ -59,6 +59,7 @@ def ssge(
     Raises:
         TypeError, ValueError: If an argument is not accepted, there are fewer samples than eigenvalues, or
             both ways to choose eigenvalues are given.
+        torch.linalg.LinAlgError: If samples are not finite.
 
     Warns:
         UserWarning: If the eigenvalues in use include some that are too small for the result to be exact, as
@@ -184,7 +185,12 @@ def _eigenvectors(kernel: Tensor, number: int | None, threshold: float | None) -
     Returns:
         The eigenvectors ``[M, M]`` in columns, and the factors ``[M]``.
     """
-    decomposition = torch.linalg.eigh(kernel)
+    try:
+        decomposition = torch.linalg.eigh(kernel)
+    except torch.linalg.LinAlgError as error:
+        if torch.compiler.is_compiling() or bool(kernel.isfinite().all()):
+            raise
+        raise torch.linalg.LinAlgError("ssge: samples: expected finite numbers, got others") from error
     eigenvalues, vectors = decomposition[0], decomposition[1]  # ascending
     num_samples = len(kernel)
     if threshold is not None:

@@ -109,7 +109,8 @@ def infer_tasks(logits: Sequence[Tensor], criterion: str = "entropy") -> Tensor:
     Args:
         logits: For each of T tasks the logits ``[S, N, C]`` (or ``[N, C]``) of samples of its posterior, with
             any C; a list, or a tensor ``[T, S, N, C]``.
-        criterion: "entropy" (the smallest), "confidence" (the largest) or "agreement" (the largest).
+        criterion: "entropy" (the smallest), "confidence" (the largest) or "agreement" (the largest), which
+            needs two samples or more: a single one agrees with itself, so that the first task is taken.
 
     Returns:
         Tasks ``[N]``, int64; of tasks that are equally sure the first.
@@ -139,7 +140,7 @@ def calibration_error(probabilities: Tensor, labels: Tensor, num_bins: int = 15)
 
     Args:
         probabilities: ``[N, C]``, N at least 1. That they are in [0, 1] is checked on a CPU only.
-        labels: Classes ``[N]``, integers.
+        labels: Classes ``[N]``, integers in [0, C), which is checked on a CPU only, too.
         num_bins: Number of bins.
 
     Returns:
@@ -161,6 +162,11 @@ def calibration_error(probabilities: Tensor, labels: Tensor, num_bins: int = 15)
     num_bins = check_integer("num_bins", num_bins, 1)
     if probabilities.device.type == "cpu" and bool((probabilities < 0).any() | (probabilities > 1.01).any()):
         raise InputError("probabilities: expected numbers in [0, 1], got others; logits need a softmax")
+    num_classes = probabilities.shape[1]
+    if labels.device.type == "cpu" and bool((labels < 0).any() | (labels >= num_classes).any()):
+        raise InputError(
+            f"labels: expected classes in [0, {num_classes}), got {labels.min()} to {labels.max()}"
+        )
     confidences, predictions = probabilities.max(-1)
     bins = (confidences * num_bins).ceil().long().sub(1).clamp(0, num_bins - 1)  # (b/B, (b+1)/B]
     gaps = (predictions == labels).to(confidences.dtype) - confidences

@@ -10,6 +10,7 @@ class Option:
 
     In ``help``, ``{network}`` and ``{prefix}`` stand for the network that the group is about and for what its
     options' names begin with. ``nets`` are the types of networks to which the option applies, if not to all.
+    ``of_structured`` is what the help says besides where a "structured_hmlp" may be asked for.
     """
 
     name: str
@@ -18,6 +19,7 @@ class Option:
     default: Any = None
     nets: tuple[str, ...] = ()
     choices: tuple[Any, ...] | None = None
+    of_structured: str = ""
 
 
 MAIN_NETS = (
@@ -162,9 +164,10 @@ HNET_OPTIONS = [
     Option(
         "hmlp_arch",
         str,
-        'sizes of the hidden layers, separated by commas; for "structured_hmlp" also several such lists, one '
-        "for each internal hypernetwork, separated by semicolons.",
+        "sizes of the hidden layers, separated by commas.",
         nets=MLP_HNETS,
+        of_structured='For "structured_hmlp" also several such lists, one for each internal hypernetwork, '
+        "separated by semicolons.",
     ),
     Option("cond_emb_size", int, "Size of the embeddings of conditions, for instance of tasks."),
     Option(
@@ -177,9 +180,10 @@ HNET_OPTIONS = [
     Option(
         "chunk_emb_size",
         str,
-        'size of the chunk embeddings; for "structured_hmlp" also a list of integers, separated by commas, '
-        "one for each internal hypernetwork.",
+        "size of the chunk embeddings.",
         nets=CHUNK_EMB_HNETS,
+        of_structured='For "structured_hmlp" also a list of integers, separated by commas, one for each '
+        "internal hypernetwork.",
     ),
     Option(
         "use_cond_chunk_embs",

@@ -74,6 +74,8 @@ def _add_options(
             if not nets:
                 continue
             text = f"If the {network} is of type {' or '.join(nets)}: {text}"
+            if option.of_structured and "structured_hmlp" in nets:
+                text = f"{text} {option.of_structured}"
         name, text = f"--{prefix}{option.name}", text.replace("%", "%%")
         if option.type is bool:
             group.add_argument(name, action="store_true", help=text)

@@ -95,8 +95,8 @@ class _Options:
     def __getitem__(self, name: str) -> Any:
         return _require(self.config, self.prefix + name)
 
-    def integers(self, name: str) -> list[int]:
-        return _integers(self.prefix + name, self[name])
+    def integers(self, name: str, count: int | None = None) -> list[int]:
+        return _integers(self.prefix + name, self[name], count)
 
     def common(self, kind: str = "") -> dict[str, Any]:
         """Arguments of constructors; without those whose options are not there."""
@@ -350,7 +350,7 @@ def _architecture(options: _Options, net_type: str, n_out: int) -> dict[str, Any
     if net_type == "resnet":
         return {
             "n": options["resnet_block_depth"],
-            "num_feature_maps": options.integers("resnet_channel_sizes"),
+            "num_feature_maps": options.integers("resnet_channel_sizes", 4),
         }
     if net_type == "wrn":
         return {
@@ -361,8 +361,8 @@ def _architecture(options: _Options, net_type: str, n_out: int) -> dict[str, Any
     if net_type == "iresnet":
         return {
             "use_fc_bias": options["iresnet_use_fc_bias"],
-            "num_feature_maps": options.integers("iresnet_channel_sizes"),
-            "blocks_per_group": options.integers("iresnet_blocks_per_group"),
+            "num_feature_maps": options.integers("iresnet_channel_sizes", 5),
+            "blocks_per_group": options.integers("iresnet_blocks_per_group", 4),
             "bottleneck_blocks": options["iresnet_bottleneck_blocks"],
             "projection_shortcut": options["iresnet_projection_shortcut"],
         }
@@ -472,16 +472,23 @@ def _make_folder(out_dir: str, force: bool) -> None:
         if not path.is_dir() or path == Path.cwd() or path in Path.cwd().parents:
             raise FileExistsError(f"out_dir: expected a folder of its own for this run, got {out_dir!r}")
         if not force and not confirmed(f"The output folder {out_dir} exists. Delete it?"):
-            raise FileExistsError(f"out_dir: the folder {out_dir!r} exists, and is not deleted")
+            raise FileExistsError(
+                f"out_dir: the folder {out_dir!r} exists, and is not deleted; name another, or pass force"
+            )
         shutil.rmtree(out_dir)
     os.makedirs(out_dir)
 
 
-def _integers(name: str, value: Any) -> list[int]:
+def _integers(name: str, value: Any, count: int | None = None) -> list[int]:
+    expected = "integers" if count is None else f"{count} integers"
+    expected = f"{name}: expected {expected}, separated by commas, got {value!r}"
     try:
-        return misc.str_to_ints(value)
+        integers = misc.str_to_ints(value)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: expected integers, separated by commas, got {value!r}") from error
+        raise InputError(expected) from error
+    if count not in (None, len(integers)):
+        raise InputError(expected)
+    return integers
 
 
 def _only_size(name: str, shape: Any) -> int:

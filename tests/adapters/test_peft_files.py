@@ -169,6 +169,7 @@ def test_code_of_the_guide(transformers):
     torch.testing.assert_close(names["loaded"], [tensor.detach() for tensor in one])
     entry = target.param_shapes_meta[target.hyper_shapes_learned_ref[0]]
     line = " ".join(str(entry[key]) for key in ("module_name", "adapter_kind", "depth", "module_kind"))
+    assert names["ensemble"].logits.shape == (3, 6, 9, 100)
     assert line == "model.layers.0.self_attn.q_proj lora_A 0 self_attn.q_proj"
     base = torch.stack([names["base"](tokens).logits] * 3)
     torch.testing.assert_close(target.forward_batched(tokens, names["weights"], use_cache=False).logits, base)
@@ -224,6 +225,17 @@ def test_an_adapter_of_another_base(tmp_path):
         load_peft(target, tmp_path)
     with pytest.raises(FileNotFoundError):
         load_peft(target, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("adapter_config.json", b"{"), ("adapter_config.json", b"[1]"), ("adapter_model.safetensors", b"none")],
+)
+def test_a_file_that_holds_something_else(tmp_path, name, content):
+    target = saved(tmp_path, LoRA(2, 4, "*.out"))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"folder: expected .* in .*{name}, got "):
+        load_peft(target, tmp_path)
 
 
 def test_what_peft_does_not_have(tmp_path):

@@ -203,12 +203,13 @@ def test_running_statistics_are_updated_as_by_calls_a_set():
     ("rows", "message"),
     [
         ([1, 2], "rows: expected a count for each of 3 sets of weights, got 2"),
-        ([1, 2, 4], "rows: expected to add up to the 6 samples of the batch, got 7"),
+        ([1, 2, 4], "rows: expected one for each of the 6 samples of the batch, got 7 in all"),
         ([-1, 3, 4], r"rows: counts\[0\]: expected an integer of at least 0, got -1"),
-        ([1.5, 3, 4], r"rows: counts\[0\]: expected"),
+        ([1.5, 3, 4], r"rows: counts\[0\]: expected an integer, got 1.5"),
+        ([0, 1, 1, 2, 2, 0], "got 6; to say the set of each sample"),
         (7, "rows: counts: expected a list or a vector of integers, got 7"),
         ([[1], [2], [3]], "rows: "),
-        (AdapterRows(index=[0, 1, 2], num_adapters=3), "rows: expected to add up to the 6 samples"),
+        (AdapterRows(index=[0, 1, 2], num_adapters=3), "rows: expected one for each of the 6 samples"),
         (AdapterRows(index=[0] * 6, num_adapters=2), "rows: expected a count for each of 3 sets"),
     ],
 )

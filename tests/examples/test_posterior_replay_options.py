@@ -14,17 +14,17 @@ from tests.examples.posterior_replay_commands import build, parse
     [
         (
             "bbb --net_type=resnet --wrn_block_depth=4",
-            "--wrn_block_depth: is one of --net_type wrn, got resnet",
+            "--wrn_block_depth: needs --net_type wrn, got resnet",
         ),
-        ("bbb --net_type=wrn --iresnet_use_fc_bias", "--iresnet_use_fc_bias: is one of --net_type iresnet"),
+        ("bbb --net_type=wrn --iresnet_use_fc_bias", "--iresnet_use_fc_bias: needs --net_type iresnet"),
         (
             "bbb --hnet_type=hmlp --chmlp_chunk_size=10",
-            "--chmlp_chunk_size: is one of --hnet_type chunked_hmlp",
+            "--chmlp_chunk_size: needs --hnet_type chunked_hmlp",
         ),
-        ("ssge --hh_hnet_type=hmlp --hh_chunk_emb_size=8", "--hh_chunk_emb_size: is one of --hh_hnet_type"),
+        ("ssge --hh_hnet_type=hmlp --hh_chunk_emb_size=8", "--hh_chunk_emb_size: needs --hh_hnet_type"),
         (
             "ssge --imp_shmlp_gcd_chunking",
-            "--imp_shmlp_gcd_chunking: is one of --imp_hnet_type structured_hmlp",
+            "--imp_shmlp_gcd_chunking: needs --imp_hnet_type structured_hmlp",
         ),
         (
             "bbb --net_type=iresnet --hnet_type=structured_hmlp",

@@ -188,6 +188,9 @@ def test_table_shows_the_spread_and_the_best_criterion():
         "runs": runs,
     }
     assert inferred_by(result) == "agreement"
+    equal = [{"inferred by entropy": 50.0, "inferred by confidence": 50.0}]
+    stored = json.loads(json.dumps(equal, sort_keys=True))
+    assert inferred_by({**result, "runs": equal}) == inferred_by({**result, "runs": stored})
     assert format_table([result]).splitlines()[2:] == [
         "| gmm | A method | given | 100 | 99 ± 1.4 | 2 | 7 |",
         "|  |  | inferred (agreement) | – | 60 ± 0 | 2 | 7 |",

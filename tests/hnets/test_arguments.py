@@ -31,6 +31,7 @@ BAD_ARGUMENTS = [
     ({"target_shapes": [[2.0]]}, TypeError, r"target_shapes\[0\]\[0\].*2.0"),
     ({"target_shapes": [3]}, TypeError, r"target_shapes\[0\]"),
     ({"target_shapes": None}, TypeError, "target_shapes"),
+    ({"target_shapes": torch.nn.Linear(1, 1)}, TypeError, "target_shapes: .*param_shapes.*, got Linear"),
     ({"target_shapes": [torch.tensor([2, 3])]}, TypeError, r"target_shapes\[0\]"),
     ({"layers": [4, 0]}, ValueError, r"layers\[1\].*positive integer.*got 0"),
     ({"layers": [-2]}, ValueError, r"layers\[0\]"),

@@ -113,7 +113,10 @@ def test_a_main_network_is_trained_through_it():
         ({"target": MLP(2, 2, [2], verbose=False)}, "target: this MLP has no parameters to be given"),
         ({"depth_emb_size": 0}, "depth_emb_size: 0 needs kinds of one tensor each"),
         ({"depth_emb_size": -1}, "depth_emb_size: expected an integer of at least 0, got -1"),
-        ({"depths": [None, None], "target": [[2], [3]]}, "depth_emb_size: expected 0, because no tensor"),
+        (
+            {"depths": [None, None], "target": [[2], [3]], "depth_emb_size": 4},
+            "depth_emb_size: expected 0, because no tensor",
+        ),
         ({"kind_emb_size": 1.5}, "kind_emb_size: expected an integer"),
         ({"cond_in_size": 0}, "uncond_in_size and cond_in_size are both 0"),
         ({"layers": 3}, "layers: expected a list"),
@@ -144,6 +147,7 @@ def test_without_embeddings():
     assert hnet.depth_embs is None and hnet.kind_embs is None
     assert hnet(cond_id=[0, 1], ret_format="flattened").shape == (2, 10)
     assert make([[2, 3], [4]], depth_emb_size=0, depths=[None, None], layers=[])(cond_id=0)[1].shape == (4,)
+    assert make([[2, 3], [4]], depths=[None, None]).depth_embs is None  # unless they are asked for
 
 
 @pytest.mark.parametrize(

@@ -413,6 +413,12 @@ def test_bad_input(name, chunk_size):
         build().forward_batched(x, weights, chunk_size=chunk_size)
 
 
+def test_rows_are_those_of_modules():
+    network = build()
+    with pytest.raises(TypeError, match="rows: expected a network of from_module, got MLP"):
+        network.forward_batched(torch.randn(BATCH, N_IN), flat_weights(network), rows=[BATCH])
+
+
 @pytest.mark.parametrize("chunk_size", [0, -1])
 def test_bad_chunk_sizes(chunk_size):
     network = build()

@@ -244,6 +244,12 @@ def test_detaching():
         assert q.kl().requires_grad
         assert not constant.kl().requires_grad and not constant.log_std.requires_grad
         torch.testing.assert_close(constant.kl(), q.kl().detach())
+    parameters = GaussianParameters(main_network())
+    constant = parameters().detach()
+    mean, std = constant.mean.clone(), constant.std.clone()
+    with torch.no_grad():
+        parameters.raw.add_(1)
+    assert torch.equal(constant.mean, mean) and torch.equal(constant.std, std)
 
 
 def test_other_layouts():

@@ -193,6 +193,7 @@ BAD_CALLS = {
         ValueError,
         "hnet: .*conditions, got 2",
     ),
+    "no noise": (lambda: ImplicitWeights(CONDITIONED), ValueError, "hnet: .*uncond_in_size"),
     "noise_std": (lambda: ImplicitWeights(HNET, noise_std=0), ValueError, "noise_std: expected a positive"),
     "support_std": (
         lambda: ImplicitWeights(HNET, support_std=-1),
@@ -219,7 +220,7 @@ BAD_CALLS = {
         r"cond_id: expected one condition, got \[0, 1\]",
     ),
     "both": (lambda: BOTH.sample(2, 0, weights=[]), ValueError, "cond_id and weights exclude each other"),
-    "nothing": (lambda: ImplicitWeights(BOTH.hnet).sample(2), ValueError, "weights: expected parameters"),
+    "nothing": (lambda: ImplicitWeights(BOTH.hnet).sample(2), ValueError, "weights: .*has no generator"),
     "weights": (
         lambda: BOTH.sample(2, weights=[torch.ones(1)]),
         ValueError,

@@ -144,6 +144,7 @@ BAD_CALLS = {
     ),
     "no part": (lambda: ssge(W, threshold=0.0), ValueError, "threshold"),
     "too many": (lambda: ssge(W, num_eigenvalues=5), ValueError, "num_eigenvalues: .*samples, 4, got 5"),
+    "not finite": (lambda: ssge(W / 0), torch.linalg.LinAlgError, "samples: expected finite numbers"),
     "none": (lambda: ssge(W, num_eigenvalues=0), ValueError, "num_eigenvalues: expected a positive"),
 }
 

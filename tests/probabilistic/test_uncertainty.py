@@ -117,6 +117,11 @@ BAD_CALLS = {
         ValueError,
         r"labels: .*\[2\], got \[1\]",
     ),
+    "no class": (
+        lambda: calibration_error(LOGITS, LABELS + 2),
+        ValueError,
+        r"labels: .*\[0, 3\), got 3 to 3",
+    ),
     "bins": (lambda: calibration_error(LOGITS, LABELS, 0), ValueError, "num_bins: expected a positive"),
 }
 

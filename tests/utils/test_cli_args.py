@@ -100,6 +100,16 @@ def test_help_names_the_network_and_other_options_with_their_prefix():
     assert '"gen_no_bias"' in text
 
 
+def test_help_tells_of_possible_networks_only():
+    def help_of(nets):
+        parser = argparse.ArgumentParser()
+        cli_args.hnet_args(parser, allowed_nets=nets)
+        return " ".join(parser.format_help().split())
+
+    assert 'For "structured_hmlp" also several such lists' in help_of(["hmlp", "structured_hmlp"])
+    assert "structured_hmlp" not in help_of(["hmlp", "chunked_hmlp"])
+
+
 def test_structured_hypernetworks_have_the_option_of_their_chunk_embeddings():
     parser = argparse.ArgumentParser()
     cli_args.hnet_args(parser, allowed_nets=["hmlp", "structured_hmlp"])

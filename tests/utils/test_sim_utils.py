@@ -293,6 +293,12 @@ def test_defaults_of_the_parsers_build_something():
         ({}, {"cprefix": 1}, TypeError, "cprefix"),
         ({"mlp_arch": "3;3"}, {}, ValueError, "mlp_arch"),
         ({"mlp_arch": [3]}, {}, ValueError, "mlp_arch"),
+        (
+            {"resnet_block_depth": 1, "resnet_channel_sizes": "3,4"},
+            {"net_type": "resnet", "in_shape": [8, 8, 3]},
+            ValueError,
+            "resnet_channel_sizes: expected 4 integers, separated by commas, got '3,4'",
+        ),
         ({"net_act": "swish"}, {}, ValueError, "net_act.*swish"),
         ({}, {"use_bias": True}, TypeError, "use_bias"),
     ],

@@ -86,11 +86,19 @@ def make_parser(module: str, title: str, methods: Iterable[str]) -> argparse.Arg
         prog=f"python -m hnetfast.examples.posterior_replay.{module}", description=title
     )
     names = list(methods)
-    parser.add_argument("--method", choices=[*names, "all"], default=names[0], help="which to run")
-    parser.add_argument("--seeds", type=integer_from(1), default=5, help="number of runs")
+    parser.add_argument(
+        "--method", choices=[*names, "all"], default=names[0], help="which to run; default: %(default)s"
+    )
+    parser.add_argument(
+        "--seeds", type=integer_from(1), default=5, help="number of runs; default: %(default)s"
+    )
     parser.add_argument("--first_seed", type=integer_from(0), default=0, help="seed of the first run")
     parser.add_argument("--n_iter", type=integer_from(1), help="steps a task instead of those of the method")
-    parser.add_argument("--quick", action="store_true", help="one seed and fewer steps: two minutes")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one seed, whatever --seeds says, and fewer steps: two minutes at most",
+    )
     parser.add_argument("--out_dir", type=Path, default=DEFAULT_FOLDER, help="where results and pictures go")
     parser.add_argument("--no_pictures", action="store_true", help="draw nothing")
     parser.add_argument(
@@ -204,7 +212,8 @@ def inferred_by(result: Mapping[str, Any]) -> str | None:
         for key in result["runs"][0]
         if key.startswith(prefix)
     }
-    return max(means, key=lambda name: means[name]) if means else None
+    # Of equal ones that of the first name: stored runs are in another order than those just made.
+    return max(sorted(means), key=lambda name: means[name]) if means else None
 
 
 def summarize(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

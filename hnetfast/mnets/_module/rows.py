@@ -133,18 +133,22 @@ def as_rows(rows: Any, num_sets: int, num_samples: int) -> AdapterRows:
     """
     if rows is None:
         raise InputTypeError("rows: expected counts, or AdapterRows, got None")
+    hint = ""
     if not isinstance(rows, AdapterRows):
         try:
             rows = AdapterRows(counts=rows)
         except InputError as error:
             raise type(error)(f"rows: {error}") from None
+        if rows.num_adapters == num_samples:
+            hint = f"; to say the set of each sample, pass AdapterRows(index=…, num_adapters={num_sets})"
     if rows.num_adapters != num_sets:
         raise InputError(
-            f"rows: expected a count for each of {num_sets} sets of weights, got {rows.num_adapters}"
+            f"rows: expected a count for each of {num_sets} sets of weights, got {rows.num_adapters}{hint}"
         )
     if rows.num_rows != num_samples:
         raise InputError(
-            f"rows: expected to add up to the {num_samples} samples of the batch, got {rows.num_rows}"
+            f"rows: expected one for each of the {num_samples} samples of the batch, "
+            f"got {rows.num_rows} in all"
         )
     return rows
 

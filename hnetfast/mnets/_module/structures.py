@@ -49,7 +49,8 @@ def flatten(value: Any, is_output: bool = False) -> tuple[list[Tensor], Rebuild]
     if is_output and not isinstance(value, _CONSTANTS):
         raise InputTypeError(
             "forward_batched: expected outputs to be tensors, numbers, strings, and tuples, lists, "
-            f"dictionaries and dataclasses of these, got {type(value).__name__}"
+            f"dictionaries and dataclasses of these, got {type(value).__name__}; tell the module to return "
+            "none (those of transformers: use_cache=False)"
         )
     return [], lambda tensors: value
 

@@ -194,7 +194,7 @@ def _misfits(config: Namespace, given: Collection[str]) -> Iterator[str]:
     net = config.net_type
     for option in MAIN_NET_OPTIONS:
         if option.name in given and net not in option.nets:
-            yield f"--{option.name}: is one of --net_type {' or '.join(option.nets)}, got {net}"
+            yield f"--{option.name}: needs --net_type {' or '.join(option.nets)}, got {net}"
     for prefix in _PREFIXES:
         hnet = getattr(config, f"{prefix}hnet_type", None)
         if hnet is None:
@@ -202,11 +202,11 @@ def _misfits(config: Namespace, given: Collection[str]) -> Iterator[str]:
         for option in HNET_OPTIONS:
             if option.nets and f"{prefix}{option.name}" in given and hnet not in option.nets:
                 yield (
-                    f"--{prefix}{option.name}: is one of --{prefix}hnet_type {' or '.join(option.nets)}, "
+                    f"--{prefix}{option.name}: needs --{prefix}hnet_type {' or '.join(option.nets)}, "
                     f"got {hnet}"
                 )
         if f"{prefix}shmlp_gcd_chunking" in given and hnet != "structured_hmlp":
-            yield f"--{prefix}shmlp_gcd_chunking: is one of --{prefix}hnet_type structured_hmlp, got {hnet}"
+            yield f"--{prefix}shmlp_gcd_chunking: needs --{prefix}hnet_type structured_hmlp, got {hnet}"
         if hnet == "structured_hmlp" and net not in _WITH_CHUNKING:
             yield (
                 f"--{prefix}hnet_type: structured_hmlp follows the layers of --net_type "
