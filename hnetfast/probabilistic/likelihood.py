@@ -37,4 +37,6 @@ def expected_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
             f"got {list(labels.shape)}"
         )
     # PyTorch's softmax over a last dimension of a few numbers goes through them one by one.
-    return F.cross_entropy(logits.movedim(-1, 1), labels.movedim(-1, 0).expand(num_samples, *labels.shape[::-1]))
+    return F.cross_entropy(
+        logits.movedim(-1, 1), labels.movedim(-1, 0).expand(num_samples, *labels.shape[::-1])
+    )

@@ -390,6 +390,16 @@ def test_what_adversarial_training_changes_is_restored_too(monkeypatch):
     assert not torch.equal(state[of_discriminator][0], before[3][of_discriminator][0])
 
 
+def test_samples_without_a_divergence_name_the_term(tasks):
+    learner = replay_learner(family="ssge")
+    with torch.no_grad():
+        for param in learner.parameters(0):
+            param.fill_(math.inf)
+    assert not torch.isfinite(learner.losses(0, tasks[0].x[:8], tasks[0].y[:8], 200)["kl"])
+    with pytest.raises(NotFiniteError, match="the term 'nll' of the loss of task 0 is nan in step 0"):
+        learn(learner, 0, tasks[0])
+
+
 def test_a_command_says_which_term_is_not_finite(tmp_path, capsys):
     def make(settings, tasks):
         return Replay(Objective(), Heads(), BrokenPosterior("kl", 3), None, 0.0)
@@ -519,6 +529,13 @@ def test_prior_of_a_task_is_the_posterior_of_the_one_before(tasks):
     learn(learner, 1, tasks[1])
     assert torch.equal(posterior.prior.mean, posterior.distribution(2).mean)
     assert not torch.allclose(posterior.prior.mean, first)
+
+
+def test_means_begin_where_they_are_told_to():
+    options = {"approach": "prior_focused", "family": "gaussian", "initial_mean_std": 1e-3}
+    assert replay_learner(**options).posterior(0).distribution(0).mean.abs().max() < 0.01
+    with pytest.raises(ValueError, match="initial_mean_std: needs family='gaussian' without approach='rep"):
+        Settings(initial_mean_std=0.1)
 
 
 def test_without_that_the_prior_stays(tasks):

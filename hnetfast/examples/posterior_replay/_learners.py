@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from hnetfast.data.dataset import Dataset
 from hnetfast.examples.posterior_replay._posteriors import GaussianPosterior, PointPosterior, Posterior
 from hnetfast.mnets import MLP
-from hnetfast.probabilistic import GaussianParameters, GaussianWeights, expected_cross_entropy
+from hnetfast.probabilistic import GaussianParameters, expected_cross_entropy
 from hnetfast.utils.ewc_regularizer import compute_fisher, ewc_regularizer
 
 
@@ -150,7 +151,10 @@ class Learner:
         outputs = self.outputs_to_learn(task, posterior.logits(task, x, self.objective.num_samples))
         terms = {"nll": self.objective.size(num_train) * self.objective.nll(outputs, self.targets(task, y))}
         if self.objective.kl_scale > 0:
-            divergence = posterior.divergence(task)
+            try:
+                divergence = posterior.divergence(task)
+            except torch.linalg.LinAlgError:  # of samples that are not finite
+                divergence = outputs.new_tensor(math.nan)
             if divergence is not None:
                 terms["kl"] = self.objective.kl_scale * divergence
         posterior.end_step()
@@ -257,9 +261,7 @@ class SinglePosterior(Learner):
     def end(self, task: int, data: Task) -> None:
         if self.prior_focused and isinstance(self._posterior, GaussianPosterior):
             assert isinstance(self._posterior.source, GaussianParameters)
-            now = self._posterior.source().detach()
-            # Copies: the means are a part of the parameters, which go on changing.
-            self._posterior.prior = GaussianWeights(now.mean.clone(), now.std.clone())
+            self._posterior.prior = self._posterior.source().detach()
 
 
 class ElasticWeights(Learner):

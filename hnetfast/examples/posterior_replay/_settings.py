@@ -66,6 +66,8 @@ class Settings:
         local_reparam_trick: Draw the results of layers instead of weights.
         std_encoding, initial_std: How Gaussian posteriors encode standard deviations, see ``GaussianTarget``,
             and the one that they begin with.
+        initial_mean_std: Standard deviation of the means that a posterior without a hypernetwork begins with;
+            None for those of an initialised main network.
         mlp_arch, net_act: The main network.
         hmlp_arch, cond_emb_size, hnet_net_act: The hypernetwork that has conditions; ``hh_`` in the published
             options of implicit families.
@@ -97,6 +99,7 @@ class Settings:
     local_reparam_trick: bool = False
     std_encoding: str = "softplus"
     initial_std: float = 0.1
+    initial_mean_std: float | None = None
     mlp_arch: tuple[int, ...] = (10, 10)
     net_act: str = "relu"
     hmlp_arch: tuple[int, ...] = (10, 10)
@@ -152,6 +155,11 @@ class Settings:
         if self.approach in ("separate", "single") and self.family not in ("point", "gaussian"):
             raise InputError(
                 f"family: expected 'point' or 'gaussian' with approach={self.approach!r}, got {self.family!r}"
+            )
+        if self.initial_mean_std is not None and (self.approach == "replay" or self.family != "gaussian"):
+            raise InputError(
+                "initial_mean_std: needs family='gaussian' without approach='replay', got "
+                f"{self.family!r} and {self.approach!r}"
             )
         if self.local_reparam_trick and self.family != "gaussian":
             raise InputError(f"local_reparam_trick: needs family='gaussian', got {self.family!r}")
@@ -209,9 +217,10 @@ def make_learner(
     def make_own() -> Posterior:
         if settings.family == "point":
             return PointPosterior(make_mnet(False))
-        source = GaussianParameters(
-            make_mnet(False), encoding=settings.std_encoding, initial_std=settings.initial_std
-        )
+        initial = make_mnet(False)
+        if settings.initial_mean_std is not None:
+            initial.custom_init(normal_init=True, normal_std=settings.initial_mean_std)
+        source = GaussianParameters(initial, encoding=settings.std_encoding, initial_std=settings.initial_std)
         return _gaussian(settings, make_mnet(True), source)
 
     if settings.approach == "separate":

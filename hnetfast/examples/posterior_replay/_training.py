@@ -157,7 +157,8 @@ def measure_classes(learner: Learner, tasks: Sequence[Task], num_samples: int) -
 
     Returns:
         "given" and "inferred by <criterion>", means over tasks of the accuracy if the task is given or
-        inferred; a wrong task counts as a wrong class. "calibration error", the task given. The details have
+        inferred; a wrong task counts as a wrong class. That one sample agrees with itself tells nothing: then
+        "agreement" is left out. "calibration error", the task given. The details have
         the same for each task, and under "reliability" the numbers of samples and of right answers and the
         sum of confidences in each of 15 bins of confidence.
     """
@@ -165,13 +166,14 @@ def measure_classes(learner: Learner, tasks: Sequence[Task], num_samples: int) -
     reliability = []
     for t, task in enumerate(tasks):
         logits = [learner.predict(j, task.x_test, num_samples) for j in range(len(tasks))]
+        criteria = [name for name in CRITERIA if name != "agreement" or len(logits[t]) > 1]
         probabilities = predictive_probabilities(logits[t])
         confidences, classes = probabilities.max(1)
         right = classes == task.y_test
         values = {
             "given": _percent(right),
             **{
-                f"inferred by {name}": _percent((infer_tasks(logits, name) == t) & right) for name in CRITERIA
+                f"inferred by {name}": _percent((infer_tasks(logits, name) == t) & right) for name in criteria
             },
             "calibration error": float(calibration_error(probabilities, task.y_test, NUM_BINS)),
         }

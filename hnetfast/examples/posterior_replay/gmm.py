@@ -90,7 +90,15 @@ METHODS = {
     ),
     "vcl": Method(
         "Prior-focused VCL",
-        Settings(approach="prior_focused", family="gaussian", n_iter=10001, lr=5e-4, train_sample_size=100),
+        Settings(
+            approach="prior_focused",
+            family="gaussian",
+            n_iter=10001,
+            lr=5e-4,
+            train_sample_size=100,
+            initial_std=0.003,
+            initial_mean_std=0.1,
+        ),
         {"given": 100, "inferred": 45.17},
         "entropy",
     ),
