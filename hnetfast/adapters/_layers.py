@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hnetfast._errors import UnsupportedError
+from hnetfast._errors import InputError, UnsupportedError
 from hnetfast.adapters._kinds import Features, find_features, weight_dtype_and_device
 from hnetfast.adapters._places import as_patterns, find_modules
 from hnetfast.mnets._module.calling import Place
@@ -60,10 +60,18 @@ class AdapterLayer(nn.Module):
         Args:
             value: ``[features]``, in a batch of several sets ``[B, features]``.
             tensor: Input or output of the module.
+
+        Raises:
+            ValueError: It has no dimension of samples in such a batch.
         """
         behind = self.features.dims_behind
         if self.rows is None:
             return value.reshape(*value.shape, *behind)
+        if tensor.ndim < 2 + len(behind):
+            raise InputError(
+                f"rows: {self.place!r} computes with the shape {list(tensor.shape)}, which has no dimension "
+                "of samples"
+            )
         value = self.rows.select(value, tensor)
         between = (1,) * (tensor.ndim - 2 - len(behind))
         return value.reshape(value.shape[0], *between, value.shape[1], *behind)
@@ -123,8 +131,18 @@ class OutputLayer(AdapterLayer):
 
     def _adapt(self, x: Any, output: Tensor) -> Tensor:
         if self.rows is not None:
+            if self.features.kind == "embedding" and x.shape not in ((1,), (self.rows.num_samples,)):
+                self._check_indices(x)
             output = self.rows.spread(output, self.place)
         return self.adapt(x, output)
+
+    def _check_indices(self, x: Tensor) -> None:
+        """Refuse those that all samples share, positions mostly, where they look like some of each sample."""
+        if x.ndim == 1:
+            raise InputError(
+                f"rows: {self.place!r} computes with indices of the shape {list(x.shape)}, without a "
+                "dimension of samples; give them one in front, of size 1 if all samples share them"
+            )
 
     def adapt(self, x: Any, output: Tensor) -> Tensor:
         """Compute the adapted output.
