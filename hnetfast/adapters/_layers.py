@@ -64,7 +64,7 @@ class AdapterLayer(nn.Module):
         Raises:
             ValueError: It has no dimension of samples in such a batch.
         """
-        behind = self.features.dims_behind
+        behind = self.features.dims_behind(tensor)
         if self.rows is None:
             return value.reshape(*value.shape, *behind)
         if tensor.ndim < 2 + len(behind):

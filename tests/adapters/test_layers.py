@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from hnetfast.adapters import LoRA, Modulation, Residual
+from hnetfast.adapters import LoRA, Modulation, Residual, merge
 from hnetfast.hnets import HMLP
 from hnetfast.mnets import from_module
 from tests.adapters.networks import CASES, make, random_sets, tokens, transformer, unflattened
@@ -229,3 +229,37 @@ def test_what_attention_does_not_call_cannot_be_adapted():
         expected = [target(x_b, unflattened(target, w)) for x_b, w in zip(x.split(2), sets, strict=True)]
         torch.testing.assert_close(target.forward_batched(x, sets, rows=[2, 2]), torch.cat(expected))
         assert not torch.allclose(torch.cat(expected), base(x))
+
+
+class LayerNorm2d(nn.LayerNorm):
+    def forward(self, x):
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class ChannelsFirstNorm(LayerNorm2d):
+    data_format = "channels_first"
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nn.GroupNorm(2, 6), (3, 6)),
+        (nn.GroupNorm(2, 6), (6, 6, 7)),
+        (nn.GroupNorm(2, 6), (1, 6, 5, 7)),
+        (nn.SyncBatchNorm(6).eval(), (3, 6, 7)),
+        (LayerNorm2d(6), (3, 6, 6, 6)),
+        (ChannelsFirstNorm(6), (3, 6, 5, 7)),
+    ],
+)
+def test_normalised_features_are_where_the_module_has_them(norm, shape):
+    target = from_module(norm.requires_grad_(False), adapters=Modulation(""))
+    x, sets = torch.randn(shape), torch.randn(2, 12)
+    gains, shifts = (v.reshape(2, 1, 6, *(1,) * (len(shape) - 2)) for v in sets.split(6, 1))
+    expected = norm(x) * (1 + gains) + shifts
+    torch.testing.assert_close(target(x, weights=list(sets[1].split(6))), expected[1])
+    torch.testing.assert_close(target.forward_batched(x, sets), expected)
+    torch.testing.assert_close(merge(target, sets[:1])(x), expected[0])
+    if type(norm) is nn.GroupNorm:
+        target = from_module(norm, adapters=Residual("bias"))
+        found = target.forward_batched(x, sets[:, :6])
+        torch.testing.assert_close(found, norm(x) + gains)
