@@ -86,6 +86,16 @@ def weight_dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.devic
     return torch.float64 if has_double else torch.float32, device
 
 
+def embedding_scale(module: nn.Module) -> float | Tensor:
+    """The factor by which an embedding multiplies what it looks up, as those of Gemma and BART do.
+
+    Args:
+        module: The embedding.
+    """
+    scale = getattr(module, "embed_scale", None)
+    return 1.0 if scale is None else scale
+
+
 def float_weight(module: nn.Module, place: str) -> Tensor:
     """The matrix of a module, to fold an adapter into it.
 

@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.adapters._layers import AdapterLayer
@@ -59,7 +60,9 @@ def merge(target: ModuleTarget, weights: Any) -> nn.Module:
         if layer.replaced_places:
             layer.fold(merged, own)
         else:
-            layer.fold(merged.get_submodule(layer.place), own)
+            part = merged.get_submodule(layer.place)
+            _remove_parametrizations(part)
+            layer.fold(part, own)
             untied += [layer.place] if f"{layer.place}.weight" in tied else []
     if untied:
         warnings.warn(
@@ -150,6 +153,19 @@ def one_set(target: ModuleTarget, weights: Any) -> list[Tensor]:
 def _innermost_first(layer: Any) -> int:
     """Changes of parameters, then those of outputs in their order, then those of what all of these get."""
     return 0 if layer.replaced_places else 2 if getattr(layer, "is_feedforward", False) else 1
+
+
+def _remove_parametrizations(module: nn.Module) -> None:
+    """Let a module have what it computes of parametrisations as plain parameters.
+
+    Not by PyTorch's function, which takes properties from the class, of which the original module is too.
+    """
+    if parametrize.is_parametrized(module):
+        values = {name: getattr(module, name).detach() for name in module.get_submodule("parametrizations")}
+        del module.parametrizations
+        module.__class__ = type(module).__bases__[0]
+        for name, value in values.items():
+            module.register_parameter(name, nn.Parameter(value.clone(), requires_grad=False))
 
 
 def _is_of_adapter(hook: Any) -> bool:

@@ -213,6 +213,20 @@ def test_what_cannot_be_adapted(adapters, message):
         from_module(base, adapters=adapters())
 
 
+class Positions(nn.Embedding):
+    def forward(self, input_ids, past_length=0):
+        return super().forward(torch.arange(input_ids.shape[1]).expand_as(input_ids) + past_length)
+
+
+def test_embeddings_of_positions_are_not_mistaken():
+    base = Positions(7, 6).requires_grad_(False)
+    with pytest.raises(TypeError, match=r"'' is a Positions, expected .* an nn\.Embedding that looks up"):
+        from_module(base, adapters=LoRA(2, 4, ""))
+    target, x = from_module(base, adapters=Modulation("")), torch.randint(7, (3, 5))
+    gain, shift = torch.randn(2, 6)
+    torch.testing.assert_close(target(x, weights=[gain, shift]), base(x) * (1 + gain) + shift)
+
+
 def test_adapters_and_params_exclude_each_other():
     with pytest.raises(ValueError, match="params: excludes adapters"):
         from_module(transformer(), params="head.*", adapters=LoRA(2, 4, "*.out"))
