@@ -211,6 +211,7 @@ class _Conv2d(LoRALayer):
         nn.init.kaiming_uniform_(a, a=math.sqrt(5))
         self.add_parameter("lora_B", self.features.outputs, self.rank, 1, 1)
         self._options = (module.stride, module.padding, module.dilation)
+        self.is_dilated = any(step != 1 for step in module.dilation)
 
     def adapt(self, x: Any, output: Tensor) -> Tensor:
         a, b = self.lora_A, self.lora_B
