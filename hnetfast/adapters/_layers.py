@@ -126,7 +126,8 @@ class OutputLayer(AdapterLayer):
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
         x = args[0] if args else next(iter(kwargs.values()), None)
         if isinstance(output, tuple):
-            return type(output)((self._adapt(x, output[0]), *output[1:]))
+            entries = (self._adapt(x, output[0]), *output[1:])
+            return type(output)(*entries) if hasattr(output, "_fields") else type(output)(entries)
         return self._adapt(x, output)
 
     def _adapt(self, x: Any, output: Tensor) -> Tensor:

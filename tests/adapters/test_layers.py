@@ -2,12 +2,13 @@
 
 import copy
 import pickle
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import nn
 
-from hnetfast.adapters import LoRA, Modulation, Residual, merge
+from hnetfast.adapters import BottleneckAdapter, LoRA, Modulation, Residual, merge
 from hnetfast.hnets import HMLP
 from hnetfast.mnets import from_module
 from tests.adapters.networks import CASES, make, random_sets, tokens, transformer, unflattened
@@ -211,6 +212,41 @@ def test_what_cannot_be_adapted(adapters, message):
     base = transformer()
     with pytest.raises(ValueError, match=message):
         from_module(base, adapters=adapters())
+
+
+class Pair(NamedTuple):
+    hidden: torch.Tensor
+    rest: str
+
+
+class WithRest(nn.Module):
+    def __init__(self, pair):
+        super().__init__()
+        self.linear, self.pair = nn.Linear(4, 4), pair
+
+    def forward(self, x):
+        return self.pair(self.linear(x), "rest")
+
+
+@pytest.mark.parametrize("pair", [Pair, lambda *entries: entries])
+def test_the_first_entry_of_a_tuple_is_adapted(pair):
+    base = WithRest(pair).requires_grad_(False)
+    target = from_module(base, adapters=BottleneckAdapter(2, "", features=4))
+    x, (weights,) = torch.randn(3, 4), random_sets(target, 1)
+    down, down_bias, up, up_bias = unflattened(target, weights)
+    hidden, rest = target(x, weights=[down, down_bias, up, up_bias])
+    expected = base.linear(x)
+    expected = expected + (expected @ down.T + down_bias).relu() @ up.T + up_bias
+    torch.testing.assert_close(hidden, expected)
+    assert rest == "rest"
+
+
+def test_activations_that_are_modules():
+    activation = nn.GELU()
+    target = from_module(transformer(), adapters=BottleneckAdapter(2, "*.out", activation)).eval()
+    assert activation.training and not target.adapters[0].activation.training
+    with pytest.raises(TypeError, match=r"activation: expected a function without parameters.*got a PReLU"):
+        BottleneckAdapter(2, "*.out", nn.PReLU())
 
 
 class Positions(nn.Embedding):
