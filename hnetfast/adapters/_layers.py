@@ -117,11 +117,22 @@ class OutputLayer(AdapterLayer):
 
         Args:
             module: The module.
+
+        Raises:
+            ValueError: It has one of this kind already.
         """
         key: Any = f"hnetfast.{type(self).__name__}"
+        self._refuse_second(module._forward_hooks, key)
         # By hand, for a key that stays unique: numbered ones begin anew in a process that unpickles modules.
         module._forward_hooks[key] = self._after
         module._forward_hooks_with_kwargs[key] = True
+
+    def _refuse_second(self, hooks: Mapping[Any, Any], key: str) -> None:
+        if key in hooks:
+            kind = type(self).__name__.removesuffix("Layer")
+            raise InputError(
+                f"adapters: {self.place!r} has a {kind} already, a second {kind} cannot be in the same place"
+            )
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
         x = args[0] if args else next(iter(kwargs.values()), None)

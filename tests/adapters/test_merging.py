@@ -130,6 +130,32 @@ def test_what_cannot_be_merged():
         merge(target, random_sets(target, 1))
 
 
+def test_networks_that_are_adapted_already():
+    base = nn.Sequential(nn.Linear(4, 4), nn.Tanh()).requires_grad_(False)
+    first, x = from_module(base, adapters=LoRA(2, 4, "0")), torch.randn(3, 4)
+    for value in first.initial_weights:
+        value.normal_()
+    for module, place in ((first, "module.0"), (first.module, "0")):
+        with pytest.raises(ValueError, match=rf"adapters: '{place}' has a LoRA already"):
+            from_module(module, adapters=LoRA(2, 4, place))
+        second = from_module(module, adapters=Modulation(place))
+        assert torch.equal(unmerge(second)(x), first(x))
+        with pytest.raises(NotImplementedError, match=rf"merge: '{place}' has an adapter of another"):
+            merge(second, torch.randn(8))
+    assert torch.equal(unmerge(first)(x), base(x))
+
+
+def test_hooks_of_the_user_are_noted():
+    base = nn.Sequential(nn.Linear(4, 4), nn.Tanh()).requires_grad_(False)
+    calls = []
+    base[0].register_forward_hook(lambda *_: calls.append(1))
+    target = from_module(base, adapters=LoRA(2, 4, "0"))
+    with pytest.warns(UserWarning, match="merge: '0' has hooks of its own"):
+        merged = merge(target, random_sets(target, 1))
+    merged(torch.randn(3, 4))
+    assert calls == [1]
+
+
 def test_bad_arguments():
     target = from_module(transformer(), adapters=LoRA(2, 4, "*.out"))
     with pytest.raises(ValueError, match="weights: expected one set, of one condition, got 2"):
