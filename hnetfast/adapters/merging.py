@@ -164,7 +164,8 @@ def _remove_parametrizations(module: nn.Module) -> None:
     Not by PyTorch's function, which takes properties from the class, of which the original module is too.
     """
     if parametrize.is_parametrized(module):
-        values = {name: getattr(module, name).detach() for name in module.get_submodule("parametrizations")}
+        parametrizations: Any = module.parametrizations
+        values = {name: getattr(module, name).detach() for name in parametrizations}
         del module.parametrizations
         module.__class__ = type(module).__bases__[0]
         for name, value in values.items():
