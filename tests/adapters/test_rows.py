@@ -285,6 +285,20 @@ def test_samples_that_are_not_first_are_not_mistaken():
         target.forward_batched(torch.randn(4, 5, 3), random_sets(target, 2), rows=[3, 1])
 
 
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused():
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 1)
+    target = from_module(encoder.eval().requires_grad_(False), adapters=LoRA(2, 4, "*.linear?"))
+    x, sets = torch.randn(4, 5, 4), random_sets(target, 2)
+    mask = torch.arange(5) >= torch.tensor([[5], [5], [5], [3]])
+    with pytest.raises(ValueError, match=r"rows: 'layers\.0\.linear1' computes with a nested tensor"):
+        target.forward_batched(x, sets, rows=[2, 2], src_key_padding_mask=mask)
+    expected = [target(x, unflattened(target, w), src_key_padding_mask=mask) for w in sets]
+    found = target.forward_batched(x, sets, src_key_padding_mask=mask)
+    torch.testing.assert_close(found[:, ~mask], torch.stack(expected)[:, ~mask])
+
+
 def test_compiles_as_a_whole():
     base = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).requires_grad_(False).double()
     target = from_module(base, adapters=[LoRA(1, 2, ["0", "2"]), Modulation("0")])
