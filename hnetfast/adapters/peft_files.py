@@ -102,12 +102,12 @@ def load_peft(target: ModuleTarget, folder: str | Path) -> list[Tensor]:
             )
         if not value.is_floating_point():
             raise InputError(f"folder: expected numbers of floating point in {key!r}, got {value.dtype}")
-        value = value.to(own.device, own.dtype)
+        value = value.to(own.device, torch.promote_types(own.dtype, torch.float32))
         if isinstance(layer, IA3Layer):
             value = value.reshape(own.shape) - 1
         elif name.endswith("_B"):
             value = value * _quotient(_scale_in_file(config, layer), layer)
-        found.append(value)
+        found.append(value.to(own.dtype))
     return found
 
 
@@ -168,6 +168,7 @@ def _in_file(layer: Any, value: Tensor) -> Tensor:
     """A weight as PEFT holds it."""
     if not isinstance(layer, IA3Layer):
         return value
+    value = value.to(torch.promote_types(value.dtype, torch.float32))  # for digits behind 1
     if layer.features.kind == "conv2d":
         return (1 + value).reshape(1, -1, 1, 1)
     return (1 + value).reshape((1, -1) if layer.is_feedforward else (-1, 1))

@@ -279,6 +279,15 @@ def test_what_peft_does_not_have(tmp_path):
         saved(tmp_path, LoRA(2, 4, "0"), base)
 
 
+def test_scales_in_low_precision_keep_their_digits(tmp_path):
+    target = from_module(nn.Sequential(nn.Linear(4, 5)).requires_grad_(False), adapters=IA3("0")).bfloat16()
+    weights = [torch.linspace(-0.02, 0.02, 5).bfloat16()]
+    save_peft(target, weights, tmp_path)
+    (found,) = load_peft(target, tmp_path)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, weights[0], rtol=2**-8, atol=1e-7)
+
+
 def edit_config(folder, **changes):
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
