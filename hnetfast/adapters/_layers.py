@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -220,6 +221,8 @@ class Adapter:
         for name, found in self.find(module):
             if features := self._features(found):
                 layer = self._layer(name, found, features)
+                if next(chain(found.parameters(), found.buffers()), None) is None:
+                    layer.to(*weight_dtype_and_device(module)[::-1])  # as the network, if it tells nothing
                 layer.attach(found)
                 layers.append(layer)
         return layers

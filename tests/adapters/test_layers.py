@@ -249,6 +249,12 @@ def test_activations_that_are_modules():
         BottleneckAdapter(2, "*.out", nn.PReLU())
 
 
+def test_modules_without_tensors_are_adapted_in_the_dtype_of_the_network():
+    base = nn.Sequential(nn.Linear(3, 4), nn.Tanh()).double().requires_grad_(False)
+    target = from_module(base, adapters=BottleneckAdapter(2, "1", features=4))
+    assert {value.dtype for value in target.initial_weights} == {torch.float64}
+
+
 class Positions(nn.Embedding):
     def forward(self, input_ids, past_length=0):
         return super().forward(torch.arange(input_ids.shape[1]).expand_as(input_ids) + past_length)
