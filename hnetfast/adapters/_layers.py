@@ -222,7 +222,8 @@ class Adapter:
             if features := self._features(found):
                 layer = self._layer(name, found, features)
                 if next(chain(found.parameters(), found.buffers()), None) is None:
-                    layer.to(*weight_dtype_and_device(module)[::-1])  # as the network, if it tells nothing
+                    dtype, device = weight_dtype_and_device(module)  # it tells nothing
+                    layer.to(device, dtype)
                 layer.attach(found)
                 layers.append(layer)
         return layers
