@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets._arguments import check_hnet
 from hnetfast.hnets.hnet_interface import HyperNetInterface
+from hnetfast.mnets._module.calling import BufferState
 from hnetfast.mnets.mnet_interface import MainNetInterface
 
 
@@ -158,7 +159,8 @@ def initial_scale(
 ) -> InitialScale:
     """Find out with which weights, activations and gradients training starts.
 
-    Nothing changes: no ``grad`` is set, and random numbers are drawn as before afterwards.
+    Nothing changes: no ``grad`` is set, running statistics are as before, and random numbers are drawn as
+    before afterwards.
 
     Args:
         hnet: The hypernetwork.
@@ -197,19 +199,24 @@ def initial_scale(
     if cond_id is None and cond_input is None and hnet.num_known_conds > 0:
         cond_id = list(range(hnet.num_known_conds))
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices), torch.enable_grad():
-        samples: Any = hnet.forward(
-            uncond_input=uncond_input, cond_input=cond_input, cond_id=cond_id, ret_format="sequential"
-        )
-        weights = list(samples[0])
-        named = dict(hnet.named_parameters()) if isinstance(hnet, nn.Module) and x is not None else {}
-        found: list[tuple[str, Tensor]] = []
-        value = None
-        if x is not None and target is not None:
-            with _Watch(weights, names, target) as watch:
-                output = target.forward(x, weights=weights, **kwargs)
-            found, value = watch.found, (loss or _default_loss)(output)
-        grads = _gradients(value, [*weights, *(tensor for _, tensor in found), *named.values()])
+    states = [BufferState(network) for network in (hnet, target) if isinstance(network, nn.Module)]
+    try:
+        with torch.random.fork_rng(devices), torch.enable_grad():
+            samples: Any = hnet.forward(
+                uncond_input=uncond_input, cond_input=cond_input, cond_id=cond_id, ret_format="sequential"
+            )
+            weights = list(samples[0])
+            named = dict(hnet.named_parameters()) if isinstance(hnet, nn.Module) and x is not None else {}
+            found: list[tuple[str, Tensor]] = []
+            value = None
+            if x is not None and target is not None:
+                with _Watch(weights, names, target) as watch:
+                    output = target.forward(x, weights=weights, **kwargs)
+                found, value = watch.found, (loss or _default_loss)(output)
+            grads = _gradients(value, [*weights, *(tensor for _, tensor in found), *named.values()])
+    finally:
+        for state in states:  # running statistics, singular vectors
+            state.restore()
     of_weights, of_found = grads[: len(names)], grads[len(names) : len(names) + len(found)]
     of_params = grads[len(names) + len(found) :]
     stacked = [torch.stack([sample[i].detach() for sample in samples]) for i in range(len(names))]

@@ -75,6 +75,19 @@ def test_adapters_of_a_module():
     )
 
 
+def test_statistics_stay_as_they_are():
+    module = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
+    for mnet in (from_module(module), MLP(4, 3, [5], use_batch_norm=True, no_weights=True, verbose=False)):
+        hnet = HMLP(
+            mnet.param_shapes, num_cond_embs=3, use_batch_norm=True, use_spectral_norm=True, verbose=False
+        )
+        networks = nn.ModuleList([mnet, hnet])
+        before = {name: tensor.clone() for name, tensor in networks.state_dict().items()}
+        initial_scale(hnet, mnet, torch.randn(8, 4))
+        after = networks.state_dict()
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
 def test_without_an_input():
     hnet = HMLP([[2, 2], [3]], verbose=False)
     scale = initial_scale(hnet)

@@ -18,7 +18,7 @@ class Features(NamedTuple):
         inputs: Size of the dimension of features of its input; of an embedding, how many there are.
         outputs: Size of the dimension of features of its output.
         transposed: Whether the matrix of a linear map is ``[in, out]``.
-        dim: The dimension of features: -1, or -3 of images.
+        dim: The dimension of features: -1, -3 of images, or 1 behind samples, whatever is behind.
     """
 
     kind: str
@@ -27,10 +27,13 @@ class Features(NamedTuple):
     transposed: bool = False
     dim: int = -1
 
-    @property
-    def dims_behind(self) -> tuple[int, ...]:
-        """The shape, all ones, behind the features: of the pixels of images."""
-        return (1,) * (-1 - self.dim)
+    def dims_behind(self, tensor: Tensor) -> tuple[int, ...]:
+        """The shape, all ones, behind the features: of the pixels of images.
+
+        Args:
+            tensor: Input or output of the module.
+        """
+        return (1,) * (-1 - self.dim if self.dim < 0 else tensor.ndim - 1 - self.dim)
 
 
 def find_features(module: nn.Module) -> Features | None:
@@ -61,9 +64,12 @@ def find_features(module: nn.Module) -> Features | None:
         and "1d" not in name
         and "3d" not in name
     ):
-        is_image_norm = isinstance(module, (nn.GroupNorm, nn.BatchNorm2d, nn.InstanceNorm2d))
-        size = weight.shape[0]
-        return Features("norm", size, size, dim=-3 if is_image_norm else -1)
+        size, dim = weight.shape[0], -1
+        if isinstance(module, (nn.GroupNorm, nn.SyncBatchNorm)):
+            dim = 1
+        elif "2d" in name or getattr(module, "data_format", None) == "channels_first":  # of ConvNeXt
+            dim = -3
+        return Features("norm", size, size, dim=dim)
     return None
 
 
@@ -78,6 +84,16 @@ def weight_dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.devic
     device = tensors[0].device if tensors else torch.device("cpu")
     has_double = any(tensor.dtype == torch.float64 for tensor in tensors)
     return torch.float64 if has_double else torch.float32, device
+
+
+def embedding_scale(module: nn.Module) -> float | Tensor:
+    """The factor by which an embedding multiplies what it looks up, as those of Gemma and BART do.
+
+    Args:
+        module: The embedding.
+    """
+    scale = getattr(module, "embed_scale", None)
+    return 1.0 if scale is None else scale
 
 
 def float_weight(module: nn.Module, place: str) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hnetfast._errors import UnsupportedError
+from hnetfast._errors import InputError, UnsupportedError
 from hnetfast.adapters._kinds import Features, find_features, weight_dtype_and_device
 from hnetfast.adapters._places import as_patterns, find_modules
 from hnetfast.mnets._module.calling import Place
@@ -60,10 +61,18 @@ class AdapterLayer(nn.Module):
         Args:
             value: ``[features]``, in a batch of several sets ``[B, features]``.
             tensor: Input or output of the module.
+
+        Raises:
+            ValueError: It has no dimension of samples in such a batch.
         """
-        behind = self.features.dims_behind
+        behind = self.features.dims_behind(tensor)
         if self.rows is None:
             return value.reshape(*value.shape, *behind)
+        if tensor.ndim < 2 + len(behind):
+            raise InputError(
+                f"rows: {self.place!r} computes with the shape {list(tensor.shape)}, which has no dimension "
+                "of samples"
+            )
         value = self.rows.select(value, tensor)
         between = (1,) * (tensor.ndim - 2 - len(behind))
         return value.reshape(value.shape[0], *between, value.shape[1], *behind)
@@ -109,22 +118,44 @@ class OutputLayer(AdapterLayer):
 
         Args:
             module: The module.
+
+        Raises:
+            ValueError: It has one of this kind already.
         """
         key: Any = f"hnetfast.{type(self).__name__}"
+        self._refuse_second(module._forward_hooks, key)
         # By hand, for a key that stays unique: numbered ones begin anew in a process that unpickles modules.
         module._forward_hooks[key] = self._after
         module._forward_hooks_with_kwargs[key] = True
 
+    def _refuse_second(self, hooks: Mapping[Any, Any], key: str) -> None:
+        if key in hooks:
+            kind = type(self).__name__.removesuffix("Layer")
+            raise InputError(
+                f"adapters: {self.place!r} has a {kind} already, a second {kind} cannot be in the same place"
+            )
+
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
         x = args[0] if args else next(iter(kwargs.values()), None)
         if isinstance(output, tuple):
-            return type(output)((self._adapt(x, output[0]), *output[1:]))
+            entries = (self._adapt(x, output[0]), *output[1:])
+            return type(output)(*entries) if hasattr(output, "_fields") else type(output)(entries)
         return self._adapt(x, output)
 
     def _adapt(self, x: Any, output: Tensor) -> Tensor:
         if self.rows is not None:
+            if self.features.kind == "embedding" and x.shape not in ((1,), (self.rows.num_samples,)):
+                self._check_indices(x)
             output = self.rows.spread(output, self.place)
         return self.adapt(x, output)
+
+    def _check_indices(self, x: Tensor) -> None:
+        """Refuse those that all samples share, positions mostly, where they look like some of each sample."""
+        if x.ndim == 1:
+            raise InputError(
+                f"rows: {self.place!r} computes with indices of the shape {list(x.shape)}, without a "
+                "dimension of samples; give them one in front, of size 1 if all samples share them"
+            )
 
     def adapt(self, x: Any, output: Tensor) -> Tensor:
         """Compute the adapted output.
@@ -190,6 +221,9 @@ class Adapter:
         for name, found in self.find(module):
             if features := self._features(found):
                 layer = self._layer(name, found, features)
+                if next(chain(found.parameters(), found.buffers()), None) is None:
+                    dtype, device = weight_dtype_and_device(module)  # it tells nothing
+                    layer.to(device, dtype)
                 layer.attach(found)
                 layers.append(layer)
         return layers

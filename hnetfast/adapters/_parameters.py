@@ -151,7 +151,7 @@ class ParameterLayer(AdapterLayer):
         output = self.rows.spread(output, self.place)
         value = self.along_features(getattr(self, self.kind), output)
         if self.local_name == "bias":
-            change = self.change(module.bias.reshape(-1, *self.features.dims_behind), value)
+            change = self.change(module.bias.reshape(-1, *self.features.dims_behind(output)), value)
         else:
             bias = getattr(module, "bias", None)
             change = self.change(output if bias is None else output - bias, value)

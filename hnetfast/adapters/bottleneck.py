@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -61,6 +62,11 @@ class BottleneckAdapter(Adapter):
         if activation is None:
             raise InputTypeError("activation: expected a function, got None")
         self.activation = check_function("activation", activation)
+        if isinstance(activation, nn.Module) and [*activation.parameters(), *activation.buffers()]:
+            raise InputTypeError(
+                f"activation: expected a function without parameters and buffers, got a "
+                f"{type(activation).__name__}"
+            )
         self.features = None if features is None else check_integer("features", features, 1)
 
     def _features(self, module: nn.Module) -> Features | None:
@@ -90,7 +96,7 @@ class BottleneckLayer(OutputLayer):
 
     def __init__(self, place: str, module: nn.Module, features: Features, adapter: BottleneckAdapter) -> None:
         super().__init__(place, module, features)
-        self.activation = adapter.activation
+        self.activation = copy.deepcopy(adapter.activation)  # a module is to stay in its mode
         size, width = adapter.size, features.outputs
         nn.init.kaiming_uniform_(self.add_parameter("bottleneck_down", size, width), a=math.sqrt(5))
         bound = 1 / math.sqrt(width)

@@ -99,11 +99,15 @@ class IA3Layer(OutputLayer):
 
         Args:
             module: The module.
+
+        Raises:
+            ValueError: It has one of this kind already.
         """
         if not self.is_feedforward:
             super().attach(module)
             return
         key: Any = "hnetfast.IA3Layer"
+        self._refuse_second(module._forward_pre_hooks, key)
         module._forward_pre_hooks[key] = self._before
         module._forward_pre_hooks_with_kwargs[key] = True
 

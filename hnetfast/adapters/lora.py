@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from hnetfast._checks import check_integer
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast.adapters._kinds import Features, find_features, float_weight
+from hnetfast.adapters._kinds import Features, embedding_scale, find_features, float_weight
 from hnetfast.adapters._layers import Adapter, OutputLayer
 from hnetfast.mnets._module.rows import SampleRows
 from hnetfast.ops.batched_lora import batched_lora
@@ -56,8 +57,8 @@ class LoRA(Adapter):
     """
 
     _accepted = (
-        "a linear map (nn.Linear, Conv1D, a module with in_features and out_features), an nn.Embedding, or "
-        "an nn.Conv2d without groups that pads with zeros"
+        "a linear map (nn.Linear, Conv1D, a module with in_features and out_features), an nn.Embedding that "
+        "looks up what it gets, or an nn.Conv2d without groups that pads with zeros"
     )
 
     def __init__(
@@ -87,7 +88,7 @@ class LoRA(Adapter):
             return None
         if isinstance(module, nn.Conv2d) and (module.groups > 1 or module.padding_mode != "zeros"):
             return None
-        return features
+        return features if features.kind != "embedding" or _looks_up_its_input(module) else None
 
     def _layer(self, name: str, module: Any, features: Features) -> LoRALayer:
         largest = min(features.inputs, features.outputs)
@@ -100,6 +101,12 @@ class LoRA(Adapter):
             )
         cls = {"linear": LoRALayer, "embedding": _Embedding, "conv2d": _Conv2d}[features.kind]
         return cls(name, module, features, self)
+
+
+def _looks_up_its_input(module: nn.Module) -> bool:
+    """Whether an embedding does, and does not make positions of it, for which those take further inputs."""
+    arguments = inspect.signature(module.forward).parameters.values()
+    return sum(a.kind not in (a.VAR_POSITIONAL, a.VAR_KEYWORD) for a in arguments) <= 1
 
 
 class LoRALayer(OutputLayer):
@@ -173,6 +180,10 @@ class _Embedding(LoRALayer):
     lora_embedding_A: Tensor
     lora_embedding_B: Tensor
 
+    def attach(self, module: nn.Module) -> None:
+        super().attach(module)
+        self._module = [module]  # not registered
+
     def _add_parameters(self, module: nn.Module) -> None:
         self.add_parameter("lora_embedding_A", self.rank, self.features.inputs)
         nn.init.normal_(self.add_parameter("lora_embedding_B", self.features.outputs, self.rank))
@@ -184,6 +195,9 @@ class _Embedding(LoRALayer):
         x = self.rows.spread(x, self.place)
         sets = self.rows.index(x).reshape(-1, *(1,) * (x.ndim - 1))
         return self._sum(output, self.rows.linear(a.mT[sets, x], b))  # [rows, …, out]
+
+    def _sum(self, output: Tensor, product: Tensor) -> Tensor:
+        return super()._sum(output, product * embedding_scale(self._module[0]))
 
     def _change(self, a: Tensor, b: Tensor) -> Tensor:
         return (b @ a).T
@@ -197,6 +211,7 @@ class _Conv2d(LoRALayer):
         nn.init.kaiming_uniform_(a, a=math.sqrt(5))
         self.add_parameter("lora_B", self.features.outputs, self.rank, 1, 1)
         self._options = (module.stride, module.padding, module.dilation)
+        self.is_dilated = any(step != 1 for step in module.dilation)
 
     def adapt(self, x: Any, output: Tensor) -> Tensor:
         a, b = self.lora_A, self.lora_B

@@ -7,8 +7,9 @@ import warnings
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from hnetfast._errors import InputError, InputTypeError
+from hnetfast._errors import InputError, InputTypeError, UnsupportedError
 from hnetfast.adapters._layers import AdapterLayer
 from hnetfast.mnets._batched import WeightSets
 from hnetfast.mnets._module.parameters import shortened
@@ -59,7 +60,11 @@ def merge(target: ModuleTarget, weights: Any) -> nn.Module:
         if layer.replaced_places:
             layer.fold(merged, own)
         else:
-            layer.fold(merged.get_submodule(layer.place), own)
+            part = merged.get_submodule(layer.place)
+            if part._forward_hooks or part._forward_pre_hooks:
+                _note_hooks(part, layer.place)
+            _remove_parametrizations(part)
+            layer.fold(part, own)
             untied += [layer.place] if f"{layer.place}.weight" in tied else []
     if untied:
         warnings.warn(
@@ -86,12 +91,13 @@ def unmerge(target: ModuleTarget) -> nn.Module:
         ValueError: If the network has no adapters.
         TypeError: If ``target`` is no network of ``hnetfast.mnets.from_module``.
     """
-    adapter_layers(target)
+    own = set(map(id, adapter_layers(target)))
     module = copy.deepcopy(target.module)
-    for part in module.modules():
-        for hooks in (part._forward_hooks, part._forward_pre_hooks):
-            for key in [key for key, hook in hooks.items() if _is_of_adapter(hook)]:
-                del hooks[key]
+    for part, original in zip(module.modules(), target.module.modules(), strict=True):
+        for name in ("_forward_hooks", "_forward_pre_hooks"):
+            hooks = getattr(original, name)
+            for key in [key for key, hook in hooks.items() if id(getattr(hook, "__self__", None)) in own]:
+                del getattr(part, name)[key]
                 part._forward_hooks_with_kwargs.pop(key, None)
                 part._forward_pre_hooks_with_kwargs.pop(key, None)
     return module
@@ -152,8 +158,33 @@ def _innermost_first(layer: Any) -> int:
     return 0 if layer.replaced_places else 2 if getattr(layer, "is_feedforward", False) else 1
 
 
-def _is_of_adapter(hook: Any) -> bool:
-    return isinstance(getattr(hook, "__self__", None), AdapterLayer)
+def _remove_parametrizations(module: nn.Module) -> None:
+    """Let a module have what it computes of parametrisations as plain parameters.
+
+    Not by PyTorch's function, which takes properties from the class, of which the original module is too.
+    """
+    if parametrize.is_parametrized(module):
+        parametrizations: Any = module.parametrizations
+        values = {name: getattr(module, name).detach() for name in parametrizations}
+        del module.parametrizations
+        module.__class__ = type(module).__bases__[0]
+        for name, value in values.items():
+            module.register_parameter(name, nn.Parameter(value.clone(), requires_grad=False))
+
+
+def _note_hooks(module: nn.Module, place: str) -> None:
+    """Say that a module has hooks, which the adapter has come behind and the sum of both goes through."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    if any(isinstance(getattr(hook, "__self__", None), AdapterLayer) for hook in hooks):
+        raise UnsupportedError(
+            f"merge: {place!r} has an adapter of another network of from_module, too, which merge() of that "
+            "network folds first"
+        )
+    warnings.warn(
+        f"merge: {place!r} has hooks of its own; if they change what it gets or returns, the copy computes "
+        "something else",
+        stacklevel=3,
+    )
 
 
 def _tied_places(module: nn.Module) -> set[str]:

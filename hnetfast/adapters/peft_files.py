@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -24,6 +25,12 @@ from hnetfast.mnets.module_target import ModuleTarget
 __all__ = ["load_peft", "save_peft"]
 
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# Options of PEFT with which A and B are not all that there is.
+_OTHER_ADAPTERS = (
+    *("use_dora", "lora_bias", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config"),
+    *("kasa_config", "monteclora_config", "layer_replication"),
+)
+_CHANGES_OF_THE_BASE = ("pissa", "olora", "corda", "loftq")
 _PREFIX = "base_model.model."  # under which PEFT's model holds the network
 
 
@@ -79,55 +86,58 @@ def load_peft(target: ModuleTarget, folder: str | Path) -> list[Tensor]:
         OSError: If a file can't be read.
     """
     layers = _layers(target, "load_peft")
-    folder = Path(folder)
-    config = _read_config(folder / _CONFIG)
     kind = "IA3" if isinstance(layers[0], IA3Layer) else "LORA"
-    if config.get("peft_type") != kind:
-        raise InputError(
-            f"folder: expected an adapter of PEFT's type {kind}, got {config.get('peft_type')!r}"
-        )
-    for option in ("use_dora", "lora_bias"):
-        if config.get(option):
-            raise InputError(f"folder: expected an adapter without {option}, got {config[option]!r}")
-    tensors = _read_weights(folder / _WEIGHTS)
+    config, tensors = _read(Path(folder), kind)
     keys = _keys(layers)
     _check_keys(target, tensors, [key for key, _, _ in keys])
     if kind == "LORA":
         _check_ranks(tensors, keys)
     found = []
     for (key, name, layer), own in zip(keys, target.initial_weights, strict=True):
-        value = tensors[key].to(own.device, own.dtype)
+        value = tensors[key]
         expected = list(_in_file(layer, own).shape)
         if list(value.shape) != expected:
             raise InputError(
                 f"folder: expected an adapter of this network, with the shape {expected} of {key!r}, got "
                 f"{list(value.shape)}"
             )
+        if not value.is_floating_point():
+            raise InputError(f"folder: expected numbers of floating point in {key!r}, got {value.dtype}")
+        value = value.to(own.device, torch.promote_types(own.dtype, torch.float32))
         if isinstance(layer, IA3Layer):
             value = value.reshape(own.shape) - 1
         elif name.endswith("_B"):
-            value = value * (_scale_in_file(config, layer) / layer.scale)
-        found.append(value)
+            value = value * _quotient(_scale_in_file(config, layer), layer)
+        found.append(value.to(own.dtype))
     return found
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What the files hold, the configuration being one of an adapter that computes as those here do."""
+    text = (folder / _CONFIG).read_bytes()
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"folder: expected JSON in {path}, got something else ({error})") from error
-    if not isinstance(config, dict):
-        raise InputError(f"folder: expected the options of an adapter in {path}, got {config!r:.100}")
-    return config
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    library = _safetensors()
-    content = path.read_bytes()
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"folder: {_CONFIG} is damaged: {error}") from None
+    if not isinstance(config, dict) or config.get("peft_type") != kind:
+        got = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
+        raise InputError(f"folder: expected an adapter of PEFT's type {kind}, got {got!r}")
+    for option in _OTHER_ADAPTERS:
+        if config.get(option):
+            raise InputError(f"folder: expected an adapter without {option}, got {config[option]!r:.80}")
+    start = str(config.get("init_lora_weights")).lower()
+    if start.startswith(_CHANGES_OF_THE_BASE):
+        raise InputError(
+            f"folder: expected an adapter of the network as it is, got one with init_lora_weights={start!r}, "
+            "which PEFT adds to a network that it changes first; store it with path_initial_model_for_weight_"
+            "conversion in PEFT"
+        )
+    content = (folder / _WEIGHTS).read_bytes()
+    load = _safetensors().load
     try:
-        return library.load(content)
-    except Exception as error:  # of a class that is no ValueError
-        raise InputError(f"folder: expected safetensors in {path}, got something else ({error})") from error
+        return config, load(content)
+    except Exception as error:  # of several kinds
+        raise InputError(f"folder: {_WEIGHTS} is damaged: {error}") from None
 
 
 def _layers(target: Any, function: str) -> list[Any]:
@@ -140,6 +150,9 @@ def _layers(target: Any, function: str) -> list[Any]:
             f"{function}: expected adapters that are all LoRA or all IA3, which a file of PEFT can hold, got "
             f"{', '.join(names)}; merge() folds others into the network's weights"
         )
+    for layer in layers:
+        if getattr(layer, "is_dilated", False):
+            raise UnsupportedError(f"{function}: PEFT's LoRA has no dilation, the one at {layer.place!r} has")
     return layers
 
 
@@ -156,6 +169,7 @@ def _in_file(layer: Any, value: Tensor) -> Tensor:
     """A weight as PEFT holds it."""
     if not isinstance(layer, IA3Layer):
         return value
+    value = value.to(torch.promote_types(value.dtype, torch.float32))  # for digits behind 1
     if layer.features.kind == "conv2d":
         return (1 + value).reshape(1, -1, 1, 1)
     return (1 + value).reshape((1, -1) if layer.is_feedforward else (-1, 1))
@@ -173,8 +187,8 @@ def _lora_config(target: ModuleTarget, layers: Sequence[LoRALayer]) -> dict[str,
         "task_type": None,
         "r": rank,
         "lora_alpha": alpha,
-        "rank_pattern": {layer.place: layer.rank for layer in layers if layer.rank != rank},
-        "alpha_pattern": {layer.place: layer.alpha for layer in layers if layer.alpha != alpha},
+        "rank_pattern": _pattern({layer.place: layer.rank for layer in layers}, rank),
+        "alpha_pattern": _pattern({layer.place: layer.alpha for layer in layers}, alpha),
         "target_modules": _target_modules(target, places),
         "lora_dropout": layers[0].dropout,
         "use_rslora": layers[0].rslora,
@@ -189,14 +203,16 @@ def _lora_config(target: ModuleTarget, layers: Sequence[LoRALayer]) -> dict[str,
 def _ia3_config(target: ModuleTarget, layers: Sequence[IA3Layer]) -> dict[str, Any]:
     places = [layer.place for layer in layers]
     feedforward = [layer.place for layer in layers if layer.is_feedforward]
-    names, names_feedforward = _target_modules(target, places), _target_modules(target, feedforward)
-    if not set(names_feedforward) <= set(names):  # which PEFT asks for
-        names, names_feedforward = places, feedforward
+    names = _target_modules(target, places)
+    own_names = _target_modules(target, feedforward)
+    found = {place for place in places if place.endswith(tuple(own_names))}  # as PEFT looks for them
+    if isinstance(own_names, str) or found != set(feedforward) or not set(own_names) <= set(names):
+        names, own_names = _expression(places), _expression(feedforward)
     return {
         "peft_type": "IA3",
         "task_type": None,
         "target_modules": names,
-        "feedforward_modules": names_feedforward,
+        "feedforward_modules": own_names,
         "fan_in_fan_out": all(layer.features.transposed for layer in layers),
         "modules_to_save": None,
         "init_ia3_weights": True,
@@ -204,11 +220,37 @@ def _ia3_config(target: ModuleTarget, layers: Sequence[IA3Layer]) -> dict[str, A
     }
 
 
-def _target_modules(target: ModuleTarget, places: Sequence[str]) -> list[str]:
-    """The last names of modules where they name these and no others, else the full names."""
-    endings = sorted({place.rpartition(".")[2] for place in places})
-    named = [name for name, _ in target.module.named_modules() if name.rpartition(".")[2] in endings]
-    return endings if set(named) == set(places) else list(places)
+def _target_modules(target: ModuleTarget, places: Sequence[str]) -> list[str] | str:
+    """The last names of modules where PEFT finds these and no others by them, else the full ones, or where
+    these are the last of others an expression.
+    """
+    modules = [name for name, _ in target.module.named_modules()]
+    for names in (sorted({place.rpartition(".")[2] for place in places}), list(places)):
+        found = {m for m in modules if m in names or m.endswith(tuple(f".{name}" for name in names))}
+        if found == set(places):
+            return names
+    return _expression(places)
+
+
+def _expression(places: Sequence[str]) -> str | list[str]:
+    """A regular expression that the places match and nothing else."""
+    return "|".join(map(re.escape, places)) if places else []
+
+
+def _pattern(values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
+    """What is not usual by places, or by expressions where names of places match others."""
+    unusual = {place: value for place, value in values.items() if value != usual}
+    is_clear = all(
+        place == other or not _matches(place, other) or unusual[place] == value
+        for place in unusual
+        for other, value in values.items()
+    )
+    return unusual if is_clear else {f"^{re.escape(place)}": value for place, value in unusual.items()}
+
+
+def _matches(pattern: str, place: str) -> bool:
+    """Whether PEFT applies what it has for a pattern to a place."""
+    return re.match(rf"(.*\.)?({pattern})$", place) is not None
 
 
 def _check_keys(target: ModuleTarget, tensors: Mapping[str, Tensor], keys: Sequence[str]) -> None:
@@ -236,17 +278,30 @@ def _is_of_base(target: ModuleTarget, key: str, value: Tensor) -> bool:
 
 def _check_ranks(tensors: Mapping[str, Tensor], keys: Sequence[tuple[str, str, Any]]) -> None:
     for key, name, layer in keys:
-        rank = tensors[key].shape[0 if name.endswith("_A") else 1]
+        shape = tensors[key].shape
+        rank = shape[0 if name.endswith("_A") else 1] if len(shape) > 1 else layer.rank
         if rank != layer.rank:
             raise InputError(f"folder: expected the rank {layer.rank} at {layer.place!r}, got {rank}")
 
 
 def _scale_in_file(config: Mapping[str, Any], layer: LoRALayer) -> float:
-    alpha = config.get("lora_alpha", 8)
-    for name, own_alpha in (config.get("alpha_pattern") or {}).items():
-        if layer.place == name or layer.place.endswith(f".{name}"):
-            alpha = own_alpha
-    return alpha / (math.sqrt(layer.rank) if config.get("use_rslora") else layer.rank)
+    alpha, patterns = config.get("lora_alpha", 8), config.get("alpha_pattern") or {}
+    try:
+        alpha = next((own for name, own in patterns.items() if _matches(name, layer.place)), alpha)
+        return float(alpha) / (math.sqrt(layer.rank) if config.get("use_rslora") else layer.rank)
+    except (AttributeError, TypeError, ValueError, re.error):
+        raise InputError(
+            "folder: expected lora_alpha to be a number, and alpha_pattern to have some for expressions, got "
+            f"{alpha!r:.80} and {patterns!r:.80}"
+        ) from None
+
+
+def _quotient(scale: float, layer: LoRALayer) -> float:
+    if scale == layer.scale:
+        return 1.0
+    if layer.scale == 0:
+        raise InputError(f"folder: expected an adapter with alpha=0, as the target's at {layer.place!r}")
+    return scale / layer.scale
 
 
 def _safetensors() -> Any:

@@ -102,19 +102,31 @@ def wanted_of(shapes: Sequence[Sequence[int]], target: Any) -> Wanted:
         raise InputTypeError(
             f"target: expected a main network or a list of tensors, got {type(target).__name__}"
         )
+    for i, value in enumerate(values):
+        if value.is_meta:
+            raise InputError(f"target: tensor {i} is on the device meta, and has no initial value")
+    multiplied_by_zeros = _multiplied_by_zeros(values, meta)
     sets: dict[Any, int] = {}
     flat, free = [], []
     for i, (value, entry) in enumerate(zip(values, meta, strict=True)):
-        if value.is_meta:
-            raise InputError(f"target: tensor {i} is on the device meta, and has no initial value")
         value = value.detach().flatten().to("cpu")
-        # Adapters with initial values do nothing: what is random in them is multiplied by zeros.
-        is_random = "adapter_kind" in entry and value.numel() > 1 and bool((value != value[0]).any())
+        is_random = i in multiplied_by_zeros and value.numel() > 1 and bool((value != value[0]).any())
         number = sets.setdefault(entry["adapter_kind"], len(sets)) if is_random else -1
         flat.append(value)
         free.append(torch.full(value.shape, number, dtype=torch.int32, device="cpu"))
     joined = torch.cat(flat)
     return Wanted(joined, torch.ones_like(joined, dtype=torch.bool), torch.cat(free))
+
+
+def _multiplied_by_zeros(values: Sequence[Tensor], meta: Sequence[dict[str, Any]]) -> set[int]:
+    """Which tensors belong to adapters that do nothing, because another matrix of theirs is zero."""
+    adapters: dict[Any, list[int]] = {}
+    for i, entry in enumerate(meta):
+        if kind := entry.get("adapter_kind"):
+            place = entry["qualified_name"].removesuffix(f".{kind}")
+            adapters.setdefault((place, kind.partition("_")[0]), []).append(i)
+    zeros = {i for own in adapters.values() for i in own if values[i].ndim > 1 and not values[i].any()}
+    return {i for own in adapters.values() for i in own if zeros.intersection(own) - {i}}
 
 
 def _values_of(

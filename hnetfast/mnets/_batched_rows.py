@@ -90,9 +90,14 @@ def forward_repeated(
         for tensor in further
     ]
     rows = SampleRows(AdapterRows(counts=[batch] * num_sets), per_set=batch)
-    output = network._compute_rows(rebuild(joined), rebuild_kwargs(repeated), weights, rows)
+    try:
+        output = network._compute_rows(rebuild(joined), rebuild_kwargs(repeated), weights, rows)
+    except Exception:
+        # An input without a dimension of samples, for one. If it is wrong, calls a set will tell.
+        return None
     tensors, rebuild_output = flatten(output, is_output=True)
     if any(tensor.shape[:1] != (num_sets * batch,) for tensor in tensors):
+        network._unbatchable.add(frozenset(kwargs))
         return None
     return rebuild_output([tensor.unflatten(0, (num_sets, batch)) for tensor in tensors])
 

@@ -159,6 +159,8 @@ class ModuleTarget(nn.Module, MainNetInterface):
 
         self._norms = [layer for layer in self._layers_of_type(_NormBase) if layer.running_mean is not None]
         self._distilled = [layer for layer in self._norms if isinstance(layer, _BatchNorm)]
+        # Those without running statistics take statistics of the batch in evaluation mode, too.
+        self._needs_batches = any(layer.running_mean is None for layer in self._layers_of_type(_BatchNorm))
         if distill_bn_stats:
             if not self._distilled:
                 raise InputError("distill_bn_stats: the module has no batch normalisation with statistics")
@@ -169,6 +171,10 @@ class ModuleTarget(nn.Module, MainNetInterface):
         self._has_recurrence = bool(self._layers_of_type((nn.RNNBase, nn.RNNCellBase)))
         self._call_module = SubstitutingCaller(self.module, self._recurrent, self._norms)
         self._has_convolutions = bool(self._layers_of_type(_ConvNd))
+        # Attention and recurrent layers of PyTorch, by default: adapters in there could not tell samples.
+        self._has_samples_first = all(
+            getattr(layer, "batch_first", True) is not False for layer in self.module.modules()
+        )
         arguments = inspect.signature(module.forward).parameters
         self._takes_condition = "condition" in arguments or any(
             argument.kind is inspect.Parameter.VAR_KEYWORD for argument in arguments.values()
@@ -497,7 +503,6 @@ class ModuleTarget(nn.Module, MainNetInterface):
             output = forward_repeated(self, inputs, rebuild, kwargs, weights, num_sets)
             if output is not None:
                 return output
-            self._unbatchable.add(frozenset(kwargs))
         compute = partial(self._compute, kwargs=kwargs, parameters=parameters)
         cannot_vmap = None
         if self._may_vmap() and self._vmap_works.get(self.training, True):
@@ -536,12 +541,12 @@ class ModuleTarget(nn.Module, MainNetInterface):
     def _takes_rows(self) -> bool:
         """Whether all that is given are adapters that compute with the weights of many sets at once."""
         layers: Any = self.adapters
-        return layers is not None and all(layer.takes_rows for layer in layers)
+        return layers is not None and self._has_samples_first and all(layer.takes_rows for layer in layers)
 
     def _may_repeat(self, kwargs: Mapping[str, Any]) -> bool:
         """Whether one call with a batch for each set gives what a call for each set does."""
         is_batchable = self._takes_rows() and frozenset(kwargs) not in self._unbatchable
-        return is_batchable and not any(layer.training for layer in self._norms)
+        return is_batchable and not any(layer.training for layer in self._norms) and not self._needs_batches
 
     def _compute_rows(
         self, x: Any, kwargs: Mapping[str, Any], weights: Sequence[Tensor], rows: SampleRows

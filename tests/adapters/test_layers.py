@@ -2,12 +2,13 @@
 
 import copy
 import pickle
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import nn
 
-from hnetfast.adapters import LoRA, Modulation, Residual
+from hnetfast.adapters import BottleneckAdapter, LoRA, Modulation, Residual, merge
 from hnetfast.hnets import HMLP
 from hnetfast.mnets import from_module
 from tests.adapters.networks import CASES, make, random_sets, tokens, transformer, unflattened
@@ -213,6 +214,61 @@ def test_what_cannot_be_adapted(adapters, message):
         from_module(base, adapters=adapters())
 
 
+class Pair(NamedTuple):
+    hidden: torch.Tensor
+    rest: str
+
+
+class WithRest(nn.Module):
+    def __init__(self, pair):
+        super().__init__()
+        self.linear, self.pair = nn.Linear(4, 4), pair
+
+    def forward(self, x):
+        return self.pair(self.linear(x), "rest")
+
+
+@pytest.mark.parametrize("pair", [Pair, lambda *entries: entries])
+def test_the_first_entry_of_a_tuple_is_adapted(pair):
+    base = WithRest(pair).requires_grad_(False)
+    target = from_module(base, adapters=BottleneckAdapter(2, "", features=4))
+    x, (weights,) = torch.randn(3, 4), random_sets(target, 1)
+    down, down_bias, up, up_bias = unflattened(target, weights)
+    hidden, rest = target(x, weights=[down, down_bias, up, up_bias])
+    expected = base.linear(x)
+    expected = expected + (expected @ down.T + down_bias).relu() @ up.T + up_bias
+    torch.testing.assert_close(hidden, expected)
+    assert rest == "rest"
+
+
+def test_activations_that_are_modules():
+    activation = nn.GELU()
+    target = from_module(transformer(), adapters=BottleneckAdapter(2, "*.out", activation)).eval()
+    assert activation.training and not target.adapters[0].activation.training
+    with pytest.raises(TypeError, match=r"activation: expected a function without parameters.*got a PReLU"):
+        BottleneckAdapter(2, "*.out", nn.PReLU())
+
+
+def test_modules_without_tensors_are_adapted_in_the_dtype_of_the_network():
+    base = nn.Sequential(nn.Linear(3, 4), nn.Tanh()).double().requires_grad_(False)
+    target = from_module(base, adapters=BottleneckAdapter(2, "1", features=4))
+    assert {value.dtype for value in target.initial_weights} == {torch.float64}
+
+
+class Positions(nn.Embedding):
+    def forward(self, input_ids, past_length=0):
+        return super().forward(torch.arange(input_ids.shape[1]).expand_as(input_ids) + past_length)
+
+
+def test_embeddings_of_positions_are_not_mistaken():
+    base = Positions(7, 6).requires_grad_(False)
+    with pytest.raises(TypeError, match=r"'' is a Positions, expected .* an nn\.Embedding that looks up"):
+        from_module(base, adapters=LoRA(2, 4, ""))
+    target, x = from_module(base, adapters=Modulation("")), torch.randint(7, (3, 5))
+    gain, shift = torch.randn(2, 6)
+    torch.testing.assert_close(target(x, weights=[gain, shift]), base(x) * (1 + gain) + shift)
+
+
 def test_adapters_and_params_exclude_each_other():
     with pytest.raises(ValueError, match="params: excludes adapters"):
         from_module(transformer(), params="head.*", adapters=LoRA(2, 4, "*.out"))
@@ -229,3 +285,37 @@ def test_what_attention_does_not_call_cannot_be_adapted():
         expected = [target(x_b, unflattened(target, w)) for x_b, w in zip(x.split(2), sets, strict=True)]
         torch.testing.assert_close(target.forward_batched(x, sets, rows=[2, 2]), torch.cat(expected))
         assert not torch.allclose(torch.cat(expected), base(x))
+
+
+class LayerNorm2d(nn.LayerNorm):
+    def forward(self, x):
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class ChannelsFirstNorm(LayerNorm2d):
+    data_format = "channels_first"
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nn.GroupNorm(2, 6), (3, 6)),
+        (nn.GroupNorm(2, 6), (6, 6, 7)),
+        (nn.GroupNorm(2, 6), (1, 6, 5, 7)),
+        (nn.SyncBatchNorm(6).eval(), (3, 6, 7)),
+        (LayerNorm2d(6), (3, 6, 6, 6)),
+        (ChannelsFirstNorm(6), (3, 6, 5, 7)),
+    ],
+)
+def test_normalised_features_are_where_the_module_has_them(norm, shape):
+    target = from_module(norm.requires_grad_(False), adapters=Modulation(""))
+    x, sets = torch.randn(shape), torch.randn(2, 12)
+    gains, shifts = (v.reshape(2, 1, 6, *(1,) * (len(shape) - 2)) for v in sets.split(6, 1))
+    expected = norm(x) * (1 + gains) + shifts
+    torch.testing.assert_close(target(x, weights=list(sets[1].split(6))), expected[1])
+    torch.testing.assert_close(target.forward_batched(x, sets), expected)
+    torch.testing.assert_close(merge(target, sets[:1])(x), expected[0])
+    if type(norm) is nn.GroupNorm:
+        target = from_module(norm, adapters=Residual("bias"))
+        found = target.forward_batched(x, sets[:, :6])
+        torch.testing.assert_close(found, norm(x) + gains)

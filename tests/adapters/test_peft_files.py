@@ -9,6 +9,7 @@ from torch import nn
 from hnetfast.adapters import IA3, LoRA, Modulation, load_peft, save_peft
 from hnetfast.mnets import from_module
 from tests.adapters.networks import convolutions, make, random_sets, transformer, unflattened
+from tests.adapters.test_merging import ScaledEmbedding
 from tests.documentation import run_page
 
 pytest.importorskip("safetensors")
@@ -114,6 +115,48 @@ def test_a_convolution_computes_the_same_in_peft(peft, tmp_path):
         expected = target(x, weights=weights)
         model = peft.PeftModel.from_pretrained(base, tmp_path).eval()
         torch.testing.assert_close(model(x), expected)
+
+
+class NamesInNames(nn.Module):
+    """Modules whose names are the ends of others'."""
+
+    def __init__(self):
+        super().__init__()
+        self.proj, self.k_proj = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.inner = nn.ModuleDict({"proj": nn.Linear(6, 6), "tanh": nn.Tanh()})
+
+    def forward(self, x):
+        return self.inner["tanh"](self.inner["proj"](self.k_proj(self.proj(x))))
+
+
+@pytest.mark.filterwarnings("error:Found missing")
+@pytest.mark.parametrize(
+    "adapters",
+    [
+        LoRA(2, 4, "proj"),
+        [LoRA(2, 4, "proj"), LoRA(3, 5, "inner.proj"), LoRA(3, 5, "k_proj")],
+        IA3("k_proj", feedforward="proj"),
+        IA3(["proj", "k_proj"], feedforward="inner.proj"),
+        IA3("proj"),
+    ],
+)
+def test_names_that_are_ends_of_others(peft, adapters, tmp_path):
+    base, x = NamesInNames().requires_grad_(False), torch.randn(3, 6)
+    target = from_module(base, adapters=adapters)
+    weights = unflattened(target, random_sets(target, 1)[0])
+    save_peft(target, weights, tmp_path)
+    expected = target(x, weights=weights)
+    model = peft.PeftModel.from_pretrained(base, tmp_path).eval()
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_an_embedding_with_a_scale_computes_the_same_in_peft(peft, tmp_path):
+    base = nn.Sequential(ScaledEmbedding(7, 6, torch.tensor(3.0)), nn.Tanh()).requires_grad_(False)
+    target, x = from_module(base, adapters=LoRA(2, 4, "0")), torch.randint(7, (3, 5))
+    weights = unflattened(target, random_sets(target, 1)[0])
+    save_peft(target, weights, tmp_path)
+    expected = target(x, weights=weights)
+    torch.testing.assert_close(peft.PeftModel.from_pretrained(base, tmp_path).eval()(x), expected)
 
 
 def test_initial_values_are_those_of_peft(transformers, peft):
@@ -227,19 +270,85 @@ def test_an_adapter_of_another_base(tmp_path):
         load_peft(target, tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("adapter_config.json", b"{"), ("adapter_config.json", b"[1]"), ("adapter_model.safetensors", b"none")],
-)
-def test_a_file_that_holds_something_else(tmp_path, name, content):
-    target = saved(tmp_path, LoRA(2, 4, "*.out"))
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f"folder: expected .* in .*{name}, got "):
-        load_peft(target, tmp_path)
-
-
 def test_what_peft_does_not_have(tmp_path):
     _, target, _, _ = make("bottleneck")
     with pytest.raises(NotImplementedError, match="save_peft: expected adapters that are all"):
         save_peft(target, target.initial_weights, tmp_path)
     assert list(tmp_path.iterdir()) == []
+    base = nn.Sequential(nn.Conv2d(3, 4, 3, dilation=2)).requires_grad_(False)
+    with pytest.raises(NotImplementedError, match="PEFT's LoRA has no dilation, the one at '0' has"):
+        saved(tmp_path, LoRA(2, 4, "0"), base)
+
+
+def test_scales_in_low_precision_keep_their_digits(tmp_path):
+    target = from_module(nn.Sequential(nn.Linear(4, 5)).requires_grad_(False), adapters=IA3("0")).bfloat16()
+    weights = [torch.linspace(-0.02, 0.02, 5).bfloat16()]
+    save_peft(target, weights, tmp_path)
+    (found,) = load_peft(target, tmp_path)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, weights[0], rtol=2**-8, atol=1e-7)
+
+
+def edit_config(folder, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_scales_by_expressions(tmp_path):
+    target = saved(tmp_path, LoRA(2, 4, "*.out"))
+    before = load_peft(target, tmp_path)
+    edit_config(tmp_path, alpha_pattern={"layers.[1-3].out": 12, "out": 8})  # the first that matches
+    for i, (value, own) in enumerate(zip(load_peft(target, tmp_path), before, strict=True)):
+        torch.testing.assert_close(value, own * (1, 2, 1, 3)[i])
+    edit_config(tmp_path, alpha_pattern={}, lora_alpha=0)
+    assert not load_peft(target, tmp_path)[1].any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora_alpha": "many"}, "folder: expected lora_alpha to be a number"),
+        ({"alpha_pattern": ["out"]}, "alpha_pattern to have some for expressions"),
+        ({"alpha_pattern": {"(": 4}}, "alpha_pattern to have some for expressions"),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            "with init_lora_weights='pissa_niter_4', which PEFT adds to",
+        ),
+        ({"alora_invocation_tokens": [3]}, "expected an adapter without alora_invocation_tokens, got .3."),
+        ({"use_dora": True}, "expected an adapter without use_dora, got True"),
+    ],
+)
+def test_configurations_that_mean_something_else(tmp_path, changes, message):
+    target = saved(tmp_path, LoRA(2, 4, "*.out"))
+    edit_config(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        load_peft(target, tmp_path)
+
+
+def test_damaged_files(tmp_path):
+    import safetensors.torch
+
+    target = saved(tmp_path, LoRA(2, 4, "*.out"))
+    weights, config = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
+    whole, text = weights.read_bytes(), config.read_text()
+    tensors = safetensors.torch.load(whole)
+    key = min(tensors)
+    for change, message in (
+        (lambda t: t.flatten(), r"with the shape \[2, 6\] of .*, got \[12\]"),
+        (lambda t: t.sum(), r"with the shape \[2, 6\] of .*, got \[\]"),
+        (lambda t: t.long(), r"numbers of floating point in .*, got torch\.int64"),
+    ):
+        weights.write_bytes(safetensors.torch.save(tensors | {key: change(tensors[key])}))
+        with pytest.raises(ValueError, match=message):
+            load_peft(target, tmp_path)
+    for size in (0, 5, len(whole) - 1):
+        weights.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"folder: adapter_model\.safetensors is damaged"):
+            load_peft(target, tmp_path)
+    for damaged in (text[:50], "", "[" * 100_000):
+        config.write_text(damaged)
+        with pytest.raises(ValueError, match=r"folder: adapter_config\.json is damaged"):
+            load_peft(target, tmp_path)
+    config.write_text(f"[{text}]")
+    with pytest.raises(ValueError, match="expected an adapter of PEFT's type LORA, got 'list'"):
+        load_peft(target, tmp_path)

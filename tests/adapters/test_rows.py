@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hnetfast.adapters import LoRA, Modulation, Residual
+from hnetfast.adapters import IA3, LoRA, Modulation, Residual
 from hnetfast.mnets import from_module
 from hnetfast.ops import AdapterRows
 from tests.adapters.networks import CASES, make, random_sets, tokens, transformer, unflattened
@@ -132,6 +132,48 @@ def test_outputs_without_samples():
     assert found["loss"].shape == () and found["logits"].shape == (6, 5, 11)
 
 
+@pytest.mark.parametrize(
+    ("base", "adapters", "x"),
+    [
+        (nn.Sequential(nn.Linear(6, 5), nn.Tanh()), LoRA(2, 4, "0"), torch.randn(3, 6)),
+        (nn.Sequential(nn.Conv2d(3, 3, 3, padding=1)), IA3("0"), torch.randn(3, 3, 8, 8)),
+        (
+            nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5, track_running_stats=False)).eval(),
+            LoRA(2, 4, "0"),
+            torch.randn(3, 7, 6),
+        ),
+        (nn.TransformerEncoderLayer(6, 2, 7).eval(), LoRA(2, 4, "linear?"), torch.randn(3, 5, 2, 6)),
+    ],
+    ids=["no samples", "an image", "statistics of batches", "samples second"],
+)
+def test_what_is_no_batch_is_computed_a_set(base, adapters, x):
+    target = from_module(base.requires_grad_(False), adapters=adapters)
+    sets = random_sets(target, 3).detach()
+    singly = torch.stack([target(x_b, unflattened(target, w)) for x_b, w in zip(x, sets, strict=True)])
+    for chunk_size in (None, 2):
+        found = target.forward_batched(x, sets, x_per_set=True, chunk_size=chunk_size)
+        torch.testing.assert_close(found, singly)
+
+
+class WithPositions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(9, 6), nn.Embedding(8, 6)
+
+    def forward(self, x):
+        return self.tokens(x) + self.positions(torch.arange(x.shape[1]))
+
+
+@pytest.mark.parametrize("adapters", [LoRA(2, 4, "*s"), Modulation("positions")])
+def test_positions_without_samples_are_not_mistaken(adapters):
+    target = from_module(WithPositions().requires_grad_(False), adapters=adapters)
+    x, sets = torch.randint(9, (2, 8)), random_sets(target, 2)  # as many positions as 4 samples, twice
+    expected = torch.stack([target(x, unflattened(target, w)) for w in sets])
+    torch.testing.assert_close(target.forward_batched(x, sets), expected)
+    with pytest.raises(ValueError, match=r"rows: 'positions' computes with indices of the shape \[8\]"):
+        target.forward_batched(x, sets, rows=[1, 1])
+
+
 def test_modules_without_adapters_take_rows():
     base = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     target = from_module(base, params="2.*")
@@ -242,6 +284,20 @@ def test_samples_that_are_not_first_are_not_mistaken():
     target = from_module(TokensFirst().requires_grad_(False), adapters=Modulation("linear"))
     with pytest.raises(ValueError, match=r"'linear' computes with the shape \[5, 4, 2\], whose first dim"):
         target.forward_batched(torch.randn(4, 5, 3), random_sets(target, 2), rows=[3, 1])
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused():
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 1)
+    target = from_module(encoder.eval().requires_grad_(False), adapters=LoRA(2, 4, "*.linear?"))
+    x, sets = torch.randn(4, 5, 4), random_sets(target, 2)
+    mask = torch.arange(5) >= torch.tensor([[5], [5], [5], [3]])
+    with pytest.raises(ValueError, match=r"rows: 'layers\.0\.linear1' computes with a nested tensor"):
+        target.forward_batched(x, sets, rows=[2, 2], src_key_padding_mask=mask)
+    expected = [target(x, unflattened(target, w), src_key_padding_mask=mask) for w in sets]
+    found = target.forward_batched(x, sets, src_key_padding_mask=mask)
+    torch.testing.assert_close(found[:, ~mask], torch.stack(expected)[:, ~mask])
 
 
 def test_compiles_as_a_whole():

@@ -204,6 +204,18 @@ def test_adapters_start_at_the_base(cls, adapter):
         assert torch.equal(hnet.layer_bias_vectors[1], target.initial_weights[0].flatten())
 
 
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_adapters_that_do_something_are_not_mistaken_for_random(adapter):
+    target = from_module(base_network(), adapters=adapter)
+    for value in target.initial_weights:
+        value.normal_()
+    with pytest.raises(ValueError, match=r"initial values of the 3 tensors of the kind .* differ"):
+        LayerHMLP(target, **OPTIONS).apply_bias_hyperinit(target)
+    hnet = LayerHMLP(target, use_offsets=True, **OPTIONS)
+    hnet.apply_bias_hyperinit(target)
+    torch.testing.assert_close(hnet(cond_id=0), target.initial_weights)
+
+
 def test_modules_start_at_their_values():
     base, x = base_network(), torch.randn(5, 4)
     target = from_module(base)

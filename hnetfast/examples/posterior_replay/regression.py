@@ -28,6 +28,7 @@ METHODS = {
         Settings(
             n_iter=4001,
             lr=1e-2,
+            cond_emb_size=8,
             beta=0.005,
             kl_scale=0.0,
             net_act="sigmoid",
@@ -60,6 +61,7 @@ METHODS = {
         Settings(
             n_iter=4001,
             lr=1e-2,
+            cond_emb_size=8,
             beta=0.0,
             kl_scale=0.0,
             net_act="sigmoid",

@@ -169,5 +169,6 @@ class BufferState:
         with torch.no_grad():
             for where, name, buffer, version, saved in self._buffers:
                 where[name] = buffer
-                if buffer._version != version:
+                # Updates of running statistics leave the version as it is.
+                if buffer._version != version or not (buffer.is_meta or torch.equal(buffer, saved)):
                     buffer.copy_(saved)

@@ -44,8 +44,14 @@ class SampleRows:
             A tensor whose first dimension is a multiple of the number of samples.
 
         Raises:
-            ValueError: It has another number of rows, so that nothing tells which sample is where.
+            ValueError: It has another number of rows, or is nested, so that nothing tells which sample is
+                where.
         """
+        if tensor.is_nested:
+            raise InputError(
+                f"rows: {place!r} computes with a nested tensor, which samples cannot be told apart in; make "
+                "nn.TransformerEncoder with enable_nested_tensor=False, or use forward"
+            )
         size = tensor.shape[0] if tensor.ndim else 0
         if size == 1 and self.num_samples != 1:
             return tensor.expand(self.num_samples, *tensor.shape[1:])
