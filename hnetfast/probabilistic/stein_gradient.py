@@ -78,17 +78,19 @@ def ssge(
         squares = _squared_distances(samples, samples)
         if width is None:
             median = _median(squares)
-            h2 = torch.where(median > 0, median.square(), 1.0)  # of samples that coincide
+            h2 = torch.where(median > 0, median, 1.0)  # of samples that coincide
         else:
             h2 = width**2
-        kernel = torch.exp(squares / (-2 * h2))  # [M, M]
-        at_kernel = kernel
-        if points is not None:
-            at_kernel = torch.exp(_squared_distances(points.detach(), samples) / (-2 * h2))  # [S, M]
-        # G is (diag(K 1) − K) w / h²: everything but w is small.
-        laplacian = (kernel.sum(1).diag() - kernel) / h2
-        vectors, factors = _eigenvectors(kernel, num_eigenvalues, threshold)
-        matrix = -(at_kernel @ vectors * factors) @ (vectors.T @ laplacian)  # [S, M]
+        kernel = _kernel(squares, h2)  # [M, M]
+        # G is (diag(K 1) − K) w / h²: everything but w is small. Here without the diagonal: U^T diag = (d U)^T.
+        vectors, eigenvalues, factors = _eigenvectors(kernel, num_eigenvalues, threshold)
+        if points is None:
+            at_vectors = vectors * (eigenvalues * factors)  # K U = U Λ
+        else:
+            at_vectors = _kernel(_squared_distances(points.detach(), samples), h2) @ vectors * factors  # [S, M]
+        degrees = kernel.sum(1, keepdim=True)
+        laplacian = (vectors * eigenvalues - degrees * vectors) / h2  # −G, in the basis of eigenvectors, [M, M]
+        matrix = at_vectors @ laplacian.T  # [S, M]
         score = samples.new_empty(len(matrix), samples.shape[1])
         for piece, w in zip(score.split(_COLUMNS, 1), samples.split(_COLUMNS, 1), strict=True):
             w = w.double()
@@ -111,7 +113,7 @@ def median_distance(samples: Tensor) -> Tensor:
     check_matrix("samples", samples, rows=2)
     with torch.no_grad():
         samples = samples.detach()
-        return _median(_squared_distances(samples, samples))
+        return _median(_squared_distances(samples, samples)).sqrt()
 
 
 def _width(value: Any) -> float | Tensor:
@@ -153,9 +155,14 @@ def _distances_from_products(a: Tensor, b: Tensor) -> tuple[Tensor, bool]:
     return squares, not bool(is_close.any())
 
 
+def _kernel(squares: Tensor, h2: Tensor | float) -> Tensor:
+    return torch.exp(squares * (-0.5 / h2))
+
+
 def _median(squares: Tensor) -> Tensor:
-    rows, columns = torch.triu_indices(*squares.shape, offset=1, device=squares.device)
-    return squares[rows, columns].median().sqrt()
+    """Of what is not on the diagonal, which is 0, of a symmetric matrix; the lower one of two."""
+    num_samples = len(squares)
+    return squares.flatten().kthvalue(num_samples + num_samples * (num_samples - 1) // 2).values
 
 
 def _checked_number(number: Any, threshold: Any, num_samples: int) -> int | None:
@@ -174,8 +181,10 @@ def _checked_number(number: Any, threshold: Any, num_samples: int) -> int | None
     return number
 
 
-def _eigenvectors(kernel: Tensor, number: int | None, threshold: float | None) -> tuple[Tensor, Tensor]:
-    """Eigenvectors of the kernel matrix and the inverse squares of its eigenvalues; 0 for those not in use.
+def _eigenvectors(
+    kernel: Tensor, number: int | None, threshold: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvectors of the kernel matrix, its eigenvalues and their inverse squares; 0 for those not in use.
 
     Args:
         kernel: ``[M, M]``.
@@ -183,7 +192,8 @@ def _eigenvectors(kernel: Tensor, number: int | None, threshold: float | None) -
         threshold: That part, or None.
 
     Returns:
-        The eigenvectors ``[M, M]`` in columns, and the factors ``[M]``.
+        The eigenvectors ``[M, M]`` in columns, eigenvalues ``[M]`` and inverse squares ``[M]``, these of what
+        is used instead of eigenvalues that are too small.
     """
     try:
         decomposition = torch.linalg.eigh(kernel)
@@ -208,5 +218,5 @@ def _eigenvectors(kernel: Tensor, number: int | None, threshold: float | None) -
             "eigenvalues. More different samples, fewer eigenvalues or a smaller kernel_width help.",
             stacklevel=3,
         )
-    eigenvalues = torch.where(is_singular, eigenvalues.clamp_min(0) + jitter, eigenvalues)
-    return vectors, torch.where(used, eigenvalues.square().reciprocal(), 0.0)
+    used_values = torch.where(is_singular, eigenvalues.clamp_min(0) + jitter, eigenvalues)
+    return vectors, eigenvalues, torch.where(used, used_values.square().reciprocal(), 0.0)
