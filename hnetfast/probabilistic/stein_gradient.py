@@ -87,9 +87,13 @@ def ssge(
         if points is None:
             at_vectors = vectors * (eigenvalues * factors)  # K U = U Λ
         else:
-            at_vectors = _kernel(_squared_distances(points.detach(), samples), h2) @ vectors * factors  # [S, M]
+            at_vectors = (
+                _kernel(_squared_distances(points.detach(), samples), h2) @ vectors * factors
+            )  # [S, M]
         degrees = kernel.sum(1, keepdim=True)
-        laplacian = (vectors * eigenvalues - degrees * vectors) / h2  # −G, in the basis of eigenvectors, [M, M]
+        laplacian = (
+            vectors * eigenvalues - degrees * vectors
+        ) / h2  # −G, in the basis of eigenvectors, [M, M]
         matrix = at_vectors @ laplacian.T  # [S, M]
         score = samples.new_empty(len(matrix), samples.shape[1])
         for piece, w in zip(score.split(_COLUMNS, 1), samples.split(_COLUMNS, 1), strict=True):

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hnetfast.data.dataset import Dataset
@@ -19,7 +18,7 @@ from hnetfast.examples.hypercl._run_state import RunState
 from hnetfast.examples.posterior_replay._images.methods import make_posterior, make_regularizer
 from hnetfast.examples.posterior_replay._images.networks import Networks
 from hnetfast.examples.posterior_replay._training import NotFiniteError
-from hnetfast.probabilistic import CRITERIA, infer_tasks, predictive_probabilities
+from hnetfast.probabilistic import CRITERIA, expected_cross_entropy, infer_tasks, predictive_probabilities
 from hnetfast.utils import sim_utils
 
 # Iterations between two lines of the log, and points of TensorBoard's curves.
@@ -115,7 +114,7 @@ class Learner:
         self._posterior.begin_step(task)
         logits = self._posterior.logits(task, x, config.train_sample_size, condition=self._condition(task))
         logits = self._of_head(logits, task)  # [S, N, C]
-        terms = {"negative log-likelihood": F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))}
+        terms = {"negative log-likelihood": expected_cross_entropy(logits, labels)}
         divergence = self._divergence(task, terms, i) if config.kl_scale > 0 else None
         if divergence is not None:
             terms["divergence"] = config.kl_scale / data.num_train_samples * divergence
