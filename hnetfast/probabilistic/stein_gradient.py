@@ -82,7 +82,7 @@ def ssge(
         else:
             h2 = width**2
         kernel = _kernel(squares, h2)  # [M, M]
-        # G is (diag(K 1) − K) w / h²: everything but w is small. Here without the diagonal: U^T diag = (d U)^T.
+        # G is (diag(K 1) − K) w / h²: everything but w is small.
         vectors, eigenvalues, factors = _eigenvectors(kernel, num_eigenvalues, threshold)
         if points is None:
             at_vectors = vectors * (eigenvalues * factors)  # K U = U Λ
