@@ -44,6 +44,7 @@ _BAYESIAN = Settings(
     n_iter=2000,
     batch_size=128,
     clip_grad_norm=1.0,
+    kl_scale=0.1,  # with all of it, some tasks stay at the prior
     val_sample_size=20,
     cond_emb_size=8,
 )
@@ -56,14 +57,14 @@ SETTINGS = {
             _BAYESIAN,
             family="gaussian",
             lr=1e-3,
-            beta=30.0,
+            beta=3.0,
             regularizer="w2",
             train_sample_size=1,
             local_reparam_trick=True,
             hyper_gauss_init=True,
         ),
     ),
-    "ssge": ("Implicit posterior, SSGE", replace(_BAYESIAN, family="ssge", beta=30.0)),
+    "ssge": ("Implicit posterior, SSGE", replace(_BAYESIAN, family="ssge", beta=3.0)),
     "separate": ("A network a task", replace(_POINT, approach="separate")),
     "fine_tuned": ("Fine-tuning the hypernetwork", replace(_POINT, beta=0.0)),
 }
