@@ -158,6 +158,84 @@ struct InputStore {
   }
 };
 
+// Term t of a block is an output of its group, in the sets one after another where these see the same images.
+template <typename T>
+struct InputTerms {
+  const DeviceShape& s;
+  const InputPlace& place;
+  const T* weight;
+
+  __device__ int set_of(int t) const { return s.shared ? t / s.group_outputs() : place.slot; }
+  __device__ int output_of(int t) const { return place.g * s.group_outputs() + (s.shared ? t % s.group_outputs() : t); }
+  __device__ const T* weights_of(int t) const {
+    const int64_t filter = static_cast<int64_t>(set_of(t)) * s.outputs + output_of(t);
+    return weight + (filter * s.fields() + place.c0 * s.kernel()) * s.positions();
+  }
+};
+
+// Takes the weights of terms [t0, t0 + n) to shared memory, from element `to` of it on.
+template <typename T>
+__device__ inline void stage_weights(const InputTerms<T>& terms, const InputPlan& plan, const Span* spans, int t0, int n,
+                                     T* stages, int to, const T* weight_end) {
+  constexpr int V = kVector<T>;
+  const int P = terms.s.positions(), K = terms.s.kernel(), num_rows = terms.place.num_rows;
+  const int lane = threadIdx.x & ((1 << plan.shift) - 1), team = threadIdx.x >> plan.shift;
+  const int teams = blockDim.x >> plan.shift, first_k = team % K, step_k = teams % K;  // at most one division a stage
+  for (int j = 0; j < n; ++j) {
+    const T* from = terms.weights_of(t0 + j);
+    const int at = to + j * plan.slab + phase_of(from);
+    if (plan.whole) {
+      copy_run(stages, at, from, num_rows * K * P, terms.weight, weight_end, threadIdx.x, blockDim.x);
+      continue;
+    }
+    for (int run = team, k = first_k; run < num_rows * K; run += teams) {
+      const Span span = spans[k];
+      copy_run(stages, at + run * plan.pitch + (span.begin & (V - 1)), from + static_cast<int64_t>(run) * P + span.begin,
+               span.length, terms.weight, weight_end, lane, 1 << plan.shift);
+      k += step_k;
+      if (k >= K) k -= K;
+    }
+  }
+}
+
+// Kernel entries that see a thread's pixel, and the first of them: its place among the weights, and its position.
+struct PixelMatches {
+  Matches y{0, 0, 0}, x{0, 0, 0};
+  int first_at = 0, first_p = 0;
+
+  __device__ PixelMatches(const DeviceShape& s, const InputPlan& plan, int pixel, bool works) {
+    if (works) {
+      const int column = column_of(pixel % s.width, s.width, s.stride_w);
+      y = matches_of(pixel / s.width, s.kernel_h, s.stride_h, s.padding_h, s.dilation_h, s.out_h);
+      x = matches_of(column, s.kernel_w, s.stride_w, s.padding_w, s.dilation_w, s.out_w);
+    }
+    first_at = (y.first * s.kernel_w + x.first) * plan.pitch;
+    first_p = y.position * s.out_w + x.position;
+  }
+};
+
+// Adds what a term gives to a pixel of `num_rows` channels and TN images: weights w times slopes.
+template <typename T, int TN, bool staged>
+__device__ inline void add_term(const DeviceShape& s, const InputPlan& plan, const PixelMatches& m, const Span* spans,
+                                int num_rows, const T* w, const Seen<T, TN>* slopes, Acc<T> (&sums)[kRows][TN]) {
+  const int channel = s.kernel() * plan.pitch, groups = plan.images.groups;
+  for (int a = 0; a < m.y.count; ++a) {
+    const int ky = a * plan.ky_step;
+    int p = m.first_p - a * plan.py_step * s.out_w, at = m.first_at + ky * s.kernel_w * plan.pitch + p;
+    if constexpr (staged) at -= spans[(m.y.first + ky) * s.kernel_w].begin & ~(kVector<T> - 1);
+    for (int b = 0; b < m.x.count; ++b, p -= plan.px_step, at += plan.kx_step * plan.pitch - plan.px_step) {
+      Acc<T> slope[TN];
+      load_images<T, TN>(slopes + static_cast<int64_t>(p) * plan.images.pitch, groups * kVector<Acc<T>>, slope);
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        const Acc<T> value = i < num_rows ? static_cast<Acc<T>>(w[at + i * channel]) : Acc<T>(0);
+#pragma unroll
+        for (int e = 0; e < TN; ++e) sums[i][e] += value * slope[e];
+      }
+    }
+  }
+}
+
 // `staged`: weights go through shared memory; else, of images too wide for a tile of whole rows or of kernels too
 // large, they are read where they lie.
 template <typename T, int TN, bool staged>
@@ -165,61 +243,28 @@ __global__ void __launch_bounds__(kThreads, 2)
     grad_input_kernel(DeviceShape s, InputPlan plan, const Seen<T, TN>* __restrict__ grad, const T* __restrict__ weight,
                       const T* weight_end, T* __restrict__ grad_input, Acc<T>* __restrict__ partial) {
   HNETFAST_SHARED(memory);
-  constexpr int V = kVector<T>;
-  const int P = s.positions(), K = s.kernel(), per_group = s.group_outputs();
   const InputPlace found(s, plan, {blockIdx.x});
   // In shared memory, as registers are scarce.
   InputPlace* const held = reinterpret_cast<InputPlace*>(memory);
-  const InputPlace& place = *held;
   if (threadIdx.x == 0) *held = found;
+  const InputTerms<T> terms{s, *held, weight};
   const int num_rows = found.num_rows;
   const int begin = found.part * plan.part, end = least(begin + plan.part, plan.terms);
   const int chunks = staged ? ceil_div(end - begin, plan.chunk) : 1;
 
   const int groups = plan.images.groups, group = threadIdx.x % groups, spot = threadIdx.x / groups % plan.tile;
   const int share = threadIdx.x / groups / plan.tile;
-  const bool works = share < plan.shares && spot < found.count;
-  const int y = (found.q0 + spot) / s.width, x = column_of((found.q0 + spot) % s.width, s.width, s.stride_w);
-  Matches my{0, 0, 0}, mx{0, 0, 0};
-  if (works) {
-    my = matches_of(y, s.kernel_h, s.stride_h, s.padding_h, s.dilation_h, s.out_h);
-    mx = matches_of(x, s.kernel_w, s.stride_w, s.padding_w, s.dilation_w, s.out_w);
-  }
-  // The first match: its kernel entry's place among the weights, and its position.
-  const int first_at = (my.first * s.kernel_w + mx.first) * plan.pitch, first_p = my.position * s.out_w + mx.position;
+  const PixelMatches matches(s, plan, found.q0 + spot, share < plan.shares && spot < found.count);
 
-  // Term t is an output of the group, in the sets one after another where these see the same images.
-  const auto set_of = [&](int t) { return s.shared ? t / per_group : place.slot; };
-  const auto output_of = [&](int t) { return place.g * per_group + (s.shared ? t % per_group : t); };
-  const auto weights_of = [&](int t) {
-    const int64_t filter = static_cast<int64_t>(set_of(t)) * s.outputs + output_of(t);
-    return weight + (filter * s.fields() + place.c0 * K) * P;
-  };
   T* stages = reinterpret_cast<T*>(memory + sizeof(InputPlace));
   Span* spans = reinterpret_cast<Span*>(stages + (staged ? plan.stages * plan.chunk * plan.slab : 0));
   if constexpr (staged) {
-    for (int k = threadIdx.x; k < K; k += blockDim.x) spans[k] = span_of(s, plan, found, k);
+    for (int k = threadIdx.x; k < s.kernel(); k += blockDim.x) spans[k] = span_of(s, plan, found, k);
   }
   __syncthreads();
   const auto stage = [&](int c) {
-    const int t0 = begin + c * plan.chunk, n = least(plan.chunk, end - t0);
-    const int lane = threadIdx.x & ((1 << plan.shift) - 1), team = threadIdx.x >> plan.shift;
-    const int teams = blockDim.x >> plan.shift, first_k = team % K, step_k = teams % K;  // at most one division a stage
-    for (int j = 0; j < n; ++j) {
-      const T* from = weights_of(t0 + j);
-      const int at = (c % plan.stages * plan.chunk + j) * plan.slab + phase_of(from);
-      if (plan.whole) {
-        copy_run(stages, at, from, place.num_rows * K * P, weight, weight_end, threadIdx.x, blockDim.x);
-        continue;
-      }
-      for (int run = team, k = first_k; run < place.num_rows * K; run += teams) {
-        const Span span = spans[k];
-        copy_run(stages, at + run * plan.pitch + (span.begin & (V - 1)), from + static_cast<int64_t>(run) * P + span.begin,
-                 span.length, weight, weight_end, lane, 1 << plan.shift);
-        k += step_k;
-        if (k >= K) k -= K;
-      }
-    }
+    const int t0 = begin + c * plan.chunk, to = c % plan.stages * plan.chunk * plan.slab;
+    stage_weights(terms, plan, spans, t0, least(plan.chunk, end - t0), stages, to, weight_end);
   };
 
   Acc<T> sums[kRows][TN];
@@ -230,7 +275,6 @@ __global__ void __launch_bounds__(kThreads, 2)
       end_group_of_copies();
     }
   }
-  const int channel = K * plan.pitch;
   for (int c = 0; c < chunks; ++c) {
     if constexpr (staged) {
       wait_for_copies(plan.stages - 2);
@@ -240,26 +284,12 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
     const int t0 = begin + c * plan.chunk, n = staged ? least(plan.chunk, end - t0) : end - begin;
     for (int j = share; j < n; j += plan.shares) {
-      const T* w = weights_of(t0 + j);
+      const T* w = terms.weights_of(t0 + j);
       if constexpr (staged) w = stages + (c % plan.stages * plan.chunk + j) * plan.slab + phase_of(w);
-      const int64_t images = static_cast<int64_t>(set_of(t0 + j)) * plan.images.blocks + place.block;
-      const Seen<T, TN>* slopes =
-          grad + (images * s.outputs + output_of(t0 + j)) * P * plan.images.pitch + group * kVector<Acc<T>>;
-      for (int a = 0; a < my.count; ++a) {
-        const int ky = a * plan.ky_step;
-        int p = first_p - a * plan.py_step * s.out_w, at = first_at + ky * s.kernel_w * plan.pitch + p;
-        if constexpr (staged) at -= spans[(my.first + ky) * s.kernel_w].begin & ~(V - 1);
-        for (int b = 0; b < mx.count; ++b, p -= plan.px_step, at += plan.kx_step * plan.pitch - plan.px_step) {
-          Acc<T> slope[TN];
-          load_images<T, TN>(slopes + static_cast<int64_t>(p) * plan.images.pitch, groups * kVector<Acc<T>>, slope);
-#pragma unroll
-          for (int i = 0; i < kRows; ++i) {
-            const Acc<T> value = i < num_rows ? static_cast<Acc<T>>(w[at + i * channel]) : Acc<T>(0);
-#pragma unroll
-            for (int e = 0; e < TN; ++e) sums[i][e] += value * slope[e];
-          }
-        }
-      }
+      const int64_t images = static_cast<int64_t>(terms.set_of(t0 + j)) * plan.images.blocks + terms.place.block;
+      const int64_t maps = images * s.outputs + terms.output_of(t0 + j);
+      const Seen<T, TN>* slopes = grad + maps * s.positions() * plan.images.pitch + group * kVector<Acc<T>>;
+      add_term<T, TN, staged>(s, plan, matches, spans, num_rows, w, slopes, sums);
     }
   }
   wait_for_copies(0);
