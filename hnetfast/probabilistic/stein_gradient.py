@@ -85,16 +85,11 @@ def ssge(
         # G is (diag(K 1) − K) w / h²: everything but w is small.
         vectors, eigenvalues, factors = _eigenvectors(kernel, num_eigenvalues, threshold)
         if points is None:
-            at_vectors = vectors * (eigenvalues * factors)  # K U = U Λ
+            at_vectors = vectors * eigenvalues  # K U = U Λ
         else:
-            at_vectors = (
-                _kernel(_squared_distances(points.detach(), samples), h2) @ vectors * factors
-            )  # [S, M]
-        degrees = kernel.sum(1, keepdim=True)
-        laplacian = (
-            vectors * eigenvalues - degrees * vectors
-        ) / h2  # −G, in the basis of eigenvectors, [M, M]
-        matrix = at_vectors @ laplacian.T  # [S, M]
+            at_vectors = _kernel(_squared_distances(points.detach(), samples), h2) @ vectors  # [S, M]
+        rotated = vectors * (eigenvalues - kernel.sum(1, keepdim=True)) / h2  # (K − diag(K 1)) U / h²
+        matrix = (at_vectors * factors) @ rotated.T  # [S, M]
         score = samples.new_empty(len(matrix), samples.shape[1])
         for piece, w in zip(score.split(_COLUMNS, 1), samples.split(_COLUMNS, 1), strict=True):
             w = w.double()
