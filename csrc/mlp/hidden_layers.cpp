@@ -47,15 +47,14 @@ void small_hidden(const Mlp& mlp, const Sizes& sizes, T* hidden, int64_t ld) {
         for (int64_t r = 0; r < sizes.rows(); ++r) {
           const T* row = x + r / sizes.chunks * of_condition + r % sizes.chunks * of_chunk;
           const bool first = &part == inputs.begin();
-          kernels.dot_rows(out, part.size(2), row, w + from, in, hidden + r * ld, first ? bias : nullptr, !first);
+          kernels.dot_rows({row, 1, part.size(2), in}, {w + from, out, part.size(2), in}, {hidden + r * ld, 1, out, ld},
+                           first ? bias : nullptr, !first);
         }
         from += part.size(2);
       }
     } else {
-      for (int64_t r = 0; r < sizes.rows(); ++r) {
-        T* h = hidden + r * ld + column;
-        kernels.dot_rows(out, in, h - width, w, in, h, bias, false);
-      }
+      T* const h = hidden + column;
+      kernels.dot_rows({h - width, sizes.rows(), in, ld}, {w, out, in, in}, {h, sizes.rows(), out, ld}, bias, false);
     }
     if (mlp.activation == Activation::relu) {
       for (int64_t r = 0; r < sizes.rows(); ++r) {

@@ -17,6 +17,8 @@ using at::Tensor;
 constexpr int64_t kDepth = 5 * kSumDepth;  // terms of the sums for which a matrix is packed at a time
 constexpr int64_t kPanels = 4;             // of columns packed together: with kDepth, a part of the second-level cache
 constexpr int64_t kRows = 512;             // of a result that one library call computes
+constexpr int64_t kThin = 3;               // so many rows, or terms, at most are not worth packing a matrix for
+constexpr int64_t kPart = 192;             // rows or columns of a product of thin matrices that a task computes
 
 // [depth, count] with rows `ld` apart to [depth, unit], padded with zeros.
 template <typename T>
@@ -40,10 +42,68 @@ void pack_panel(MatrixView<const T> b, int64_t p0, int64_t depth, int64_t j0, in
   }
 }
 
+// Columns [j0, j1) of c = a·b, by the matrices as they lie: rows of b contiguous. What is beyond whole vectors is packed.
+// As many rows of b as a sum has terms at a time: for all columns they stay in the caches.
+template <typename T>
+void unpacked_product(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c, int64_t j0, int64_t j1, const T* bias,
+                      bool accumulate) {
+  const TileKernels<T>& kernels = tile_kernels<T>();
+  const int64_t lanes = kernels.lanes, M = a.rows, whole = (j1 - j0) / lanes * lanes, edge = j0 + whole, rest = j1 - edge;
+  T *panel = scratch<T>((kSumDepth + M + 1) * lanes), *result = panel + kSumDepth * lanes, *start = result + M * lanes;
+  std::fill(start, start + lanes, T(0));
+  if (bias) std::copy(bias + edge, bias + j1, start);
+  for (int64_t m = 0; m < M && accumulate; ++m) std::copy(c.row(m) + edge, c.row(m) + j1, result + m * lanes);
+  int64_t p = 0;
+  do {
+    const int64_t depth = std::min(kSumDepth, a.cols - p);
+    const bool add = accumulate || p > 0;
+    const MatrixView<const T> left{a.data + p * a.step, M, depth, a.stride, a.step};
+    if (whole) {
+      kernels.gemm(left, {b.row(p) + j0, depth, whole, b.stride}, {c.data + j0, M, whole, c.stride}, bias ? bias + j0 : nullptr,
+                   add);
+    }
+    if (rest) {
+      copy_panel(b.row(p) + edge, b.stride, depth, rest, panel, lanes);
+      kernels.gemm(left, {panel, depth, lanes, lanes}, {result, M, lanes, lanes}, start, add);
+    }
+    p += depth;
+  } while (p < a.cols);
+  for (int64_t m = 0; m < M && rest; ++m) std::copy(result + m * lanes, result + m * lanes + rest, c.row(m) + edge);
+}
+
+// c = a·b where there are few rows, or terms.
+template <typename T>
+void thin_product(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c, const T* bias, bool accumulate) {
+  const int64_t M = a.rows, N = b.cols;
+  const bool by_columns = M <= kThin;
+  const int64_t size = by_columns ? N : M;
+  parallel(ceil_div(size, kPart), M * N * a.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task * kPart, last = std::min(size, first + kPart), count = last - first;
+      if (b.step != 1) {
+        tile_kernels<T>().dot_rows(a, b.t().some_rows(first, count), {c.data + first, M, count, c.stride},
+                                   bias ? bias + first : nullptr, accumulate);
+      } else if (by_columns) {
+        unpacked_product(a, b, c, first, last, bias, accumulate);
+      } else {
+        unpacked_product(a.some_rows(first, count), b, c.some_rows(first, count), 0, N, bias, accumulate);
+      }
+    }
+  });
+}
+
+// Whether `thin_product` suits, and adds up in the order of others.
+template <typename T>
+bool is_thin(const MatrixView<const T>& a, const MatrixView<const T>& b, bool accumulate) {
+  if (b.step == 1) return a.rows <= kThin || a.cols <= kThin;
+  return a.rows <= kThin && a.step == 1 && !(accumulate && a.cols > kSumDepth);
+}
+
 // c = a·b, each element summed by one thread, in an order that only the number of terms decides. Rows or columns of b, and
 // rows of c, are contiguous.
 template <typename T>
 void tile_product(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c, const T* bias, bool accumulate) {
+  if (is_thin(a, b, accumulate)) return thin_product(a, b, c, bias, accumulate);
   const TileKernels<T>& kernels = tile_kernels<T>();
   const int64_t M = a.rows, N = b.cols, P = a.cols, unit = kernels.block_columns, all = ceil_div(N, unit);
   const int64_t panels = std::min(all, kPanels);

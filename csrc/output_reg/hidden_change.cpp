@@ -1,4 +1,4 @@
-// The hidden layers of a network and by how much their results have changed. The change goes through the layers itself,
+// The change goes through the layers itself,
 // δ = D h + W* Δ with D = W − W*, as the difference of two results would hold little but their rounding errors.
 #include "output_reg/hidden_change.h"
 
@@ -116,9 +116,101 @@ class TiledChange {
   TiledMlp<T> after_, change_;
 };
 
+// Relu or no activation, few rows: each takes the matrices as they lie.
+template <typename T>
+class RowByRow {
+ public:
+  RowByRow(const Mlp& now, const Mlp& then, const Sizes& sizes) : sizes_(sizes), relu_(now.activation == Activation::relu) {
+    for (size_t i = 0; i < now.inputs.size(); ++i) {
+      const Tensor& part = now.inputs[i];
+      const int64_t width = part.size(2), of_condition = part.size(0) == 1 ? 0 : part.size(1) * width;
+      parts_.push_back({keep(part), keep(part - then.inputs[i]), width, of_condition, part.size(1) == 1 ? 0 : width});
+    }
+    for (size_t i = 0; i + 1 < now.weights.size(); ++i) {
+      const auto bias = [&](const Mlp& mlp) { return mlp.biases.empty() ? nullptr : keep(mlp.biases[i]); };
+      layers_.push_back(
+          {keep(now.weights[i]), keep(then.weights[i]), bias(now), bias(then), now.weights[i].size(0), now.weights[i].size(1)});
+      width_ = std::max(width_, layers_.back().out);
+    }
+  }
+
+  // The results of all layers side by side to `hidden`, the last change to `change`.
+  void run(int64_t row, T* hidden, T* change) const {
+    T *const after = scratch<T>(3 * width_), *const delta = after + width_, *const last = delta + width_;
+    const T* below = nullptr;
+    for (const Layer& layer : layers_) {
+      if (&layer == layers_.data()) {
+        first_layer(row, after, delta);
+      } else {
+        const int64_t in = layer.in;
+        kernels_.dot_rows({below, 1, in, in}, {layer.weight, layer.out, in, in}, {after, 1, layer.out, layer.out}, layer.bias,
+                          false);
+        kernels_.changed_dots(layer.out, in, below, last, layer.weight, layer.before, in, delta, layer.bias, layer.bias_before,
+                              false);
+      }
+      below = hidden;
+      T* const to = &layer == &layers_.back() ? change : last;
+      kernels_.change(hidden, to, after, delta, layer.out, relu_);
+      hidden += layer.out;
+    }
+  }
+
+ private:
+  struct Part {
+    const T *now, *change;
+    int64_t width, of_condition, of_chunk;
+  };
+  struct Layer {
+    const T *weight, *before, *bias, *bias_before;
+    int64_t out, in;
+  };
+
+  const T* keep(const Tensor& tensor) {
+    kept_.push_back(tensor.contiguous());
+    return kept_.back().template const_data_ptr<T>();
+  }
+
+  void first_layer(int64_t row, T* after, T* delta) const {
+    const Layer& layer = layers_[0];
+    int64_t from = 0;
+    for (const Part& part : parts_) {
+      const int64_t start = row / sizes_.chunks * part.of_condition + row % sizes_.chunks * part.of_chunk;
+      const bool add = &part != parts_.data();
+      kernels_.dot_rows({part.now + start, 1, part.width, layer.in}, {layer.weight + from, layer.out, part.width, layer.in},
+                        {after, 1, layer.out, layer.out}, add ? nullptr : layer.bias, add);
+      kernels_.changed_dots(layer.out, part.width, part.now + start, part.change + start, layer.weight + from,
+                            layer.before + from, layer.in, delta, add ? nullptr : layer.bias, layer.bias_before, add);
+      from += part.width;
+    }
+  }
+
+  const TileKernels<T>& kernels_ = tile_kernels<T>();
+  const Sizes sizes_;
+  const bool relu_;
+  int64_t width_ = 0;
+  std::vector<Tensor> kept_;
+  std::vector<Part> parts_;
+  std::vector<Layer> layers_;
+};
+
+template <typename T>
+HiddenChange row_by_row(const Mlp& now, const Mlp& then, const Sizes& sizes) {
+  const int64_t all = now.hidden_width(), last = now.weights.back().size(1);
+  const at::TensorOptions options = now.weights[0].options();
+  const HiddenChange result{empty_pooled({sizes.rows(), all}, options), empty_pooled({sizes.rows(), last}, options)};
+  const RowByRow<T> rows(now, then, sizes);
+  T *hidden = result.hidden.mutable_data_ptr<T>(), *change = result.change.mutable_data_ptr<T>();
+  for (int64_t r = 0; r < sizes.rows(); ++r) rows.run(r, hidden + r * all, change + r * last);
+  return result;
+}
+
 }  // namespace
 
 HiddenChange hidden_change(const Mlp& now, const Mlp& then, const Sizes& sizes, bool save) {
+  if (sizes.rows() <= kRowByRow && is_simple(now.activation) && hidden_work(now, sizes) < kSerialWork) {
+    const bool single = now.weights[0].scalar_type() == at::kFloat;
+    return single ? row_by_row<float>(now, then, sizes) : row_by_row<double>(now, then, sizes);
+  }
   if (!suits_tiles(now)) return by_layers(now, then, sizes, save);
   const int64_t last = now.weights.back().size(1);
   const at::TensorOptions options = now.weights[0].options();

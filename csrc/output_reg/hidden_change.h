@@ -7,6 +7,8 @@
 
 namespace hnetfast {
 
+constexpr int64_t kRowByRow = 3;  // so many rows at most are not worth laying out matrices for
+
 // The results of the hidden layers as hidden_layers returns them, and by how much those of the last have changed since the
 // network was `then`, [R, K].
 struct HiddenChange {

@@ -23,58 +23,6 @@ constexpr const char *kOp = "output_reg", *kBackwardOp = "output_reg_backward";
 constexpr int64_t kRowsAtOnce = 8192;    // rows of the hidden layers in memory
 constexpr double kLargestChange = 0.25;  // of the last layer in single precision: ‖D‖² as a part of ‖W‖²
 
-Tensor last_or_none(TensorList biases) { return biases.empty() ? Tensor() : biases.back().contiguous(); }
-
-ChangedLayer changed_layer(TensorList weights, TensorList biases, TensorList old_weights, TensorList old_biases, int64_t split) {
-  return {weights.back().contiguous(), last_or_none(biases), old_weights.back().contiguous(), last_or_none(old_biases), split};
-}
-
-void check(const Mlp& now, const Mlp& then, const Sizes& sizes, const Sizes& old_sizes, int64_t num_outputs,
-           const Tensor& scaling) {
-  const at::ScalarType type = now.weights[0].scalar_type();
-  TORCH_CHECK_TYPE(type == at::kFloat || type == at::kDouble, kOp, ": weights[0] is ", type, ", accepted are Float, Double");
-  bool same = now.weights.size() == then.weights.size() && now.biases.size() == then.biases.size() &&
-              sizes.conditions == old_sizes.conditions && sizes.chunks == old_sizes.chunks &&
-              type == then.weights[0].scalar_type();
-  for (size_t i = 0; same && i < now.weights.size(); ++i) same = now.weights[i].sizes() == then.weights[i].sizes();
-  TORCH_CHECK_VALUE(same, kOp, ": the network and what it was differ in layers, biases, conditions, chunks or dtype");
-  bool same_parts = now.inputs.size() == then.inputs.size();
-  for (size_t i = 0; same_parts && i < now.inputs.size(); ++i) same_parts = now.inputs[i].size(2) == then.inputs[i].size(2);
-  TORCH_CHECK_VALUE(same_parts, kOp, ": inputs and previous_inputs differ in number or widths");
-  TORCH_CHECK_VALUE(sizes.chunks > 0 && now.weights.back().size(1) > 0, kOp, ": got ", sizes.chunks,
-                    " chunks, a last layer of width ", now.weights.back().size(1), ", expected at least 1 of each");
-  const int64_t most = sizes.chunks * sizes.chunk_size;
-  TORCH_CHECK_VALUE(num_outputs <= most && num_outputs > most - sizes.chunk_size, kOp, ": num_outputs is ", num_outputs,
-                    ", accepted is ", most - sizes.chunk_size + 1, " to ", most);
-  check_tensor(kOp, "scaling", scaling, type, {sizes.conditions});
-}
-
-// Input rows of the last layer and their changes, for some conditions, and what made them.
-struct LastRows {
-  std::vector<Tensor> inputs, previous_inputs;
-  Sizes sizes;
-  Tensor hidden, now, change;
-};
-
-LastRows last_rows(const Mlp& mlp, const Mlp& previous, const Sizes& sizes, int64_t begin, int64_t count, bool gradients) {
-  LastRows block;
-  block.inputs = of_conditions(mlp.inputs, begin, count);
-  block.previous_inputs = of_conditions(previous.inputs, begin, count);
-  block.sizes = {count, sizes.chunks, sizes.chunk_size, count * sizes.chunks * sizes.chunk_size};
-  const Mlp now{kOp, block.inputs, mlp.weights, mlp.biases, mlp.activation};
-  const Mlp then{kOp, block.previous_inputs, previous.weights, previous.biases, mlp.activation};
-  if (mlp.weights.size() == 1) {
-    block.now = joined(now.inputs, block.sizes);
-    block.change = block.now - joined(then.inputs, block.sizes);
-  } else {
-    const HiddenChange found = hidden_change(now, then, block.sizes, gradients);
-    block.hidden = found.hidden;
-    block.now = last_hidden(found.hidden, mlp);
-    block.change = found.change;
-  }
-  return block;
-}
-
 // Where the last layer has changed by much of what it is, products of D and W* nearly cancel, and their rounding is lost.
 bool needs_double(const std::array<Tensor, 3>& matrices) {
   if (matrices[0].scalar_type() == at::kDouble) return false;
@@ -92,18 +40,16 @@ std::vector<Tensor> in_type(TensorList tensors, at::ScalarType type) {
   return results;
 }
 
-// The loss; two tensors from which output_reg_backward finds the gradients of the last layer; and the gradients of inputs,
-// hidden weights and hidden biases. The two are the gradients for DᵀD and DᵀW*; or, for few rows, these rows and
-// their changes, [2, R, K], and a factor for each, [R]. The former are in double precision where single is not enough.
+// The loss; its gradients for DᵀD and DᵀW*, from which output_reg_backward finds those of the last layer, in double precision
+// where single is not enough; and the gradients of inputs, hidden weights and hidden biases.
 std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList biases, TensorList old_inputs,
                             TensorList old_weights, TensorList old_biases, std::string_view activation, int64_t num_outputs,
                             const Tensor& scaling, bool gradients) {
   const Activation parsed = parse_activation(kOp, activation);
   const Mlp mlp{kOp, inputs, weights, biases, parsed}, previous{kOp, old_inputs, old_weights, old_biases, parsed};
-  const Sizes sizes = check_network(mlp);
-  check(mlp, previous, sizes, check_network(previous), num_outputs, scaling);
-  const int64_t split = num_outputs - (sizes.chunks - 1) * sizes.chunk_size;
-  const ChangedLayer layer = changed_layer(weights, biases, old_weights, old_biases, split);
+  const Sizes sizes = check_change(mlp, previous, num_outputs);
+  check_tensor(kOp, "scaling", scaling, weights[0].scalar_type(), {sizes.conditions});
+  const ChangedLayer layer = changed_layer(mlp, previous, sizes);
   const Tensor factors = scaling.contiguous();
   const size_t last_weight = mlp.first_bias() - 1, last_bias = mlp.tensors() - 1;
   const auto below = [&](size_t i) { return i != last_weight && (biases.empty() || i != last_bias); };
@@ -139,13 +85,6 @@ std::vector<Tensor> forward(TensorList inputs, TensorList weights, TensorList bi
       const size_t w = i - inputs.size();
       grads[i] = at::zeros_like(i < inputs.size() ? inputs[i] : w < weights.size() ? weights[w] : biases[w - weights.size()]);
     }
-  } else if (has_few_rows(layer, sizes.rows())) {
-    const LastRows block = last_rows(mlp, previous, sizes, 0, sizes.conditions, gradients);
-    second = factors.repeat_interleave(sizes.chunks);
-    const RowSums sums = change_of_few_rows(layer, block.now, block.change, second, sizes.chunks, gradients);
-    loss = sums.loss;
-    first = at::stack({block.now, block.change});
-    if (gradients) add_gradients(block, sums.rows, 0);
   } else {
     const auto matrices = layer_matrices(layer);
     if (needs_double(matrices)) {
@@ -198,24 +137,14 @@ std::tuple<Tensor, Tensor> last_layer_backward(const Tensor& grad, const Tensor&
   TORCH_CHECK_VALUE(chunks > 0 && num_outputs > 0 && (num_outputs - 1) / S == chunks - 1, kBackwardOp, ": num_outputs is ",
                     num_outputs, " for chunks of ", S, ", of which there are ", chunks);
   const int64_t split = num_outputs - (chunks - 1) * S;
-  const bool few = second.dim() == 1;
   check_tensor(kBackwardOp, "grad", grad, type, {});
   const at::ScalarType sums = second.scalar_type() == at::kDouble ? at::kDouble : type;  // see kLargestChange
-  if (few) {
-    check_tensor(kBackwardOp, "second", second, sums, second.sizes());
-    TORCH_CHECK_VALUE(second.size(0) % chunks == 0, kBackwardOp, ": second has shape ", second.sizes(),
-                      ", expected a factor for each of ", chunks, " chunks of every condition");
-    check_tensor(kBackwardOp, "first", first, sums, {2, second.size(0), K});
-  } else {
-    check_tensor(kBackwardOp, "first", first, sums, {2, C, C});
-    check_tensor(kBackwardOp, "second", second, sums, {2, C, K});
-  }
+  check_tensor(kBackwardOp, "first", first, sums, {2, C, C});
+  check_tensor(kBackwardOp, "second", second, sums, {2, C, K});
   const auto prepared = [&](const Tensor& t) { return t.to(sums).contiguous(); };
   const ChangedLayer layer{prepared(weight), bias ? prepared(*bias) : Tensor(), prepared(old_weight),
                            old_bias ? prepared(*old_bias) : Tensor(), split};
-  const Tensor scaled = (grad * second).contiguous();
-  const auto [of_weight, of_bias] =
-      few ? layer_gradients_of_few_rows(layer, first[0], first[1], scaled, chunks) : layer_gradients(layer, grad * first, scaled);
+  const auto [of_weight, of_bias] = layer_gradients(layer, grad * first, grad * second);
   return {of_weight.to(weight.scalar_type()), of_bias.to(weight.scalar_type())};
 }
 

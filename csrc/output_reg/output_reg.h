@@ -8,17 +8,9 @@
 
 #include <array>
 
-namespace hnetfast {
+#include "output_reg/last_rows.h"
 
-// K: width of the layer, C: columns of D, K + 1 if there is a bias, else K.
-struct ChangedLayer {
-  at::Tensor weight, bias, previous_weight, previous_bias;
-  int64_t split;  // the last chunk has as many outputs, rows of A, that count; the other chunks have all
-  int64_t outputs() const { return weight.size(0); }
-  int64_t width() const { return weight.size(1); }
-  bool has_bias() const { return bias.defined(); }
-  int64_t columns() const { return width() + (has_bias() ? 1 : 0); }
-};
+namespace hnetfast {
 
 // DᵀD [2, C, C], DᵀW* [2, C, K] and W*ᵀW* [2, K, K] of the first `split` outputs and of the others.
 std::array<at::Tensor, 3> layer_matrices(const ChangedLayer& layer);
@@ -37,15 +29,5 @@ struct RowSums {
 
 RowSums change_of_rows(const at::Tensor& now, const at::Tensor& change, const at::Tensor& scaling, int64_t chunks,
                        const std::array<at::Tensor, 3>& matrices, bool has_bias, bool gradients);
-
-// Whether computing the results of so many rows is less work than the layer's matrices.
-bool has_few_rows(const ChangedLayer& layer, int64_t rows);
-
-// The same for few rows, from their results; `factors` are for rows, and `changes` and `mixed` stay undefined.
-RowSums change_of_few_rows(const ChangedLayer& layer, const at::Tensor& now, const at::Tensor& change, const at::Tensor& factors,
-                           int64_t chunks, bool gradients);
-
-std::array<at::Tensor, 2> layer_gradients_of_few_rows(const ChangedLayer& layer, const at::Tensor& now, const at::Tensor& change,
-                                                      const at::Tensor& factors, int64_t chunks);
 
 }  // namespace hnetfast

@@ -45,8 +45,9 @@ struct TileKernels {
   // to.data[offset[m] + n] = bias[n] + Σ_p a[m, p] panel[p·block_columns + n] for n < min(width[m] − start, block_columns): one
   // panel of columns, every row to its own place. The sum starts with the bias, or ends with it.
   void (*gemm_scatter)(const MatrixView<const T>& a, const T* panel, const T* bias, bool bias_last, const Places<T>& to);
-  // c[n] = bias[n] (or 0) + Σ_p a[p] B[n·ldb + p] for n < N, or c[n] += that where `add`; terms in the order of `gemm`.
-  void (*dot_rows)(int64_t N, int64_t P, const T* a, const T* B, int64_t ldb, T* c, const T* bias, bool add);
+  // c[m, n] = bias[n] (or 0) + Σ_p a[m, p] b[n, p], or c[m, n] += that where `add`, all of contiguous rows; terms in the order
+  // of `gemm`.
+  void (*dot_rows)(const MatrixView<const T>& a, const MatrixView<const T>& b, const MatrixView<T>& c, const T* bias, bool add);
   // tile[to + k, j] = matrix[j·ld + from + k] for j < rows; 0 up to the pitch. `end` bounds what may be read.
   void (*pack_transposed)(T* tile, int64_t pitch, const T* matrix, const T* end, int64_t ld, int64_t rows, Columns columns);
   // matrix[j·ld + from + k] = tile[to + k, j] for all of `count` runs of columns, its inverse.
@@ -54,10 +55,10 @@ struct TileKernels {
                             int64_t count);
   // c[m, n] += Σ_p a[m, p] b[n, p], all of contiguous rows, those of a and b of whole vectors.
   void (*add_dots)(const MatrixView<const T>& a, const MatrixView<const T>& b, const MatrixView<T>& c);
-  // c[n] = Σ_p (B[n, p] − before[n, p]) a[p] + before[n, p] change[p] for n < N and p < P, rows of both ldb apart.
-  void (*changed_dots)(int64_t N, int64_t P, const T* a, const T* change, const T* B, const T* before, int64_t ldb, T* c);
-  // c[p] += Σ_n a[n] B[n·ldb + p] for n < N and p < P.
-  void (*add_rows)(int64_t N, int64_t P, const T* a, const T* B, int64_t ldb, T* c);
+  // c[n] (+)= Σ_p (B[n, p] − before[n, p]) a[p] + before[n, p] change[p] + (bias[n] − bias_before[n]) for n < N and p < P, rows
+  // of both ldb apart; there may be no bias.
+  void (*changed_dots)(int64_t N, int64_t P, const T* a, const T* change, const T* B, const T* before, int64_t ldb, T* c,
+                       const T* bias, const T* bias_before, bool add);
   // c[m, n] (+)= Σ_k a[m, k] b[k, n] for m < M, k < K and n < N, a multiple of `lanes`: a product of matrices whose rows are
   // anywhere, those of b and c contiguous.
   void (*multiply_rows)(int64_t M, int64_t N, int64_t K, const RowsAt<const T>& a, const RowsAt<const T>& b, const RowsAt<T>& c,

@@ -15,6 +15,7 @@ from hnetfast.ops.local_conv2d import local_conv2d
 from hnetfast.ops.output_reg import output_reg
 from hnetfast.ops.pixel_rows import pixel_rows
 from hnetfast.ops.split_targets import split_stacked, split_targets
+from hnetfast.ops.squared_change import squared_change
 
 __all__ = [
     "AdapterRows",
@@ -28,4 +29,5 @@ __all__ = [
     "pixel_rows",
     "split_stacked",
     "split_targets",
+    "squared_change",
 ]

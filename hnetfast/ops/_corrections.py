@@ -60,6 +60,23 @@ class Corrections:
             return self._scaled.to(tensor)
         return self.remembered(("factors", tensor.device, tensor.dtype), lambda: self.factors.to(tensor))
 
+    def counts_like(self, tensor: Tensor, num_outputs: int) -> Tensor:
+        """Return by how much the square of each output counts, ``[B or 1, num_outputs]``.
+
+        Args:
+            tensor: A tensor of the same dtype and device.
+            num_outputs: Number of outputs of a condition.
+        """
+
+        def counts(factors: Tensor) -> Tensor:
+            ones = factors.new_ones(len(factors), num_outputs)
+            return ones.index_add(1, self.positions_on(tensor.device), factors, alpha=-1)
+
+        if self._scaled is not None:
+            return counts(self.factors_like(tensor))
+        key = "counts", num_outputs, tensor.device, tensor.dtype
+        return self.remembered(key, lambda: counts(self.factors_like(tensor)))
+
     def positions_on(self, device: torch.device) -> Tensor:
         """Return the positions on a device.
 

@@ -7,7 +7,8 @@ where ``D = A - A*``, ``h̃ = [h 1]`` and ``Δ = h - h*``. With a factor s for e
     Σ s ‖d‖² = ⟨DᵀD, Σ s h̃ h̃ᵀ⟩ + 2 ⟨DᵀW*, Σ s h̃ Δᵀ⟩ + ⟨W*ᵀW*, Σ s Δ Δᵀ⟩
 
 of which the first factors depend on the layer alone and the second ones on the rows alone: see
-docs/regulariser.md for its gradients and its rounding.
+docs/regulariser.md for its gradients and its rounding. For few rows that is more work than all ``d``:
+``squared_change.py``.
 
 Other ops have one schema; this is a function that picks a form by sizes, by what does not count and by device
 (``_output_reg_form.py``). What the forms keep differs, and of the compiled one even by values: in double
@@ -25,13 +26,14 @@ from torch import Tensor
 
 from hnetfast.ops._corrections import Corrections
 from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors, without_autocast
-from hnetfast.ops._mlp_layers import check_network, sizes_of
+from hnetfast.ops._mlp_layers import sizes_of
 from hnetfast.ops._output_reg_closed import OfChunks, Problem, closed_form
 from hnetfast.ops._output_reg_form import Form, lists_of
 from hnetfast.ops._output_reg_grouped import closed_forms
 from hnetfast.ops._output_reg_products import by_products, corrected
 from hnetfast.ops.chunked_mlp import chunked_mlp_reference
 from hnetfast.ops.grouped_mlp import Group
+from hnetfast.ops.squared_change import check_change, squared_change
 
 LIBRARY.define(
     "output_reg(Tensor[] inputs, Tensor[] weights, Tensor[] biases, Tensor[] previous_inputs, "
@@ -80,6 +82,8 @@ def output_reg(
     Raises:
         ValueError: Sizes that do not fit; the argument is named.
     """
+    if has_few_rows(current):
+        return _of_few_rows(current, previous, num_outputs, scaling, corrections)
     split, count = _check(current, previous, num_outputs)
     if _takes_closed_form(current, count, scaling):
         return _by_closed_form(current, previous, split, count, scaling, corrections)
@@ -93,9 +97,7 @@ def output_reg(
         current = _convert(current, lambda t: t.float())
         weight = current.weights[-1]
     previous = _convert(previous, lambda t: _constant(t, weight.dtype))
-    scaling = weight.new_ones(count) if scaling is None else scaling.to(weight)
-    if scaling.shape != (count,):
-        raise ValueError(f"output_reg: scaling has shape {tuple(scaling.shape)}, expected [{count}]")
+    scaling = weight.new_ones(count) if scaling is None else _scaling_like(weight, scaling, count)
     with without_autocast(device):
         if _has_kernel(current, previous) and not scaling.requires_grad:
             total = _compiled(current, previous, split, num_outputs, scaling)(_tensors(current))
@@ -210,36 +212,15 @@ def output_reg_reference(
 
 def _check(current: Group, previous: Group, num_outputs: int) -> tuple[int, int]:
     """Outputs of the last chunk that count, and the number of conditions."""
-    for group in (current, previous):
-        check_network("output_reg", *group)
+    check_change("output_reg", current, previous, num_outputs)
     count, num_chunks = sizes_of(current.inputs)
-    if sizes_of(previous.inputs) != (count, num_chunks):
-        raise ValueError(
-            f"output_reg: previous is for {sizes_of(previous.inputs)} conditions and chunks, current for "
-            f"{(count, num_chunks)}"
-        )
-    shapes, old_shapes = ([tuple(t.shape) for t in (*g.weights, *g.biases)] for g in (current, previous))
-    if shapes != old_shapes or current.activation != previous.activation:
-        raise ValueError(
-            f"output_reg: previous has layers of shapes {old_shapes} and activation {previous.activation!r}, "
-            f"current has {shapes} and {current.activation!r}"
-        )
-    widths, old_widths = ([part.shape[2] for part in g.inputs] for g in (current, previous))
-    if widths != old_widths:
-        raise ValueError(f"output_reg: previous has inputs of widths {old_widths}, current of {widths}")
-    if num_chunks == 0 or current.weights[-1].shape[1] == 0:
-        raise ValueError(
-            f"output_reg: got {num_chunks} chunks and a last layer of width "
-            f"{current.weights[-1].shape[1]}, accepted is at least 1 of each"
-        )
-    size = current.weights[-1].shape[0]
-    split = num_outputs - (num_chunks - 1) * size
-    if not 0 < split <= size:
-        raise ValueError(
-            f"output_reg: num_outputs is {num_outputs}, accepted for {num_chunks} chunks of {size} is "
-            f"{(num_chunks - 1) * size + 1} to {num_chunks * size}"
-        )
-    return split, count
+    return num_outputs - (num_chunks - 1) * len(current.weights[-1]), count
+
+
+def _scaling_like(weight: Tensor, scaling: Tensor, count: int) -> Tensor:
+    if scaling.shape != (count,):
+        raise ValueError(f"output_reg: scaling has shape {tuple(scaling.shape)}, expected [{count}]")
+    return scaling.to(weight)
 
 
 def _tensors(group: Group) -> list[Tensor]:
@@ -266,6 +247,52 @@ def _has_kernel(*groups: Group) -> bool:
         and all(t.dtype == dtype and t.device.type == "cpu" for t in tensors)
         and takes_plain_tensors()
     )
+
+
+# --- few rows, on a CPU ---------------------------------------------------------------------------
+
+
+def has_few_rows(current: Group) -> bool:
+    """Return whether computing all changes is less work than the products of the last layer.
+
+    Args:
+        current: The network and its inputs.
+    """
+    if not (current.inputs and current.weights):
+        return False
+    weight = current.weights[-1]
+    count, num_chunks = sizes_of(current.inputs)
+    # In multiply-adds for each output: 6 rows · K (but rows fill vectors) against 5 K².
+    rows = -(-count * num_chunks // 16) * 16
+    return weight.device.type == "cpu" and 6 * rows <= 5 * (weight.shape[-1] + (len(current.biases) > 0))
+
+
+def _of_few_rows(
+    current: Group,
+    previous: Group,
+    num_outputs: int,
+    scaling: Tensor | None,
+    corrections: Corrections | None,
+) -> Tensor:
+    weight = current.weights[-1]
+    dtype = weight.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        current = _convert(current, lambda t: t.float())
+        weight = current.weights[-1]
+    if any(t.dtype != weight.dtype for ts in previous[:3] for t in ts):
+        previous = _convert(previous, lambda t: t.to(weight.dtype))
+    factors = None
+    if scaling is not None:
+        factors = _scaling_like(weight, scaling, sizes_of(current.inputs)[0]).unsqueeze(1)
+    if corrections is not None and len(corrections):
+        counts = corrections.counts_like(weight, num_outputs)
+        factors = counts if factors is None else factors * counts
+    if factors is None:
+        factors = weight.new_ones(1, 1)
+    elif not factors.requires_grad:
+        factors = _constant(factors, weight.dtype)
+    with without_autocast("cpu"):
+        return squared_change(current, previous, num_outputs, factors).to(dtype)
 
 
 # --- gradients in closed form, on a GPU -----------------------------------------------------------
@@ -308,9 +335,7 @@ def _problem(
     weight = current.weights[-1]
     previous = _convert(previous, lambda t: _constant(t, weight.dtype))
     if scaling is not None:
-        scaling = scaling.to(weight)
-        if scaling.shape != (count,):
-            raise ValueError(f"output_reg: scaling has shape {tuple(scaling.shape)}, expected [{count}]")
+        scaling = _scaling_like(weight, scaling, count)
     size, num_chunks = len(weight), sizes_of(current.inputs)[1]
     never, parts = None, []
     if corrections is not None and len(corrections):

@@ -16,7 +16,7 @@ from hnetfast.ops._corrections import Corrections
 from hnetfast.ops._library import may_remember, without_autocast
 from hnetfast.ops._mlp_layers import sizes_of
 from hnetfast.ops.grouped_mlp import Group
-from hnetfast.ops.output_reg import Term, output_regs
+from hnetfast.ops.output_reg import Term, has_few_rows, output_reg, output_regs
 from hnetfast.regularizers._output_heads import IgnoredOutputs
 
 _OUTPUTS_AT_ONCE = 1 << 24  # generated weights in memory, for as many conditions as that are
@@ -98,14 +98,14 @@ def _change_from_parts(hnet, cond_ids, weights, previous, scaling, ignored) -> T
         if scaling is not None and tensor.dtype not in scalings:
             scalings[tensor.dtype] = scaling.to(tensor)
         changes.append(_change_of_part(now, then, of_part, len(cond_ids), scalings.get(tensor.dtype)))
-    of_networks = iter(output_regs([change for change in changes if isinstance(change, Term)]))
-    total = None
-    for change in changes:
-        change = next(of_networks) if isinstance(change, Term) else change
-        if change is not None:  # it is part of an earlier one
-            total = change if total is None else total + change
-    total = cast(Tensor, total)  # there are parts
-    return total - total.detach().clamp(max=0)  # it may be a little less than zero where terms cancel
+    exact = [change for change in changes if isinstance(change, Tensor)]
+    # None: it is part of an earlier one.
+    sums = [t for t in output_regs([c for c in changes if isinstance(c, Term)]) if t is not None]
+    if not sums:
+        return reduce(torch.add, exact)
+    total = reduce(torch.add, sums)
+    total = total - total.detach().clamp(max=0)  # it may be a little less than zero where terms cancel
+    return reduce(torch.add, exact, total)
 
 
 def _change_of_part(
@@ -124,12 +124,12 @@ def _change_of_part(
             corrections = corrections.with_factors(torch.where(exact, factors[:1], mean))
         scaling = total
     if not isinstance(now.source, Tensor):
-        return Term(now.source, cast("Group", then.source), now.num_outputs, scaling, corrections)
+        term = Term(now.source, cast("Group", then.source), now.num_outputs, scaling, corrections)
+        return output_reg(*term) if has_few_rows(now.source) else term
     squares = (now.source - cast("Tensor", then.source).detach().to(now.source)).square()
-    sums = squares.sum(1)
     if corrections is not None:
-        chosen = squares.index_select(1, corrections.positions_on(squares.device))
-        sums = sums - (chosen * corrections.factors_like(squares)).sum(1)
+        squares = squares * corrections.counts_like(squares, now.num_outputs)
+    sums = squares.sum(1)
     return sums.sum() if scaling is None else scaling @ sums
 
 

@@ -30,11 +30,19 @@ def calls() -> dict:
         return ops.grouped_mlp(groups, placement, 8)
 
     parts = [torch.randn(s, **F64) for s in ((1, 3, 2), (2, 1, 3), (4, 5), (4,), (2, 4))]
+    was = [torch.randn_like(part) for part in parts]
+
+    def change(c, e, w, b, v, factors):
+        c0, e0, w0, b0, v0 = was
+        before = Group([c0, e0], [w0, v0], [b0, b0[:2]], "tanh")
+        return ops.squared_change(Group([c, e], [w, v], [b, b[:2]], "tanh"), before, 5, factors)
+
     rows = ops.AdapterRows(index=[2, 0, 2, 1], num_adapters=4)
     geometry = Geometry((2, 2), (1, 1), (1, 0), (1, 1), (4, 2), 1)
     return {
         "chunked_mlp": (chunked, parts),
         "grouped_mlp": (grouped, parts),
+        "squared_change": (change, [*parts, torch.rand(2, 5, **F64)]),
         "batched_linear": (
             ops.batched_linear,
             [torch.randn(s, **F64) for s in ((2, 5, 3), (2, 4, 3), (2, 4))],
@@ -59,8 +67,8 @@ def check(name: str) -> None:
     function, tensors = calls()[name]
     assert function(*tensors).is_contiguous()  # as it is said while tracing
     leaves = [t.clone().requires_grad_() for t in tensors]
-    # is_grads_batched knows few operations, not those of these two.
-    batched = name not in ("chunked_mlp", "grouped_mlp")
+    # is_grads_batched knows few operations, not those of these.
+    batched = name not in ("chunked_mlp", "grouped_mlp", "squared_change")
     assert torch.autograd.gradcheck(function, leaves, check_forward_ad=True, check_batched_grad=batched)
     assert torch.autograd.gradgradcheck(function, leaves)
     for i in range(len(leaves)):  # one that is wanted alone

@@ -145,6 +145,19 @@ def of_output_reg_backward(rng: random.Random) -> tuple:
     return torch.randn_like(scaling[0]), first, second, *last, sizes_of(inputs)[1], count
 
 
+def of_squared_change(rng: random.Random) -> tuple:
+    *lists, activation, count, scaling, _ = of_output_reg(rng)
+    factors = torch.rand(rng.choice([1, len(scaling)]), rng.choice([1, count])).to(scaling)
+    factors[torch.rand_like(factors) < 0.2] = 0
+    return *lists[:3], factors, activation, count, *lists[3:], rng.random() < 0.5
+
+
+def of_squared_change_backward(rng: random.Random) -> tuple:
+    *arguments, _ = of_squared_change(rng)
+    loss, change, hidden = OPS.squared_change(*arguments, True)
+    return torch.randn_like(loss), change, hidden, *arguments[:5], some(rng, 1 + sum(map(len, arguments[:3])))
+
+
 def of_hidden_change(rng: random.Random) -> tuple:
     *lists, activation, _, _, _ = of_output_reg(rng)
     return *lists, activation, *sizes_of(lists[0])
@@ -320,23 +333,14 @@ def last_layer_reference(
     if bias is not None:
         d = torch.cat([d, (bias.double() - old_bias.double())[:, None]], 1)
     split, width = count - (chunks - 1) * len(weight), weight.shape[1]
-    if second.dim() == 1:
-        now, change = first.double()
-        if bias is not None:
-            now = torch.cat([now, torch.ones_like(now[:, :1])], 1)
-        counts = torch.ones(len(second), len(weight), dtype=torch.float64)
-        counts[chunks - 1 :: chunks, split:] = 0
-        results = counts * (now @ d.t() + change @ exact[1].t())
-        found = 2 * (results * second.double()[:, None]).t() @ now
-    else:
-        found = torch.cat(
-            [
-                d[rows] @ (q + q.t()) + exact[1][rows] @ r.t()
-                for rows, q, r in zip(
-                    (slice(0, split), slice(split, None)), first.double(), second.double(), strict=True
-                )
-            ]
-        )
+    found = torch.cat(
+        [
+            d[rows] @ (q + q.t()) + exact[1][rows] @ r.t()
+            for rows, q, r in zip(
+                (slice(0, split), slice(split, None)), first.double(), second.double(), strict=True
+            )
+        ]
+    )
     found = (grad.double() * found).to(weight.dtype)
     return [found[:, :width], found[:, width:].flatten()]
 
@@ -385,6 +389,15 @@ CALLS = {
     "set_pool_limit": Call(lambda rng: (2 << 30,), lambda size: None),
     "split_stacked": Call(of_split, lambda t, *s: split_stacked_reference(t, shapes_of(*s)), True),
     "split_targets": Call(of_split, lambda t, *s: split_targets_reference(t, shapes_of(*s)), True),
+    "squared_change": Call(
+        of_squared_change,
+        first(module_of("squared_change")._forward_reference),
+        True,
+        first(OPS.squared_change),
+    ),
+    "squared_change_backward": Call(
+        of_squared_change_backward, module_of("squared_change")._backward_reference
+    ),
 }
 
 

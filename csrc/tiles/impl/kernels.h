@@ -32,9 +32,10 @@ HN_INLINE T add_product(T sum, T a, T b) {
 }
 
 #include "tiles/impl/elementwise.h"
+#include "tiles/impl/transposition.h"
+
 #include "tiles/impl/products.h"
 #include "tiles/impl/scattered_products.h"
-#include "tiles/impl/transposition.h"
 
 #define HN_STRING(x) #x
 #define HN_NAME(x) HN_STRING(x)
@@ -53,7 +54,6 @@ constexpr TileKernels<T> kTable = [] {
   table.unpack_transposed = unpack_transposed<T>;
   table.add_dots = add_dots<T>;
   table.changed_dots = changed_dots<T>;
-  table.add_rows = add_rows<T>;
   table.multiply_rows = multiply_rows<T>;
   table.multiply_positions = multiply_positions<T>;
   table.write_sum = write_sum<T>;

@@ -1,4 +1,4 @@
-// Products of matrices: gemm, gemm_scatter, dot_rows, add_dots, changed_dots and add_rows.
+// Products of matrices: gemm, gemm_scatter, dot_rows, add_dots and changed_dots.
 
 // Sums start with the bias; what is in C, where they `accumulate`, and `last` are added in the end.
 template <typename T, int MR, int NV>
@@ -119,7 +119,7 @@ HN_TARGET void gemm(const MatrixView<const T>& a, const MatrixView<const T>& b, 
 // c[u] (+)= the products of U rows of B with `a`, in the order of `gemm`.
 template <typename T, int U>
 HN_INLINE void some_dots(int64_t P, const T* a, const T* B, int64_t ldb, T* c, const T* bias, bool add) {
-  T total[U];
+  T total[U] = {};
   int64_t p = 0;
   do {
     T sum[U];
@@ -134,13 +134,75 @@ HN_INLINE void some_dots(int64_t P, const T* a, const T* B, int64_t ldb, T* c, c
   for (int u = 0; u < U; ++u) c[u] = add ? c[u] + total[u] : total[u];
 }
 
-// Scalars, eight sums at a time: for matrices that are not worth laying out for `gemm`, whose order of terms it keeps.
+// Scalars, eight sums at a time.
 template <typename T>
-HN_TARGET void dot_rows(int64_t N, int64_t P, const T* a, const T* B, int64_t ldb, T* c, const T* bias, bool add) {
+HN_INLINE void scalar_dots(int64_t N, int64_t P, const T* a, const T* B, int64_t ldb, T* c, const T* bias, bool add) {
   constexpr int U = 8;
   int64_t n = 0;
   for (; n + U <= N; n += U) some_dots<T, U>(P, a, B + n * ldb, ldb, c + n, bias ? bias + n : nullptr, add);
   for (; n < N; ++n) some_dots<T, 1>(P, a, B + n * ldb, ldb, c + n, bias ? bias + n : nullptr, add);
+}
+
+// c[m, 0..L) (+)= the products of L rows of B with M rows of `a`: blocks of L columns are transposed in registers.
+template <typename T, int M>
+HN_INLINE void transposed_dots(int64_t P, const T* a, int64_t lda, const T* B, int64_t ldb, T* c, int64_t ldc, const T* bias,
+                               bool add) {
+  using V = Vector<T>;
+  constexpr int L = kLanes<T>;
+  static_assert(kSumDepth % L == 0);
+  alignas(HN_BYTES) V total[M], sum[M];
+  for (int m = 0; m < M; ++m) sum[m] = bias ? *reinterpret_cast<const V*>(bias) : V{};
+  for (int64_t p = 0; p < P; p += L) {
+    const int64_t skipped = std::max<int64_t>(p + L - P, 0);  // the last block ends with the row
+    const T* from = B + p - skipped;
+    alignas(HN_BYTES) V block[L];
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) block[i] = *reinterpret_cast<const V*>(from + i * ldb);
+    transpose<T>(block);
+    if (skipped == 0) {
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) {
+        for (int m = 0; m < M; ++m) sum[m] += block[i] * a[m * lda + p + i];
+      }
+    } else {
+      for (int64_t i = skipped; i < L; ++i) {
+        for (int m = 0; m < M; ++m) sum[m] += block[i] * a[m * lda + p - skipped + i];
+      }
+    }
+    if ((p + L) % kSumDepth && p + L < P) continue;
+    for (int m = 0; m < M; ++m) {
+      total[m] = p < kSumDepth ? sum[m] : sum[m] + total[m];
+      sum[m] = V{};
+    }
+  }
+  for (int m = 0; m < M; ++m) {
+    V* const to = reinterpret_cast<V*>(c + m * ldc);
+    *to = add ? *to + total[m] : total[m];
+  }
+}
+
+template <typename T, int M>
+HN_INLINE void dots_of_rows(const MatrixView<const T>& a, const MatrixView<const T>& b, const MatrixView<T>& c, int64_t row,
+                            const T* bias, bool add) {
+  constexpr int L = kLanes<T>;
+  const int64_t P = a.cols;
+  int64_t n = 0;
+  for (; P >= L && n + L <= b.rows; n += L) {
+    transposed_dots<T, M>(P, a.row(row), a.stride, b.row(n), b.stride, c.row(row) + n, c.stride, bias ? bias + n : nullptr, add);
+  }
+  for (int64_t m = row; m < row + M; ++m) {
+    scalar_dots(b.rows - n, P, a.row(m), b.row(n), b.stride, c.row(m) + n, bias ? bias + n : nullptr, add);
+  }
+}
+
+// For matrices that are not worth laying out for `gemm`, whose order of terms it keeps.
+template <typename T>
+HN_TARGET void dot_rows(const MatrixView<const T>& a, const MatrixView<const T>& b, const MatrixView<T>& c, const T* bias,
+                        bool add) {
+  int64_t m = 0;
+  for (; m + 3 <= a.rows; m += 3) dots_of_rows<T, 3>(a, b, c, m, bias, add);
+  for (; m + 2 <= a.rows; m += 2) dots_of_rows<T, 2>(a, b, c, m, bias, add);
+  for (; m < a.rows; ++m) dots_of_rows<T, 1>(a, b, c, m, bias, add);
 }
 
 template <typename T>
@@ -167,48 +229,58 @@ HN_TARGET void add_dots(const MatrixView<const T>& A, const MatrixView<const T>&
   }
 }
 
+// Σ_p (B[p] − before[p]) a[p] + before[p] change[p], for one row of B, in as many sums as a vector has lanes. What is beyond
+// whole vectors is read with those before, whose factors in `rest` are 0.
 template <typename T>
-HN_TARGET void changed_dots(int64_t N, int64_t P, const T* a, const T* change, const T* B, const T* before, int64_t ldb, T* c) {
+HN_INLINE Vector<T> changed_sums(int64_t P, const T* a, const T* change, const T* B, const T* before, const Vector<T>* rest) {
   using V = Vector<T>;
   constexpr int L = kLanes<T>;
-  for (int64_t n = 0; n < N; ++n) {
-    const T *b = B + n * ldb, *old = before + n * ldb;
-    alignas(HN_BYTES) V sums[2] = {};  // of both products: twice as many do not wait for each other
-    int64_t p = 0;
-    for (; p + L <= P; p += L) {
-      const V was = *reinterpret_cast<const V*>(old + p);
-      sums[0] += (*reinterpret_cast<const V*>(b + p) - was) * *reinterpret_cast<const V*>(a + p);
-      sums[1] += was * *reinterpret_cast<const V*>(change + p);
-    }
-    T sum = 0;
-    for (; p < P; ++p) sum += (b[p] - old[p]) * a[p] + old[p] * change[p];
-    const V both = sums[0] + sums[1];
-    for (int i = 0; i < L; ++i) sum += both[i];
-    c[n] = sum;
+  alignas(HN_BYTES) V sums[2] = {};  // of both products: twice as many do not wait for each other
+  int64_t p = 0;
+  for (; p + L <= P; p += L) {
+    const V was = *reinterpret_cast<const V*>(before + p);
+    sums[0] += (*reinterpret_cast<const V*>(B + p) - was) * *reinterpret_cast<const V*>(a + p);
+    sums[1] += was * *reinterpret_cast<const V*>(change + p);
   }
+  if (p < P) {
+    const V was = *reinterpret_cast<const V*>(before + P - L);
+    sums[0] += (*reinterpret_cast<const V*>(B + P - L) - was) * rest[0];
+    sums[1] += was * rest[1];
+  }
+  return sums[0] + sums[1];
 }
 
 template <typename T>
-HN_TARGET void add_rows(int64_t N, int64_t P, const T* a, const T* B, int64_t ldb, T* c) {
+HN_TARGET void changed_dots(int64_t N, int64_t P, const T* a, const T* change, const T* B, const T* before, int64_t ldb, T* c,
+                            const T* bias, const T* bias_before, bool add) {
   using V = Vector<T>;
-  constexpr int L = kLanes<T>, W = 4;
-  int64_t p = 0;
-  for (; p + W * L <= P; p += W * L) {
-    alignas(HN_BYTES) V sums[W] = {};
-    for (int64_t n = 0; n < N; ++n) {
-#pragma GCC unroll 4
-      for (int w = 0; w < W; ++w) sums[w] += *reinterpret_cast<const V*>(B + n * ldb + p + w * L) * a[n];
+  constexpr int L = kLanes<T>;
+  alignas(HN_BYTES) V rest[2] = {};
+  for (int64_t p = P / L * L; P >= L && p < P; ++p) {
+    rest[0][p - (P - L)] = a[p];
+    rest[1][p - (P - L)] = change[p];
+  }
+  for (int64_t n = 0; n < N; n += L) {
+    const int64_t count = std::min<int64_t>(L, N - n);
+    alignas(HN_BYTES) V sums[L];
+    for (int64_t i = 0; i < L; ++i) {
+      const T *b = B + (n + std::min(i, count - 1)) * ldb, *old = before + (n + std::min(i, count - 1)) * ldb;
+      if (P >= L) {
+        sums[i] = changed_sums(P, a, change, b, old, rest);
+        continue;
+      }
+      sums[i] = V{};
+      for (int64_t p = 0; p < P; ++p) sums[i][0] += (b[p] - old[p]) * a[p] + old[p] * change[p];
     }
-    for (int w = 0; w < W; ++w) *reinterpret_cast<V*>(c + p + w * L) += sums[w];
-  }
-  for (; p + L <= P; p += L) {
-    V sum{};
-    for (int64_t n = 0; n < N; ++n) sum += *reinterpret_cast<const V*>(B + n * ldb + p) * a[n];
-    *reinterpret_cast<V*>(c + p) += sum;
-  }
-  for (; p < P; ++p) {
-    T sum = 0;
-    for (int64_t n = 0; n < N; ++n) sum += B[n * ldb + p] * a[n];
-    c[p] += sum;
+    transpose<T>(sums);
+#pragma GCC unroll 4
+    for (int step = L / 2; step > 0; step /= 2) {
+#pragma GCC unroll 8
+      for (int i = 0; i < step; ++i) sums[i] += sums[i + step];
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const T of_bias = bias ? bias[n + i] - bias_before[n + i] : T(0);
+      c[n + i] = (add ? c[n + i] : T(0)) + (sums[0][i] + of_bias);
+    }
   }
 }
