@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <memory>
+
 #include "common/buffer_pool.h"
 #include "common/parallel.h"
 #include "common/rounding.h"
@@ -42,51 +44,65 @@ void pack_panel(MatrixView<const T> b, int64_t p0, int64_t depth, int64_t j0, in
   }
 }
 
-// Columns [j0, j1) of c = a·b, by the matrices as they lie: rows of b contiguous. What is beyond whole vectors is packed.
-// As many rows of b as a sum has terms at a time: for all columns they stay in the caches.
+// c = a·b for at most kSumDepth terms, by the matrices as they lie, rows of b contiguous. What is beyond whole vectors is
+// packed.
 template <typename T>
-void unpacked_product(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c, int64_t j0, int64_t j1, const T* bias,
-                      bool accumulate) {
+void unpacked_product(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c, const T* bias, bool accumulate) {
   const TileKernels<T>& kernels = tile_kernels<T>();
-  const int64_t lanes = kernels.lanes, M = a.rows, whole = (j1 - j0) / lanes * lanes, edge = j0 + whole, rest = j1 - edge;
-  T *panel = scratch<T>((kSumDepth + M + 1) * lanes), *result = panel + kSumDepth * lanes, *start = result + M * lanes;
+  const int64_t lanes = kernels.lanes, M = a.rows, P = a.cols, N = b.cols, whole = N / lanes * lanes, rest = N - whole;
+  if (whole) kernels.gemm(a, {b.data, P, whole, b.stride}, {c.data, M, whole, c.stride}, bias, accumulate);
+  if (!rest) return;
+  T *panel = scratch<T>((P + M + 1) * lanes), *result = panel + P * lanes, *start = result + M * lanes;
+  copy_panel(b.data + whole, b.stride, P, rest, panel, lanes);
   std::fill(start, start + lanes, T(0));
-  if (bias) std::copy(bias + edge, bias + j1, start);
-  for (int64_t m = 0; m < M && accumulate; ++m) std::copy(c.row(m) + edge, c.row(m) + j1, result + m * lanes);
-  int64_t p = 0;
-  do {
-    const int64_t depth = std::min(kSumDepth, a.cols - p);
-    const bool add = accumulate || p > 0;
-    const MatrixView<const T> left{a.data + p * a.step, M, depth, a.stride, a.step};
-    if (whole) {
-      kernels.gemm(left, {b.row(p) + j0, depth, whole, b.stride}, {c.data + j0, M, whole, c.stride}, bias ? bias + j0 : nullptr,
-                   add);
+  if (bias) std::copy(bias + whole, bias + N, start);
+  for (int64_t m = 0; m < M && accumulate; ++m) std::copy(c.row(m) + whole, c.row(m) + N, result + m * lanes);
+  kernels.gemm(a, {panel, P, lanes, lanes}, {result, M, lanes, lanes}, start, accumulate);
+  for (int64_t m = 0; m < M; ++m) std::copy(result + m * lanes, result + m * lanes + rest, c.row(m) + whole);
+}
+
+// The same for any number of terms and few rows: the sums of which a long one is made are shared out among threads.
+template <typename T>
+void long_product(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c, const T* bias, bool accumulate) {
+  const int64_t M = a.rows, N = b.cols, blocks = ceil_div(a.cols, kSumDepth);
+  const std::unique_ptr<T[]> sums(new T[blocks * M * N]);
+  parallel(blocks, M * N * a.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t p = i * kSumDepth, depth = std::min(kSumDepth, a.cols - p);
+      const MatrixView<const T> left{a.data + p * a.step, M, depth, a.stride, a.step};
+      const bool with_bias = bias && i == 0 && !accumulate;
+      unpacked_product(left, b.some_rows(p, depth), {sums.get() + i * M * N, M, N, N}, with_bias ? bias : nullptr, false);
     }
-    if (rest) {
-      copy_panel(b.row(p) + edge, b.stride, depth, rest, panel, lanes);
-      kernels.gemm(left, {panel, depth, lanes, lanes}, {result, M, lanes, lanes}, start, add);
+  });
+  for (int64_t i = 0; i < blocks; ++i) {
+    for (int64_t m = 0; m < M; ++m) {
+      const T* const from = sums.get() + (i * M + m) * N;
+      if (i == 0 && !accumulate) {
+        std::copy(from, from + N, c.row(m));
+      } else {
+        tile_kernels<T>().add(c.row(m), from, N);
+      }
     }
-    p += depth;
-  } while (p < a.cols);
-  for (int64_t m = 0; m < M && rest; ++m) std::copy(result + m * lanes, result + m * lanes + rest, c.row(m) + edge);
+  }
 }
 
 // c = a·b where there are few rows, or terms.
 template <typename T>
 void thin_product(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c, const T* bias, bool accumulate) {
   const int64_t M = a.rows, N = b.cols;
+  if (b.step == 1 && a.cols > kSumDepth) return long_product(a, b, c, bias, accumulate);
   const bool by_columns = M <= kThin;
   const int64_t size = by_columns ? N : M;
   parallel(ceil_div(size, kPart), M * N * a.cols, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t first = task * kPart, last = std::min(size, first + kPart), count = last - first;
+      const int64_t first = task * kPart, count = std::min(kPart, size - first);
+      const MatrixView<T> columns{c.data + first, M, count, c.stride};
       if (b.step != 1) {
-        tile_kernels<T>().dot_rows(a, b.t().some_rows(first, count), {c.data + first, M, count, c.stride},
-                                   bias ? bias + first : nullptr, accumulate);
+        tile_kernels<T>().dot_rows(a, b.t().some_rows(first, count), columns, bias ? bias + first : nullptr, accumulate);
       } else if (by_columns) {
-        unpacked_product(a, b, c, first, last, bias, accumulate);
+        unpacked_product(a, {b.data + first, b.rows, count, b.stride}, columns, bias ? bias + first : nullptr, accumulate);
       } else {
-        unpacked_product(a.some_rows(first, count), b, c.some_rows(first, count), 0, N, bias, accumulate);
+        unpacked_product(a.some_rows(first, count), b, c.some_rows(first, count), bias, accumulate);
       }
     }
   });
