@@ -93,7 +93,7 @@ def _evaluate_sets(
         inputs = [tensor.expand(sets.num_sets, *tensor.shape) for tensor in inputs]
     size = min(size, sets.num_sets)
     outputs = []
-    pieces = [tensor.split(size) for tensor in inputs]
+    pieces = [tensor.split(size) if size < sets.num_sets else (tensor,) for tensor in inputs]
     for i, weights_chunk in enumerate(sets.chunks(size)):
         start, stop = i * size, min((i + 1) * size, sets.num_sets)
         x_chunk = rebuild([piece[i] for piece in pieces])

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hnetfast.mnets._statistics import Stats
-from hnetfast.ops._activations import is_elementwise, is_watched
+from hnetfast.ops._activations import activation_name, is_elementwise, is_watched
+from hnetfast.ops._library import EXTENSION_LOADED, takes_plain_tensors
 from hnetfast.ops.batched_linear import batched_linear
+from hnetfast.ops.batched_mlp import batched_mlp
 from hnetfast.utils.batchnorm_layer import EPS, BatchNormLayer
 from hnetfast.utils.context_mod_layer import ContextModLayer
 from hnetfast.utils.local_conv2d_layer import LocalConv2dLayer
@@ -38,6 +41,12 @@ class LayerFunctions:
     def linear(self, h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Linear map of ``h`` ``[batch, ..., in]`` by ``weight`` ``[out, in]``."""
         return F.linear(h, weight, bias)
+
+    def mlp(
+        self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: Any
+    ) -> Tensor | None:
+        """All layers of an MLP in one call; None where going through them one by one is as fast."""
+        return None
 
     def conv2d(
         self, h: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0
@@ -106,6 +115,10 @@ class LayerFunctions:
 
 SINGLE_SET = LayerFunctions()
 
+# Of MLPs that are computed for many sets in one call. Fewer rows don't fill vectors, and sets go to threads.
+_ROWS_AT_LEAST, _SETS_AT_LEAST = 16, 8
+_SMALL = 1 << 18  # weights of a set, which stay in the caches
+
 
 class ManySets(LayerFunctions):
     """Layers computed with many sets of weights: activations are ``[B, batch, ...]``, weights ``[B, ...]``.
@@ -128,7 +141,30 @@ class ManySets(LayerFunctions):
         return prod(x.shape[1:-1])
 
     def linear(self, h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if h.ndim == 3:
+            return batched_linear(h, weight, bias)
         return batched_linear(h.flatten(1, -2), weight, bias).view(*h.shape[:-1], weight.shape[1])
+
+    def mlp(
+        self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: Any
+    ) -> Tensor | None:
+        name = "identity" if activation is None else activation_name(activation)
+        size = sum(weight.numel() for weight in weights) // self.num_sets
+        if (
+            name not in ("identity", "relu")
+            or x.ndim != 3
+            or x.shape[1] < _ROWS_AT_LEAST
+            or size > _SMALL
+            or self.num_sets < _SETS_AT_LEAST
+            or x.device.type != "cpu"
+            or x.dtype not in (torch.float32, torch.float64)
+            or not EXTENSION_LOADED
+            or not takes_plain_tensors()
+            or torch.is_autocast_enabled("cpu")
+            or any(type(weight) is not Tensor for weight in weights)  # made when they are needed
+        ):
+            return None
+        return batched_mlp(x[:1] if x.stride(0) == 0 else x, weights, biases, name)
 
     def _convolve(self, h: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
         weight = weight.flatten(0, 1)  # [B·C_out, C, kh, kw]

@@ -46,7 +46,7 @@ def sets_at_once(network: Any, x: Tensor, num_sets: int) -> int:
         return 1
     if work.multiply_adds > _BUSY or (work.convolves and x.shape[0] > _FEW_IMAGES):
         return 1
-    fitting = max(2, int(_CACHED / (x.element_size() * network.num_params)))
+    fitting = max(2, int(_CACHED / (x.element_size() * work.num_params)))
     return ceil(num_sets / ceil(num_sets / fitting))  # groups of about the same size
 
 
@@ -65,7 +65,7 @@ def _count(network: Any, x: Tensor) -> _CountedLayers:
     known = network.__dict__.setdefault("_known_work", {})
     found = known.get(x.shape)
     if found is None:
-        found = _CountedLayers()
+        found = _CountedLayers(network.num_params)
         weights = [
             torch.empty(shape, device="meta", dtype=x.dtype) for shape in map(tuple, network.param_shapes)
         ]
@@ -83,7 +83,8 @@ class _CountedLayers(LayerFunctions):
     What does not multiply matrices is left out, so no module or function of a user is called.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_params: int) -> None:
+        self.num_params = num_params
         self.multiply_adds = 0
         self.convolves = False
 

@@ -188,6 +188,12 @@ class MLP(nn.Module, MainNetInterface):
         self._modulates_input = num_cm_layers > 0 and self._context_mod_inputs
         self._modulates_hidden = num_cm_layers > 0
         self._modulates_output = num_cm_layers > 0 and not self._no_last_layer_context_mod
+        self._is_bare = (  # nothing but linear layers and activations
+            num_cm_layers == 0
+            and not self._use_batch_norm
+            and not self._use_spectral_norm
+            and self._dropout_rate == -1
+        )
 
     def forward(
         self,
@@ -254,6 +260,11 @@ class MLP(nn.Module, MainNetInterface):
         modulates, post = self._modulates_hidden, self._context_mod_post_activation
         if self._use_spectral_norm:
             internal = self._normalise_spectrally(layers, internal, i_param, not given.internal_given)
+        if self._is_bare and given.internal_given:
+            step = self._tensors_per_layer
+            found = layers.mlp(x, internal[::step], internal[1::step] if self._has_bias else (), a_fun)
+            if found is not None:
+                return found if self._out_fn is None else (layers.elementwise(self._out_fn, found), found)
         if self._modulates_input:
             h = self._modulate(layers, h, mod, i_mod)
             i_mod += 1

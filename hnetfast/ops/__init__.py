@@ -8,6 +8,7 @@ and the two that cut generated weights into views are made in another way, which
 
 from hnetfast.ops.batched_linear import batched_linear
 from hnetfast.ops.batched_lora import AdapterRows, batched_lora
+from hnetfast.ops.batched_mlp import batched_mlp
 from hnetfast.ops.chunked_mlp import chunked_mlp
 from hnetfast.ops.elman_states import elman_states
 from hnetfast.ops.grouped_mlp import grouped_mlp
@@ -21,6 +22,7 @@ __all__ = [
     "AdapterRows",
     "batched_linear",
     "batched_lora",
+    "batched_mlp",
     "chunked_mlp",
     "elman_states",
     "grouped_mlp",

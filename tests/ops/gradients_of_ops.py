@@ -47,6 +47,10 @@ def calls() -> dict:
             ops.batched_linear,
             [torch.randn(s, **F64) for s in ((2, 5, 3), (2, 4, 3), (2, 4))],
         ),
+        "batched_mlp": (
+            lambda x, v, w, b, c: ops.batched_mlp(x, [v, w], [b, c], "relu"),
+            [torch.randn(s, **F64) for s in ((2, 5, 3), (2, 4, 3), (2, 2, 4), (2, 4), (2, 2))],
+        ),
         "batched_lora": (
             lambda x, a, b, base: ops.batched_lora(x, a, b, rows, base, 0.5),
             [torch.randn(s, **F64) for s in ((4, 3), (4, 2, 3), (4, 5, 2), (4, 5))],

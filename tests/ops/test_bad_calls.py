@@ -158,6 +158,22 @@ def of_squared_change_backward(rng: random.Random) -> tuple:
     return torch.randn_like(loss), change, hidden, *arguments[:5], some(rng, 1 + sum(map(len, arguments[:3])))
 
 
+def of_batched_mlp(rng: random.Random) -> tuple:
+    dtype, sets = rng.choice([torch.float32, torch.float64]), rng.choice([1, 2, 5])
+    widths = [rng.choice([1, 3, 40]), *rng.choice([(), (5,), (17, 4)]), rng.choice([1, 9])]
+    x = normal(rng.choice([1, sets]), rng.choice([1, 20, 300]), widths[0], dtype=dtype)
+    weights = [normal(sets, o, i, dtype=dtype) for i, o in pairwise(widths)]
+    biases = [normal(sets, o, dtype=dtype) for o in widths[1:]] if rng.random() < 0.7 else []
+    return x, weights, biases, rng.choice(["relu", "identity"]), rng.random() < 0.5
+
+
+def of_batched_mlp_backward(rng: random.Random) -> tuple:
+    *arguments, _ = of_batched_mlp(rng)
+    out, hidden = OPS.batched_mlp(*arguments, True)
+    count = 1 + len(arguments[1]) + len(arguments[2])
+    return torch.randn_like(out), hidden, *arguments, some(rng, count)
+
+
 def of_hidden_change(rng: random.Random) -> tuple:
     *lists, activation, _, _, _ = of_output_reg(rng)
     return *lists, activation, *sizes_of(lists[0])
@@ -365,6 +381,10 @@ CALLS = {
         of_batched_lora, first(module_of("batched_lora")._forward_reference), True, first(OPS.batched_lora)
     ),
     "batched_lora_backward": Call(of_batched_lora_backward, module_of("batched_lora")._backward_reference),
+    "batched_mlp": Call(
+        of_batched_mlp, first(module_of("batched_mlp")._forward_reference), True, first(OPS.batched_mlp)
+    ),
+    "batched_mlp_backward": Call(of_batched_mlp_backward, module_of("batched_mlp")._backward_reference),
     "chunked_mlp": Call(
         of_chunked_mlp, first(module_of("chunked_mlp")._forward_reference), True, first(OPS.chunked_mlp)
     ),
