@@ -21,6 +21,7 @@ constexpr int64_t kPanels = 4;             // of columns packed together: with k
 constexpr int64_t kRows = 512;             // of a result that one library call computes
 constexpr int64_t kThin = 3;               // so many rows, or terms, at most are not worth packing a matrix for
 constexpr int64_t kPart = 192;             // rows or columns of a product of thin matrices that a task computes
+constexpr int64_t kReading = 4;            // multiply-adds that take as long as reading an element that is used once
 
 // [depth, count] with rows `ld` apart to [depth, unit], padded with zeros.
 template <typename T>
@@ -66,7 +67,7 @@ template <typename T>
 void long_product(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c, const T* bias, bool accumulate) {
   const int64_t M = a.rows, N = b.cols, blocks = ceil_div(a.cols, kSumDepth);
   const std::unique_ptr<T[]> sums(new T[blocks * M * N]);
-  parallel(blocks, M * N * a.cols, [&](int64_t begin, int64_t end) {
+  parallel(blocks, kReading * N * a.cols, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t p = i * kSumDepth, depth = std::min(kSumDepth, a.cols - p);
       const MatrixView<const T> left{a.data + p * a.step, M, depth, a.stride, a.step};
@@ -93,7 +94,7 @@ void thin_product(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c,
   if (b.step == 1 && a.cols > kSumDepth) return long_product(a, b, c, bias, accumulate);
   const bool by_columns = M <= kThin;
   const int64_t size = by_columns ? N : M;
-  parallel(ceil_div(size, kPart), M * N * a.cols, [&](int64_t begin, int64_t end) {
+  parallel(ceil_div(size, kPart), kReading * std::max({M * N, N * a.cols, M * a.cols}), [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t first = task * kPart, count = std::min(kPart, size - first);
       const MatrixView<T> columns{c.data + first, M, count, c.stride};
@@ -101,8 +102,10 @@ void thin_product(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c,
         tile_kernels<T>().dot_rows(a, b.t().some_rows(first, count), columns, bias ? bias + first : nullptr, accumulate);
       } else if (by_columns) {
         unpacked_product(a, {b.data + first, b.rows, count, b.stride}, columns, bias ? bias + first : nullptr, accumulate);
-      } else {
+      } else if (bias || accumulate || a.cols == 0) {
         unpacked_product(a.some_rows(first, count), b, c.some_rows(first, count), bias, accumulate);
+      } else {
+        tile_kernels<T>().outer(a.some_rows(first, count), b, c.some_rows(first, count));
       }
     }
   });

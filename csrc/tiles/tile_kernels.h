@@ -55,6 +55,8 @@ struct TileKernels {
                             int64_t count);
   // c[m, n] += Σ_p a[m, p] b[n, p], all of contiguous rows, those of a and b of whole vectors.
   void (*add_dots)(const MatrixView<const T>& a, const MatrixView<const T>& b, const MatrixView<T>& c);
+  // c = a·b for 1 to 3 terms, rows of b and c contiguous, in the order of `gemm`.
+  void (*outer)(const MatrixView<const T>& a, const MatrixView<const T>& b, const MatrixView<T>& c);
   // c[n] (+)= Σ_p (B[n, p] − before[n, p]) a[p] + before[n, p] change[p] + (bias[n] − bias_before[n]) for n < N and p < P, rows
   // of both ldb apart; there may be no bias.
   void (*changed_dots)(int64_t N, int64_t P, const T* a, const T* change, const T* B, const T* before, int64_t ldb, T* c,

@@ -19,7 +19,7 @@ from hnetfast.probabilistic._checks import check_matrix, check_positive
 __all__ = ["median_distance", "ssge"]
 
 _COLUMNS = 1 << 20  # of the samples that are converted to float64 at a time
-_SMALL = 1 << 18  # so many differences cost less than the small operations around products of matrices
+_SMALL = 1 << 18  # so many differences cost less than the small operations around products of two matrices
 
 
 def ssge(
@@ -123,9 +123,10 @@ def _width(value: Any) -> float | Tensor:
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Between all rows, in float64, without a copy of all of them in that."""
-    if len(a) * len(b) * a.shape[1] > _SMALL and not torch.compiler.is_compiling():
-        squares, is_exact = _distances_from_products(a, b)
-        if is_exact:
+    is_large = a is b or len(a) * len(b) * a.shape[1] > _SMALL
+    if is_large and not torch.compiler.is_compiling():
+        squares = _distances_from_products(a, b)
+        if squares is not None:
             return squares
     squares = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
     for columns in zip(a.split(_COLUMNS, 1), b.split(_COLUMNS, 1), strict=True):
@@ -134,24 +135,29 @@ def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
     return squares
 
 
-def _distances_from_products(a: Tensor, b: Tensor) -> tuple[Tensor, bool]:
-    """The same by products of matrices, and whether that has six digits: not for rows that nearly agree."""
-    products = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
-    norms = [products.new_zeros(len(a), 1), products.new_zeros(len(b), 1)]
+def _distances_from_products(a: Tensor, b: Tensor) -> Tensor | None:
+    """The same by products of matrices; None where that has less than six digits: rows that nearly agree."""
+    products: Any = 0.0
+    norms: list[Any] = [0.0, 0.0]
     for columns in zip(a.split(_COLUMNS, 1), b.split(_COLUMNS, 1), strict=True):
-        p, q = (piece.double() for piece in columns)
+        q = columns[1].double()
         center = q.mean(0)
-        p, q = p - center, q - center
-        products.addmm_(p, q.T)
-        for norm, piece in zip(norms, (p, q), strict=True):
-            norm += piece.square().sum(1, keepdim=True)
-    scale = norms[0] + norms[1].T
-    squares = scale - 2 * products
-    is_close = squares < 1e-9 * scale
+        q = q - center
+        if a is b:
+            products = products + q @ q.T
+            continue
+        p = columns[0].double() - center
+        products = products + p @ q.T
+        norms = [norm + piece.square().sum(1) for norm, piece in zip(norms, (p, q), strict=True)]
     if a is b:
-        squares.fill_diagonal_(0)
-        is_close.fill_diagonal_(False)
-    return squares, not bool(is_close.any())
+        norms = [products.diagonal()] * 2
+    scale = norms[0].unsqueeze(1) + norms[1]
+    squares = torch.sub(scale, products, alpha=2)
+    if a is b:
+        squares.fill_diagonal_(torch.inf)
+    if bool((squares < 1e-9 * scale).any()):
+        return None
+    return squares.fill_diagonal_(0) if a is b else squares
 
 
 def _kernel(squares: Tensor, h2: Tensor | float) -> Tensor:

@@ -62,9 +62,11 @@ def output_penalty(
     task_ids = list(range(task_id))
     if batch_size is not None and 0 < batch_size < task_id:
         task_ids = np.random.choice(task_id, size=batch_size, replace=False).tolist()
-    kept_weights = previous.weights["uncond_weights"] if previous is not None else None
-    device = next((t.device for t in kept_weights or hnet.parameters()), None)
-    scaling = None if reg_scaling is None else _scaling([reg_scaling[i] for i in task_ids], device)
+    scaling = None
+    if reg_scaling is not None:
+        kept_weights = previous.weights["uncond_weights"] if previous is not None else None
+        device = next((t.device for t in kept_weights or hnet.parameters()), None)
+        scaling = _scaling([reg_scaling[i] for i in task_ids], device)
     ignored = None
     if inds_of_out_heads is not None and mnet is not None:
         ignored = weights_of_others(hnet, mnet, [inds_of_out_heads[i] for i in task_ids])
@@ -84,7 +86,7 @@ def output_penalty(
             reference = _generated(hnet, task_ids, previous.weights if previous is not None else None)
         factors = None if importance is None else _rows(importance)
         penalty = change_from_outputs(hnet, task_ids, weights, reference, factors, scaling, ignored)
-    return penalty / len(task_ids)
+    return penalty if len(task_ids) == 1 else penalty / len(task_ids)
 
 
 def _rows(outputs: Sequence[Sequence[Tensor]]) -> Callable[[Sequence[int]], Tensor]:

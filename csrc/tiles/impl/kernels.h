@@ -53,6 +53,7 @@ constexpr TileKernels<T> kTable = [] {
   table.pack_transposed = pack_transposed<T>;
   table.unpack_transposed = unpack_transposed<T>;
   table.add_dots = add_dots<T>;
+  table.outer = outer<T>;
   table.changed_dots = changed_dots<T>;
   table.multiply_rows = multiply_rows<T>;
   table.multiply_positions = multiply_positions<T>;

@@ -1,4 +1,4 @@
-// Products of matrices: gemm, gemm_scatter, dot_rows, add_dots and changed_dots.
+// Products of matrices: gemm, gemm_scatter, dot_rows, add_dots, outer and changed_dots.
 
 // Sums start with the bias; what is in C, where they `accumulate`, and `last` are added in the end.
 template <typename T, int MR, int NV>
@@ -227,6 +227,37 @@ HN_TARGET void add_dots(const MatrixView<const T>& A, const MatrixView<const T>&
       }
     }
   }
+}
+
+// Of whole rows, one after the other, as they lie in memory.
+template <typename T, int P>
+HN_INLINE void outer_of(const MatrixView<const T>& a, const MatrixView<const T>& b, const MatrixView<T>& c) {
+  using V = Vector<T>;
+  constexpr int L = kLanes<T>;
+  const int64_t N = b.cols;
+  for (int64_t m = 0; m < a.rows; ++m) {
+    T factors[P];
+    for (int p = 0; p < P; ++p) factors[p] = a.row(m)[p * a.step];
+    T* const to = c.row(m);
+    int64_t n = 0;
+    for (; n + L <= N; n += L) {
+      V sum{};
+      for (int p = 0; p < P; ++p) sum += *reinterpret_cast<const V*>(b.row(p) + n) * factors[p];
+      *reinterpret_cast<V*>(to + n) = sum;
+    }
+    for (; n < N; ++n) {
+      T sum = 0;
+      for (int p = 0; p < P; ++p) sum = add_product(sum, b.row(p)[n], factors[p]);
+      to[n] = sum;
+    }
+  }
+}
+
+template <typename T>
+HN_TARGET void outer(const MatrixView<const T>& a, const MatrixView<const T>& b, const MatrixView<T>& c) {
+  if (a.cols == 1) return outer_of<T, 1>(a, b, c);
+  if (a.cols == 2) return outer_of<T, 2>(a, b, c);
+  outer_of<T, 3>(a, b, c);
 }
 
 // Σ_p (B[p] − before[p]) a[p] + before[p] change[p], for one row of B, in as many sums as a vector has lanes. What is beyond
