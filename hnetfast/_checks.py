@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -69,6 +70,30 @@ def check_integers(name: str, values: Any, minimum: int, count: int | None = Non
     if count is not None and len(entries) != count:
         raise InputError(f"{name}: expected {expected}, got {values!r}")
     return [check_integer(f"{name}[{i}]", value, minimum) for i, value in enumerate(entries)]
+
+
+def check_positive(name: str, value: Any, *, zero: bool = False) -> float:
+    """Return a finite number above 0.
+
+    Args:
+        name: Name of the argument.
+        value: What was passed; a tensor of one element counts if it needs no gradient.
+        zero: Whether 0 is accepted too.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is too small or not finite.
+    """
+    expected = "a number of at least 0" if zero else "a positive number"
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise InputTypeError(f"{name}: expected {expected}, got a tensor whose gradient would be lost")
+    try:
+        number = float("no number" if isinstance(value, (str, bytes, bool)) else value)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputTypeError(f"{name}: expected {expected}, got {value!r:.100}") from None
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+        raise InputError(f"{name}: expected {expected}, got {value!r}")
+    return number
 
 
 def check_dropout_rate(rate: Any, maximum: float = 1) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite, prod
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hnetfast._checks import check_positive
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.ops._activations import known_elementwise
 from hnetfast.ops.local_conv2d import Pair, geometry_of, local_conv2d
@@ -177,17 +178,12 @@ class Sine(nn.Module):
 
 
 def _check_omega(omega: Any) -> float:
-    if isinstance(omega, bool) or not hasattr(omega, "__float__"):
-        raise InputTypeError(f"omega: expected a positive number, got {omega!r}")
     if isinstance(omega, Tensor) and omega.numel() != 1:
         raise InputTypeError(
             f"omega: expected a positive number, got a tensor of the shape {list(omega.shape)}; the "
             "activation function is Sine(), not the class"
         )
-    value = float(omega)
-    if not (isfinite(value) and value > 0):
-        raise InputError(f"omega: expected a positive number, got {omega!r}")
-    return value
+    return check_positive("omega", omega)
 
 
 def siren_variances(mnet: Any, omega: float | None = None) -> list[float | None]:

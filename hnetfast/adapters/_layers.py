@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from hnetfast._errors import InputError, UnsupportedError
+from hnetfast._patterns import as_patterns
 from hnetfast.adapters._kinds import Features, find_features, weight_dtype_and_device
-from hnetfast.adapters._places import as_patterns, find_modules
+from hnetfast.adapters._places import find_modules
 from hnetfast.mnets._module.calling import Place
 from hnetfast.mnets._module.rows import SampleRows
 

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from hnetfast._errors import InputTypeError
+from hnetfast._patterns import as_patterns, match
 from hnetfast.adapters._kinds import find_features
 from hnetfast.adapters._layers import AdapterLayer
-from hnetfast.adapters._places import as_patterns, match
 from hnetfast.mnets._module.calling import Place
 from hnetfast.mnets._module.parameters import find_parameters
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hnetfast._patterns import as_patterns, match
 from hnetfast.adapters._folding import scale_inputs, scale_outputs
 from hnetfast.adapters._kinds import Features, find_features
 from hnetfast.adapters._layers import Adapter, OutputLayer
-from hnetfast.adapters._places import as_patterns, match
 
 __all__ = ["IA3"]
 

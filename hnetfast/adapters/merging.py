@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from hnetfast._errors import InputError, InputTypeError, UnsupportedError
+from hnetfast._patterns import shortened
 from hnetfast.adapters._layers import AdapterLayer
 from hnetfast.mnets._batched import WeightSets
-from hnetfast.mnets._module.parameters import shortened
 from hnetfast.mnets.module_target import ModuleTarget
 
 __all__ = ["merge", "unmerge"]

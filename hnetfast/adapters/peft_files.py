@@ -16,10 +16,10 @@ from torch import Tensor
 
 from hnetfast._errors import InputError, UnsupportedError
 from hnetfast._files import write_atomically
+from hnetfast._patterns import shortened
 from hnetfast.adapters.ia3 import IA3Layer
 from hnetfast.adapters.lora import LoRALayer
 from hnetfast.adapters.merging import adapter_layers, one_set
-from hnetfast.mnets._module.parameters import shortened
 from hnetfast.mnets.module_target import ModuleTarget
 
 __all__ = ["load_peft", "save_peft"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,30 +9,6 @@ from torch import Tensor
 
 from hnetfast._checks import check_tensor
 from hnetfast._errors import InputError, InputTypeError
-
-
-def check_positive(name: str, value: Any, *, zero: bool = False) -> float:
-    """Return a finite number above 0.
-
-    Args:
-        name: Name of the argument.
-        value: What was passed; a tensor of one element counts if it needs no gradient.
-        zero: Whether 0 is accepted too.
-
-    Raises:
-        TypeError: It is not a number.
-        ValueError: It is too small or not finite.
-    """
-    expected = "a number of at least 0" if zero else "a positive number"
-    if isinstance(value, Tensor) and value.requires_grad:
-        raise InputTypeError(f"{name}: expected {expected}, got a tensor whose gradient would be lost")
-    try:
-        number = float("no number" if isinstance(value, (str, bytes)) else value)
-    except (TypeError, ValueError, RuntimeError):
-        raise InputTypeError(f"{name}: expected {expected}, got {value!r:.100}") from None
-    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
-        raise InputError(f"{name}: expected {expected}, got {value!r}")
-    return number
 
 
 def check_matrix(name: str, tensor: Any, columns: int | None = None, rows: int = 1) -> None:

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hnetfast._checks import check_tensor
+from hnetfast._checks import check_positive, check_tensor
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast.probabilistic._checks import check_matrix, check_positive
+from hnetfast.probabilistic._checks import check_matrix
 
 __all__ = ["AdversarialKL"]
 

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hnetfast._checks import check_integer, check_integers, check_tensors
+from hnetfast._checks import check_integer, check_integers, check_positive, check_tensors
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets._arguments import check_hnet
 from hnetfast.hnets._hyperfan import (
@@ -39,7 +39,7 @@ from hnetfast.hnets._hyperfan import (
 from hnetfast.mnets._local_reparametrization import evaluate_locally
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.mnets.module_target import ModuleTarget
-from hnetfast.probabilistic._checks import check_floating, check_positive
+from hnetfast.probabilistic._checks import check_floating
 
 __all__ = ["GaussianParameters", "GaussianTarget", "GaussianWeights", "hyper_gauss_init"]
 

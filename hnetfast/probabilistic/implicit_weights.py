@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hnetfast._checks import check_integer, check_tensor
+from hnetfast._checks import check_integer, check_positive, check_tensor
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.hnets.hnet_interface import HyperNetInterface
-from hnetfast.probabilistic._checks import check_matrix, check_positive
+from hnetfast.probabilistic._checks import check_matrix
 
 __all__ = ["ImplicitWeights"]
 

@@ -12,9 +12,9 @@ from warnings import warn
 import torch
 from torch import Tensor
 
-from hnetfast._checks import check_integer
+from hnetfast._checks import check_integer, check_positive
 from hnetfast._errors import InputError
-from hnetfast.probabilistic._checks import check_matrix, check_positive
+from hnetfast.probabilistic._checks import check_matrix
 
 __all__ = ["median_distance", "ssge"]
 

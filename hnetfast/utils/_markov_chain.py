@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from hnetfast._checks import check_integer
+from hnetfast._checks import check_integer, check_positive
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast._progress import progress_bar
 from hnetfast.utils._potentials import Evaluation, Potential, Requests, run
@@ -188,11 +188,6 @@ def _takes_titles(writer: Any) -> bool:
     return any(p.name == "display_name" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def check_positive(name: str, value: Any) -> Any:
-    try:
-        positive = 0 < float(value) < math.inf
-    except (TypeError, ValueError):
-        raise InputTypeError(f"{name}: expected a positive number, got {value!r}") from None
-    if not positive:
-        raise InputError(f"{name}: expected a positive number, got {value!r}")
+def positive(name: str, value: Any) -> Any:
+    check_positive(name, value.detach() if isinstance(value, Tensor) else value)
     return value

@@ -27,7 +27,7 @@ from torch.distributions import MultivariateNormal, Normal
 from hnetfast._checks import check_integer
 from hnetfast._errors import InputError
 from hnetfast._progress import progress_bar
-from hnetfast.utils._markov_chain import Chain, Momenta, Point, Random, check_positive, metropolis
+from hnetfast.utils._markov_chain import Chain, Momenta, Point, Random, metropolis, positive
 from hnetfast.utils._potentials import (
     Evaluation,
     Potential,
@@ -157,7 +157,7 @@ class HMC(Chain):
         super().__init__(initial_position, pot_energy_func, logger, log_interval, writer, writer_tag)
         if self._position.dim() != 1:
             raise InputError(f"initial_position: expected a vector, got shape {list(self._position.shape)}")
-        self._stepsize = check_positive("stepsize", stepsize)
+        self._stepsize = positive("stepsize", stepsize)
         self._num_steps = check_integer("num_steps", num_steps, 1)
         self._inv_mass = inv_mass
         self._momentum_dist = _momenta(inv_mass, self._position)
@@ -169,7 +169,7 @@ class HMC(Chain):
 
     @stepsize.setter
     def stepsize(self, value: float) -> None:
-        self._stepsize = check_positive("stepsize", value)
+        self._stepsize = positive("stepsize", value)
 
     @property
     def num_steps(self) -> int:
@@ -334,7 +334,7 @@ class MCMC(Chain):
         writer_tag: str = "",
     ) -> None:
         super().__init__(initial_position, pot_energy_func, logger, log_interval, writer, writer_tag)
-        self._proposal_std = check_positive("proposal_std", proposal_std)
+        self._proposal_std = positive("proposal_std", proposal_std)
 
     @property
     def proposal_std(self) -> float:
@@ -343,7 +343,7 @@ class MCMC(Chain):
 
     @proposal_std.setter
     def proposal_std(self, value: float) -> None:
-        self._proposal_std = check_positive("proposal_std", value)
+        self._proposal_std = positive("proposal_std", value)
 
     def _next_state(self, point: Point, random: Random):
         position = point.position + self._proposal_std * random.standard_normal(point.position)
@@ -498,7 +498,7 @@ class MultiChainHMC:
 def _momenta(inv_mass: float | Tensor, position: Tensor) -> Momenta:
     """The distribution of momenta, whose covariance is the mass matrix."""
     n = len(position)
-    given = inv_mass if isinstance(inv_mass, Tensor) else torch.tensor(check_positive("inv_mass", inv_mass))
+    given = inv_mass if isinstance(inv_mass, Tensor) else torch.tensor(positive("inv_mass", inv_mass))
     if given.dim() == 2:
         if given.shape != (n, n):
             raise InputError(f"inv_mass: expected the shape [{n}, {n}], got {list(given.shape)}")

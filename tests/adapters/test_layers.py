@@ -205,7 +205,7 @@ def test_a_quantised_module_is_called_as_it_is():
         (lambda: LoRA(2, None, "*.out"), "alpha: expected a number, got None"),
         (lambda: LoRA(2, 4, "*.out", dropout=1), r"dropout: expected a number in \[0, 1\), got 1"),
         (lambda: LoRA(2, 4, []), "modules: expected at least one name or pattern, got none"),
-        (lambda: LoRA(2, 4, [3]), r"modules: expected names or patterns like '\*\.q_proj', got \[3\]"),
+        (lambda: LoRA(2, 4, [3]), r"modules: expected names or patterns, got 3"),
     ],
 )
 def test_what_cannot_be_adapted(adapters, message):

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from hnetfast._errors import InputError, InputTypeError
+from hnetfast._patterns import shortened
 from hnetfast.mnets._module.calling import Place
-from hnetfast.mnets._module.parameters import ModuleParameter, Role, shortened
+from hnetfast.mnets._module.parameters import ModuleParameter, Role
 
 
 class AdapterLayer(Protocol):

@@ -1,7 +1,6 @@
 """The parameters of a module: names, places, what they are for, and which of them are to be given."""
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from math import prod
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from hnetfast._checks import check_tensor
 from hnetfast._errors import InputError, InputTypeError
+from hnetfast._patterns import as_patterns, match, shortened
 
 _PARAMETRIZATION = ".parametrizations."
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -164,37 +164,12 @@ def check_weight(index: int, parameter: ModuleParameter, weight: Any, num_sets: 
         )
 
 
-def shortened(names: Sequence[str], limit: int = 8) -> str:
-    """Names for a message.
-
-    Args:
-        names: All of them.
-        limit: How many to tell.
-    """
-    listed = ", ".join(map(repr, names[:limit]))
-    return listed if len(names) <= limit else f"{listed}, … ({len(names)} in all)"
-
-
 def _select(names: dict[int, list[str]], patterns: Sequence[str] | str | None) -> set[int]:
     if patterns is None:
         return set(names)
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     every_name = [name for own_names in names.values() for name in own_names]
-    if not patterns:
-        raise InputError("params: expected at least one name or pattern, or None for all, got none")
-    selected: set[int] = set()
-    for pattern in patterns:
-        if not isinstance(pattern, str):
-            raise InputTypeError(f"params: expected names or patterns, got {pattern!r:.80}")
-        matching = {key for key, own in names.items() if any(fnmatchcase(name, pattern) for name in own)}
-        if not matching:
-            is_layer = any(name.startswith(pattern + ".") for name in every_name)
-            hint = f" (did you mean {pattern + '.*'!r}?)" if is_layer else ""
-            raise InputError(
-                f"params: {pattern!r} matches no parameter{hint}; there are {shortened(every_name)}"
-            )
-        selected |= matching
-    return selected
+    chosen = set(match("params", as_patterns("params", patterns), every_name, "parameter"))
+    return {key for key, own_names in names.items() if not chosen.isdisjoint(own_names)}
 
 
 def _locate(module: nn.Module, name: str) -> tuple[nn.Module, str]:
