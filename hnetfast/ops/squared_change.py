@@ -130,14 +130,15 @@ def _forward_reference(
     save_hidden=False,
 ):
     current = Group(inputs, weights, biases, activation)
-    before = ([t.detach() for t in ts] for ts in (previous_inputs, previous_weights, previous_biases))
-    previous = Group(*before, activation)
+    lists = previous_inputs, previous_weights, previous_biases
+    old_inputs, old_weights, old_biases = ([t.detach() for t in tensors] for tensors in lists)
+    previous = Group(old_inputs, old_weights, old_biases, activation)
     sizes = _check(current, previous, num_outputs, factors)
     layers, delta = hidden_and_change(current, previous, *sizes)
-    old_weight = previous.weights[-1]
+    old_weight = old_weights[-1]
     change = layers[-1] @ (weights[-1] - old_weight).t() + delta @ old_weight.t()
     if biases:
-        change = change + (biases[-1] - previous.biases[-1])
+        change = change + (biases[-1] - old_biases[-1])
     change = change.expand(*sizes, -1).flatten(1)[:, :num_outputs].contiguous()
     loss = (factors * _that_count(factors, change).square()).sum()
     if not save_hidden or len(weights) == 1 or sizes[0] == 0:
