@@ -131,6 +131,8 @@ T scaled(T factor, T value) {
   return factor == T(0) ? T(0) : factor * value;
 }
 
+double square(double value) { return value * value; }
+
 template <typename T>
 double sum_of_squares(const Tensor& change, const Tensor& factors, const Sizes& sizes) {
   const T* const d = change.const_data_ptr<T>();
@@ -140,9 +142,9 @@ double sum_of_squares(const Tensor& change, const Tensor& factors, const Sizes& 
     double lanes[kLanes] = {};
     int64_t e = begin;
     for (; e + kLanes <= end; e += kLanes) {
-      for (int64_t l = 0; l < kLanes; ++l) lanes[l] += static_cast<double>(scaled(factor(e + l), d[e + l])) * d[e + l];
+      for (int64_t l = 0; l < kLanes; ++l) lanes[l] += scaled<double>(factor(e + l), square(d[e + l]));
     }
-    for (; e < end; ++e) lanes[0] += static_cast<double>(scaled(factor(e), d[e])) * d[e];
+    for (; e < end; ++e) lanes[0] += scaled<double>(factor(e), square(d[e]));
     sums[i] = std::accumulate(lanes, lanes + kLanes, 0.0);
   });
   return std::accumulate(sums.begin(), sums.end(), 0.0);

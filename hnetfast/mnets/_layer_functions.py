@@ -164,7 +164,9 @@ class ManySets(LayerFunctions):
             or any(type(weight) is not Tensor for weight in weights)  # made when they are needed
         ):
             return None
-        return batched_mlp(x[:1] if x.stride(0) == 0 else x, weights, biases, name)
+        # Of an expanded tensor that somebody holds, every set has a gradient of its own.
+        is_shared = x.stride(0) == 0 and not x.requires_grad
+        return batched_mlp(x[:1] if is_shared else x, weights, biases, name)
 
     def _convolve(self, h: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
         weight = weight.flatten(0, 1)  # [B·C_out, C, kh, kw]

@@ -205,7 +205,7 @@ def _forward_fake(
     previous = Group(previous_inputs, previous_weights, previous_biases, activation)
     sizes = _check(current, previous, num_outputs, factors)
     loss, change = factors.new_empty(()), factors.new_empty(sizes[0], num_outputs)
-    if not save_hidden or len(weights) == 1:
+    if not save_hidden or len(weights) == 1 or sizes[0] == 0:
         return loss, change, factors.new_empty(0)
     return loss, change, factors.new_empty(sizes[0] * sizes[1], sum(len(weight) for weight in weights[:-1]))
 

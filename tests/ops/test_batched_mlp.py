@@ -133,3 +133,15 @@ def test_networks_go_layer_by_layer_where_they_must(monkeypatch):
     with torch.autocast("cpu"):
         out = net.forward_batched(torch.randn(20, 3), torch.randn(9, net.num_params))
     assert out.dtype == torch.bfloat16
+
+
+@needs_extension
+def test_expanded_inputs_have_gradients_of_their_own():
+    """An input for each set that takes no memory of its own still is one for each set."""
+    net = MLP(n_in=3, n_out=2, hidden_layers=[7], no_weights=True, verbose=False)
+    weights, grad = torch.randn(9, net.num_params), torch.randn(9, 20, 2)
+    expanded, grads = torch.randn(20, 3).expand(9, 20, 3), []
+    for x in (expanded, expanded.clone()):
+        out = net.forward_batched(x.requires_grad_(), weights, x_per_set=True)
+        grads += torch.autograd.grad(out, x, grad)
+    torch.testing.assert_close(*grads)
