@@ -194,6 +194,17 @@ void scale(const Tensor& change, const Tensor& factors, T grad, const Sizes& siz
   });
 }
 
+// The weights, with zeros in the place of outputs that never count: these may be anything, and a gradient of 0 times infinity
+// is none. Where chunks share the rows of the last layer, all rows count.
+std::vector<Tensor> weights_that_count(TensorList weights, const Tensor& factors, const Tensor& change, int64_t chunks) {
+  std::vector<Tensor> result = weights.vec();
+  if (chunks != 1 || factors.size(1) == 1 || change.isfinite().all().item<bool>()) return result;
+  result.back() = result.back().clone();
+  const Tensor rows = result.back().narrow(0, 0, factors.size(1));
+  rows.masked_fill_((factors == 0).all(0).unsqueeze(1), 0);
+  return result;
+}
+
 std::vector<Tensor> backward(const Tensor& grad, const Tensor& change, const Tensor& hidden, TensorList inputs,
                              TensorList weights, TensorList biases, const Tensor& factors, std::string_view activation,
                              c10::List<bool> needs) {
@@ -226,7 +237,8 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& change, const Ten
       scale<T>(d, factors.contiguous(), grad.item<T>(), sizes, grad_out);
     });
     const auto need = [&](size_t i) { return static_cast<bool>(needs.get(i)); };
-    results = mlp_backward(mlp, grad_out, hidden, sizes, {}, need);
+    const std::vector<Tensor> that_count = weights_that_count(weights, factors, d, sizes.chunks);
+    results = mlp_backward({kBackwardOp, inputs, that_count, biases, mlp.activation}, grad_out, hidden, sizes, {}, need);
   }
   Tensor of_factors = at::empty({0}, d.options());
   if (needs.get(mlp.tensors())) {

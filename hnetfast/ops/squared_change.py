@@ -13,6 +13,7 @@ are those of the network for ``2 f d``, since what it was is constant.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hnetfast.ops._library import check_dense, check_tensor, loop_over_batch
@@ -168,7 +169,10 @@ def _check_backward(grad_loss, change, hidden, inputs, weights, biases, factors,
 def _gradients(grad_loss, change, hidden, inputs, weights, biases, factors, activation, needs):
     change = _that_count(factors, change)
     grad = 2 * grad_loss * factors * change
-    sizes = sizes_of(inputs)
+    sizes, size = sizes_of(inputs), len(weights[-1])
+    if sizes[1] == 1 and factors.shape[1] > 1:  # outputs that never count may be anything: 0 times infinity
+        never = F.pad((factors == 0).all(0), (0, size - factors.shape[1]))
+        weights = [*weights[:-1], weights[-1].masked_fill(never.unsqueeze(1), 0)]
     grads = mlp_backward(grad, hidden, inputs, weights, biases, activation, needs[:-1], sizes)
     of_factors = (grad_loss * change.square()).sum_to_size(factors.shape) if needs[-1] else grad.new_empty(0)
     return [*grads, of_factors]

@@ -22,13 +22,13 @@ def group(tensors):
 @pytest.mark.parametrize("output", [3, 10])
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_what_does_not_count_need_not_be_finite(conditions, output, value):
-    """Neither the loss nor a gradient tells what the bias of an output is that has the factor 0."""
+    """Neither the loss nor a gradient tells what the parameters of an output are that has the factor 0."""
     now, then = networks(conditions)
     factors = torch.ones(1, 11, dtype=torch.float64)
     factors[0, output] = 0
     results = []
-    for bias in (0.5, value):
-        now[4][output] = bias
+    for parameter in (0.5, value):
+        now[4][output] = now[2][output, 1] = parameter
         leaves = [t.clone().requires_grad_() for t in (*now, factors)]
         loss = squared_change(group(leaves[:5]), group(then), 11, leaves[5])
         *grads, of_factors = torch.autograd.grad(loss, leaves)
