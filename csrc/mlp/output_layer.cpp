@@ -175,7 +175,11 @@ Tensor output_backward(const Mlp& mlp, const Tensor& grad, const Tensor& hidden,
   if (!biases.empty() && need(first_bias + last)) grads.bias = at::empty_like(biases[last], at::MemoryFormat::Contiguous);
   if (below) grads.x = empty_pooled(input.x.sizes(), input.x.options());
   if (below && input.separable()) grads.y = at::empty_like(input.y);
-  if (use_tiles_backward(input, weight) && grad.numel() > 0) {
+  if (grad.numel() == 0) {
+    for (const Tensor& of : {grads.weight, grads.bias, grads.x, grads.y}) {
+      if (of.defined()) of.zero_();
+    }
+  } else if (use_tiles_backward(input, weight)) {
     with_tile_type(grad.scalar_type(), [&](auto zero) {
       using T = decltype(zero);
       const auto pointer = [](const Tensor& t) { return t.defined() ? t.mutable_data_ptr<T>() : nullptr; };

@@ -49,6 +49,10 @@ class LocallyDrawn(ManySets):
         """Whether the results of all linear maps and convolutions have been drawn."""
         return not self._remaining
 
+    def mlp(self, *arguments: Any) -> None:
+        """Each layer draws its results."""
+        return
+
     def _moments_of(self, weight: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Mean and variance of a weight; a network's own one has no variance, and all samples share it."""
         if weight is None:

@@ -17,6 +17,8 @@ from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, takes_plain_tensors
 
 LIBRARY.define("split_targets(Tensor flat, int[] dims, int[] ranks) -> Tensor[]")
 LIBRARY.define("split_stacked(Tensor flat, int[] dims, int[] ranks) -> Tensor[]")
+_TARGETS = torch.ops.hnetfast.split_targets.default
+_STACKED = torch.ops.hnetfast.split_stacked.default
 
 
 def split_targets(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[list[Tensor]]:
@@ -40,7 +42,7 @@ def split_targets(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[list[Te
     """
     # Tracing and torch.func do not allow an op's results to share memory either.
     if EXTENSION_LOADED and takes_plain_tensors():
-        tensors = torch.ops.hnetfast.split_targets(flat, *_flat_shapes(tuple(map(tuple, shapes))))
+        tensors = _TARGETS(flat, *_flat_shapes(tuple(map(tuple, shapes))))
     else:
         tensors = split_targets_reference(flat, shapes)
     count = len(shapes)
@@ -62,7 +64,7 @@ def split_stacked(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]
         ValueError, RuntimeError: The sizes do not add up to ``n``.
     """
     if EXTENSION_LOADED and takes_plain_tensors() and flat.stride(1) == 1:
-        return torch.ops.hnetfast.split_stacked(flat, *_flat_shapes(tuple(map(tuple, shapes))))
+        return _STACKED(flat, *_flat_shapes(tuple(map(tuple, shapes))))
     return split_stacked_reference(flat, shapes)
 
 

@@ -217,11 +217,14 @@ def _eigenvectors(
     # What is divided by λ² and has a norm of √λ is lost in rounding errors of ε when λ^1.5 is as small.
     is_singular = smallest < torch.finfo(kernel.dtype).eps ** (2 / 3) * eigenvalues[-1]
     jitter = 1e-6 * num_samples
-    if not torch.compiler.is_compiling() and bool(is_singular):
+    used_values = eigenvalues
+    if torch.compiler.is_compiling():
+        used_values = torch.where(is_singular, eigenvalues.clamp_min(0) + jitter, eigenvalues)
+    elif bool(is_singular):
+        used_values = eigenvalues.clamp_min(0) + jitter
         warn(
             f"ssge: the kernel matrix of the {num_samples} samples is singular; {jitter:.1e} is added to its "
             "eigenvalues. More different samples, fewer eigenvalues or a smaller kernel_width help.",
             stacklevel=3,
         )
-    used_values = torch.where(is_singular, eigenvalues.clamp_min(0) + jitter, eigenvalues)
     return vectors, eigenvalues, torch.where(used, used_values.square().reciprocal(), 0.0)

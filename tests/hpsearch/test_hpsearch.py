@@ -151,6 +151,7 @@ def test_interrupting_ends_runs(tmp_path):
     process = subprocess.Popen(
         command(), cwd=tmp_path, env=environment(tmp_path), stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs ignore it
     )  # fmt: skip
     while not (children := list((tmp_path / "out").glob("sim_*/child"))) or not children[0].read_text():
         time.sleep(0.01)

@@ -12,6 +12,7 @@ from hnetfast.mnets import _layer_functions as layer_functions
 from hnetfast.ops import batched_mlp
 from hnetfast.ops._library import EXTENSION_LOADED
 from hnetfast.ops.batched_linear import batched_linear_reference
+from hnetfast.probabilistic import GaussianTarget
 
 needs_extension = pytest.mark.skipif(not EXTENSION_LOADED, reason="the extension has not been built")
 
@@ -130,6 +131,8 @@ def test_networks_go_layer_by_layer_where_they_must(monkeypatch):
         assert net.forward_batched(torch.randn(20, 3), torch.randn(9, net.num_params)).shape == (9, 20, 2)
     assert seen
     net = MLP(**options)
+    posterior = GaussianTarget(net)(torch.randn(1, 2 * net.num_params))
+    assert posterior.evaluate(net, torch.randn(20, 3), 9, sampling="local").shape == (9, 20, 2)
     with torch.autocast("cpu"):
         out = net.forward_batched(torch.randn(20, 3), torch.randn(9, net.num_params))
     assert out.dtype == torch.bfloat16

@@ -115,6 +115,19 @@ def assert_accurate(groups, placement, num_outputs, change=lambda t: t):
             )
 
 
+def test_no_outputs():
+    """Gradients are zeros where chunks have no place at all."""
+    group = Group([torch.randn(1, 2, 3), torch.randn(2, 1, 2)], [torch.randn(1, 5)], [torch.randn(1)], "relu")
+    tensors = tensors_of([group])
+    for tensor in tensors:
+        tensor.requires_grad_()
+    placement = pack_placement([torch.tensor([0, 1])], [torch.tensor([[-1], [-1]])])
+    out = grouped_mlp([group], placement, 0)
+    assert out.shape == (2, 0)
+    for grad in torch.autograd.grad(out, tensors, torch.empty(2, 0), materialize_grads=True):
+        assert grad.count_nonzero() == 0
+
+
 @given(
     conditions=st.sampled_from([1, 2, 5]),
     groups=st.lists(
