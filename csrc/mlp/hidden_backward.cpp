@@ -9,6 +9,7 @@
 #include "mlp/hidden_layers.h"
 #include "mlp/product.h"
 #include "mlp/tiled_mlp.h"
+#include "tiles/parts.h"
 #include "tiles/tile_types.h"
 
 namespace hnetfast {
@@ -17,6 +18,8 @@ using at::Tensor;
 using at::TensorList;
 
 namespace {
+
+constexpr int64_t kSmallNetwork = 1 << 16;  // multiply-adds of the hidden layers below which calls cost more
 
 // Gradients of inputs and of the first layer's matrix, from that before its activation, summed over the rows that
 // meet the same row of each part.
@@ -167,12 +170,104 @@ class TiledBackward {
   std::vector<Term> terms_;
 };
 
+// The backward pass of few rows through small layers, without a library call for each step.
+template <typename T>
+class SmallBackward {
+ public:
+  SmallBackward(const Mlp& mlp, const Tensor& grad, const Tensor& hidden, const Sizes& sizes)
+      : mlp_(mlp), sizes_(sizes), grad_(grad.contiguous()), hidden_(view_of<T>(hidden)) {
+    int64_t most = sizes.rows();
+    for (const Tensor& weight : mlp.hidden_weights()) {
+      weights_.push_back(weight.contiguous());
+      most = std::max({most, weight.size(0), weight.size(1)});
+    }
+    for (const Tensor& part : mlp.inputs) parts_.push_back(as_matrix(part).contiguous());
+    size_ = sizes.rows() * most;
+    spare_ = 2 * most * kernels_.lanes;
+  }
+
+  void run(const Need& need, std::vector<Tensor>& results) const {
+    T* const memory = scratch<T>(3 * size_ + spare_);
+    T *g = memory, *next = g + size_, *const spare = memory + 3 * size_;
+    const int64_t R = sizes_.rows();
+    std::copy(grad_.const_data_ptr<T>(), grad_.const_data_ptr<T>() + grad_.numel(), g);
+    int64_t column = hidden_.cols;
+    for (size_t i = weights_.size(); i-- > 0;) {
+      const int64_t out = weights_[i].size(0), in = weights_[i].size(1);
+      column -= out;
+      for (int64_t r = 0; r < R && mlp_.activation == Activation::relu; ++r) {
+        kernels_.relu_backward(g + r * out, hidden_.row(r) + column, out);
+      }
+      const size_t bias = mlp_.first_bias() + i, weight = mlp_.first_weight() + i;
+      if (!mlp_.biases.empty() && need(bias)) {
+        T* const sum = allocate({out}, results[bias]);
+        std::copy(g, g + out, sum);
+        for (int64_t r = 1; r < R; ++r) kernels_.add(sum, g + r * out, out);
+      }
+      const MatrixView<const T> grad{g, R, out, out};
+      if (i == 0) return first_layer(grad, next, spare, need, results);
+      if (need(weight)) {
+        const MatrixView<const T> below{hidden_.data + column - in, R, in, hidden_.stride};
+        multiply(grad.t(), below, {allocate({out, in}, results[weight]), out, in, in}, false, spare);
+      }
+      multiply(grad, view_of<T>(weights_[i]), {next, R, in, in}, false, spare);
+      std::swap(g, next);
+    }
+  }
+
+ private:
+  T* allocate(at::IntArrayRef sizes, Tensor& result) const {
+    result = at::empty(sizes, grad_.options());
+    return result.template mutable_data_ptr<T>();
+  }
+
+  // A part meets the sum over the rows that read the same of it.
+  void first_layer(const MatrixView<const T>& grad, T* sums, T* spare, const Need& need, std::vector<Tensor>& results) const {
+    const int64_t out = grad.cols, in = weights_[0].size(1);
+    const size_t weight = mlp_.first_weight();
+    T* const of_weight = need(weight) ? allocate({out, in}, results[weight]) : nullptr;
+    int64_t column = 0;
+    for (size_t p = 0; p < parts_.size(); ++p) {
+      const Tensor& part = mlp_.inputs[p];
+      const int64_t rows = parts_[p].size(0), width = parts_[p].size(1);
+      std::fill(sums, sums + rows * out, T(0));
+      for (int64_t r = 0; r < grad.rows; ++r) {
+        const int64_t condition = part.size(0) == 1 ? 0 : r / sizes_.chunks, chunk = part.size(1) == 1 ? 0 : r % sizes_.chunks;
+        kernels_.add(sums + (condition * part.size(1) + chunk) * out, grad.row(r), out);
+      }
+      const MatrixView<const T> sum{sums, rows, out, out};
+      if (of_weight) multiply(sum.t(), view_of<T>(parts_[p]), {of_weight + column, out, width, in}, false, spare);
+      if (need(p)) {
+        const MatrixView<const T> columns{weights_[0].template const_data_ptr<T>() + column, out, width, in};
+        multiply(sum, columns, {allocate(part.sizes(), results[p]), rows, width, width}, false, spare);
+      }
+      column += width;
+    }
+  }
+
+  const TileKernels<T>& kernels_ = tile_kernels<T>();
+  const Mlp mlp_;
+  const Sizes sizes_;
+  const Tensor grad_;
+  const MatrixView<const T> hidden_;
+  std::vector<Tensor> weights_, parts_;
+  int64_t size_ = 0, spare_ = 0;
+};
+
 }  // namespace
 
 void hidden_backward(const Mlp& mlp, const Tensor& grad, const Tensor& saved_hidden, const Sizes& sizes, const Need& need,
                      std::vector<Tensor>& results) {
   const TensorList inputs = mlp.inputs, weights = mlp.weights, biases = mlp.biases;
   const size_t first_weight = mlp.first_weight(), first_bias = mlp.first_bias(), last = weights.size() - 1;
+  const bool small = is_simple(mlp.activation) && has_tile_kernels(grad.scalar_type()) && sizes.rows() < kTileRows;
+  if (small && sizes.rows() > 0 && hidden_work(mlp, sizes) < kSmallNetwork) {
+    with_tile_type(grad.scalar_type(), [&](auto zero) {
+      using T = decltype(zero);
+      SmallBackward<T>(mlp, grad, saved_hidden, sizes).run(need, results);
+    });
+    return;
+  }
   if (suits_tiles(mlp) && sizes.rows() >= kTileRows) {
     bool done = false;
     with_tile_type(grad.scalar_type(), [&](auto zero) {
