@@ -12,6 +12,8 @@ are those of the network for ``2 f d``, since what it was is constant.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -118,28 +120,25 @@ def _that_count(factors: Tensor, change: Tensor) -> Tensor:
     return torch.where((factors != 0) | change.isfinite(), change, 0)
 
 
-def _forward_reference(
-    inputs,
-    weights,
-    biases,
-    factors,
-    activation,
-    num_outputs,
-    previous_inputs,
-    previous_weights,
-    previous_biases,
-    save_hidden=False,
-):
-    current = Group(inputs, weights, biases, activation)
-    lists = previous_inputs, previous_weights, previous_biases
+def _checked(
+    inputs, weights, biases, factors, activation, num_outputs, *rest: Any
+) -> tuple[Group, Group, tuple[int, int], bool]:
+    """The network, what it was (without gradients), conditions and chunks, and the last argument."""
+    lists, save_hidden = rest[:3], len(rest) > 3 and rest[3]
     old_inputs, old_weights, old_biases = ([t.detach() for t in tensors] for tensors in lists)
+    current = Group(inputs, weights, biases, activation)
     previous = Group(old_inputs, old_weights, old_biases, activation)
-    sizes = _check(current, previous, num_outputs, factors)
+    return current, previous, _check(current, previous, num_outputs, factors), save_hidden
+
+
+def _forward_reference(*args):
+    current, previous, sizes, save_hidden = _checked(*args)
+    weights, biases, factors, num_outputs = current.weights, current.biases, args[3], args[5]
     layers, delta = hidden_and_change(current, previous, *sizes)
-    old_weight = old_weights[-1]
+    old_weight = previous.weights[-1]
     change = layers[-1] @ (weights[-1] - old_weight).t() + delta @ old_weight.t()
     if biases:
-        change = change + (biases[-1] - old_biases[-1])
+        change = change + (biases[-1] - previous.biases[-1])
     change = change.expand(*sizes, -1).flatten(1)[:, :num_outputs].contiguous()
     loss = (factors * _that_count(factors, change).square()).sum()
     if not save_hidden or len(weights) == 1 or sizes[0] == 0:
@@ -193,21 +192,9 @@ def _differentiable_backward(grad_loss, change, hidden, inputs, weights, biases,
 # --- tracing and vmap -----------------------------------------------------------------------------
 
 
-def _forward_fake(
-    inputs,
-    weights,
-    biases,
-    factors,
-    activation,
-    num_outputs,
-    previous_inputs,
-    previous_weights,
-    previous_biases,
-    save_hidden=False,
-):
-    current = Group(inputs, weights, biases, activation)
-    previous = Group(previous_inputs, previous_weights, previous_biases, activation)
-    sizes = _check(current, previous, num_outputs, factors)
+def _forward_fake(*args):
+    current, _, sizes, save_hidden = _checked(*args)
+    weights, factors, num_outputs = current.weights, args[3], args[5]
     loss, change = factors.new_empty(()), factors.new_empty(sizes[0], num_outputs)
     if not save_hidden or len(weights) == 1 or sizes[0] == 0:
         return loss, change, factors.new_empty(0)
