@@ -41,14 +41,22 @@ struct Layer {
 
 struct Shape {
   int64_t sets, rows, in, out, hidden, work;
+  bool slopes;  // are those of hidden units saved too, after their results?
   int64_t pitch() const { return round_up(rows, kRowUnit); }
+  int64_t saved() const { return slopes ? 2 * hidden : hidden; }
+};
+
+// The hidden units: activation(x), for sines sin(omega·x).
+struct Units {
+  Activation activation;
+  double omega;
 };
 
 // A network and its input [B or 1, N, in], with memory of its own where tensors are lazily negated.
 template <typename T>
 class Network {
  public:
-  Network(const Tensor& x, TensorList weights, TensorList biases, bool relu) : relu(relu), x_(by_rows(x)) {
+  Network(const Tensor& x, TensorList weights, TensorList biases, const Units& units) : units(units), x_(by_rows(x)) {
     int64_t row = 0;
     for (size_t i = 0; i < weights.size(); ++i) {
       const Tensor w = keep(weights[i]), b = biases.empty() ? Tensor() : keep(biases[i]);
@@ -67,7 +75,7 @@ class Network {
 
   bool is_shared() const { return x_.size(0) == 1; }
 
-  const bool relu;
+  const Units units;
   std::vector<Layer<T>> layers;
   int64_t width = 1;
 
@@ -106,6 +114,15 @@ void for_each_set(const Shape& shape, const F& run) {
   });
 }
 
+// Results of hidden units, from which a shift lacks, and, where there is a place for them, their slopes.
+template <typename T>
+void activate(const Units& units, T* to, T* slopes, const T* from, T shift, int64_t count) {
+  const TileKernels<T>& kernels = tile_kernels<T>();
+  if (units.activation == Activation::sine) return kernels.sine(to, slopes, from, shift, T(units.omega), count);
+  for (int64_t n = 0; n < count; ++n) to[n] = from[n] + shift;
+  if (units.activation == Activation::relu) kernels.relu(to, to, count);
+}
+
 template <typename T>
 void forward_kernel(const Network<T>& network, const Shape& shape, T* out, T* hidden) {
   const TileKernels<T>& kernels = tile_kernels<T>();
@@ -123,14 +140,13 @@ void forward_kernel(const Network<T>& network, const Shape& shape, T* out, T* hi
       for (const Layer<T>& layer : network.layers) {
         kernels.gemm(layer.matrix(set), below, {results, layer.out, pitch, pitch}, nullptr, false);
         if (&layer == &network.layers.back()) break;
-        T* const to = hidden ? hidden + (set * shape.hidden + layer.hidden_row) * shape.pitch() + first
+        T* const to = hidden ? hidden + (set * shape.saved() + layer.hidden_row) * shape.pitch() + first
                              : memory + (below.data == memory ? size : 0);
+        T* const slopes = hidden && shape.slopes ? to + shape.hidden * shape.pitch() : nullptr;
         const int64_t stride = hidden ? shape.pitch() : pitch;
         for (int64_t o = 0; o < layer.out; ++o) {
-          const T *from = results + o * pitch, shift = layer.shift(set, o);
-          T* const h = to + o * stride;
-          for (int64_t n = 0; n < pitch; ++n) h[n] = from[n] + shift;
-          if (network.relu) kernels.relu(h, h, pitch);
+          activate<T>(network.units, to + o * stride, slopes ? slopes + o * stride : nullptr, results + o * pitch,
+                      layer.shift(set, o), pitch);
         }
         below = {to, layer.out, pitch, stride};
       }
@@ -189,8 +205,8 @@ class SetBackward {
         kernels_.gemm(layer.matrix(set).t(), {grad, layer.out, pitch, pitch}, {next, layer.in, pitch, pitch}, nullptr, false);
         std::swap(grad, next);
         if (i == 0) store_grad_input(set, first, count, pitch, grad);
-        if (i == 0 || !network_.relu) continue;
-        for (int64_t k = 0; k < layer.in; ++k) kernels_.relu_backward(grad + k * pitch, hidden_row(set, i - 1, k) + first, pitch);
+        for (int64_t k = 0; i > 0 && k < layer.in; ++k)
+          activation_grad(grad + k * pitch, hidden_row(set, i - 1, k) + first, pitch);
       }
     });
     for (size_t i = 0; i < network_.layers.size(); ++i) store(set, i, memory + starts_[i]);
@@ -198,8 +214,12 @@ class SetBackward {
 
  private:
   int64_t pitch_of(const Layer<T>& layer) const { return round_up(layer.in + 1, kernels_.lanes); }
+  void activation_grad(T* grad, const T* hidden, int64_t count) const {
+    if (network_.units.activation == Activation::relu) kernels_.relu_backward(grad, hidden, count);
+    if (shape_.slopes) kernels_.multiply(grad, hidden + shape_.hidden * shape_.pitch(), count);
+  }
   const T* hidden_row(int64_t set, size_t layer, int64_t unit) const {
-    return hidden_ + (set * shape_.hidden + network_.layers[layer].hidden_row + unit) * shape_.pitch();
+    return hidden_ + (set * shape_.saved() + network_.layers[layer].hidden_row + unit) * shape_.pitch();
   }
 
   // What a layer reads, and a 1, whose gradient is that of the bias: [count, pitch].
@@ -240,7 +260,7 @@ class SetBackward {
   int64_t sums_ = 0, inputs_ = 0;
 };
 
-Shape check(const char* op, const Tensor& x, TensorList weights, TensorList biases) {
+Shape check(const char* op, const Tensor& x, TensorList weights, TensorList biases, const Units& units) {
   check_dense(op, "x", x);
   const at::ScalarType type = x.scalar_type();
   TORCH_CHECK_TYPE(has_tile_kernels(type), op, ": x is ", type, ", accepted are Float, Double");
@@ -251,7 +271,7 @@ Shape check(const char* op, const Tensor& x, TensorList weights, TensorList bias
   const int64_t sets = weights[0].dim() == 3 ? weights[0].size(0) : -1;
   TORCH_CHECK_VALUE(x.dim() == 3 && sets >= 0 && (x.size(0) == 1 || x.size(0) == sets), op, ": x has shape ", x.sizes(),
                     ", weights[0] ", weights[0].sizes(), ", expected [sets or 1, batch, in] and [sets, out, in]");
-  Shape shape{sets, x.size(1), x.size(2), x.size(2), 0, 0};
+  Shape shape{sets, x.size(1), x.size(2), x.size(2), 0, 0, units.activation == Activation::sine};
   for (size_t i = 0; i < weights.size(); ++i) {
     check_dense(op, "weights", weights[i]);
     TORCH_CHECK_VALUE(weights[i].scalar_type() == type && weights[i].dim() == 3 && weights[i].size(0) == sets &&
@@ -266,31 +286,31 @@ Shape check(const char* op, const Tensor& x, TensorList weights, TensorList bias
   return shape;
 }
 
-std::vector<int64_t> hidden_sizes(const Shape& shape) { return {shape.sets, shape.hidden, shape.pitch()}; }
+std::vector<int64_t> hidden_sizes(const Shape& shape) { return {shape.sets, shape.saved(), shape.pitch()}; }
 
-bool parse_relu(const char* op, std::string_view activation) {
-  return parse_activation(op, activation, {Activation::identity, Activation::relu}) == Activation::relu;
+Units parse_units(const char* op, std::string_view activation, double omega) {
+  return {parse_activation(op, activation, {Activation::identity, Activation::relu, Activation::sine}), omega};
 }
 
 std::tuple<Tensor, Tensor> forward(const Tensor& x, TensorList weights, TensorList biases, std::string_view activation,
-                                   bool save_hidden) {
-  const bool relu = parse_relu(kOp, activation);
-  const Shape shape = check(kOp, x, weights, biases);
+                                   double omega, bool save_hidden) {
+  const Units units = parse_units(kOp, activation, omega);
+  const Shape shape = check(kOp, x, weights, biases, units);
   const Tensor out = empty_pooled({shape.sets, shape.rows, shape.out}, x.options());
   const Tensor hidden = save_hidden ? empty_pooled(hidden_sizes(shape), x.options()) : at::empty({0}, x.options());
   if (shape.sets * shape.rows == 0) return {out, hidden};
   with_tile_type(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    const Network<T> network(x, weights, biases, relu);
+    const Network<T> network(x, weights, biases, units);
     forward_kernel<T>(network, shape, out.mutable_data_ptr<T>(), save_hidden ? hidden.mutable_data_ptr<T>() : nullptr);
   });
   return {out, hidden};
 }
 
 std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& hidden, const Tensor& x, TensorList weights, TensorList biases,
-                             std::string_view activation, c10::List<bool> needs) {
-  const bool relu = parse_relu(kBackwardOp, activation);
-  const Shape shape = check(kBackwardOp, x, weights, biases);
+                             std::string_view activation, double omega, c10::List<bool> needs) {
+  const Units units = parse_units(kBackwardOp, activation, omega);
+  const Shape shape = check(kBackwardOp, x, weights, biases, units);
   const size_t count = 1 + weights.size() + biases.size();
   check_tensor(kBackwardOp, "grad_out", grad_out, x.scalar_type(), {shape.sets, shape.rows, shape.out});
   check_tensor(kBackwardOp, "hidden", hidden, x.scalar_type(), hidden_sizes(shape));
@@ -313,7 +333,7 @@ std::vector<Tensor> backward(const Tensor& grad_out, const Tensor& hidden, const
         grads.weights.push_back(pointer(1 + i));
         grads.biases.push_back(biases.empty() ? nullptr : pointer(1 + weights.size() + i));
       }
-      const Network<T> network(x, weights, biases, relu);
+      const Network<T> network(x, weights, biases, units);
       const Tensor grad = grad_out.contiguous().resolve_neg(), saved = hidden.contiguous();
       const SetBackward<T> of_set(network, shape, saved.const_data_ptr<T>(), grads);
       for_each_set(shape, [&](int64_t set) { of_set.run(set, grad.const_data_ptr<T>()); });

@@ -25,6 +25,7 @@ const char* name_of(Activation activation) {
     case Activation::tanh: return "tanh";
     case Activation::elu: return "elu";
     case Activation::leaky_relu: return "leaky_relu";
+    case Activation::sine: return "sine";
   }
   __builtin_unreachable();
 }
@@ -37,6 +38,7 @@ void activate_(Tensor h, Activation activation) {
     case Activation::tanh: at::tanh_(h); return;
     case Activation::elu: at::elu_(h); return;
     case Activation::leaky_relu: at::leaky_relu_(h, kSlope); return;
+    case Activation::sine: break;
   }
 }
 
@@ -49,6 +51,7 @@ Tensor activation_grad(Tensor& grad, const Tensor& h, Activation activation) {
     case Activation::tanh: return at::tanh_backward(grad, h);
     case Activation::elu: return at::elu_backward(grad, 1, 1, 1, /*is_result=*/true, h);
     case Activation::leaky_relu: return at::leaky_relu_backward(grad, h, kSlope, /*self_is_result=*/true);
+    case Activation::sine: break;
   }
   __builtin_unreachable();
 }
@@ -65,7 +68,8 @@ Activated activate(const Tensor& after, const Tensor& change, Activation activat
     applies = (after > 0) == (before > 0);
   };
   switch (activation) {
-    case Activation::identity: break;
+    case Activation::identity:
+    case Activation::sine: break;
     case Activation::relu: leaky(0); break;
     case Activation::leaky_relu: leaky(kSlope); break;
     case Activation::tanh:

@@ -8,7 +8,8 @@
 
 namespace hnetfast {
 
-enum class Activation { identity, relu, sigmoid, tanh, elu, leaky_relu };
+// A sine has no derivative that follows from its result: what is below, and the ops that accept it by default, is without it.
+enum class Activation { identity, relu, sigmoid, tanh, elu, leaky_relu, sine };
 
 // The activation of that name; raises ValueError where it is none of those that `op` accepts.
 Activation parse_activation(const char* op, std::string_view name,

@@ -1,6 +1,7 @@
 #include "tiles/tile_kernels.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <type_traits>
 #include <utility>

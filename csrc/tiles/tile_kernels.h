@@ -74,12 +74,17 @@ struct TileKernels {
   void (*write_sum)(T* out, const T* a, const T* b, int64_t count, bool stream);
   // sum[i] += a[i]
   void (*add)(T* sum, const T* a, int64_t count);
+  // to[i] *= by[i]
+  void (*multiply)(T* to, const T* by, int64_t count);
   // to[i] = from[i] / 255, correctly rounded.
   void (*bytes_to_unit)(T* to, const uint8_t* from, int64_t count);
   // to[i] = max(from[i], 0), and NaN where that is.
   void (*relu)(T* to, const T* from, int64_t count);
   // grad[i] = 0 where h[i], a result of relu, is 0.
   void (*relu_backward)(T* grad, const T* h, int64_t count);
+  // to[i] = sin(omega (from[i] + shift)) and, unless that is null, slopes[i] = omega cos(omega (from[i] + shift)), for whole
+  // vectors, elsewhere than `from`.
+  void (*sine)(T* to, T* slopes, const T* from, T shift, T omega, int64_t count);
   // Result of relu (or as it is, if not `relu`) for after[i], and by how much it differs from that for after[i] − delta[i]:
   // delta[i] where relu changes neither.
   void (*change)(T* now, T* change, const T* after, const T* delta, int64_t count, bool relu);

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hnetfast.mnets._statistics import Stats
+from hnetfast.nn import Sine
 from hnetfast.ops._activations import activation_name, is_elementwise, is_watched
 from hnetfast.ops._library import EXTENSION_LOADED, takes_plain_tensors
 from hnetfast.ops.batched_linear import batched_linear
@@ -120,6 +121,18 @@ _ROWS_AT_LEAST, _SETS_AT_LEAST = 16, 8
 _SMALL = 1 << 18  # weights of a set, which stay in the caches
 
 
+def _units_of(activation: Any) -> tuple[str | None, float]:
+    """Name and factor of an activation as ``batched_mlp`` takes them; no name where it does not."""
+    if activation is torch.sin:
+        return "sine", 1.0
+    if type(activation) is Sine:
+        omega: Any = activation.omega  # somebody may have put a parameter there
+        known = type(omega) in (int, float) and not is_watched(activation)
+        return ("sine", omega) if known else (None, 1.0)
+    name = "identity" if activation is None else activation_name(activation)
+    return name if name in ("identity", "relu") else None, 1.0
+
+
 class ManySets(LayerFunctions):
     """Layers computed with many sets of weights: activations are ``[B, batch, ...]``, weights ``[B, ...]``.
 
@@ -148,10 +161,10 @@ class ManySets(LayerFunctions):
     def mlp(
         self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: Any
     ) -> Tensor | None:
-        name = "identity" if activation is None else activation_name(activation)
+        name, omega = _units_of(activation)
         size = sum(weight.numel() for weight in weights) // self.num_sets
         if (
-            name not in ("identity", "relu")
+            name is None
             or x.ndim != 3
             or x.shape[1] < _ROWS_AT_LEAST
             or size > _SMALL
@@ -166,7 +179,7 @@ class ManySets(LayerFunctions):
             return None
         # Of an expanded tensor that somebody holds, every set has a gradient of its own.
         is_shared = x.stride(0) == 0 and not x.requires_grad
-        return batched_mlp(x[:1] if is_shared else x, weights, biases, name)
+        return batched_mlp(x[:1] if is_shared else x, weights, biases, name, omega)
 
     def _convolve(self, h: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
         weight = weight.flatten(0, 1)  # [B·C_out, C, kh, kw]

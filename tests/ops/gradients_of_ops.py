@@ -48,7 +48,7 @@ def calls() -> dict:
             [torch.randn(s, **F64) for s in ((2, 5, 3), (2, 4, 3), (2, 4))],
         ),
         "batched_mlp": (
-            lambda x, v, w, b, c: ops.batched_mlp(x, [v, w], [b, c], "relu"),
+            lambda x, v, w, b, c: ops.batched_mlp(x, [v, w], [b, c], "sine", 2.0),
             [torch.randn(s, **F64) for s in ((2, 5, 3), (2, 4, 3), (2, 2, 4), (2, 4), (2, 2))],
         ),
         "batched_lora": (

@@ -164,7 +164,14 @@ def of_batched_mlp(rng: random.Random) -> tuple:
     x = normal(rng.choice([1, sets]), rng.choice([1, 20, 300]), widths[0], dtype=dtype)
     weights = [normal(sets, o, i, dtype=dtype) for i, o in pairwise(widths)]
     biases = [normal(sets, o, dtype=dtype) for o in widths[1:]] if rng.random() < 0.7 else []
-    return x, weights, biases, rng.choice(["relu", "identity"]), rng.random() < 0.5
+    return (
+        x,
+        weights,
+        biases,
+        rng.choice(["relu", "identity", "sine"]),
+        rng.choice([1.0, 5.0]),
+        rng.random() < 0.5,
+    )
 
 
 def of_batched_mlp_backward(rng: random.Random) -> tuple:

@@ -49,6 +49,11 @@ HN_TARGET void add(T* sum, const T* a, int64_t count) {
   for (; i < count; ++i) sum[i] += a[i];
 }
 
+template <typename T>
+HN_TARGET void multiply(T* to, const T* by, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] *= by[i];
+}
+
 // The quotient by way of the reciprocal, and what that lacks: an eighth of the time of a division.
 template <typename T>
 HN_TARGET void bytes_to_unit(T* to, const uint8_t* from, int64_t count) {

@@ -32,6 +32,7 @@ HN_INLINE T add_product(T sum, T a, T b) {
 }
 
 #include "tiles/impl/elementwise.h"
+#include "tiles/impl/sine.h"
 #include "tiles/impl/transposition.h"
 
 #include "tiles/impl/products.h"
@@ -59,9 +60,11 @@ constexpr TileKernels<T> kTable = [] {
   table.multiply_positions = multiply_positions<T>;
   table.write_sum = write_sum<T>;
   table.add = add<T>;
+  table.multiply = multiply<T>;
   table.bytes_to_unit = bytes_to_unit<T>;
   table.relu = relu<T>;
   table.relu_backward = relu_backward<T>;
+  table.sine = sine<T>;
   table.change = change_of_relu<T>;
   table.fence = fence;
   return table;
