@@ -112,11 +112,12 @@ class Assembly:
         num_elements: Of all pieces.
         sources: For "moves" the number of the source of every result element, among the elements of all
             pieces.
+        runs: Where runs of result elements begin whose sources follow one another, and the sources of these
+            elements; of a function that computes none.
 
     Raises:
         TypeError, ValueError: If the function raises, returns something else than tensors of the target
-        shapes,
-            changes its input in place, or does not return the same twice.
+            shapes, changes its input in place, or does not return the same twice.
     """
 
     @_on_cpu
@@ -131,9 +132,9 @@ class Assembly:
         self._target_shapes = [tuple(shape) for shape in target_shapes]
         self.num_elements = sum(self._sizes())
         self.sources = self._find_sources()
-        if self.sources is not None:
-            first = torch.cat([torch.tensor([0]), self.sources.diff().ne(1).nonzero().flatten() + 1])
-            self._runs = first[: len(self.sources)], self.sources[first[: len(self.sources)]]
+        known = torch.empty(0, dtype=torch.int64) if self.sources is None else self.sources
+        first = torch.cat([torch.tensor([0]), known.diff().ne(1).nonzero().flatten() + 1])[: len(known)]
+        self.runs = first, known[first]
         self.kind = "moves" if self.sources is not None else "vmap" if self._can_batch() else "loop"
 
     def __call__(self, pieces: Tensor) -> Tensor:
@@ -245,7 +246,7 @@ class Assembly:
 
     def sources_of(self, positions: Tensor) -> Tensor:
         """Where result elements at given positions come from, among the elements of all pieces."""
-        first, begins = self._runs
+        first, begins = self.runs
         run = torch.searchsorted(first, positions, right=True) - 1
         return begins[run] + positions - first[run]
 
@@ -284,7 +285,7 @@ class Assembly:
             int32 ``[n]``.
         """
         ends = sizes.cumsum(0)
-        first, begins = self._runs
+        first, begins = self.runs
         count = sum(map(prod, self._target_shapes))
         lengths = torch.cat([first, torch.tensor([count])]).diff()
         first_block = torch.searchsorted(ends, begins, right=True)

@@ -14,7 +14,7 @@ from hnetfast._checks import check_integer
 from hnetfast._errors import InputError
 from hnetfast.hnets._arguments import check_mlp_arguments
 from hnetfast.hnets._bias_hyperinit import Changes, Wanted
-from hnetfast.hnets._call import Call, parse_call
+from hnetfast.hnets._call import Call
 from hnetfast.hnets._chunked_hnet import ChunkedHyperNet
 from hnetfast.hnets._hyperfan import (
     check_variances,
@@ -29,7 +29,6 @@ from hnetfast.hnets._part import Part
 from hnetfast.hnets.mlp_hnet import HMLP
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.ops._activations import RELU
-from hnetfast.ops.grouped_mlp import Group
 
 __all__ = ["ChunkedHMLP"]
 
@@ -130,9 +129,10 @@ class ChunkedHMLP(ChunkedHyperNet):
     def _is_plain(self) -> bool:
         return self._has_forward_of(ChunkedHMLP) and self._hnet._has_independent_rows()
 
-    def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part]:
-        arranged = self._arrange(parse_call(self, None, None, cond_ids, weights))
-        return [Part(self._hnet._group(*arranged, None), self._num_targets)]
+    def _parts_of(self, call: Call) -> list[Part] | None:
+        if not self._has_forward_of(ChunkedHMLP):
+            return None
+        return [Part(self._hnet._group(*self._arrange(call), call.condition), self._num_targets)]
 
     def _changes_to_start_at(self, wanted: Wanted, weight_scale: float) -> Changes:
         self._hnet._check_heads()
@@ -140,11 +140,6 @@ class ChunkedHMLP(ChunkedHyperNet):
         padded = Wanted(*(F.pad(tensor, (0, padding)) for tensor in wanted))  # which are not known
         of_chunk = padded.merged(self.num_chunks, f"its {self.num_chunks} chunks")
         return self._hnet._changes_to_start_at(of_chunk, weight_scale)
-
-    def _whole_group(self, call: Call) -> Group | None:
-        if not self._has_forward_of(ChunkedHMLP):
-            return None
-        return self._hnet._group(*self._arrange(call), call.condition)
 
     def apply_chunked_hyperfan_init(
         self,

@@ -21,7 +21,7 @@ from hnetfast.mnets._layer_building import Shape
 from hnetfast.mnets.mnet_interface import MainNetInterface
 from hnetfast.ops._activations import is_watched
 from hnetfast.ops._corrections import Corrections
-from hnetfast.ops._output_ranges import OutputRanges
+from hnetfast.ops._output_ranges import OutputRanges, check_runs
 from hnetfast.ops.grouped_mlp import Group
 from hnetfast.ops.split_targets import split_targets_reference
 
@@ -269,11 +269,26 @@ class HyperNetInterface(MainNetInterface):
         Returns:
             The parts, which have :attr:`_num_part_outputs` elements together; None if there are none.
         """
+        return self._parts_of(parse_call(self, None, None, cond_ids, weights))
+
+    def _parts_of(self, call: Call) -> list[Part] | None:
+        """The same for any call, also of one that is not plain, as long as :meth:`forward` is the original
+        one; networks only.
+        """
         return None
+
+    def _part_runs(self) -> tuple[Tensor, Tensor]:
+        """Where runs of weights begin that follow one another in the parts too: in the flattened output, in
+        ascending order, and in the parts.
+        """
+        start = torch.zeros(1, dtype=torch.int64, device="cpu")
+        return start, start
 
     def _part_positions(self, positions: Tensor) -> Tensor:
         """Where in the parts, one after the other, weights at given positions of the flattened output are."""
-        return positions
+        first, begins = self._part_runs()
+        run = torch.searchsorted(first, positions, right=True) - 1
+        return begins[run] + positions - first[run]
 
     @property
     def _num_part_outputs(self) -> int:
@@ -296,19 +311,18 @@ class HyperNetInterface(MainNetInterface):
             NotImplementedError: If this hypernetwork generates all weights together.
         """
         call = parse_call(self, uncond_input, cond_input, cond_id, weights, condition, ret_format)
-        group = None if is_watched(self) else self._whole_group(call)
-        if group is None:
+        runs = self._part_runs()
+        check_runs(runs, self.num_outputs)  # before there are changes, of statistics for instance
+        parts = None if is_watched(self) else self._parts_of(call)
+        if parts is None:
             raise UnsupportedError(
-                "lazy: expected an HMLP or a ChunkedHMLP without hooks, whose forward is the original one, "
-                f"got a {type(self).__name__}"
+                "lazy: expected an HMLP, a ChunkedHMLP, a LayerHMLP without offsets or a StructuredHMLP "
+                "whose assembly_fct only moves elements, without hooks and with the original forward, got a "
+                f"{type(self).__name__}"
             )
-        return OutputRanges(group, self.num_outputs)
-
-    def _whole_group(self, call: Call) -> Group | None:
-        """The network whose outputs are the weights that :meth:`forward` returns; None if it is not a single
-        one.
-        """
-        return None
+        groups = [part.source for part in parts if isinstance(part.source, Group)]
+        counts = [part.num_outputs for part in parts]
+        return OutputRanges(groups, counts, runs, self.num_outputs)
 
     def _uneven_outputs(self) -> Corrections | None:
         """Elements of the parts that are not used once, with what to subtract of their squares for that; None

@@ -15,7 +15,7 @@ from hnetfast._checks import check_integer
 from hnetfast._errors import InputError
 from hnetfast.hnets._arguments import check_mlp_arguments
 from hnetfast.hnets._bias_hyperinit import Changes, Wanted, keep_unknown
-from hnetfast.hnets._call import parse_call
+from hnetfast.hnets._call import Call
 from hnetfast.hnets._conditions import new_embedding
 from hnetfast.hnets._hidden_layers import HiddenLayersHyperNet
 from hnetfast.hnets._part import Part
@@ -330,18 +330,17 @@ class LayerHMLP(HiddenLayersHyperNet):
     def _is_plain(self) -> bool:
         return self._has_forward_of(LayerHMLP) and self._has_independent_rows()
 
-    def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part] | None:
-        if self._use_offsets:  # two parts have the same place
+    def _parts_of(self, call: Call) -> list[Part] | None:
+        if self._use_offsets or not self._has_forward_of(LayerHMLP):  # two parts in one place
             return None
-        groups = self._groups(*self._arrange(parse_call(self, None, None, cond_ids, weights)), None)
+        groups = self._groups(*self._arrange(call), call.condition)
         return [
             Part(group, len(kind.targets) * kind.size)
             for group, kind in zip(groups, self._kinds, strict=True)
         ]
 
-    def _part_positions(self, positions: Tensor) -> Tensor:
-        target = torch.searchsorted(self._starts, positions, right=True) - 1
-        return positions - self._starts[target] + self._part_starts[target]
+    def _part_runs(self) -> tuple[Tensor, Tensor]:
+        return self._starts, self._part_starts
 
     def _target_sources(self) -> tuple[list[tuple[str, int | None]], Tensor]:
         sources: list[tuple[str, int | None]] = [

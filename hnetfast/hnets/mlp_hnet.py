@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hnetfast import ops
 from hnetfast.hnets._arguments import check_mlp_arguments
 from hnetfast.hnets._bias_hyperinit import Changes, Wanted
-from hnetfast.hnets._call import Call, parse_call
+from hnetfast.hnets._call import Call
 from hnetfast.hnets._hidden_layers import HiddenLayersHyperNet
 from hnetfast.hnets._hyperfan import describe_targets, init_fan_in_, plan_heads
 from hnetfast.hnets._part import Part
@@ -136,18 +136,14 @@ class HMLP(HiddenLayersHyperNet):
     def _is_plain(self) -> bool:
         return self._has_forward_of(HMLP) and self._has_independent_rows()
 
-    def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part]:
-        arranged = self._arrange(parse_call(self, None, None, cond_ids, weights))
-        return [Part(self._group(*arranged, None), self._num_targets)]
+    def _parts_of(self, call: Call) -> list[Part] | None:
+        if not self._has_forward_of(HMLP):
+            return None
+        return [Part(self._group(*self._arrange(call), call.condition), self._num_targets)]
 
     def _changes_to_start_at(self, wanted: Wanted, weight_scale: float) -> Changes:
         self._check_heads()
         return self._changes_of_head(len(self._layers), wanted, weight_scale)
-
-    def _whole_group(self, call: Call) -> Group | None:
-        if not self._has_forward_of(HMLP):
-            return None
-        return self._group(*self._arrange(call), call.condition)
 
     def apply_hyperfan_init(
         self,

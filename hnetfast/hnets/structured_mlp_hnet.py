@@ -349,15 +349,14 @@ class StructuredHMLP(Assembled, ChunkEmbeddingHyperNet):
             hnet._has_independent_rows() for hnet in self._hnets
         )
 
-    def _parts(self, cond_ids: Sequence[int] | None, weights: dict[str, Any] | None) -> list[Part] | None:
-        if self._assembly.kind != "moves":
+    def _parts_of(self, call: Call) -> list[Part] | None:
+        if self._assembly.kind != "moves" or not self._has_forward_of(StructuredHMLP):
             return None
-        groups = self._groups(parse_call(self, None, None, cond_ids, weights))
-        counts = zip(groups, self._num_per_chunk, strict=True)
+        counts = zip(self._groups(call), self._num_per_chunk, strict=True)
         return [Part(group, count * group.weights[-1].shape[0]) for group, count in counts]
 
-    def _part_positions(self, positions: Tensor) -> Tensor:
-        return self._assembly.sources_of(positions)
+    def _part_runs(self) -> tuple[Tensor, Tensor]:
+        return self._assembly.runs
 
     @property
     def _num_part_outputs(self) -> int:

@@ -334,9 +334,12 @@ class MainNetInterface(LayerBuilding, ABC):
                 suits the network and the size of the batch; where they cannot share work, one by one.
             lazy: Whether to generate each tensor of weights when a layer needs it, in the backward pass once
                 more, so that the weights of all layers are never stored at once. ``weights`` is a
-                hypernetwork of class :class:`~hnetfast.hnets.mlp_hnet.HMLP` or
-                :class:`~hnetfast.hnets.chunked_mlp_hnet.ChunkedHMLP` then. Gradients of gradients, which
-                ``create_graph=True`` asks for, are not available.
+                hypernetwork of class :class:`~hnetfast.hnets.mlp_hnet.HMLP`,
+                :class:`~hnetfast.hnets.chunked_mlp_hnet.ChunkedHMLP`,
+                :class:`~hnetfast.hnets.layer_mlp_hnet.LayerHMLP` (without offsets) or
+                :class:`~hnetfast.hnets.structured_mlp_hnet.StructuredHMLP` (whose assembly moves runs of 64
+                weights or more) then. Gradients of gradients, which ``create_graph=True`` asks for, are not
+                available.
             **forward_kwargs: Further arguments of :meth:`forward`. ``distilled_params`` may have a first
                 dimension of size B, statistics for each set; so may ``condition`` be a list of B entries.
                 With ``lazy``, and no partial, ``uncond_input``, ``cond_input`` and ``cond_id`` are those of

@@ -1,20 +1,22 @@
-"""Ranges of what ``chunked_mlp`` generates, each computed when it is needed and kept by nobody.
+"""Ranges of what MLPs generate, each computed when it is needed and kept by nobody.
 
-Only what the last layer reads is kept, ``[B, N, K]``. A range of outputs takes rows of the last layer's
-matrix at both its ends, where it begins and ends within chunks, and the whole matrix for the chunks between.
+Only what the last layers read is kept, ``[B, N, K]``. A range of outputs takes rows of a last layer's matrix
+at both its ends, where it begins and ends within chunks, and the whole matrix for the chunks between.
 
 The backward pass adds what each range contributes to the gradients of that matrix and of what it is
 multiplied with, in sums that all ranges share, and goes on below the last layer once, with the sums: the
-ranges depend on one scalar, which depends on all tensors of the network and whose gradient is therefore asked
-for last. The gradient of a range itself is asked for as soon as the operations that use it have theirs, and
-freed.
+ranges depend on one scalar, which depends on all tensors of the networks and whose gradient is therefore
+asked for last. The gradient of a range itself is asked for as soon as the operations that use it have theirs,
+and freed.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, chain
 from math import prod
 from typing import Any, NamedTuple
 
@@ -29,33 +31,59 @@ from hnetfast.ops._register import AUTOCAST_DTYPES
 from hnetfast.ops.chunked_mlp import chunked_mlp, hidden_layers
 from hnetfast.ops.grouped_mlp import Group
 
-_LEAST_CHUNKS = 2  # at once: of a single one, the op without hidden layers adds in another order
 _FEW_OUTPUTS, _FEW_CHUNKS = 1 << 18, 8  # at once at least: fewer chunks cost more in reading the matrix
+_SHORT_RUN, _FEW_RUNS = 64, 1024  # outputs; runs that may be shorter
 _ALIGNED = 16  # elements; where tensors lie between multiples of that decides on bits of libraries' results
 
 
-class OutputRanges:
-    """The outputs of a network for B conditions, as tensors that are generated when they are needed.
-
-    Their bits are those of :func:`~hnetfast.ops.chunked_mlp` where that is compiled for a CPU, as long as all
-    sets of a call are alike; elsewhere they agree within rounding.
+def check_runs(runs: tuple[Tensor, Tensor], num_outputs: int) -> None:
+    """Refuse outputs that are generated in so short runs that the calls would take most of the time.
 
     Args:
-        group: The network and its inputs.
-        num_outputs: Outputs of a condition.
+        runs: See :class:`OutputRanges`.
+        num_outputs: See there.
+
+    Raises:
+        NotImplementedError: If they are.
+    """
+    if len(runs[0]) > _FEW_RUNS + num_outputs // _SHORT_RUN:
+        raise UnsupportedError(
+            f"lazy: expected weights in runs of {_SHORT_RUN} outputs or more on average, got "
+            f"{num_outputs} in {len(runs[0])} runs"
+        )
+
+
+class OutputRanges:
+    """The outputs of networks for B conditions, as tensors that are generated when they are needed.
+
+    Their bits are those of the ops that generate all of them where these are compiled for a CPU, as long as
+    all sets of a call are alike; elsewhere they agree within rounding.
+
+    Args:
+        groups: The networks and their inputs, with B conditions each.
+        counts: Outputs of a condition, of each.
+        runs: Where runs of outputs begin: among those that are asked for, in ascending order, and among those
+            of the networks, one after the other. Integers on a CPU.
+        num_outputs: Outputs that are asked for, of a condition.
 
     Attributes:
         num_conditions: B.
+
     """
 
-    def __init__(self, group: Group, num_outputs: int) -> None:
+    def __init__(
+        self, groups: Sequence[Group], counts: Sequence[int], runs: tuple[Tensor, Tensor], num_outputs: int
+    ) -> None:
+        self._first, self._begins = runs
         self._num_outputs = num_outputs
-        group = _lowered(group)
-        tensors = [*group.inputs, *group.weights, *group.biases]
-        needs = [torch.is_grad_enabled() and tensor.requires_grad for tensor in tensors]
-        self._layer = _LastLayer(group, needs)
-        self._joint = _Join.apply(self._layer, *tensors) if any(needs) else None
-        self.num_conditions = self._layer.sizes[0]
+        self._ends = list(accumulate(counts))
+        groups = [_lowered(group) for group in groups]
+        tensors = [[*group.inputs, *group.weights, *group.biases] for group in groups]
+        needs = [[torch.is_grad_enabled() and t.requires_grad for t in own] for own in tensors]
+        self._layers = _LastLayers([_LastLayer(group, own) for group, own in zip(groups, needs, strict=True)])
+        is_needed = any(map(any, needs))
+        self._joint = _Join.apply(self._layers, *chain.from_iterable(tensors)) if is_needed else None
+        self.num_conditions = self._layers.layers[0].sizes[0]
 
     def tensors(self, shapes: Sequence[Sequence[int]], first: int, last: int, stacked: bool) -> list[Tensor]:
         """Cut the outputs of some conditions into tensors, which lie in memory as those of all outputs would.
@@ -75,21 +103,52 @@ class OutputRanges:
             full = (last - first, *shape) if stacked else tuple(shape)
             gap = (self._num_outputs - (stop - start)) % _ALIGNED
             offset = (first * self._num_outputs + start) % _ALIGNED
-            outputs = _Range(start, stop, first, last, full, offset, stop - start + gap)
+            outputs = _Range(self._runs(start, stop), first, last, full, offset, stop - start + gap)
             if self._joint is None:
-                found.append(_deferred(self._layer, outputs))
+                found.append(_deferred(self._layers, outputs))
             else:
-                found.append(_Generate.apply(self._joint, self._layer, outputs))
+                found.append(_Generate.apply(self._joint, self._layers, outputs))
             start = stop
         return found
+
+    def _runs(self, start: int, stop: int) -> list[_Run]:
+        """Where outputs ``[start, stop)`` of a condition come from, one after the other."""
+        found, ends = [], [0, *self._ends]
+        positions = torch.tensor([start, max(stop - 1, start)], device="cpu")
+        first_run, last_run = (torch.searchsorted(self._first, positions, right=True) - 1).tolist()
+        chosen = slice(first_run, last_run + 1)
+        stops = [*self._first[chosen][1:].tolist(), stop]
+        for first, begin, end in zip(
+            self._first[chosen].tolist(), self._begins[chosen].tolist(), stops, strict=True
+        ):
+            at = begin + max(start - first, 0)
+            end = at + end - max(start, first)
+            while at < end:
+                i = bisect_right(self._ends, at)  # the network
+                found.append(_Run(i, at - ends[i], min(end, ends[i + 1]) - ends[i]))
+                at = min(end, ends[i + 1])
+        return found
+
+
+class _Run(NamedTuple):
+    """Outputs of a network for a condition.
+
+    Attributes:
+        network: Its number.
+        start: The first output.
+        stop: The one after the last.
+    """
+
+    network: int
+    start: int
+    stop: int
 
 
 class _Range(NamedTuple):
     """Outputs of several conditions.
 
     Attributes:
-        start: The first output of each.
-        stop: The one after the last.
+        runs: Where they come from, for each condition.
         first: The first condition.
         last: The one after the last.
         shape: Shape of the tensor that they are.
@@ -97,8 +156,7 @@ class _Range(NamedTuple):
         pitch: Elements between two conditions in memory.
     """
 
-    start: int
-    stop: int
+    runs: list[_Run]
     first: int
     last: int
     shape: tuple[int, ...]
@@ -108,6 +166,10 @@ class _Range(NamedTuple):
     def extent(self) -> int:
         """Elements of its memory."""
         return self.offset + (self.last - self.first) * self.pitch
+
+    def num_outputs(self) -> int:
+        """Outputs of each condition."""
+        return sum(run.stop - run.start for run in self.runs)
 
     def strides(self) -> tuple[int, ...]:
         """Strides of the tensor."""
@@ -133,6 +195,40 @@ class _Sums:
     rows: Tensor | None
 
 
+class _LastLayers:
+    """The last layers of networks that generate together."""
+
+    def __init__(self, layers: list[_LastLayer]) -> None:
+        self.layers = layers
+        self.matrix = layers[0].matrix  # whose dtype and device are those of all
+
+    def generate(self, outputs: _Range) -> Tensor:
+        """The values of a range."""
+        with torch.no_grad(), without_autocast(self.matrix.device.type):
+            memory = self.matrix.new_empty(outputs.extent())
+            shape = outputs.last - outputs.first, outputs.num_outputs()
+            rows = memory.as_strided(shape, (outputs.pitch, 1), outputs.offset)
+            for run, columns in zip(outputs.runs, self._columns(rows, outputs), strict=True):
+                self.layers[run.network].generate(columns, run, outputs.first, outputs.last)
+            return memory.as_strided(outputs.shape, outputs.strides(), outputs.offset)
+
+    def add_gradient(self, grad: Tensor, outputs: _Range) -> None:
+        """Add what a range contributes to the sums of this backward pass; ``grad`` is its gradient."""
+        rows = grad.reshape(outputs.last - outputs.first, outputs.num_outputs())
+        for layer in self.layers:  # also those whose outputs nobody uses have gradients, of zeros
+            layer.start_sums()
+        for run, columns in zip(outputs.runs, self._columns(rows, outputs), strict=True):
+            self.layers[run.network].add_gradient(columns, run, outputs.first, outputs.last)
+
+    def gradients(self) -> list[Tensor | None]:
+        """The gradients of all tensors of all networks, from the sums of this backward pass."""
+        return [grad for layer in self.layers for grad in layer.gradients()]
+
+    @staticmethod
+    def _columns(rows: Tensor, outputs: _Range) -> Sequence[Tensor]:
+        return rows.split([run.stop - run.start for run in outputs.runs], 1) if outputs.runs else ()
+
+
 class _LastLayer:
     """The last layer of a network and what it reads, without a graph."""
 
@@ -145,56 +241,48 @@ class _LastLayer:
         self._inputs = self._tensors[:num_inputs]
         self._weights = self._tensors[num_inputs : num_inputs + self._num_weights]
         self._biases = self._tensors[num_inputs + self._num_weights :]
-        self._matrix = self._weights[-1]
+        self.matrix = self._weights[-1]
         self._matrix_at = num_inputs + self._num_weights - 1
         self.sizes = sizes_of(inputs)
         self._sums: dict[int, _Sums] = {}  # of every backward pass that is under way
-        with torch.no_grad(), without_autocast(self._matrix.device.type):
+        with torch.no_grad(), without_autocast(self.matrix.device.type):
             if self._num_weights > 1:
                 self._hidden = hidden_layers(self._inputs, self._weights, self._biases, self._activation)
-                width = self._matrix.shape[1]
+                width = self.matrix.shape[1]
                 self._rows = self._hidden[:, self._hidden.shape[1] - width :].reshape(*self.sizes, width)
                 self._parts = [self._rows]
             else:
                 self._parts = self._inputs
                 self._rows = torch.cat([part.expand(*self.sizes, -1) for part in inputs], dim=2).detach()
 
-    def generate(self, outputs: _Range) -> Tensor:
-        """The values of a range."""
+    def generate(self, to: Tensor, run: _Run, first: int, last: int) -> None:
+        """Write the outputs of a run for conditions ``[first, last)`` into ``to``, a row for each."""
         self._check_unchanged()
-        with torch.no_grad(), without_autocast(self._matrix.device.type):
-            count = outputs.last - outputs.first
-            memory = self._matrix.new_empty(outputs.extent())
-            rows = memory.as_strided(
-                (count, outputs.stop - outputs.start), (outputs.pitch, 1), outputs.offset
-            )
-            at = 0
-            for piece in self._pieces(outputs):
-                values = self._generate_piece(piece, outputs)
-                rows[:, at : at + values.shape[1]] = values
-                at += values.shape[1]
-            return memory.as_strided(outputs.shape, outputs.strides(), outputs.offset)
+        at = 0
+        for piece in self._pieces(run):
+            values = self._generate_piece(piece, first, last)
+            to[:, at : at + values.shape[1]] = values
+            at += values.shape[1]
 
-    def _generate_piece(self, piece: _Piece, outputs: _Range) -> Tensor:
+    def _generate_piece(self, piece: _Piece, first: int, last: int) -> Tensor:
         chunk, count, begin, end = piece
-        num_chunks = self.sizes[1]
-        parts = []
+        num_chunks, parts = self.sizes[1], []
+        # Of a single chunk, the op without hidden layers adds what it reads side by side in another order.
+        least = min(num_chunks, 2) if len(self._parts) > 1 else 1
         for part in self._parts:
             if part.shape[1] != 1:
-                stop = chunk + max(count, min(num_chunks, _LEAST_CHUNKS))
+                stop = chunk + max(count, least)
                 of_chunks = part[:, chunk:stop]
                 if stop > num_chunks:
                     of_chunks = torch.cat([of_chunks, part[:, : stop - num_chunks]], dim=1)
                 part = of_chunks
-            parts.append(part if part.shape[0] == 1 else part[outputs.first : outputs.last])
+            parts.append(part if part.shape[0] == 1 else part[first:last])
         bias = [bias[begin:end] for bias in self._biases[-1:]]
-        return chunked_mlp(parts, [self._matrix[begin:end]], bias, "identity", count * (end - begin))
+        return chunked_mlp(parts, [self.matrix[begin:end]], bias, "identity", count * (end - begin))
 
-    def _pieces(self, outputs: _Range) -> Iterator[_Piece]:
-        size, (at, stop) = len(self._matrix), outputs[:2]
+    def _pieces(self, run: _Run) -> Iterator[_Piece]:
+        size, (_, at, stop) = len(self.matrix), run
         most = max(_FEW_OUTPUTS // max(size, 1), _FEW_CHUNKS)
-        if at == stop:
-            yield _Piece(0, 1, 0, 0)
         while at < stop:
             chunk, begin = divmod(at, size)
             count = 1 if begin else min(max((stop - at) // size, 1), most)
@@ -202,23 +290,23 @@ class _LastLayer:
             yield _Piece(chunk, count, begin, end)
             at += count * (end - begin)
 
-    def add_gradient(self, grad: Tensor, outputs: _Range) -> None:
-        """Add what a range contributes to the sums of this backward pass.
+    def add_gradient(self, grad: Tensor, run: _Run, first: int, last: int) -> None:
+        """Add what a run contributes to the sums of this backward pass.
 
         Args:
-            grad: The gradient of the tensor.
-            outputs: The range.
+            grad: The gradient of its outputs ``[last - first, size]``.
+            run: The run.
+            first: The first condition.
+            last: The one after the last.
         """
         self._check_unchanged()
-        sums = self._sums.get(torch._C._current_graph_task_id()) or self._new_sums()
-        num_conditions = outputs.last - outputs.first
-        grad = grad.reshape(num_conditions, -1)
-        some, at = slice(outputs.first, outputs.last), 0
-        for chunk, count, begin, end in self._pieces(outputs):
+        sums = self._sums[torch._C._current_graph_task_id()]
+        num_conditions, some, at = last - first, slice(first, last), 0
+        for chunk, count, begin, end in self._pieces(run):
             size, chunks = end - begin, slice(chunk, chunk + count)
             of_piece = grad[:, at : at + count * size].reshape(num_conditions * count, size)
             at += count * size
-            matrix, rows = self._matrix[begin:end], self._rows[some, chunks].flatten(0, 1)
+            matrix, rows = self.matrix[begin:end], self._rows[some, chunks].flatten(0, 1)
             of_piece, matrix, rows = (t.to(_sum_dtype(t)) for t in (of_piece, matrix, rows))
             if sums.weight is not None:
                 sums.weight[begin:end].addmm_(of_piece.t(), rows)
@@ -227,7 +315,11 @@ class _LastLayer:
             if sums.rows is not None:
                 sums.rows[some, chunks] += (of_piece @ matrix).view(num_conditions, count, -1)
 
-    def _new_sums(self) -> _Sums:
+    def start_sums(self) -> None:
+        """Make the sums of this backward pass, unless there are some."""
+        task = torch._C._current_graph_task_id()
+        if task in self._sums:
+            return
         bias_at = len(self._needs) - 1 if self._biases else None
         of_last = {self._matrix_at, bias_at}
         below = any(need for i, need in enumerate(self._needs) if i not in of_last)
@@ -235,13 +327,11 @@ class _LastLayer:
         def zeros(like: Tensor) -> Tensor:
             return torch.zeros_like(like, dtype=_sum_dtype(like), memory_format=torch.contiguous_format)
 
-        sums = _Sums(
-            zeros(self._matrix) if self._needs[self._matrix_at] else None,
+        self._sums[task] = _Sums(
+            zeros(self.matrix) if self._needs[self._matrix_at] else None,
             zeros(self._biases[-1]) if bias_at is not None and self._needs[bias_at] else None,
             zeros(self._rows) if below else None,
         )
-        self._sums[torch._C._current_graph_task_id()] = sums
-        return sums
 
     def gradients(self) -> list[Tensor | None]:
         """The gradients of the network's tensors, from the sums of this backward pass, which are freed."""
@@ -259,15 +349,11 @@ class _LastLayer:
         found[self._matrix_at] = sums.weight
         if self._biases:
             found[-1] = sums.bias
-        dtype = self._matrix.dtype
+        dtype = self.matrix.dtype
         return [
             None if grad is None or not need else grad.to(dtype)
             for grad, need in zip(found, self._needs, strict=True)
         ]
-
-    def zero(self) -> Tensor:
-        """The gradient of the scalar that all ranges depend on."""
-        return self._matrix.new_zeros(())
 
     def _check_unchanged(self) -> None:
         if any(_version(t) != before for t, before in zip(self._tensors, self._versions, strict=True)):
@@ -279,43 +365,43 @@ class _LastLayer:
 
 
 class _Join(torch.autograd.Function):
-    """A scalar that depends on all tensors of a network."""
+    """A scalar that depends on all tensors of the networks."""
 
     @staticmethod
-    def forward(ctx: Any, layer: _LastLayer, *tensors: Tensor) -> Tensor:
-        ctx.layer = layer
+    def forward(ctx: Any, layers: _LastLayers, *tensors: Tensor) -> Tensor:
+        ctx.layers = layers
         ctx.save_for_backward(*tensors)  # as if they were needed, so that autograd sees when they are changed
         return tensors[0].new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         _ = ctx.saved_tensors
-        return None, *ctx.layer.gradients()
+        return None, *ctx.layers.gradients()
 
 
 class _Generate(torch.autograd.Function):
     """A range of outputs, which are not generated yet."""
 
     @staticmethod
-    def forward(ctx: Any, joint: Tensor, layer: _LastLayer, outputs: _Range) -> Tensor:
-        ctx.layer, ctx.outputs = layer, outputs
+    def forward(ctx: Any, joint: Tensor, layers: _LastLayers, outputs: _Range) -> Tensor:
+        ctx.layers, ctx.outputs = layers, outputs
         ctx.set_materialize_grads(False)
-        return _deferred(layer, outputs, lambda deferred: _Use.apply(deferred, layer, outputs))
+        return _deferred(layers, outputs, lambda deferred: _Use.apply(deferred, layers, outputs))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         if grad is not None:  # of operations that autograd does not see, such as functions of others
             _add_gradient(ctx, grad)
-        return ctx.layer.zero(), None, None
+        return ctx.layers.matrix.new_zeros(()), None, None
 
 
 class _Use(torch.autograd.Function):
     """A range of outputs where an operation uses it, after which autograd takes its gradient at once."""
 
     @staticmethod
-    def forward(ctx: Any, deferred: Tensor, layer: _LastLayer, outputs: _Range) -> Tensor:
-        ctx.layer, ctx.outputs = layer, outputs
-        return _deferred(layer, outputs)
+    def forward(ctx: Any, deferred: Tensor, layers: _LastLayers, outputs: _Range) -> Tensor:
+        ctx.layers, ctx.outputs = layers, outputs
+        return _deferred(layers, outputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -329,14 +415,13 @@ def _add_gradient(ctx: Any, grad: Tensor) -> None:
             "lazy: expected create_graph=False, weights generated when they are needed have no gradients of "
             "gradients; pass the weights themselves"
         )
-    ctx.layer.add_gradient(grad, ctx.outputs)
+    ctx.layers.add_gradient(grad, ctx.outputs)
 
 
-def _deferred(layer: _LastLayer, outputs: _Range, at_use: Callable | None = None) -> DeferredTensor:
-    matrix = layer._matrix
-    memory = torch.empty(outputs.extent(), dtype=matrix.dtype, device="meta")
+def _deferred(layers: _LastLayers, outputs: _Range, at_use: Callable | None = None) -> DeferredTensor:
+    memory = torch.empty(outputs.extent(), dtype=layers.matrix.dtype, device="meta")
     like = memory.as_strided(outputs.shape, outputs.strides(), outputs.offset)
-    return DeferredTensor(like, matrix.device, partial(layer.generate, outputs), at_use)
+    return DeferredTensor(like, layers.matrix.device, partial(layers.generate, outputs), at_use)
 
 
 def _sum_dtype(tensor: Tensor) -> torch.dtype:

@@ -3,13 +3,14 @@
 import copy
 import gc
 from functools import partial
+from math import prod
 
 import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hnetfast.hnets import HMLP, ChunkedHMLP
+from hnetfast.hnets import HMLP, ChunkedHMLP, LayerHMLP, StructuredHMLP
 from hnetfast.mnets import MLP, ModuleTarget, from_module
 from hnetfast.ops._library import EXTENSION_LOADED
 from tests.small_networks import HNETS, MNETS
@@ -18,7 +19,21 @@ CONDITIONS = [0, 2]
 HYPERNETWORKS = {
     "full": lambda shapes, **options: HMLP(shapes, num_cond_embs=3, verbose=False, **options),
     "chunked": lambda shapes, **options: ChunkedHMLP(shapes, 37, num_cond_embs=3, verbose=False, **options),
+    "layers": lambda shapes, **options: LayerHMLP(shapes, num_cond_embs=3, verbose=False, **options),
+    "structured": lambda shapes, **options: structured(shapes, **options),
 }
+
+
+def structured(shapes, **options):
+    """Four chunks of a network and one of another, which has a few elements too many, the last ones first."""
+    count, rest = divmod(sum(map(prod, shapes)), 4)
+
+    def assemble(chunks):
+        flat = torch.cat([chunk for (chunk,) in chunks[::-1]])[3:]
+        return [t.view(shape) for t, shape in zip(flat.split([*map(prod, shapes)]), shapes, strict=True)]
+
+    sizes = [[[count]], [[rest + 3]]]
+    return StructuredHMLP(shapes, sizes, [4, 1], [2, 0], options, assemble, num_cond_embs=3, verbose=False)
 
 
 def main_network(**options):
@@ -357,11 +372,27 @@ def test_wrong_number_of_weights():
         main_network().forward_batched(torch.rand(4, 5), hnet, lazy=True, cond_id=0)
 
 
-@pytest.mark.parametrize("name", ["StructuredHMLP", "HContainer", "HPerturbWrapper", "HDeconv"])
+def test_very_short_runs_are_refused():
+    network = MLP(50, 40, [50], use_bias=False, no_weights=True, verbose=False)
+
+    def assemble(chunks):
+        return [tensor.t() for tensor in chunks[0]]
+
+    sizes, options = [[[50, 50], [50, 40]]], {"num_cond_embs": 1, "verbose": False}
+    hnet = StructuredHMLP(network.param_shapes, sizes, [1], 0, {"use_batch_norm": True}, assemble, **options)
+    statistics = [buffer.clone() for buffer in hnet.buffers()]
+    with pytest.raises(
+        NotImplementedError, match=r"lazy: expected weights in runs of 64 .* got 4500 in 4499 r"
+    ):
+        network.forward_batched(torch.rand(4, 50), hnet, lazy=True, cond_id=0)
+    assert statistics and all(map(torch.equal, hnet.buffers(), statistics))
+
+
+@pytest.mark.parametrize("name", ["HContainer", "HPerturbWrapper", "HDeconv"])
 def test_other_hypernetworks_are_refused(name):
     network = MLP(3, 2, [4], no_weights=True, verbose=False)
     hnet = HNETS[name]()
-    with pytest.raises(NotImplementedError, match=f"HMLP or a ChunkedHMLP.*got a {type(hnet).__name__}"):
+    with pytest.raises(NotImplementedError, match=f"HMLP, a ChunkedHMLP.*got a {type(hnet).__name__}"):
         network.forward_batched(torch.rand(4, 3), hnet, lazy=True, cond_id=0)
 
 
