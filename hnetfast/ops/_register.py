@@ -22,7 +22,7 @@ from torch import Tensor
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 
 from hnetfast import _env
-from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, is_forward_mode
+from hnetfast.ops._library import EXTENSION_LOADED, LIBRARY, is_forward_mode, loop_over_batch
 
 AUTOCAST_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -32,7 +32,7 @@ def register_op(
     reference: Callable,
     fake: Callable,
     differentiable: Callable | None = None,
-    vmap: Callable | None = None,
+    vmap: Callable = loop_over_batch,
     cuda: Callable | None = None,
     autocast: Callable | None = None,
 ) -> Any:
@@ -46,7 +46,8 @@ def register_op(
         fake: Its results without their values, for tracing.
         differentiable: The same as ``reference`` in operations that autograd knows: serves forward-mode
             differentiation, or, of a backward pass, its own gradients. By default ``reference``.
-        vmap: Its rule for :func:`torch.vmap`.
+        vmap: Its rule for :func:`torch.vmap`, called with the op first. By default the op is called for each
+            element of the batch.
         cuda: Launches its kernels in Triton.
         autocast: What to call instead under automatic mixed precision; :func:`lowered` casts its tensors.
 
@@ -57,11 +58,10 @@ def register_op(
     LIBRARY.define(schema)
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     torch.library.register_fake(f"hnetfast::{name}", fake, lib=LIBRARY)
-    if vmap is not None:
-        torch.library.register_vmap(f"hnetfast::{name}", vmap, lib=LIBRARY)
     if cuda is not None and _env.backend() == "auto" and find_spec("triton"):
         LIBRARY.impl(name, cuda, "CUDA")
     op = getattr(torch.ops.hnetfast, name).default
+    torch.library.register_vmap(f"hnetfast::{name}", partial(vmap, op), lib=LIBRARY)
     has_backward = hasattr(torch.ops.hnetfast, f"{name}_backward")
     if has_backward or differentiable is not None:
         LIBRARY.define(f"{name}.differentiable({signature}")

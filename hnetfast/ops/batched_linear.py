@@ -101,19 +101,19 @@ def _fold(info, in_dims, *tensors: Tensor | None) -> list[Tensor | None]:
     return folded
 
 
-def _vmap(info, in_dims, *tensors):
-    return _OP(*_fold(info, in_dims, *tensors)).unflatten(0, (info.batch_size, -1)), 0
+def _vmap(op, info, in_dims, *tensors):
+    return op(*_fold(info, in_dims, *tensors)).unflatten(0, (info.batch_size, -1)), 0
 
 
-def _vmap_backward(info, in_dims, grad_out, x, weight, needs):
-    found = _BACKWARD_OP(*_fold(info, in_dims, grad_out, x, weight), needs)
+def _vmap_backward(op, info, in_dims, grad_out, x, weight, needs):
+    found = op(*_fold(info, in_dims, grad_out, x, weight), needs)
     found = [
         t.unflatten(0, (info.batch_size, -1)) if need else t for t, need in zip(found, needs, strict=True)
     ]
     return found, [0 if need else None for need in needs]
 
 
-_BACKWARD_OP = register_op(
+register_op(
     "batched_linear_backward(Tensor grad_out, Tensor x, Tensor weight, bool[] needs) -> Tensor[]",
     _backward,
     _backward_fake,

@@ -15,7 +15,7 @@ from torch import Tensor
 from hnetfast._checks import check_tensor as check_is_tensor
 from hnetfast._errors import InputError, InputTypeError
 from hnetfast.ops._adapter_rows import AdapterRows
-from hnetfast.ops._library import check_dense, loop_over_batch
+from hnetfast.ops._library import check_dense
 from hnetfast.ops._mlp_layers import DTYPES, check_needs
 from hnetfast.ops._register import AUTOCAST_DTYPES, register_op
 
@@ -276,14 +276,6 @@ def _backward_fake(grad_out, hidden, x, a, b, scale, offsets, order, needs) -> l
 # --- vmap, autocast -------------------------------------------------------------------------------
 
 
-def _vmap(info, in_dims, *args):
-    return loop_over_batch(_OP, info, in_dims, *args)
-
-
-def _vmap_backward(info, in_dims, *args):
-    return loop_over_batch(_BACKWARD_OP, info, in_dims, *args)
-
-
 def _autocast(op, device: str, x, a, b, base, *rest):
     """The result has the dtype of automatic mixed precision, as that of the adapted layer has anyway."""
     if base is None and isinstance(x, Tensor) and x.dtype in AUTOCAST_DTYPES:
@@ -294,13 +286,12 @@ def _autocast(op, device: str, x, a, b, base, *rest):
 
 # --- registration ---------------------------------------------------------------------------------
 
-_BACKWARD_OP = register_op(
+register_op(
     "batched_lora_backward(Tensor grad_out, Tensor hidden, Tensor x, Tensor a, Tensor b, float scale, "
     "Tensor offsets, Tensor? order, bool[] needs) -> Tensor[]",
     _backward_reference,
     _backward_fake,
     differentiable=_differentiable_backward,
-    vmap=_vmap_backward,
     cuda=_backward_triton,
 )
 _OP = register_op(
@@ -308,7 +299,6 @@ _OP = register_op(
     "-> (Tensor out, Tensor hidden)",
     _forward_reference,
     _forward_fake,
-    vmap=_vmap,
     cuda=_forward_triton,
     autocast=_autocast,
 )

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hnetfast.ops._activations import ACTIVATIONS
-from hnetfast.ops._library import check_dense, check_tensor, loop_over_batch
+from hnetfast.ops._library import check_dense, check_tensor
 from hnetfast.ops._mlp_layers import check_needs
 from hnetfast.ops._register import register_op
 from hnetfast.ops.batched_linear import batched_linear_reference
@@ -151,7 +151,7 @@ def _differentiable_backward(grad_out, hidden, x, weights, biases, activation, o
     return _gradients(grad_out, hidden, x, weights, biases, activation, needs)
 
 
-# --- tracing and vmap -----------------------------------------------------------------------------
+# --- tracing --------------------------------------------------------------------------------------
 
 
 def _forward_fake(x, weights, biases, activation, omega=1.0, save_hidden=False):
@@ -167,28 +167,18 @@ def _backward_fake(*args) -> list[Tensor]:
     return [t.new_empty(t.shape if need else 0) for t, need in zip(tensors, needs, strict=True)]
 
 
-def _vmap(info, in_dims, *args):
-    return loop_over_batch(_OP, info, in_dims, *args)
-
-
-def _vmap_backward(info, in_dims, *args):
-    return loop_over_batch(_BACKWARD_OP, info, in_dims, *args)
-
-
 # --- registration ---------------------------------------------------------------------------------
 
-_BACKWARD_OP = register_op(
+register_op(
     "batched_mlp_backward(Tensor grad_out, Tensor hidden, Tensor x, Tensor[] weights, Tensor[] biases, "
     "str activation, float omega, bool[] needs) -> Tensor[]",
     _backward_reference,
     _backward_fake,
     differentiable=_differentiable_backward,
-    vmap=_vmap_backward,
 )
 _OP = register_op(
     "batched_mlp(Tensor x, Tensor[] weights, Tensor[] biases, str activation, float omega=1, "
     "bool save_hidden=False) -> (Tensor out, Tensor hidden)",
     _forward_reference,
     _forward_fake,
-    vmap=_vmap,
 )

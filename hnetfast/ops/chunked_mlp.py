@@ -204,31 +204,26 @@ def _backward_fake(grad_out, hidden, inputs, weights, biases, activation, needs)
 # --- vmap ------------------------------------------------------------------------------------------
 
 
-def _vmap(info, in_dims, inputs, weights, biases, activation, num_outputs, save_hidden=False):
+def _vmap(op, info, in_dims, inputs, weights, biases, activation, num_outputs, save_hidden=False):
     if any(d is not None for d in (*in_dims[1], *in_dims[2])):  # batched weights
         args = (inputs, weights, biases, activation, num_outputs, save_hidden)
-        return loop_over_batch(_OP, info, (*in_dims, None)[:6], *args)
+        return loop_over_batch(op, info, (*in_dims, None)[:6], *args)
     parts, num_conditions = fold_batch(inputs, in_dims[0], info.batch_size)
-    out, hidden = _OP(parts, weights, biases, activation, num_outputs, save_hidden)
+    out, hidden = op(parts, weights, biases, activation, num_outputs, save_hidden)
     out = out.unflatten(0, (info.batch_size, num_conditions))
     if not save_hidden or len(weights) == 1:
         return (out, hidden), (0, None)
     return (out, hidden.unflatten(0, (info.batch_size, -1))), (0, 0)
 
 
-def _vmap_backward(info, in_dims, *args):
-    return loop_over_batch(_BACKWARD_OP, info, in_dims, *args)
-
-
 # --- registration ---------------------------------------------------------------------------------
 
-_BACKWARD_OP = register_op(
+register_op(
     "chunked_mlp_backward(Tensor grad_out, Tensor hidden, Tensor[] inputs, Tensor[] weights, "
     "Tensor[] biases, str activation, bool[] needs) -> Tensor[]",
     _backward_reference,
     _backward_fake,
     differentiable=_differentiable_backward,
-    vmap=_vmap_backward,
     cuda=_backward_triton,
 )
 _OP = register_op(

@@ -154,20 +154,20 @@ def _unfold(info, tensor: Tensor, dim: int, has_sets: bool) -> Tensor:
     return tensor.unflatten(dim, (info.batch_size, -1)) if has_sets else tensor
 
 
-def _vmap(info, in_dims, z, weight, h_0, activation: str):
+def _vmap(op, info, in_dims, z, weight, h_0, activation: str):
     has_sets = weight.dim() - (in_dims[1] is not None) == 3
-    states = _OP(*_fold(info, in_dims, [z], [weight, h_0]), activation)
+    states = op(*_fold(info, in_dims, [z], [weight, h_0]), activation)
     return _unfold(info, states, 1, has_sets), 1
 
 
-def _vmap_backward(info, in_dims, grad_states, states, weight, h_0, activation: str, needs):
+def _vmap_backward(op, info, in_dims, grad_states, states, weight, h_0, activation: str, needs):
     has_sets = weight.dim() - (in_dims[2] is not None) == 3
-    found = _BACKWARD_OP(*_fold(info, in_dims, [grad_states, states], [weight, h_0]), activation, needs)
+    found = op(*_fold(info, in_dims, [grad_states, states], [weight, h_0]), activation, needs)
     dims = [d if need else None for d, need in zip((1, 0, 0), needs, strict=True)]
     return [t if d is None else _unfold(info, t, d, has_sets) for t, d in zip(found, dims, strict=True)], dims
 
 
-_BACKWARD_OP = register_op(
+register_op(
     "elman_states_backward(Tensor grad_states, Tensor states, Tensor weight, Tensor h_0, str activation, "
     "bool[] needs) -> Tensor[]",
     _backward,

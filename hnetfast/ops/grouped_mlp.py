@@ -414,12 +414,12 @@ def _backward_fake(grad_out, hidden, inputs, weights, biases, counts, activation
 # --- vmap ------------------------------------------------------------------------------------------
 
 
-def _vmap(info, in_dims, inputs, weights, biases, *args):
+def _vmap(op, info, in_dims, inputs, weights, biases, *args):
     if any(d is not None for d in (*in_dims[1], *in_dims[2])):  # batched weights
-        return loop_over_batch(_OP, info, in_dims, inputs, weights, biases, *args)
+        return loop_over_batch(op, info, in_dims, inputs, weights, biases, *args)
     counts, activations, placement, num_outputs, save_hidden = args if len(args) == 5 else (*args, False)
     parts, conditions = fold_batch(inputs, in_dims[0], info.batch_size)
-    out, hidden = _OP(parts, weights, biases, counts, activations, placement, num_outputs, save_hidden)
+    out, hidden = op(parts, weights, biases, counts, activations, placement, num_outputs, save_hidden)
     out = out.unflatten(0, (info.batch_size, conditions))
     if hidden.numel() == 0:
         return (out, hidden), (0, None)
@@ -432,19 +432,14 @@ def _vmap(info, in_dims, inputs, weights, biases, *args):
     return (out, torch.cat(hidden, dim=1)), (0, 0)
 
 
-def _vmap_backward(info, in_dims, *args):
-    return loop_over_batch(_BACKWARD_OP, info, in_dims, *args)
-
-
 # --- registration ---------------------------------------------------------------------------------
 
-_BACKWARD_OP = register_op(
+register_op(
     "grouped_mlp_backward(Tensor grad_out, Tensor hidden, Tensor[] inputs, Tensor[] weights, "
     "Tensor[] biases, int[] counts, str[] activations, Tensor placement, bool[] needs) -> Tensor[]",
     _backward_reference,
     _backward_fake,
     differentiable=_differentiable_backward,
-    vmap=_vmap_backward,
     cuda=_backward_triton,
 )
 _OP = register_op(

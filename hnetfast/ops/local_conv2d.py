@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hnetfast.ops._library import check_dense, check_tensor, loop_over_batch
+from hnetfast.ops._library import check_dense, check_tensor
 from hnetfast.ops._register import AUTOCAST_DTYPES, lowered, register_op
 
 Pair = int | Sequence[int]
@@ -409,7 +409,7 @@ def _fake(input, weight, bias, kernel_size, stride, padding, dilation, output_si
     return input.new_empty(*weight.shape[:-3], input.shape[-4], weight.shape[-3], *output_size)
 
 
-def _vmap(info, in_dims, input, weight, bias, *geometry):
+def _vmap(op, info, in_dims, input, weight, bias, *geometry):
     """Batched weights become sets of weights, batched images more images."""
     size = info.batch_size
     tensors = (input, weight, bias)
@@ -423,7 +423,7 @@ def _vmap(info, in_dims, input, weight, bias, *geometry):
             else x.unsqueeze(-5).expand(*x.shape[:-4], size, *x.shape[-4:])
         )
         fused = x.flatten(-5, -4)  # [..., batch·N, C, H, W]
-        out = _OP(fused, weight, None if bias_dim is not None else bias, *geometry)
+        out = op(fused, weight, None if bias_dim is not None else bias, *geometry)
         out = out.unflatten(-4, (size, x.shape[-4])).movedim(-5, 0)
         if bias_dim is not None:
             out = out + bias.unsqueeze(-3).unflatten(-1, out.shape[-2:])
@@ -431,12 +431,12 @@ def _vmap(info, in_dims, input, weight, bias, *geometry):
     if bias is not None and bias_dim is None:
         bias = bias.expand(size, *bias.shape)
     if weight.dim() == 4:
-        return _OP(x if x_dim is not None else x.unsqueeze(0), weight, bias, *geometry), 0
+        return op(x if x_dim is not None else x.unsqueeze(0), weight, bias, *geometry), 0
     sets = weight.shape[1]
     x = x if x_dim is not None else x.expand(size, *x.shape)
     x = x.expand(-1, sets, -1, -1, -1, -1).flatten(0, 1)
     bias = None if bias is None else bias.flatten(0, 1)
-    return _OP(x, weight.flatten(0, 1), bias, *geometry).unflatten(0, (size, sets)), 0
+    return op(x, weight.flatten(0, 1), bias, *geometry).unflatten(0, (size, sets)), 0
 
 
 def _backward_fake(grad, input, weight, kernel_size, stride, padding, dilation, output_size, groups, needs):
@@ -445,18 +445,13 @@ def _backward_fake(grad, input, weight, kernel_size, stride, padding, dilation, 
     return [input.new_empty(shape if need else 0) for shape, need in zip(shapes, needs, strict=True)]
 
 
-def _vmap_backward(info, in_dims, *args):
-    return loop_over_batch(_BACKWARD_OP, info, in_dims, *args)
-
-
 _GEOMETRY = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int[] output_size, int groups"
-_BACKWARD_OP = register_op(
+register_op(
     f"local_conv2d_backward(Tensor grad_out, Tensor input, Tensor weight, {_GEOMETRY}, bool[] needs) "
     "-> Tensor[]",
     _backward_reference,
     _backward_fake,
     differentiable=_backward_reference,
-    vmap=_vmap_backward,
 )
 _OP = register_op(
     f"local_conv2d(Tensor input, Tensor weight, Tensor? bias, {_GEOMETRY}) -> Tensor out",

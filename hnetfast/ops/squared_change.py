@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hnetfast.ops._library import check_dense, check_tensor, loop_over_batch
+from hnetfast.ops._library import check_dense, check_tensor
 from hnetfast.ops._mlp_layers import check_needs, check_network, differentiable_hidden, mlp_backward, sizes_of
 from hnetfast.ops._output_reg_products import hidden_and_change
 from hnetfast.ops._register import register_op
@@ -189,7 +189,7 @@ def _differentiable_backward(grad_loss, change, hidden, inputs, weights, biases,
     return _gradients(grad_loss, change, hidden, inputs, weights, biases, factors, activation, needs)
 
 
-# --- tracing and vmap -----------------------------------------------------------------------------
+# --- tracing --------------------------------------------------------------------------------------
 
 
 def _forward_fake(*args):
@@ -208,23 +208,14 @@ def _backward_fake(*args):
     return [t.new_empty(t.shape if need else 0) for t, need in zip(tensors, needs, strict=True)]
 
 
-def _vmap(info, in_dims, *args):
-    return loop_over_batch(_OP, info, in_dims, *args)
-
-
-def _vmap_backward(info, in_dims, *args):
-    return loop_over_batch(_BACKWARD_OP, info, in_dims, *args)
-
-
 # --- registration ---------------------------------------------------------------------------------
 
-_BACKWARD_OP = register_op(
+register_op(
     "squared_change_backward(Tensor grad_loss, Tensor change, Tensor hidden, Tensor[] inputs, "
     "Tensor[] weights, Tensor[] biases, Tensor factors, str activation, bool[] needs) -> Tensor[]",
     _backward_reference,
     _backward_fake,
     differentiable=_differentiable_backward,
-    vmap=_vmap_backward,
 )
 _OP = register_op(
     "squared_change(Tensor[] inputs, Tensor[] weights, Tensor[] biases, Tensor factors, str activation, "
@@ -232,5 +223,4 @@ _OP = register_op(
     "bool save_hidden=False) -> (Tensor loss, Tensor change, Tensor hidden)",
     _forward_reference,
     _forward_fake,
-    vmap=_vmap,
 )
