@@ -197,3 +197,15 @@ def test_sizes_that_do_not_add_up(split):
         for requires_grad in (False, True):
             with pytest.raises((ValueError, RuntimeError), match=r"hold|sum|split"):
                 split(torch.randn(2, 10, requires_grad=requires_grad), shapes)
+
+
+def test_gradients_of_complex_pieces():
+    flat = torch.randn(2, 4, dtype=torch.complex64, requires_grad=True)
+    factor = torch.tensor([1j, 2 - 1j])
+    for op, views in ((torch.ops.hnetfast.split_targets, 4), (torch.ops.hnetfast.split_stacked, 2)):
+        pieces = op(flat, [2, 2], [1, 1])
+        assert len(pieces) == views
+        loss = (pieces[0].conj() * factor).sum()
+        expected = (flat[: 4 // views, :2].conj() * factor).sum()
+        found, right = (torch.autograd.grad(x, flat, torch.tensor(1j))[0] for x in (loss, expected))
+        torch.testing.assert_close(found, right)
