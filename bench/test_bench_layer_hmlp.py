@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import itertools
 from collections.abc import Callable
 
@@ -23,29 +24,31 @@ from bench.tables import (
     times,
     times_as_fast,
 )
-from hnetfast._comparison import MODES, compute
-from hnetfast.hnets import HMLP, LayerHMLP
+from hnetfast._comparison import MODES, compute, libraries
+from hnetfast.hnets import LayerHMLP
 
-LAYERS, MATRICES, RANK, WIDTH, COND_IN_SIZE = 24, 4, 8, 256, 64
-STEP = "training step"
-WIDTHS = (64, 256)
+LAYERS, MATRICES, COND_IN_SIZE = 24, 4, 64
+STEP, MANY = "training step", "one HMLP a matrix"
+SIZES = ((4, 64, 32), (8, 256, 64), (8, 256, 256))  # rank, width of the adapted layers, hidden layer
 CONDITIONS = (1, 16)
-CASES = list(itertools.product(WIDTHS, CONDITIONS, (*MODES, STEP)))
+CASES = list(itertools.product(SIZES, CONDITIONS, (*MODES, STEP)))
 
 
 class Adapters:
     """Hypernetworks for the low-rank adapters of all layers.
 
     Attributes:
-        contenders: "hnetfast" (one ``LayerHMLP``) and "one HMLP a matrix" (one for ``lora_A`` and ``lora_B``
-            of each matrix, with a hidden layer of the same width); each returns ``[B, n]`` tensors.
+        contenders: "hnetfast" (one ``LayerHMLP``), "one HMLP a matrix" (one for ``lora_A`` and ``lora_B`` of
+            each matrix, with a hidden layer of the same width) and on a CPU "hypnettorch" (the same of its
+            HMLPs); each returns ``[B, n]`` tensors.
         parameters: The parameters of each.
         grads: Gradients of what each returns.
     """
 
-    def __init__(self, hidden: int, conditions: int, device: str = "cpu") -> None:
+    def __init__(self, size: tuple[int, int, int], conditions: int, device: str = "cpu") -> None:
         torch.manual_seed(1)
-        of_matrix = [[RANK, WIDTH], [WIDTH, RANK]]
+        rank, width, hidden = size
+        of_matrix = [[rank, width], [width, rank]]
         options = {"cond_in_size": COND_IN_SIZE, "layers": (hidden,), "num_cond_embs": 0, "verbose": False}
         whole = LayerHMLP(
             of_matrix * (LAYERS * MATRICES),
@@ -53,22 +56,23 @@ class Adapters:
             kinds=[(matrix, i) for _ in range(LAYERS) for matrix in range(MATRICES) for i in range(2)],
             depths=[depth for depth in range(LAYERS) for _ in range(2 * MATRICES)],
         ).to(device)
-        many = [HMLP(of_matrix, **options).to(device) for _ in range(LAYERS * MATRICES)]
+        self.networks: dict[str, list] = {"hnetfast": [whole]}
+        others = {MANY: "hnetfast"} | {name: name for name in libraries() if name != "hnetfast"}
+        for name, library in others.items() if device == "cpu" else [(MANY, "hnetfast")]:
+            hmlp = importlib.import_module(f"{library}.hnets").HMLP
+            self.networks[name] = [hmlp(of_matrix, **options).to(device) for _ in range(LAYERS * MATRICES)]
         self.cond = torch.randn(conditions, COND_IN_SIZE, device=device)
         grad = torch.randn(conditions, whole.num_outputs, device=device)
-        of_many = [piece.contiguous() for piece in grad.split(2 * RANK * WIDTH, 1)]
+        of_many = [piece.contiguous() for piece in grad.split(2 * rank * width, 1)]
         self.contenders: dict[str, Callable[[], list[Tensor]]] = {
-            "hnetfast": lambda: [whole(cond_input=self.cond, ret_format="flattened")],
-            "one HMLP a matrix": lambda: [
-                hnet(cond_input=self.cond, ret_format="flattened") for hnet in many
-            ],
+            name: lambda hnets=hnets: [hnet(cond_input=self.cond, ret_format="flattened") for hnet in hnets]
+            for name, hnets in self.networks.items()
         }
         self.parameters = {
-            "hnetfast": list(whole.parameters()),
-            "one HMLP a matrix": [param for hnet in many for param in hnet.parameters()],
+            name: [param for hnet in hnets for param in hnet.parameters()]
+            for name, hnets in self.networks.items()
         }
-        self.grads = {"hnetfast": [grad], "one HMLP a matrix": of_many}
-        self.networks = {"hnetfast": whole, "one HMLP a matrix": many}
+        self.grads = {name: [grad] if name == "hnetfast" else of_many for name in self.networks}
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
 
     def call(self, name: str, mode: str) -> list[Tensor]:
@@ -85,23 +89,24 @@ class Adapters:
 
 
 @functools.lru_cache(maxsize=1)  # the measurements of a case follow each other
-def _adapters(hidden: int, conditions: int, device: str) -> Adapters:
-    return Adapters(hidden, conditions, device)
+def _adapters(size: tuple[int, int, int], conditions: int, device: str) -> Adapters:
+    return Adapters(size, conditions, device)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: ":".join(map(str, case)))
 def test_adapters(case, bench):
-    hidden, conditions, mode = case
-    adapters = _adapters(hidden, conditions, bench.device)
+    size, conditions, mode = case
+    rank, width, hidden = size
+    adapters = _adapters(size, conditions, bench.device)
     _check_layers(adapters)
     calls = {name: functools.partial(adapters.call, name, mode) for name in adapters.contenders}
     for call in calls.values():  # PyTorch imports much when an optimiser makes its first step
         call()
     durations = bench.time(calls, minimum=5, turn=3e-3)
-    fields = {"hidden": hidden, "conditions": conditions, "mode": mode}
+    fields = {"rank": rank, "width": width, "hidden": hidden, "conditions": conditions, "mode": mode}
     if mode != STEP:
         (rate,) = bench.rates(matrix_rate(bench.device))
-        num_outputs = 2 * RANK * WIDTH * LAYERS * MATRICES
+        num_outputs = 2 * rank * width * LAYERS * MATRICES
         operations = 2 * hidden * conditions * num_outputs * (1 if mode == MODES[0] else 3)
         fields["floor_ms"] = 1e3 * operations / rate
     peaks = {name: (name, *case) for name in calls} if mode == MODES[1] else None
@@ -111,7 +116,7 @@ def test_adapters(case, bench):
 
 def _check_layers(adapters: Adapters) -> None:
     """Compare some tensors with what plain PyTorch computes of the same parameters."""
-    whole = adapters.networks["hnetfast"]
+    (whole,) = adapters.networks["hnetfast"]
     weight, bias, *heads = whole.unconditional_params[: 2 + 2 * 2 * MATRICES]
     tensors = whole(cond_input=adapters.cond, ret_format="sequential")
     for depth, head in ((0, 0), (LAYERS - 1, 2 * MATRICES - 1)):
@@ -122,9 +127,9 @@ def _check_layers(adapters: Adapters) -> None:
         check([found], [out], 1e-4, "LayerHMLP")
 
 
-def peak(name: str, hidden: int, conditions: int, mode: str) -> int:
+def peak(name: str, size: tuple[int, int, int], conditions: int, mode: str) -> int:
     """What a call adds to the memory of a process, parameters included."""
-    adapters = Adapters(hidden, conditions)
+    adapters = Adapters(size, conditions)
     there = sum(param.nbytes for param in adapters.parameters[name])
     return there + peak_bytes(functools.partial(adapters.call, name, mode))
 
@@ -132,10 +137,11 @@ def peak(name: str, hidden: int, conditions: int, mode: str) -> int:
 def _facts(rows: Rows) -> list[str]:
     return [
         line
+        for name, other in (("one HMLP", MANY), ("one HMLP of hypnettorch", "hypnettorch"))
         for mode in (*MODES, STEP)
         for line in over(
-            f"LayerHMLP over one HMLP a matrix, {mode}",
-            speed_ups([row for row in rows if row["mode"] == mode], "one HMLP a matrix"),
+            f"LayerHMLP over {name} a matrix, {mode}",
+            speed_ups([row for row in rows if row["mode"] == mode], other),
         )
     ]
 
@@ -144,18 +150,21 @@ TABLE = Table(
     key="layer_hmlp",
     title="Layer-wise generation of adapters",
     intro=(
-        f"Low-rank adapters (rank {RANK}, width {WIDTH}) of {MATRICES} matrices in each of {LAYERS} layers, "
-        "for B conditions, in milliseconds: one `LayerHMLP`, and one `HMLP` with as wide a hidden layer for "
-        f"each matrix. The latter's last layers have {LAYERS} times as many parameters, which have to be "
+        f"Low-rank adapters of {MATRICES} matrices in each of {LAYERS} layers, for B conditions, in "
+        "milliseconds: one `LayerHMLP`, and one `HMLP` with as wide a hidden layer for each matrix, ours or "
+        f"hypnettorch's. The latter's last layers have {LAYERS} times as many parameters, which have to be "
         "read, and to get gradients. *training step* is fwd+bwd and a step of Adam. The floor is the "
         "operations of the last layer, which both need, at the measured float32 matrix rate."
     ),
     columns={
+        "rank": field("rank"),
+        "width": field("width"),
         "hidden layer": field("hidden"),
         "B": field("conditions"),
         "mode": mode_label,
-        **times("hnetfast", "one HMLP a matrix"),
-        "× one HMLP a matrix": times_as_fast("one HMLP a matrix"),
+        **times("hnetfast", MANY, "hypnettorch"),
+        f"× {MANY}": times_as_fast(MANY),
+        "× hypnettorch": times_as_fast(),
         "of floor": percent_of_floor,
     },
     place=47,
