@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hnetfast._checks import check_integer
+from hnetfast._errors import InputTypeError
 
 __all__ = ["BatchNormLayer"]
 
@@ -162,7 +163,8 @@ class BatchNormLayer(nn.Module):
         Raises:
             ValueError: If only one of ``running_mean`` and ``running_var`` is given, gain or offset is
                 missing, or ``stats_id`` is missing or out of range.
-            TypeError: If ``stats_id`` is not an integer.
+            TypeError: If ``stats_id`` is not an integer, or inputs and statistics differ in dtype (but for
+                half precision with statistics in float32).
         """
         if (running_mean is None) != (running_var is None):
             raise ValueError("running_mean, running_var: expected both or none of them, got one")
@@ -174,15 +176,13 @@ class BatchNormLayer(nn.Module):
         bias = self.bias if bias is None else bias
 
         if running_mean is not None:
-            return F.batch_norm(
-                inputs, running_mean, running_var, weight, bias, self.training, self._momentum, EPS
-            )
+            return self._normalise(inputs, running_mean, running_var, weight, bias, self.training)
         if self._frozen_stats:
-            return F.batch_norm(inputs, self.mean_0, self.var_0, weight, bias, False, self._momentum, EPS)
+            return self._normalise(inputs, self.mean_0, self.var_0, weight, bias, False)
         if self._learnable_stats:
             return self._forward_learnable(inputs, weight, bias)
         if not self._track_running_stats:
-            return F.batch_norm(inputs, None, None, weight, bias, True, self._momentum, EPS)
+            return self._normalise(inputs, None, None, weight, bias, True)
         if stats_id is None:
             if self._stats_count > 1:
                 raise ValueError(
@@ -190,10 +190,19 @@ class BatchNormLayer(nn.Module):
                     "keeps several sets of statistics"
                 )
             stats_id = 0
-        running_mean, running_var = self.get_stats(stats_id)
-        return F.batch_norm(
-            inputs, running_mean, running_var, weight, bias, self.training, self._momentum, EPS
-        )
+        return self._normalise(inputs, *self.get_stats(stats_id), weight, bias, self.training)
+
+    def _normalise(
+        self, inputs: Any, mean: Any, var: Any, weight: Any, bias: Any, by_batch: bool
+    ) -> torch.Tensor:
+        """Normalise by the statistics of the batch, which move the given ones, or by the given ones."""
+        if mean is not None and mean.dtype != inputs.dtype:
+            is_mixed = mean.dtype == torch.float32 and inputs.dtype in (torch.float16, torch.bfloat16)
+            if not is_mixed:
+                raise InputTypeError(
+                    f"inputs: expected {mean.dtype}, the dtype of the running statistics, got {inputs.dtype}"
+                )
+        return F.batch_norm(inputs, mean, var, weight, bias, by_batch, self._momentum, EPS)
 
     def _forward_learnable(
         self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
@@ -201,7 +210,7 @@ class BatchNormLayer(nn.Module):
         if self.training:
             # detach() shares memory: the update is in place, but no step of the graph.
             mean, var = self.mean_0.detach(), self.var_0.detach()
-            return F.batch_norm(inputs, mean, var, weight, bias, True, self._momentum, EPS)
+            return self._normalise(inputs, mean, var, weight, bias, True)
         # F.batch_norm has no gradient with respect to statistics.
         shape = [1, -1] + [1] * (inputs.ndim - 2)
         factor = weight * torch.rsqrt(self.var_0 + EPS)

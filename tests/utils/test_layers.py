@@ -194,3 +194,14 @@ def test_a_checkpoint_taken_earlier_stays_as_it_was(build):
     add()
     assert {name: int(before[name]) for name in counters} == counters
     assert layer.get_stats(2) if build is BatchNormLayer else layer.get_weights(1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_names_inputs_of_another_dtype(training):
+    layer = BatchNormLayer(3).train(training)
+    gain = torch.ones(3, dtype=torch.float64)
+    with pytest.raises(TypeError, match=r"inputs: expected torch.float32, .* statistics, got torch.float64"):
+        layer(torch.rand(4, 3, dtype=torch.float64), weight=gain, bias=gain)
+    assert not layer.mean_0.any()
+    half = layer(torch.rand(4, 3).bfloat16())
+    assert half.dtype == torch.bfloat16
