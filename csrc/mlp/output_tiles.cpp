@@ -1,8 +1,11 @@
 #include "mlp/output_tiles.h"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <cstring>
 
+#include "common/buffer_pool.h"
 #include "common/parallel.h"
 #include "common/rounding.h"
 #include "common/scratch.h"
@@ -217,9 +220,11 @@ void output_layer_backward(const OutputLayer<T>& layer, const T* grad, T* grad_w
   const int64_t x_pitch = round_up(layer.x.cols, kernels.lanes), y_pitch = round_up(layer.y.cols, kernels.lanes);
   const int64_t height = layer.x.rows + q_count + 2 * (layer.x.cols + layer.y.cols) + x_pitch + y_pitch;
   const int64_t fitting = kGradTileBytes / static_cast<int64_t>(sizeof(T)) / height;
-  const int64_t spread = round_up((layer.weight.rows + 3) / 4, unit);
-  const int64_t columns = std::min({kMaxTileColumns, spread, std::max(fitting / unit, int64_t(1)) * unit});
-  const int64_t tiles = (layer.weight.rows + columns - 1) / columns, slabs = std::min(tiles, kSlabs);
+  const int64_t most = std::min(kMaxTileColumns, std::max(fitting / unit, int64_t(1)) * unit);
+  // Of few tiles a number that threads can share evenly.
+  const int64_t wanted = round_up(ceil_div(layer.weight.rows, most), kShares);
+  const int64_t columns = wanted < kSlabs ? round_up(ceil_div(layer.weight.rows, wanted), kernels.lanes) : most;
+  const int64_t tiles = ceil_div(layer.weight.rows, columns), slabs = std::min(tiles, kSlabs);
   const int64_t work = layer.x.rows * layer.weight.rows * 2 * (layer.x.cols + layer.y.cols + q_count);
 
   std::vector<Columns> all_columns = layer.x_columns;
@@ -227,12 +232,15 @@ void output_layer_backward(const OutputLayer<T>& layer, const T* grad, T* grad_w
 
   const bool stream = layer.weight.rows * layer.weight.stride * static_cast<int64_t>(sizeof(T)) > kStreamBytes;
   const int64_t x_size = grad_x ? layer.x.rows * x_pitch : 0, y_size = grad_y ? q_count * y_pitch : 0;
-  std::vector<T> partial(slabs * (x_size + y_size), T(0));
+  const int64_t slab_size = x_size + y_size;
+  const at::Tensor partial = empty_pooled({slabs * slab_size}, c10::CppTypeToScalarType<T>::value);
+  T* const sums = partial.mutable_data_ptr<T>();
 
   parallel(slabs, work, [&](int64_t begin, int64_t end) {
     T* memory = scratch<T>((layer.x.rows + q_count + 1 + layer.x.cols + layer.y.cols + x_pitch + y_pitch) * columns);
     for (int64_t slab = begin; slab < end; ++slab) {
-      T *sum_x = partial.data() + slab * (x_size + y_size), *sum_y = sum_x + x_size;
+      T *sum_x = sums + slab * slab_size, *sum_y = sum_x + x_size;
+      std::fill(sum_x, sum_x + slab_size, T(0));
       for (int64_t tile = slab * tiles / slabs; tile < (slab + 1) * tiles / slabs; ++tile) {
         const int64_t j0 = tile * columns, count = std::min(columns, layer.weight.rows - j0);
         const int64_t pitch = round_up(count, kernels.lanes);
@@ -256,13 +264,13 @@ void output_layer_backward(const OutputLayer<T>& layer, const T* grad, T* grad_w
   });
 
   const auto reduce = [&](T* target, int64_t rows, int64_t width, int64_t pitch, int64_t start) {
-    for (int64_t r = 0; r < rows; ++r) {
-      T* row = target + r * width;
-      std::fill(row, row + width, T(0));
-      for (int64_t slab = 0; slab < slabs; ++slab) {
-        kernels.add(row, partial.data() + slab * (x_size + y_size) + start + r * pitch, width);
+    parallel(rows, slabs * rows * width, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        T* row = target + r * width;
+        std::fill(row, row + width, T(0));
+        for (int64_t slab = 0; slab < slabs; ++slab) kernels.add(row, sums + slab * slab_size + start + r * pitch, width);
       }
-    }
+    });
   };
   if (grad_x) reduce(grad_x, layer.x.rows, layer.x.cols, x_pitch, 0);
   if (grad_y) reduce(grad_y, q_count, layer.y.cols, y_pitch, x_size);
