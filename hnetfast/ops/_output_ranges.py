@@ -40,8 +40,8 @@ def check_runs(runs: tuple[Tensor, Tensor], num_outputs: int) -> None:
     """Refuse outputs that are generated in so short runs that the calls would take most of the time.
 
     Args:
-        runs: See :class:`OutputRanges`.
-        num_outputs: See there.
+        runs: Where they begin, as :class:`OutputRanges` takes it.
+        num_outputs: Outputs of a condition.
 
     Raises:
         NotImplementedError: If they are.
@@ -68,7 +68,6 @@ class OutputRanges:
 
     Attributes:
         num_conditions: B.
-
     """
 
     def __init__(
