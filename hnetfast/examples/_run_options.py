@@ -72,7 +72,8 @@ def check_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"pictures need {error.name} (pip install 'hnetfast[examples]'); --no_pictures draws none"
+            f"pictures need {error.name} (pip install 'hnetfast[examples]'); --no_pictures draws none",
+            name=error.name,
         ) from error
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from hnetfast._errors import InputError
 from hnetfast._files import write_atomically
-from hnetfast.examples._run_options import integer_from
+from hnetfast.examples._run_options import check_matplotlib, integer_from
 from hnetfast.examples.image_fields._data import LOADERS, Images, pixel_coordinates
 from hnetfast.examples.image_fields._figures import save_images
 from hnetfast.examples.image_fields._models import (
@@ -207,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config.out_dir.mkdir(parents=True, exist_ok=True)
         if not config.no_pictures:
-            import matplotlib  # noqa: F401 - found missing before the training
+            check_matplotlib()
         results = []
         for name in names:
             settings = SETTINGS[name]
