@@ -137,6 +137,15 @@ def _names_of_targets(hnet: HyperNetInterface, target: MainNetInterface | None) 
     )
 
 
+def _loss_of(output: Any, loss: Callable[[Any], Tensor] | None) -> Tensor:
+    """The loss of an output, which has to be a scalar."""
+    value = (loss or _default_loss)(output)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"loss: expected a function that returns a scalar, got {got}")
+    return value
+
+
 def _default_loss(output: Any) -> Tensor:
     leaves = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
     if not leaves:
@@ -212,7 +221,7 @@ def initial_scale(
             if x is not None and target is not None:
                 with _Watch(weights, names, target) as watch:
                     output = target.forward(x, weights=weights, **kwargs)
-                found, value = watch.found, (loss or _default_loss)(output)
+                found, value = watch.found, _loss_of(output, loss)
             grads = _gradients(value, [*weights, *(tensor for _, tensor in found), *named.values()])
     finally:
         for state in states:  # running statistics, singular vectors

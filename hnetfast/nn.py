@@ -1,4 +1,6 @@
-"""Layers with the arguments of those of :mod:`torch.nn`, and sines with the initialisation that they need."""
+"""Layers with the arguments of those of :mod:`torch.nn`, and activation functions: sines, with the
+initialisation that they need, and those of users.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,10 @@ from torch import Tensor, nn
 
 from hnetfast._checks import check_positive
 from hnetfast._errors import InputError, InputTypeError
-from hnetfast.ops._activations import known_elementwise
+from hnetfast.ops._activations import elementwise
 from hnetfast.ops.local_conv2d import Pair, geometry_of, local_conv2d
 
-__all__ = ["LocalConv2d", "Sine", "siren_variances"]
+__all__ = ["LocalConv2d", "Sine", "elementwise", "siren_variances"]
 
 
 class LocalConv2d(nn.Module):
@@ -135,7 +137,7 @@ class LocalConv2d(nn.Module):
         )
 
 
-@known_elementwise
+@elementwise
 class Sine(nn.Module):
     """Activation function ``sin(omega·x)``, of networks that are functions of coordinates.
 
@@ -199,7 +201,8 @@ def siren_variances(mnet: Any, omega: float | None = None) -> list[float | None]
         mnet: The main network: any with ``param_shapes_meta``, such as an MLP or what
             :func:`hnetfast.mnets.from_module` returns. Layers are in the order of their numbers there.
         omega: Factor within the sines behind the first layer. By default that of the network's :class:`Sine`;
-            if there are several of them, what all but the first one have.
+            if there are several of them, what all but the first one have. It is 1 for an MLP with
+            ``torch.sin``.
 
     Returns:
         The variance of each entry of ``mnet.param_shapes``, or None for those that are neither weights nor
@@ -244,6 +247,8 @@ def siren_variances(mnet: Any, omega: float | None = None) -> list[float | None]
 def _omega_of(mnet: Any) -> float:
     modules = mnet.modules() if isinstance(mnet, nn.Module) else ()
     factors: list[Any] = [module.omega for module in modules if isinstance(module, Sine)]
+    if not factors and getattr(mnet, "_a_fun", None) is torch.sin:
+        return 1.0
     behind_first = set(factors[1:] or factors)
     if len(behind_first) != 1:
         found = "none" if not factors else f"those with {', '.join(map(str, factors))}"

@@ -102,6 +102,8 @@ def test_own_loss_and_bad_arguments():
     x = torch.randn(4, 3)
     doubled, plain = (initial_scale(hnet, mnet, x, loss=lambda y: k * y.sum()) for k in (2, 1))
     assert doubled.weights[0].grad_std == pytest.approx(2 * plain.weights[0].grad_std)
+    with pytest.raises(ValueError, match=r"loss: expected a function that returns a scalar, got \[4\]"):
+        initial_scale(hnet, mnet, x, loss=lambda y: y.sum(1))
     with pytest.raises(TypeError, match="hnet: expected a hypernetwork, got MLP"):
         initial_scale(mnet)
     with pytest.raises(TypeError, match="target: expected a main network, got int"):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from hnetfast.mnets import MLP, from_module
-from hnetfast.nn import LocalConv2d, Sine, siren_variances
+from hnetfast.nn import LocalConv2d, Sine, elementwise, siren_variances
 from hnetfast.utils.local_conv2d_layer import LocalConv2dLayer
 
 
@@ -117,6 +117,33 @@ def test_sets_of_weights_of_a_network_with_sines_are_evaluated_together():
     torch.testing.assert_close(found, watched)
 
 
+def test_elementwise_functions_are_called_once_for_all_sets():
+    class Wave(torch.nn.Module):
+        def forward(self, x):
+            calls.append(x.shape)
+            return torch.sin(3 * x)
+
+    calls = []
+    for wave in (Wave(), lambda x: Wave.forward(None, x)):
+        found = []
+        for declare in (False, True):
+            if declare:
+                kind = Wave if isinstance(wave, Wave) else wave
+                assert elementwise(kind) is kind
+            mnet = MLP(2, 3, [5, 5], activation_fn=wave, no_weights=True, verbose=False)
+            torch.manual_seed(0)
+            calls.clear()
+            found.append(mnet.forward_batched(torch.randn(7, 2), torch.randn(6, mnet.num_params)))
+            assert len(calls) == (2 if declare else 12)
+        torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("function", [torch.nn.ReLU(), int, None, type("C", (dict,), {"__call__": print})()])
+def test_what_cannot_be_declared_elementwise(function):
+    with pytest.raises(TypeError, match="function: expected"):
+        elementwise(function)
+
+
 @pytest.mark.parametrize(
     ("omega", "error"), [(0, ValueError), (-1.0, ValueError), (float("nan"), ValueError)]
 )
@@ -136,6 +163,8 @@ def test_variances_of_sitzmann_et_al():
     bounds = [(3 * variance) ** 0.5 for variance in siren_variances(mnet)]
     first, second, third = 1 / 2, (6 / 8) ** 0.5 / 5, (6 / 16) ** 0.5 / 5
     assert bounds == pytest.approx([first, 2**-0.5, second, 8**-0.5, third, 16**-0.5])
+    plain = MLP(2, 3, [8, 16], activation_fn=torch.sin, verbose=False)
+    assert siren_variances(plain) == siren_variances(mnet, omega=1)
     bounds = [(3 * variance) ** 0.5 for variance in siren_variances(mnet, omega=10)]
     assert bounds[::2] == pytest.approx([first, second / 2, third / 2])
 

@@ -28,7 +28,7 @@ def scale_outputs(module: Any, features: Features, factors: Tensor, place: str) 
     last = features.transposed or features.kind == "embedding"
     factors_of_weight = factors if last else factors.reshape(-1, *(1,) * (weight.ndim - 1))
     scaled = weight * factors_of_weight
-    if features.kind == "norm" and _has_one_added(module, features, place):
+    if features.kind == "norm" and has_one_added(module, features, place):
         scaled = scaled + (factors_of_weight - 1)
     _set(module, "weight", scaled)
     if getattr(module, "bias", None) is not None:
@@ -77,7 +77,7 @@ def shift_outputs(module: Any, features: Features, shifts: Tensor, place: str) -
         )
 
 
-def _has_one_added(module: Any, features: Features, place: str) -> bool:
+def has_one_added(module: Any, features: Features, place: str) -> bool:
     """Whether a normalisation multiplies with 1 + its weight, as those of Gemma do, not with the weight."""
     if type(module).__module__.startswith("torch.nn."):
         return False

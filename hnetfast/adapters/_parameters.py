@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hnetfast._errors import InputTypeError
+from hnetfast._errors import InputTypeError, UnsupportedError
 from hnetfast._patterns import as_patterns, match
+from hnetfast.adapters._folding import has_one_added
 from hnetfast.adapters._kinds import find_features
 from hnetfast.adapters._layers import AdapterLayer
 from hnetfast.mnets._module.calling import Place
@@ -83,6 +84,19 @@ class ParameterAdapter:
         return f"{type(self).__name__}({options})"
 
 
+def _multiplies(module: nn.Module, place: str) -> bool:
+    """Whether a normalisation multiplies with its weight as the last thing but for adding a bias."""
+    if type(module) in (nn.LayerNorm, nn.RMSNorm):
+        return True
+    features = find_features(module)
+    if features is None or features.kind != "norm" or not type(module).__name__.endswith("RMSNorm"):
+        return False
+    try:
+        return not has_one_added(module, features, place)
+    except UnsupportedError:
+        return False
+
+
 class ParameterLayer(AdapterLayer):
     """An adapter of one parameter, of which it has one of the same shape.
 
@@ -104,9 +118,10 @@ class ParameterLayer(AdapterLayer):
         base = getattr(owner, local_name)
         self.add_parameter(kind, *base.shape)
         features = find_features(owner)
-        # Of these classes alone, as what is derived from them may not be called.
+        # Of these classes alone, as what is derived from them may not be called, or compute something else.
         is_bias = local_name == "bias" and (type(owner) in _WITH_BIAS or type(owner).__name__ == "Conv1D")
-        is_gain = self.changes_gains and type(owner) in (nn.LayerNorm, nn.RMSNorm) and base.ndim == 1
+        may_be_gain = self.changes_gains and base.ndim == 1 and local_name == "weight"
+        is_gain = may_be_gain and _multiplies(owner, place)
         self.takes_rows = len(places) == 1 and features is not None and (is_bias or is_gain)
         if features is not None:
             self.features = features

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hnetfast._checks import check_function, check_integer
-from hnetfast._errors import InputTypeError
+from hnetfast._errors import InputError, InputTypeError
 from hnetfast.adapters._kinds import Features, find_features
 from hnetfast.adapters._layers import Adapter, OutputLayer
 
@@ -113,7 +113,16 @@ class BottleneckLayer(OutputLayer):
 
         Returns:
             A tensor in the dtype of ``output``.
+
+        Raises:
+            ValueError: If the output has another number of features.
         """
+        width = self.bottleneck_down.shape[-1]
+        if output.ndim == 0 or output.shape[-1] != width:
+            raise InputError(
+                f"features: expected the size of the last dimension of what {self.place!r} returns, which "
+                f"has the shape {list(output.shape)}, got {width}"
+            )
         h = output.to(self.bottleneck_down.dtype)
         hidden = self.activation(self._linear(h, self.bottleneck_down, self.bottleneck_down_bias))
         change = self._linear(hidden, self.bottleneck_up, self.bottleneck_up_bias)

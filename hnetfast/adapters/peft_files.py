@@ -148,7 +148,7 @@ def _layers(target: Any, function: str) -> list[Any]:
         names = sorted(kind.__name__.removesuffix("Layer") for kind in kinds)
         raise UnsupportedError(
             f"{function}: expected adapters that are all LoRA or all IA3, which a file of PEFT can hold, got "
-            f"{', '.join(names)}; merge() folds others into the network's weights"
+            f"{', '.join(names)}; merge() folds all but bottlenecks into the network's weights"
         )
     for layer in layers:
         if getattr(layer, "is_dilated", False):

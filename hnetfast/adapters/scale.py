@@ -14,9 +14,9 @@ class Scale(ParameterAdapter):
     """Relative changes of pretrained parameters: ``W0 ⊙ (1 + Δ)`` in place of ``W0``.
 
     The parameter "scale", Δ, has the shape of ``W0`` and is zero at first. ``forward_batched`` applies
-    gains of ``nn.LayerNorm`` and ``nn.RMSNorm`` and biases of linear maps, convolutions and layer and group
-    normalisation to all sets of weights at once; with any other parameter it computes one set after the
-    other, or many through ``torch.vmap``.
+    gains of ``nn.LayerNorm``, ``nn.RMSNorm`` and other classes called so, and biases of linear maps,
+    convolutions and layer and group normalisation to all sets of weights at once; with any other parameter it
+    computes one set after the other, or many through ``torch.vmap``.
 
     Args:
         params: Names of parameters, or patterns like ``"*.norm.*"`` as :mod:`fnmatch` understands them.

@@ -368,8 +368,8 @@ def warn_of_large_inputs(chunk_vars: list[float], num_other: int, num_chunk: int
     limit = (num_other + num_chunk) / num_other * min(chunk_vars)
     if other_var >= limit:
         warn(
-            f"The variance of the hypernetwork's inputs is {other_var:.6f}; chunked hyperfan init needs "
-            f"less than {limit:.6f} (std {math.sqrt(limit):.6f}). Make the inputs smaller, embeddings by "
+            f"The variance of the hypernetwork's inputs is {other_var:g}; chunked hyperfan init needs "
+            f"less than {limit:g} (std {math.sqrt(limit):g}). Make the inputs smaller, embeddings by "
             "torch.nn.init.normal_(embedding, std=...), and pass their variance as cond_var or uncond_var.",
             stacklevel=3,
         )

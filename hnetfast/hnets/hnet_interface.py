@@ -313,11 +313,13 @@ class HyperNetInterface(MainNetInterface):
         call = parse_call(self, uncond_input, cond_input, cond_id, weights, condition, ret_format)
         runs = self._part_runs()
         check_runs(runs, self.num_outputs)  # before there are changes, of statistics for instance
-        parts = None if is_watched(self) else self._parts_of(call)
+        if is_watched(self):
+            raise UnsupportedError("lazy: expected a hypernetwork without hooks, got one that has some")
+        parts = self._parts_of(call)
         if parts is None:
             raise UnsupportedError(
                 "lazy: expected an HMLP, a ChunkedHMLP, a LayerHMLP without offsets or a StructuredHMLP "
-                "whose assembly_fct only moves elements, without hooks and with the original forward, got a "
+                "whose assembly_fct only moves elements, with the original forward, got a "
                 f"{type(self).__name__}"
             )
         groups = [part.source for part in parts if isinstance(part.source, Group)]

@@ -88,7 +88,11 @@ def split_arguments(weights: Any, kwargs: Mapping[str, Any]) -> tuple[dict[str, 
     Args:
         weights: The hypernetwork; a partial of one has all its inputs.
         kwargs: Both.
+
+    Raises:
+        TypeError: If there are inputs besides a partial.
     """
-    names = () if isinstance(weights, partial) else _INPUTS
-    given = {name: value for name, value in kwargs.items() if name in names}
+    given = {name: value for name, value in kwargs.items() if name in _INPUTS}
+    if given and isinstance(weights, partial):
+        raise InputTypeError(f"{next(iter(given))}: give it in the functools.partial of the hypernetwork")
     return given, {name: value for name, value in kwargs.items() if name not in given}

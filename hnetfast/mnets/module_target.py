@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -176,6 +177,7 @@ class ModuleTarget(nn.Module, MainNetInterface):
             getattr(layer, "batch_first", True) is not False for layer in self.module.modules()
         )
         arguments = inspect.signature(module.forward).parameters
+        self._takes_rows_itself = "rows" in arguments
         self._takes_condition = "condition" in arguments or any(
             argument.kind is inspect.Parameter.VAR_KEYWORD for argument in arguments.values()
         )
@@ -332,6 +334,8 @@ class ModuleTarget(nn.Module, MainNetInterface):
             TypeError: If one of them is no tensor or of a wrong dtype, or ``condition`` means nothing to the
                 module.
         """
+        if "rows" in kwargs and not self._takes_rows_itself:
+            raise InputTypeError("rows: forward has a single set of weights, use forward_batched")
         return self._evaluate(SINGLE_SET, x, weights, distilled_params, condition, **kwargs)
 
     def forward_batched(
@@ -452,6 +456,12 @@ class ModuleTarget(nn.Module, MainNetInterface):
                 f"weights: expected {num_all} tensors (all of param_shapes){subset}, got {len(weights)}{got}"
             )
         parameters = self._given_parameters if len(weights) == num_given else self._all_parameters
+        if len(weights) != num_given and self._adapter_keys:
+            warnings.warn(
+                "weights: all of param_shapes are given, the base's parameters too; the adapters alone are "
+                "hyper_shapes_learned",
+                stacklevel=4,
+            )
         for i, (parameter, weight) in enumerate(zip(parameters, weights, strict=True)):
             check_weight(i, parameter, weight, num_sets)
         return parameters, weights

@@ -1,18 +1,22 @@
 """What is known of activation functions: those that ops compute themselves, and those that users give.
 
-Only those that are listed are taken to be elementwise and deterministic: what others do with rows that are
-evaluated together, only calling them tells. A module that somebody watches is called like any other module.
+Only those that are listed or declared are taken to be elementwise and deterministic: what others do with rows
+that are evaluated together, only calling them tells. A module that somebody watches is called like any other
+module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hnetfast._errors import InputTypeError
+
+_F = TypeVar("_F", bound=Callable)
 _aten = torch.ops.aten
 
 
@@ -142,13 +146,43 @@ def is_elementwise(activation: Any) -> bool:
     """Tell whether an activation function, or None, is known to be elementwise and deterministic."""
     if isinstance(activation, nn.Module):
         return type(activation) in _MODULES
-    return activation in _FUNCTIONS
+    try:
+        return activation in _FUNCTIONS
+    except TypeError:  # a callable object that cannot be hashed
+        return False
 
 
-def known_elementwise(module: type[nn.Module]) -> type[nn.Module]:
-    """Declare a class of modules, which it decorates, elementwise and deterministic."""
-    _MODULES.add(module)
-    return module
+def elementwise(function: _F) -> _F:
+    """Declare an activation function elementwise, so that many sets of weights are activated in one call.
+
+    ``forward_batched`` and hypernetworks call other functions than those of PyTorch, which they know, once
+    for each set of weights or condition: these may tell rows apart.
+
+    Args:
+        function: A function, or a class of modules. Each element of its result has to depend on that element
+            of its argument alone, and on nothing random or that changes; the argument must stay as it is.
+
+    Returns:
+        The same, so that this can be a decorator.
+
+    Raises:
+        TypeError: If it is neither, or can't be hashed.
+
+    Example:
+        >>> @elementwise
+        ... def wave(x):
+        ...     return torch.sin(3 * x)
+    """
+    if isinstance(function, type) and issubclass(function, nn.Module):
+        _MODULES.add(function)
+        return function
+    if isinstance(function, (type, nn.Module)) or not callable(function):
+        raise InputTypeError(f"function: expected a function or a class of modules, got {function!r}")
+    try:
+        _FUNCTIONS.add(function)
+    except TypeError:
+        raise InputTypeError(f"function: expected one that can be hashed, got {function!r}") from None
+    return function
 
 
 def own_activation(activation: Any) -> Any:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hnetfast.adapters import IA3, LoRA, Modulation, Residual
+from hnetfast.adapters import IA3, BottleneckAdapter, LoRA, Modulation, Residual, Scale
 from hnetfast.mnets import from_module
 from hnetfast.ops import AdapterRows
 from tests.adapters.networks import CASES, make, random_sets, tokens, transformer, unflattened
@@ -315,3 +315,48 @@ def test_compiles_as_a_whole():
     torch.testing.assert_close(found, expected)
     loss, own_loss = (sum(t.square().sum() for t in outputs) for outputs in (found, expected))
     torch.testing.assert_close(torch.autograd.grad(loss, sets), torch.autograd.grad(own_loss, sets))
+
+
+class TinyRMSNorm(nn.Module):
+    """As in language models, whose classes are not PyTorch's; those of Gemma multiply with 1 + weight."""
+
+    def __init__(self, one):
+        super().__init__()
+        self.weight, self.one = nn.Parameter(torch.rand(6, dtype=torch.float64)), one
+
+    def forward(self, x):
+        return (self.one + self.weight) * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+
+
+@pytest.mark.parametrize("one", [0, 1])
+def test_gains_of_other_normalisations(one):
+    """Of one that multiplies with its weight alone, all sets share a call."""
+    base = nn.Sequential(nn.Linear(6, 6), TinyRMSNorm(one)).double().requires_grad_(False)
+    target, x = from_module(base, adapters=Scale("1.weight")), torch.randn(6, 6, dtype=torch.float64)
+    sets, counts = random_sets(target, 3), [1, 2, 3]
+    calls = Calls(target)
+    found = target.forward_batched(x, sets, rows=counts)
+    assert calls.num == (3 if one else 1)
+    pieces = zip(x.split(counts), sets, strict=True)
+    alone = [target(piece, weights=unflattened(target, own)) for piece, own in pieces]
+    torch.testing.assert_close(found, torch.cat(alone))
+
+
+def test_rows_are_for_forward_batched():
+    target = from_module(nn.Linear(6, 6).requires_grad_(False), adapters=LoRA(2, 4, ""))
+    with pytest.raises(TypeError, match="rows: forward has a single set of weights, use forward_batched"):
+        target(torch.randn(6, 6), rows=[6])
+
+
+def test_weights_of_the_base_are_given_with_a_warning():
+    target = from_module(nn.Linear(6, 6).requires_grad_(False), adapters=LoRA(2, 4, ""))
+    given = [torch.randn(shape) for shape in target.param_shapes]
+    with pytest.warns(UserWarning, match="weights: all of param_shapes are given, the base's parameters too"):
+        target(torch.randn(6, 6), weights=given)
+
+
+def test_bottlenecks_of_another_width_are_named():
+    base = nn.Sequential(nn.Linear(6, 6)).requires_grad_(False)
+    target = from_module(base, adapters=BottleneckAdapter(2, "0", features=5))
+    with pytest.raises(ValueError, match=r"features: expected the size .* '0' returns, .* \[3, 6\], got 5"):
+        target(torch.randn(3, 6), weights=target.initial_weights)

@@ -372,6 +372,12 @@ def test_wrong_number_of_weights():
         main_network().forward_batched(torch.rand(4, 5), hnet, lazy=True, cond_id=0)
 
 
+def test_inputs_belong_into_a_partial():
+    network = main_network()
+    with pytest.raises(TypeError, match=r"cond_id: give it in the functools.partial"):
+        network.forward_batched(torch.rand(4, 5), partial(hypernetwork(network)), lazy=True, cond_id=0)
+
+
 def test_very_short_runs_are_refused():
     network = MLP(50, 40, [50], use_bias=False, no_weights=True, verbose=False)
 
