@@ -22,9 +22,8 @@ from hnetfast._comparison import libraries
 from hnetfast.nn import Sine, siren_variances
 
 _IMAGES, _CODE = 32, 16
-_OF_A_SINE = (
-    20  # multiplications with an addition that a sine and a cosine take, selections and shifts among them
-)
+# Multiplications with an addition that a sine and a cosine take, selections and shifts among them.
+_OF_A_SINE = 20
 _LOOP, _IN_TURN = "fields in turn", "images in turn"
 
 

@@ -114,7 +114,7 @@ void for_each_set(const Shape& shape, const F& run) {
   });
 }
 
-// Results of hidden units, from which a shift lacks, and, where there is a place for them, their slopes.
+// Results of hidden units, before which a shift is added, and, where there is a place for them, their slopes.
 template <typename T>
 void activate(const Units& units, T* to, T* slopes, const T* from, T shift, int64_t count) {
   const TileKernels<T>& kernels = tile_kernels<T>();

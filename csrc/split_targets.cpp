@@ -7,6 +7,7 @@
 #include <ATen/Parallel.h>
 #include <c10/util/safe_numerics.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/variable.h>
 #include <torch/library.h>
 
 #include <cstring>
@@ -203,6 +204,17 @@ class Split : public torch::autograd::Function<Split<make_views, join_grads>> {
 
   static variable_list run(const char* op, const Tensor& flat, const Pieces& pieces) {
     check_pieces(op, flat, pieces);
+    const variable_list results = of_own_history(flat, pieces);
+    // As views do, so that a change in place is noticed wherever the graph holds one of them.
+    if (!flat.is_inference()) {
+      for (const Tensor& result : results)
+        torch::autograd::impl::set_version_counter(result, torch::autograd::impl::version_counter(flat));
+    }
+    return results;
+  }
+
+ private:
+  static variable_list of_own_history(const Tensor& flat, const Pieces& pieces) {
     if (!flat.requires_grad() || !at::GradMode::is_enabled()) {
       at::AutoDispatchBelowADInplaceOrView guard;
       return make_views(flat, pieces);

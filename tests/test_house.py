@@ -22,7 +22,7 @@ def test_files_are_short():
     ]
     files = [p for folder in folders for p in folder.rglob("*") if p.suffix in SOURCES]
     long = [str(p.relative_to(ROOT)) for p in files if len(p.read_text().splitlines()) > 600]
-    assert len(files) > 400 and not long, "cut them by concept"
+    assert files and not long, "cut them by concept"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -40,6 +40,7 @@ void activate_(Tensor h, Activation activation) {
     case Activation::leaky_relu: at::leaky_relu_(h, kSlope); return;
     case Activation::sine: break;
   }
+  TORCH_INTERNAL_ASSERT(false);
 }
 
 // Gradient before the activation, from its result h; `grad` may be overwritten.
@@ -53,7 +54,7 @@ Tensor activation_grad(Tensor& grad, const Tensor& h, Activation activation) {
     case Activation::leaky_relu: return at::leaky_relu_backward(grad, h, kSlope, /*self_is_result=*/true);
     case Activation::sine: break;
   }
-  __builtin_unreachable();
+  TORCH_INTERNAL_ASSERT(false);
 }
 
 // The result for `after`, and by how much it differs from that for after − change.
@@ -68,8 +69,8 @@ Activated activate(const Tensor& after, const Tensor& change, Activation activat
     applies = (after > 0) == (before > 0);
   };
   switch (activation) {
-    case Activation::identity:
-    case Activation::sine: break;
+    case Activation::identity: break;
+    case Activation::sine: TORCH_INTERNAL_ASSERT(false);
     case Activation::relu: leaky(0); break;
     case Activation::leaky_relu: leaky(kSlope); break;
     case Activation::tanh:

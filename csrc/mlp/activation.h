@@ -8,7 +8,7 @@
 
 namespace hnetfast {
 
-// A sine has no derivative that follows from its result: what is below, and the ops that accept it by default, is without it.
+// All but sines, of which a result does not tell the derivative: batched_mlp alone has them, and computes them itself.
 enum class Activation { identity, relu, sigmoid, tanh, elu, leaky_relu, sine };
 
 // The activation of that name; raises ValueError where it is none of those that `op` accepts.

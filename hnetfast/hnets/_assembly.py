@@ -87,6 +87,19 @@ _SHORT_PIECES = 16  # elements in a piece, on average, below which moving pieces
 _MANY_PIECES = 1 << 12
 
 
+def positions_in_runs(runs: tuple[Tensor, Tensor], positions: Tensor) -> Tensor:
+    """Where elements at given positions come from.
+
+    Args:
+        runs: Where runs of elements begin whose sources follow one another, in ascending order, and the
+            sources of these elements.
+        positions: int64.
+    """
+    first, begins = runs
+    run = torch.searchsorted(first, positions, right=True) - 1
+    return begins[run] + positions - first[run]
+
+
 def _on_cpu(method: Callable[..., Any]) -> Callable[..., Any]:
     """Elements are told apart by numbers on a CPU, whatever the default device is."""
 
@@ -246,9 +259,7 @@ class Assembly:
 
     def sources_of(self, positions: Tensor) -> Tensor:
         """Where result elements at given positions come from, among the elements of all pieces."""
-        first, begins = self.runs
-        run = torch.searchsorted(first, positions, right=True) - 1
-        return begins[run] + positions - first[run]
+        return positions_in_runs(self.runs, positions)
 
     def require_moves(self) -> None:
         """Refuse a function that computes, whose result elements have no single source."""

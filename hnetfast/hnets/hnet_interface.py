@@ -13,8 +13,16 @@ from torch import Tensor, nn
 
 from hnetfast import ops
 from hnetfast._errors import InputError, InputTypeError, UnsupportedError
+from hnetfast.hnets._assembly import positions_in_runs
 from hnetfast.hnets._bias_hyperinit import Changes, Wanted, apply, wanted_of
-from hnetfast.hnets._call import Call, check_ret_format, check_weights, parse_call, require_any_input
+from hnetfast.hnets._call import (
+    Call,
+    check_ret_format,
+    check_weights,
+    parse_call,
+    refuse_distilled_params,
+    require_any_input,
+)
 from hnetfast.hnets._conditions import select_embeddings
 from hnetfast.hnets._part import Part
 from hnetfast.mnets._layer_building import Shape
@@ -273,7 +281,7 @@ class HyperNetInterface(MainNetInterface):
 
     def _parts_of(self, call: Call) -> list[Part] | None:
         """The same for any call, also of one that is not plain, as long as :meth:`forward` is the original
-        one; networks only.
+        one; networks only. Changes what a call of it changes, such as running statistics.
         """
         return None
 
@@ -286,9 +294,7 @@ class HyperNetInterface(MainNetInterface):
 
     def _part_positions(self, positions: Tensor) -> Tensor:
         """Where in the parts, one after the other, weights at given positions of the flattened output are."""
-        first, begins = self._part_runs()
-        run = torch.searchsorted(first, positions, right=True) - 1
-        return begins[run] + positions - first[run]
+        return positions_in_runs(self._part_runs(), positions)
 
     @property
     def _num_part_outputs(self) -> int:
@@ -310,6 +316,7 @@ class HyperNetInterface(MainNetInterface):
             TypeError, ValueError: If an argument is not accepted; it is named.
             NotImplementedError: If this hypernetwork generates all weights together.
         """
+        refuse_distilled_params(distilled_params)
         call = parse_call(self, uncond_input, cond_input, cond_id, weights, condition, ret_format)
         runs = self._part_runs()
         check_runs(runs, self.num_outputs)  # before there are changes, of statistics for instance

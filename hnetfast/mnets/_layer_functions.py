@@ -14,7 +14,7 @@ from hnetfast.ops._activations import activation_name, is_elementwise, is_watche
 from hnetfast.ops._library import EXTENSION_LOADED, takes_plain_tensors
 from hnetfast.ops.batched_linear import batched_linear
 from hnetfast.ops.batched_mlp import batched_mlp
-from hnetfast.utils.batchnorm_layer import EPS, BatchNormLayer
+from hnetfast.utils.batchnorm_layer import EPS, BatchNormLayer, check_statistics
 from hnetfast.utils.context_mod_layer import ContextModLayer
 from hnetfast.utils.local_conv2d_layer import LocalConv2dLayer
 
@@ -221,6 +221,7 @@ class ManySets(LayerFunctions):
         num_features = h.shape[2]
         weight, bias = (t.expand(self.num_sets, num_features).flatten() for t in (weight, bias))
         mean, var = stats
+        check_statistics(merged, mean)
         if mean is None or var is None:
             out = F.batch_norm(merged, None, None, weight, bias, True, layer.momentum, EPS)
         elif not layer.training:

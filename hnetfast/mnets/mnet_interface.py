@@ -338,8 +338,8 @@ class MainNetInterface(LayerBuilding, ABC):
                 :class:`~hnetfast.hnets.chunked_mlp_hnet.ChunkedHMLP`,
                 :class:`~hnetfast.hnets.layer_mlp_hnet.LayerHMLP` (without offsets) or
                 :class:`~hnetfast.hnets.structured_mlp_hnet.StructuredHMLP` (whose assembly moves runs of 64
-                weights or more) then. Gradients of gradients, which ``create_graph=True`` asks for, are not
-                available.
+                weights or more on average) then. Gradients of gradients, which ``create_graph=True`` asks
+                for, are not available.
             **forward_kwargs: Further arguments of :meth:`forward`. ``distilled_params`` may have a first
                 dimension of size B, statistics for each set; so may ``condition`` be a list of B entries.
                 With ``lazy``, and no partial, ``uncond_input``, ``cond_input`` and ``cond_id`` are those of

@@ -175,13 +175,13 @@ def elementwise(function: _F) -> _F:
     """
     if isinstance(function, type) and issubclass(function, nn.Module):
         _MODULES.add(function)
-        return function
-    if isinstance(function, (type, nn.Module)) or not callable(function):
+    elif isinstance(function, (type, nn.Module)) or not callable(function):
         raise InputTypeError(f"function: expected a function or a class of modules, got {function!r}")
-    try:
-        _FUNCTIONS.add(function)
-    except TypeError:
-        raise InputTypeError(f"function: expected one that can be hashed, got {function!r}") from None
+    else:
+        try:
+            _FUNCTIONS.add(function)
+        except TypeError:
+            raise InputTypeError(f"function: expected one that can be hashed, got {function!r}") from None
     return function
 
 

@@ -105,18 +105,23 @@ def loop_over_batch(op: Callable, info, in_dims: Sequence, *args):
     def pick(argument, dim, i: int):
         if isinstance(dim, (list, tuple)):
             return [pick(a, d, i) for a, d in zip(argument, dim, strict=True)]
-        return argument if dim is None else argument.select(dim, i)
+        if dim is None:
+            return argument
+        if info.batch_size == 0:  # any element, of a batch that has none
+            return argument.new_zeros(argument.movedim(dim, 0).shape[1:])
+        return argument.select(dim, i)
 
     def stack(results):
         if isinstance(results[0], Tensor):
-            return torch.stack(results)
+            return torch.stack(results)[: info.batch_size]
         return type(results[0])(stack(list(column)) for column in zip(*results, strict=True))
 
     def zeros(results):
         return 0 if isinstance(results, Tensor) else type(results)(zeros(r) for r in results)
 
     results = [
-        op(*(pick(a, d, i) for a, d in zip(args, in_dims, strict=True))) for i in range(info.batch_size)
+        op(*(pick(a, d, i) for a, d in zip(args, in_dims, strict=True)))
+        for i in range(max(info.batch_size, 1))
     ]
     stacked = stack(results)
     return stacked, zeros(stacked)

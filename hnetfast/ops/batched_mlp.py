@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hnetfast._errors import InputTypeError
 from hnetfast.ops._activations import ACTIVATIONS
-from hnetfast.ops._library import check_dense, check_tensor
+from hnetfast.ops._library import check_dense, check_tensor, without_autocast
 from hnetfast.ops._mlp_layers import check_needs
 from hnetfast.ops._register import register_op
 from hnetfast.ops.batched_linear import batched_linear_reference
@@ -39,6 +40,8 @@ def batched_mlp(
     Raises:
         TypeError, ValueError: Sizes or dtypes that do not fit; the argument is named.
     """
+    if isinstance(omega, Tensor):
+        raise InputTypeError("omega: expected a number, which has no gradient, got a tensor")
     return _OP(x, weights, biases, activation, omega)[0]
 
 
@@ -107,7 +110,8 @@ def _hidden_shape(x, weights, activation) -> tuple[int, int, int]:
 
 def _forward_reference(x, weights, biases, activation, omega=1.0, save_hidden=False):
     _check("batched_mlp", x, weights, biases, activation)
-    out, hidden = _layers(x, weights, biases, activation, omega)
+    with without_autocast(x.device.type):
+        out, hidden = _layers(x, weights, biases, activation, omega)
     saved = _joined(hidden, x, weights[0].shape[0]) if save_hidden else x.new_empty(0)
     return out.clone(memory_format=torch.contiguous_format), saved
 
@@ -133,7 +137,7 @@ def _gradients(grad_out, hidden, x, weights, biases, activation, needs) -> list[
     return [none if g is None or not need else g for g, need in zip(grads, needs, strict=True)]
 
 
-def _check_backward(grad_out, hidden, x, weights, biases, activation, omega, needs) -> None:
+def _check_backward(grad_out, hidden, x, weights, biases, activation, needs) -> None:
     op = "batched_mlp_backward"
     _check(op, x, weights, biases, activation)
     check_tensor(op, "grad_out", grad_out, (weights[0].shape[0], x.shape[1], weights[-1].shape[1]), x)
@@ -142,13 +146,15 @@ def _check_backward(grad_out, hidden, x, weights, biases, activation, omega, nee
 
 
 def _backward_reference(grad_out, hidden, x, weights, biases, activation, omega, needs) -> list[Tensor]:
-    _check_backward(grad_out, hidden, x, weights, biases, activation, omega, needs)
-    return _gradients(grad_out, hidden, x, weights, biases, activation, needs)
+    _check_backward(grad_out, hidden, x, weights, biases, activation, needs)
+    with without_autocast(x.device.type):
+        return _gradients(grad_out, hidden, x, weights, biases, activation, needs)
 
 
 def _differentiable_backward(grad_out, hidden, x, weights, biases, activation, omega, needs) -> list[Tensor]:
-    hidden = _joined(_layers(x, weights, biases, activation, omega)[1], x, weights[0].shape[0])
-    return _gradients(grad_out, hidden, x, weights, biases, activation, needs)
+    with without_autocast(x.device.type):
+        hidden = _joined(_layers(x, weights, biases, activation, omega)[1], x, weights[0].shape[0])
+        return _gradients(grad_out, hidden, x, weights, biases, activation, needs)
 
 
 # --- tracing --------------------------------------------------------------------------------------
@@ -160,9 +166,8 @@ def _forward_fake(x, weights, biases, activation, omega=1.0, save_hidden=False):
     return out, x.new_empty(_hidden_shape(x, weights, activation) if save_hidden else 0)
 
 
-def _backward_fake(*args) -> list[Tensor]:
-    _check_backward(*args)
-    _, _, x, weights, biases, _, _, needs = args
+def _backward_fake(grad_out, hidden, x, weights, biases, activation, omega, needs) -> list[Tensor]:
+    _check_backward(grad_out, hidden, x, weights, biases, activation, needs)
     tensors = [x, *weights, *biases]
     return [t.new_empty(t.shape if need else 0) for t, need in zip(tensors, needs, strict=True)]
 

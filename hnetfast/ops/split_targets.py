@@ -24,8 +24,8 @@ _STACKED = torch.ops.hnetfast.split_stacked.default
 def split_targets(flat: Tensor, shapes: Sequence[Sequence[int]]) -> list[list[Tensor]]:
     """View every row of ``flat`` as a list of tensors with the given shapes.
 
-    Each result is a tensor of its own to autograd, which allows changing it in place: changes are noticed
-    where the graph holds that result, not where it holds ``flat``, and changes of ``flat`` are not either.
+    Each result is a tensor of its own to autograd, which allows changing it in place. A change of it or of
+    ``flat`` is noticed in the backward pass wherever the graph holds any of them, as with views.
 
     All gradients of the tensors meet in one concatenation; a ``narrow`` for each tensor would add up as many
     zero-padded copies of the whole gradient.

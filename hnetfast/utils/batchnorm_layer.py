@@ -14,6 +14,20 @@ __all__ = ["BatchNormLayer"]
 EPS = 1e-5  # added to variances
 
 
+def check_statistics(inputs: torch.Tensor, mean: torch.Tensor | None) -> None:
+    """Refuse inputs of another dtype than running statistics, if there are such.
+
+    Raises:
+        TypeError: If they have, and it is not half precision with statistics in float32.
+    """
+    if mean is None or mean.dtype == inputs.dtype:
+        return
+    if mean.dtype != torch.float32 or inputs.dtype not in (torch.float16, torch.bfloat16):
+        raise InputTypeError(
+            f"inputs: expected {mean.dtype}, the dtype of the running statistics, got {inputs.dtype}"
+        )
+
+
 class BatchNormLayer(nn.Module):
     r"""Batch normalisation with externally given or checkpointed statistics.
 
@@ -196,12 +210,7 @@ class BatchNormLayer(nn.Module):
         self, inputs: Any, mean: Any, var: Any, weight: Any, bias: Any, by_batch: bool
     ) -> torch.Tensor:
         """Normalise by the statistics of the batch, which move the given ones, or by the given ones."""
-        if mean is not None and mean.dtype != inputs.dtype:
-            is_mixed = mean.dtype == torch.float32 and inputs.dtype in (torch.float16, torch.bfloat16)
-            if not is_mixed:
-                raise InputTypeError(
-                    f"inputs: expected {mean.dtype}, the dtype of the running statistics, got {inputs.dtype}"
-                )
+        check_statistics(inputs, mean)
         return F.batch_norm(inputs, mean, var, weight, bias, by_batch, self._momentum, EPS)
 
     def _forward_learnable(
@@ -211,6 +220,7 @@ class BatchNormLayer(nn.Module):
             # detach() shares memory: the update is in place, but no step of the graph.
             mean, var = self.mean_0.detach(), self.var_0.detach()
             return self._normalise(inputs, mean, var, weight, bias, True)
+        check_statistics(inputs, self.mean_0)
         # F.batch_norm has no gradient with respect to statistics.
         shape = [1, -1] + [1] * (inputs.ndim - 2)
         factor = weight * torch.rsqrt(self.var_0 + EPS)

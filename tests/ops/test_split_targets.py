@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnetfast.ops import chunked_mlp, split_targets
+from hnetfast.mnets import MLP
+from hnetfast.ops import chunked_mlp, split_stacked, split_targets
 from hnetfast.ops._library import EXTENSION_LOADED
 from hnetfast.ops.split_targets import split_targets_reference
 from hnetfast.testing import random_network
@@ -134,27 +135,42 @@ def test_second_order_through_generation_repeats(device):
         assert torch.equal(a, b)
 
 
-def test_changing_one_tensor_in_place_leaves_the_gradients_of_the_others(device):
+def test_tensors_may_be_changed_in_place(device):
     flat = torch.randn(1, 12, device=device)
     gradients = []
     for split in (split_targets, lambda f, s: [[t.clone() for t in row] for row in by_narrow(f, s)]):
         leaf = flat.clone().requires_grad_()
         a, b, c = split(leaf * 1, [(4,), (2, 2), (4,)])[0]
-        kept = b.square()
         a.mul_(3)
         c.zero_()
-        gradients.append(torch.autograd.grad((a.sum() + kept.sum() + c.sum()), leaf)[0])
+        gradients.append(torch.autograd.grad((a.sum() + b.square().sum() + c.sum()), leaf)[0])
     assert torch.equal(*gradients)
 
 
 @pytest.mark.skipif(not EXTENSION_LOADED, reason="views of autograd: one version for all tensors")
-def test_changing_a_tensor_that_the_graph_holds_is_detected():
-    leaf = torch.randn(1, 12, requires_grad=True)
-    a, _ = split_targets(leaf * 1, [(4,), (8,)])[0]
-    kept = a.square()
-    a.mul_(3)
+@pytest.mark.parametrize("requires_grad", [True, False])
+@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize("changed", ["tensor", "flat"])
+def test_changing_what_the_graph_holds_is_detected(changed, stacked, requires_grad):
+    """Also of weights that have no gradient themselves, such as those of an optimised input."""
+    flat = torch.randn(1, 12).requires_grad_(requires_grad) * 1
+    x = torch.randn(4, requires_grad=True)
+    a, _ = split_stacked(flat, [(4,), (8,)]) if stacked else split_targets(flat, [(4,), (8,)])[0]
+    kept = a * x
+    (a if changed == "tensor" else flat).mul_(3)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         kept.sum().backward()
+
+
+def test_changes_of_weights_are_noticed_by_networks():
+    network = MLP(3, 2, [8], no_weights=True, verbose=False)
+    for chunk_size in (None, 1, 4):
+        weights = torch.randn(9, network.num_params, requires_grad=True)
+        out = network.forward_batched(torch.randn(20, 3), weights, chunk_size=chunk_size)
+        with torch.no_grad():
+            weights.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            out.square().sum().backward()
 
 
 def test_tensors_outlive_the_flat_weights():
