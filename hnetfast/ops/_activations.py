@@ -173,15 +173,16 @@ def elementwise(function: _F) -> _F:
         ... def wave(x):
         ...     return torch.sin(3 * x)
     """
-    if isinstance(function, type) and issubclass(function, nn.Module):
-        _MODULES.add(function)
-    elif isinstance(function, (type, nn.Module)) or not callable(function):
-        raise InputTypeError(f"function: expected a function or a class of modules, got {function!r}")
+    given: Any = function
+    if isinstance(given, type) and issubclass(given, nn.Module):
+        _MODULES.add(given)
+    elif isinstance(given, (type, nn.Module)) or not callable(given):
+        raise InputTypeError(f"function: expected a function or a class of modules, got {given!r}")
     else:
         try:
-            _FUNCTIONS.add(function)
+            _FUNCTIONS.add(given)
         except TypeError:
-            raise InputTypeError(f"function: expected one that can be hashed, got {function!r}") from None
+            raise InputTypeError(f"function: expected one that can be hashed, got {given!r}") from None
     return function
 
 
