@@ -17,6 +17,10 @@ EPS = 1e-5  # added to variances
 def check_statistics(inputs: torch.Tensor, mean: torch.Tensor | None) -> None:
     """Refuse inputs of another dtype than running statistics, if there are such.
 
+    Args:
+        inputs: What is normalised.
+        mean: One of the statistics; None if there are none.
+
     Raises:
         TypeError: If they have, and it is not half precision with statistics in float32.
     """
