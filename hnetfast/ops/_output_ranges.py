@@ -75,7 +75,7 @@ class OutputRanges:
     ) -> None:
         self._first, self._begins = runs
         self._num_outputs = num_outputs
-        self._ends = list(accumulate(counts))
+        self._bounds = [0, *accumulate(counts)]  # of the networks, among their outputs
         groups = [_lowered(group) for group in groups]
         tensors = [[*group.inputs, *group.weights, *group.biases] for group in groups]
         needs = [[torch.is_grad_enabled() and t.requires_grad for t in own] for own in tensors]
@@ -112,7 +112,7 @@ class OutputRanges:
 
     def _runs(self, start: int, stop: int) -> list[_Run]:
         """Where outputs ``[start, stop)`` of a condition come from, one after the other."""
-        found, ends = [], [0, *self._ends]
+        found = []
         positions = torch.tensor([start, max(stop - 1, start)], device="cpu")
         first_run, last_run = (torch.searchsorted(self._first, positions, right=True) - 1).tolist()
         chosen = slice(first_run, last_run + 1)
@@ -121,11 +121,12 @@ class OutputRanges:
             self._first[chosen].tolist(), self._begins[chosen].tolist(), stops, strict=True
         ):
             at = begin + max(start - first, 0)
-            end = at + end - max(start, first)
-            while at < end:
-                i = bisect_right(self._ends, at)  # the network
-                found.append(_Run(i, at - ends[i], min(end, ends[i + 1]) - ends[i]))
-                at = min(end, ends[i + 1])
+            last = at + end - max(start, first)
+            while at < last:
+                i = bisect_right(self._bounds, at) - 1  # the network
+                stop_at = min(last, self._bounds[i + 1])
+                found.append(_Run(i, at - self._bounds[i], stop_at - self._bounds[i]))
+                at = stop_at
         return found
 
 
